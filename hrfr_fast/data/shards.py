@@ -1,0 +1,220 @@
+"""Reading packed faces: memory-mapped shards behind a manifest.
+
+Opening reads the manifest, the shards' headers and their checksum files; pixels are only ever touched when asked for.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hrfr_fast.data import beton, manifest
+from hrfr_fast.errors import DamageFound, UsageError
+
+
+@dataclass(frozen=True)
+class Split:
+    """N pictures of one size in one file. The tables and the mapping are made at first use."""
+
+    name: str
+    path: Path
+    size: int  # pixels a side
+    samples: int
+    identities: int
+    encoding: str  # "raw", "jpeg" or "mixed"
+    identity_names: list[str] = field(repr=False, default_factory=list)
+
+    @cached_property
+    def data(self) -> NDArray[np.uint8]:
+        """Read-only uint8 memory map of the whole file."""
+        return np.memmap(self.path, np.uint8, mode="r")
+
+    @cached_property
+    def _tables(self) -> beton.Tables:
+        tables = beton.read_tables(self.path, self.data)
+        if len(tables.offsets) != self.samples or (self.samples and tables.size != self.size):
+            raise DamageFound(
+                f"{self.path}: {len(tables.offsets)} records of {tables.size} px,"
+                f" the manifest says {self.samples} of {self.size} px"
+            )
+        if self.samples and not 0 <= tables.labels.min() <= tables.labels.max() < self.identities:
+            raise DamageFound(f"{self.path}: a label lies outside 0..{self.identities - 1}")
+        return tables
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 [N]: byte offset of each record in :attr:`data`."""
+        return self._tables.offsets
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [N]: bytes of each record."""
+        return self._tables.lengths
+
+    @property
+    def modes(self) -> NDArray[np.uint8]:
+        """uint8 [N]: ``beton.RAW`` or ``beton.JPEG``."""
+        return self._tables.modes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N], each in 0..identities-1."""
+        return self._tables.labels
+
+    @cached_property
+    def crc32(self) -> NDArray[np.uint32]:
+        """uint32 [N]: CRC-32 of each record's bytes."""
+        checksums = np.fromfile(beton.checksum_path(self.path), "<u4")
+        if len(checksums) != self.samples:
+            raise DamageFound(f"{beton.checksum_path(self.path)}: {len(checksums)} checksums, {self.samples} records")
+        return checksums.astype(np.uint32, copy=False)
+
+    def payload(self, record: int) -> NDArray[np.uint8]:
+        """The stored bytes of one record, a view of the mapping."""
+        start = int(self.offsets[record])
+        return self.data[start : start + int(self.lengths[record])]
+
+    def read(self, records: ArrayLike) -> NDArray[np.uint8]:
+        """Decode ``records`` (integers [n]) into uint8 [n, size, size, 3] RGB, 0..255.
+
+        Raises DamageFound naming the record whose JPEG does not decode to the split's size.
+        """
+        records = np.atleast_1d(np.asarray(records, np.int64))
+        out = np.empty((len(records), self.size, self.size, 3), np.uint8)
+        for picture, record in zip(out, records.tolist(), strict=True):
+            if self.modes[record] == beton.RAW:
+                picture.reshape(-1)[:] = self.payload(record)
+            else:
+                self._decode(record, picture)
+        return out
+
+    def _decode(self, record: int, picture: NDArray[np.uint8]) -> None:
+        import simplejpeg
+
+        try:
+            decoded = simplejpeg.decode_jpeg(self.payload(record), "RGB", strict=True)
+            if decoded.shape != picture.shape:
+                raise ValueError(f"it is {decoded.shape[1]}x{decoded.shape[0]}")
+        except ValueError as error:
+            raise DamageFound(f"{self.path}: record {record}: {error}; `hrfr-fast check` lists all damage") from error
+        picture[:] = decoded
+
+    def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Those of ``records`` (all by default) whose bytes no longer match their CRC-32."""
+        chosen = np.arange(self.samples) if records is None else np.atleast_1d(np.asarray(records, np.int64))
+        wrong = [r for r in chosen.tolist() if zlib.crc32(self.payload(r)) != self.crc32[r]]
+        return np.array(wrong, np.int64)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """P pairs of pictures for verification: records 2i and 2i+1 of ``split`` are pair i."""
+
+    name: str
+    kind: str  # "test" or "development"
+    split: Split
+    identities_path: Path | None
+    identity_coverage: float  # share of the pictures whose identity is known, 0..1
+    overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
+
+    @cached_property
+    def same(self) -> NDArray[np.bool_]:
+        """bool [P]: whether pair i shows one person."""
+        labels = self.split.labels
+        if len(labels) % 2 or (labels[0::2] != labels[1::2]).any():
+            raise DamageFound(f"{self.split.path}: its records are not pairs")
+        return labels[0::2] == 1
+
+    @cached_property
+    def identities(self) -> NDArray[np.int32] | None:
+        """int32 [2P]: a cluster number a person, the unit of the bootstrap; None where no identity is known."""
+        if self.identities_path is None:
+            return None
+        try:
+            identities = np.load(self.identities_path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DamageFound(f"{self.identities_path}: {error}") from error
+        if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
+            raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]")
+        return identities
+
+    def __len__(self) -> int:
+        return self.split.samples // 2
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed directory. ``digest`` changes whenever any stored picture, label or identity does."""
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+    splits: dict[str, Split]
+    pairs: dict[str, PairSet]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all shards."""
+        return str(self.manifest["digest"])
+
+
+def open_packed(path: str | Path) -> Packed:
+    """Open the output of ``hrfr-fast pack`` (or of ``synth --packed``).
+
+    Raises:
+        UsageError: nothing packed here, or something is missing; says which command makes it.
+        DamageFound: a file does not fit the manifest: another size, or tables of another shard.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory; make it with `hrfr-fast pack DATA --out {path}`")
+    content = manifest.read(path)
+    try:
+        splits = {name: _split(path, name, entry) for name, entry in content["splits"].items()}
+        pairs = {name: _pair_set(path, name, entry) for name, entry in content["pairs"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamageFound(f"{path / manifest.NAME}: an entry is incomplete ({error!r}); pack again") from error
+    return Packed(path, content, splits, pairs)
+
+
+def plain_file(directory: Path, name: str) -> Path:
+    """``directory / name`` for a name out of a manifest, which must not lead anywhere else."""
+    if Path(name).name != name or name.startswith("."):
+        raise DamageFound(f"{directory / manifest.NAME}: {name!r} is not a file name in this directory")
+    return directory / name
+
+
+def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
+    """The cheap checks of one shard: the files are there, of the recorded size, and belong together."""
+    path = plain_file(directory, entry["file"])
+    checksums = beton.checksum_path(path)
+    for file in (path, checksums):
+        if not file.is_file():
+            raise UsageError(f"{file} is missing; run `hrfr-fast pack DATA --out {directory}` again")
+    size = os.path.getsize(path)
+    if size != entry["bytes"]:
+        raise DamageFound(f"{path}: {size} bytes, the manifest says {entry['bytes']}; pack again")
+    binding = beton.binding_of(checksums.read_bytes()).hex()
+    if binding != entry["checksums_digest"] or beton.read_header(path).binding.hex() != binding:
+        raise DamageFound(f"{path}: the shard, {checksums.name} and {manifest.NAME} do not belong together; pack again")
+    return path
+
+
+def _split(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
+    path = check_shard_files(directory, entry)
+    names = list(entry["identity_names"])
+    return Split(name, path, entry["size"], entry["samples"], len(names), entry["encoding"], names)
+
+
+def _pair_set(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
+    path = check_shard_files(directory, entry)
+    split = Split(f"pairs-{name}", path, entry["size"], entry["samples"], 2, entry["encoding"])
+    identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
+    if identities is not None and not identities.is_file():
+        raise UsageError(f"{identities} is missing; run `hrfr-fast pack DATA --out {directory}` again")
+    return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"])
