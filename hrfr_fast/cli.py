@@ -1,0 +1,247 @@
+"""The command line: one command a verb, each a few lines: parse, call, print."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hrfr_fast import __version__
+from hrfr_fast.errors import DamageFound, HrfrError, UsageError
+
+if TYPE_CHECKING:
+    from hrfr_fast.evaluation.evaluate import PairResult
+
+app = typer.Typer(
+    help="Pack faces, train embedders on mixed resolutions, judge them honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
+    try:
+        app()
+    except HrfrError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    from hrfr_fast.progress import console
+
+    console.print("[bold red]error:[/] ", end="")
+    console.print(message, markup=False, highlight=False)
+    sys.exit(code)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def synth(
+    data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
+    scale: Annotated[str, typer.Option(help="tiny, small or paper (1,000,000 + 10,000 faces)")] = "small",
+    seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
+    workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
+    packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,
+) -> None:
+    """Make a data tree of parametric faces."""
+    from hrfr_fast.data.synthetic import synthesize, synthesize_packed
+    from hrfr_fast.stopping import StopFlag
+
+    with StopFlag() as stop:
+        make = synthesize_packed if packed else synthesize
+        made = make(data, scale, seed=seed, workers=workers, stop=stop)
+    _print_table(f"{data}", made)
+
+
+@app.command()
+def pack(
+    data: Annotated[Path, typer.Argument(help="the data tree: lowres/, highres/, highres_eval/, hres_eval_pairs/")],
+    out: Annotated[Path, typer.Option(help="where the shards go")] = Path("packed"),
+    encoding: Annotated[str, typer.Option(help="raw, jpeg, or auto: raw while a split is at most 8 GB")] = "auto",
+    workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
+    dev_identities: Annotated[
+        int, typer.Option(help="training identities (of each split) set aside to make development pairs of")
+    ] = 0,
+    size: Annotated[
+        list[str] | None, typer.Option(help="SPLIT=PIXELS where a split is not 36 (lowres) or 144 (highres) px")
+    ] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="resize pictures of another size")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was refused")] = False,
+) -> None:
+    """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
+    from hrfr_fast.data.pack import pack as run
+    from hrfr_fast.stopping import StopFlag
+
+    with StopFlag() as stop:
+        summary = run(
+            data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
+            resize=resize, sizes=_sizes(size or []), stop=stop,
+        )  # fmt: skip
+    from hrfr_fast.progress import console
+
+    console.print(str(summary), markup=False, highlight=False)
+
+
+@app.command(name="inspect")
+def inspect_command(
+    packed: Annotated[Path, typer.Argument(help="directory written by pack")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet (PNG) of every split")] = None,
+) -> None:
+    """Show what is packed: splits, sizes, identities, pairs."""
+    from hrfr_fast.data.inspect import contact_sheet, inspect_packed
+
+    found = inspect_packed(packed)
+    if sheet:
+        contact_sheet(packed, sheet)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_table(str(packed), found)
+
+
+@app.command()
+def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
+    """Verify every checksum; exits with 4 and names shard and record of any damage."""
+    from hrfr_fast.data.check import check_packed
+
+    damage = check_packed(packed)
+    for one in damage[:100]:
+        typer.echo(str(one))
+    if damage:
+        raise DamageFound(f"{packed}: {len(damage)} damaged; `hrfr-fast pack` makes the shards anew from the pictures")
+    typer.echo(f"{packed}: every checksum matches")
+
+
+def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
+    from hrfr_fast.settings import TrainSettings, load_settings
+    from hrfr_fast.training.trainer import train
+
+    settings = load_settings(config) if config else TrainSettings()
+    settings = settings.updated(flags, "command line")
+    result = train(settings, resume=resume)
+    _print_results(result.results)
+    typer.echo(f"{result.steps:,} steps, {result.images_per_second:,.0f} images/s, loss {result.loss:.3f}")
+    typer.echo(f"report: {result.report}")
+
+
+def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` one option for every field of TrainSettings and AugmentSettings, unset unless given."""
+    from hrfr_fast.data.augment import AugmentSettings
+    from hrfr_fast.settings import CHOICES, TrainSettings
+
+    def run(config: Path | None = None, resume: bool = False, **given: Any) -> None:
+        flags: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        augment = {k.removeprefix("augment_"): flags.pop(k) for k in list(flags) if k.startswith("augment_")}
+        command(config, resume, flags | ({"augment": augment} if augment else {}))
+
+    parameters = [
+        _option("config", Path | None, None, "TOML file of settings; flags win over it"),
+        _option("resume", bool, False, "continue the run in --out from its last checkpoint", "--resume"),
+    ]
+    for one in fields(TrainSettings):
+        if one.default is not MISSING:
+            text = f"{one.metadata['help']} [default: {one.default}]"
+            if one.name in CHOICES:
+                text = f"{' | '.join(CHOICES[one.name])}: {text}"
+            parameters.append(_option(one.name, type(one.default) | None, None, text))
+    for one in fields(AugmentSettings):
+        text = f"augmentation, see settings.toml [default: {one.default}]"
+        parameters.append(_option(f"augment_{one.name}", type(one.default) | None, None, text))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__doc__ = "Train a regime on packed faces, then verify its last checkpoint."
+    return run
+
+
+def _option(name: str, kind: Any, default: Any, text: str, *names: str) -> inspect.Parameter:
+    annotation = Annotated[kind, typer.Option(*names, help=text, show_default=False)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+app.command(name="train")(_with_setting_options(_train))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="run directory, or a .safetensors checkpoint")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="a packed directory or a folder of pair sets; the run's own data if not given")
+    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="only this pair set; may be repeated")] = None,
+    degrade: Annotated[int, typer.Option(help="shrink every test face to this many pixels first; 0: not")] = 0,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
+) -> None:
+    """Verify a checkpoint (a run's last) on pairs, with 95 % intervals."""
+    from hrfr_fast.evaluation.evaluate import evaluate as run_evaluation
+
+    results = run_evaluation(run, pairs=pairs, names=name, device=device, degrade=degrade)
+    if as_json:
+        typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
+    else:
+        _print_results(results)
+
+
+def _print_results(results: dict[str, "PairResult"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("pairs", "kind", "n", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
+    for key, result in results.items():
+        values = result.to_json()
+        low, high = values["accuracy_ci"]
+        table.add_row(
+            key, values["kind"], f"{values['pairs']:,}", f"{values['accuracy']:.2%}",
+            f"{low:.2%} to {high:.2%} ({values['interval_level']})", f"{values['auc']:.4f}",
+            f"{values['eer']:.2%}", f"{values['tar_at_far']['0.01']:.2%}",
+        )  # fmt: skip
+    Console().print(table)
+    for key, result in results.items():
+        for note in result.to_json()["notes"]:
+            typer.echo(f"{key}: {note}")
+
+
+def _sizes(given: list[str]) -> dict[str, int]:
+    sizes = {}
+    for one in given:
+        split, _, pixels = one.partition("=")
+        if not pixels.isdigit() or int(pixels) < 8:
+            raise UsageError(f"--size {one}: give SPLIT=PIXELS with at least 8 pixels, as in --size lowres=40")
+        sizes[split] = int(pixels)
+    return sizes
+
+
+def _print_table(title: str, values: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", title=title, show_header=False)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in value.items())
+        table.add_row(str(key), f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)

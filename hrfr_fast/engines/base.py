@@ -1,0 +1,109 @@
+"""What every engine takes and gives.
+
+An engine turns the order and the augmentation plan into batches on the device. It draws no random number of its
+own and keeps no state but what makes it fast: ``batches(start, stop)`` from any start gives the batches that an
+uninterrupted run would have given there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.data.augment import AugmentSettings, Plan, draw_plan
+from hrfr_fast.data.order import Order
+from hrfr_fast.data.shards import Split
+from hrfr_fast.errors import DamageFound
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Batch(NamedTuple):
+    """One batch of the stream."""
+
+    images: "torch.Tensor"
+    """[B, 3, S, S], channels-last in memory. uint8: levels; a float type: (level - 127.5) / 127.5."""
+    labels: "torch.Tensor"
+    """int64 [B], offset by source."""
+    start: int
+    """Samples consumed before this batch."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is to be fed: the splits, the order over them, the augmentation, and the slice for this rank.
+
+    ``batch_size`` is the number of samples a step consumes over all ranks; it is a multiple of ``ranks``.
+    """
+
+    splits: tuple[Split, ...]
+    order: Order
+    augment: AugmentSettings
+    size: int
+    batch_size: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def classes(self) -> int:
+        return sum(split.identities for split in self.splits)
+
+    def work(self, start: int) -> "Work":
+        """This rank's part of the batch that begins at sample ``start``."""
+        share = self.batch_size // self.ranks
+        draws = self.order.at(start + self.rank * share, share)
+        plan = draw_plan(self.augment, self.order.seed, draws.epoch, draws.position)
+        labels = np.empty(share, np.int64)
+        parts, offset = [], 0
+        for number, split in enumerate(self.splits):
+            rows = np.flatnonzero(draws.source == number)
+            records = draws.record[rows]
+            labels[rows] = split.labels[records] + offset
+            offset += split.identities
+            if len(rows):
+                parts.append(Part(split, rows, records, plan if len(rows) == share else plan.take(rows)))
+        return Work(labels, tuple(parts), start)
+
+
+class Part(NamedTuple):
+    """The pictures of a batch that come from one split."""
+
+    split: Split
+    rows: NDArray[np.int64]
+    """Their rows in the batch."""
+    records: NDArray[np.int64]
+    plan: Plan
+
+
+class Work(NamedTuple):
+    """A batch before its pixels."""
+
+    labels: NDArray[np.int64]
+    parts: tuple[Part, ...]
+    start: int
+
+
+class Engine(Protocol):
+    """The protocol. Use as a context manager, or call ``close()``; closing early leaks nothing."""
+
+    name: str
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches at samples start, start + batch_size, ... while below ``stop``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def refuse_damaged(split: Split, records: NDArray[np.int64]) -> None:
+    """Raise DamageFound, naming shard and record, when a record's bytes do not match its checksum."""
+    damaged = split.verify(records)
+    if len(damaged):
+        raise DamageFound(
+            f"{split.path}: record {int(damaged[0])} does not match its checksum"
+            + (f" (and {len(damaged) - 1} more in this batch)" if len(damaged) > 1 else "")
+            + f"; `hrfr-fast check {split.path.parent}` lists all damage, `hrfr-fast pack` makes the shards anew"
+        )

@@ -1,0 +1,40 @@
+"""Errors meant for the user, each with the exit code the command line ends with.
+
+A message says what was wrong, where (file, record), and what to do about it. The command line prints the
+message alone; a traceback is only ever shown for a bug in hrfr-fast itself.
+"""
+
+
+class HrfrError(Exception):
+    """Base of every error a user can cause or mend. ``exit_code`` is the status of the command."""
+
+    exit_code = 1
+
+
+class UsageError(HrfrError):
+    """The request itself is wrong: an unknown regime, a value out of range, a missing input."""
+
+    exit_code = 2
+
+
+class StrictRefusal(HrfrError):
+    """``--strict`` was asked for and some input was refused."""
+
+    exit_code = 3
+
+
+class DamageFound(HrfrError):
+    """Packed data no longer matches its checksums."""
+
+    exit_code = 4
+
+
+class Interrupted(HrfrError):
+    """Ctrl-C or SIGTERM arrived; everything finished so far is on disk.
+
+    ``exit_code`` follows the shell's convention of 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, signal_number: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,83 @@
+"""From pictures to embeddings: normalise(f(x) + f(flip x)), the summands not normalised."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.data.augment import identity_plan
+from hrfr_fast.data.shards import PairSet, Split
+from hrfr_fast.engines.pixels import render, to_model_input
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hrfr_fast.training.device import Compute
+
+
+def embed(
+    backbone: "nn.Module",
+    split: Split,
+    size: int,
+    compute: "Compute",
+    *,
+    records: NDArray[np.int64] | None = None,
+    degrade: int = 0,
+    batch_size: int = 128,
+) -> NDArray[np.float32]:
+    """Unit embeddings of a split's pictures.
+
+    Args:
+        backbone: maps [B, 3, size, size] to [B, D]; put in eval mode here and given back as it was.
+        size: input side of the backbone; the whole frame is resampled to it.
+        records: which pictures, int64 [n]; None for all.
+        degrade: side in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
+
+    Returns:
+        float32 [n, D], rows of norm 1.
+    """
+    import torch
+
+    records = np.arange(split.samples) if records is None else records
+    was_training = backbone.training
+    backbone.eval()
+    rows = []
+    with torch.inference_mode(), compute.autocast():
+        for start in range(0, len(records), batch_size):
+            some = records[start : start + batch_size]
+            pixels = np.empty((len(some), size, size, 3), np.uint8)
+            render(split, some, identity_plan(len(some), degrade=degrade), pixels)
+            images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
+            total = backbone(images).float() + backbone(images.flip(3)).float()
+            rows.append(torch.nn.functional.normalize(total).cpu().numpy())
+    backbone.train(was_training)
+    return np.concatenate(rows)
+
+
+def pair_scores(
+    backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int = 0
+) -> NDArray[np.float64]:
+    """Cosine of every pair, float64 [P]. A picture that stands in several pairs is embedded once."""
+    unique, place = distinct_pictures(pairs.split)
+    embeddings = embed(backbone, pairs.split, size, compute, records=unique, degrade=degrade).astype(np.float64)
+    return np.einsum("pd,pd->p", embeddings[place[0::2]], embeddings[place[1::2]])
+
+
+def distinct_pictures(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One record of each distinct picture, int64 [U], and for every record its place among them, int64 [N].
+
+    Records with equal checksum and length are compared byte by byte, so a checksum collision merges nothing.
+    """
+    first: dict[tuple[int, int], list[int]] = {}
+    unique: list[int] = []
+    place = np.empty(split.samples, np.int64)
+    for record, key in enumerate(zip(split.crc32.tolist(), split.lengths.tolist(), strict=True)):
+        for candidate in first.setdefault(key, []):
+            if np.array_equal(split.payload(unique[candidate]), split.payload(record)):
+                place[record] = candidate
+                break
+        else:
+            first[key].append(len(unique))
+            place[record] = len(unique)
+            unique.append(record)
+    return np.array(unique, np.int64), place

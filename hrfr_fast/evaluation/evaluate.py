@@ -1,0 +1,132 @@
+"""Verify a model on every pair set: the number a run is judged by, with its interval."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrfr_fast.data.shards import Packed, PairSet, open_packed
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.embedding import pair_scores
+from hrfr_fast.evaluation.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hrfr_fast.training.device import Compute
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One pair set's verification and what must be read beside it."""
+
+    pairs: PairSet
+    verification: Verification
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind and caveats."""
+        return self.verification.to_json() | {"kind": self.pairs.kind, "notes": caveats(self.pairs)}
+
+
+def caveats(pairs: PairSet) -> list[str]:
+    """What a reader of the accuracy has to know of the pair set."""
+    notes = []
+    for split, count in pairs.overlap.items():
+        if count:
+            notes.append(f"{count} of its pictures are also in the training split {split}")
+    if pairs.identities is None:
+        notes.append("no identities known: the interval treats pairs as independent and is too narrow")
+    elif pairs.identity_coverage < 1:
+        notes.append(f"identities known for {pairs.identity_coverage:.1%} of its pictures")
+    return notes
+
+
+def evaluate_pairs(
+    backbone: "nn.Module",
+    size: int,
+    pair_sets: list[PairSet],
+    compute: "Compute",
+    *,
+    degrade: int = 0,
+    resamples: int = 2000,
+) -> dict[str, PairResult]:
+    """Verification of ``backbone`` (input side ``size``) on each pair set, by name."""
+    results = {}
+    for pairs in pair_sets:
+        scores = pair_scores(backbone, pairs, size, compute, degrade=degrade)
+        results[pairs.name] = PairResult(pairs, verify(scores, pairs.same, pairs.identities, resamples=resamples))
+    return results
+
+
+def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
+    """The pair sets called ``names``, or all. Raises UsageError for one that is not there."""
+    for name in names or []:
+        if name not in packed.pairs:
+            raise UsageError(f"{packed.path}: no pair set is called {name!r}; there are {', '.join(packed.pairs)}")
+    return [pairs for name, pairs in packed.pairs.items() if not names or name in names]
+
+
+def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
+    """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
+    import torch
+
+    from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+    from hrfr_fast.training.checkpoint import load_part, read_metadata
+
+    metadata = read_metadata(weights)
+    backbone = build_backbone(BackboneSettings(**metadata["backbone"]))
+    load_part(weights, "backbone", backbone)
+    return backbone.to(compute.device, memory_format=torch.channels_last).eval(), metadata
+
+
+def evaluate(
+    run_or_checkpoint: str | Path,
+    *,
+    pairs: str | Path | None = None,
+    names: list[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    degrade: int = 0,
+) -> dict[str, PairResult]:
+    """Verify a run's ``last`` checkpoint, or any checkpoint, on pairs.
+
+    Args:
+        run_or_checkpoint: run directory or .safetensors file.
+        pairs: where the pairs are: a packed directory, or a folder of pairs not packed yet (a directory with
+            ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run.
+        names: which pair sets; None for all test and development sets.
+        degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all.
+
+    Returns:
+        Result by pair set name.
+
+    Raises:
+        UsageError: no such checkpoint, pairs or pair set.
+    """
+    from hrfr_fast.training.checkpoint import weights_of
+    from hrfr_fast.training.device import choose_compute
+
+    compute = choose_compute(device, precision)
+    backbone, metadata = load_backbone(weights_of(run_or_checkpoint), compute)
+    with _opened(Path(pairs or metadata["data"]["path"])) as packed:
+        pair_sets = chosen_pairs(packed, names)
+        if not pair_sets:
+            raise UsageError(f"{packed.path}: there are no pairs to verify on")
+        return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Packed]:
+    """The packed directory ``path``; a folder of unpacked pairs is packed to a temporary one first."""
+    if (path / "manifest.json").exists():
+        yield open_packed(path)
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory of pairs; give a packed one or a folder of pair sets")
+    from hrfr_fast.data.pack import pack_pairs
+
+    with tempfile.TemporaryDirectory(prefix="hrfr-pairs-") as temporary:
+        pack_pairs(path, Path(temporary))
+        yield open_packed(temporary)

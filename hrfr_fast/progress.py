@@ -1,0 +1,46 @@
+"""One look for every long piece of work: what, how far, how fast, how long still."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+class RateColumn(ProgressColumn):
+    """Completed units a second, over rich's own sliding window."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "-/s", style="cyan")
+
+
+@contextmanager
+def progress_bar(show: bool = True) -> Iterator[Progress]:
+    """A rich progress display with rate and time left; ``add_task(name, total=..., note="")`` on it."""
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not show,
+        refresh_per_second=4,
+    ) as progress:
+        yield progress

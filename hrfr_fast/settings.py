@@ -1,0 +1,136 @@
+"""The settings of a training run: one frozen dataclass is the single source of names, types, defaults and help.
+
+Defaults < ``--config file.toml`` < flags. The command line builds its options from this class, the run directory
+keeps the resolved values as ``settings.toml``, and that file is itself a valid ``--config``.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self, get_args, get_type_hints
+
+from hrfr_fast.data.augment import AugmentSettings
+from hrfr_fast.errors import UsageError
+from hrfr_fast.files import write_bytes
+from hrfr_fast.regimes import REGIMES
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "regime": tuple(REGIMES),
+    "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
+    "schedule": ("cosine", "polynomial"),
+    "device": ("auto", "cpu", "cuda"),
+    "engine": ("auto", "resident"),
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+}
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides what a run computes, and how fast. Raises UsageError for values out of range."""
+
+    regime: str = _setting("highlow144", "what is trained on what, and at which input size")
+    data: str = _setting("packed", "directory written by `hrfr-fast pack`")
+    out: str = _setting("", "run directory; runs/REGIME if not given")
+    epochs: float = _setting(20.0, "passes over the regime's first split")
+    steps: int = _setting(0, "optimiser steps instead of epochs; 0: epochs count")
+    batch_size: int = _setting(0, "samples an optimiser step; 0: find what fits")
+    accumulate: int = _setting(1, "micro-batches a step; BatchNorm then sees batch_size / accumulate samples")
+    seed: int = _setting(0, "decides weights, order and augmentation")
+    head: str = _setting("arcface", "margin-softmax head")
+    scale: float = _setting(0.0, "the head's scale s; 0: the value its paper uses")
+    margin: float = _setting(-1.0, "the head's margin m; negative: the value its paper uses")
+    width: int = _setting(64, "channels of the first blocks; 64 is IR-SE-18, 16 suits CPUs")
+    embedding_size: int = _setting(512, "dimensions of the embedding")
+    dropout: float = _setting(0.0, "dropout before the last linear layer")
+    learning_rate: float = _setting(0.1, "peak learning rate of SGD")
+    warmup: float = _setting(0.05, "share of all steps over which the rate rises from near 0")
+    schedule: str = _setting("cosine", "how the rate falls after warm-up")
+    momentum: float = _setting(0.9, "momentum of SGD")
+    weight_decay: float = _setting(5e-4, "on weights only: not on BatchNorm, PReLU and biases")
+    clip_gradient: float = _setting(5.0, "largest gradient norm; 0: no clipping")
+    highres_share: float = _setting(-1.0, "share of highres in mixed regimes; negative: as they come")
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    device: str = _setting("auto", "where to train")
+    engine: str = _setting("auto", "data path")
+    precision: str = _setting("auto", "auto: bf16, or fp16 with loss scaling where bf16 is missing")
+    activation_checkpointing: bool = _setting(False, "recompute activations: less memory, a third slower")
+    verify_checksums: bool = _setting(False, "compare each record with its checksum before it is used")
+    eval_every: float = _setting(1.0, "epochs between verifications; 0: only at the end")
+    save_minutes: float = _setting(5.0, "minutes between checkpoints")
+    log_every: int = _setting(10, "steps between metrics lines")
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        rules = {
+            "epochs": self.epochs > 0, "steps": self.steps >= 0, "batch_size": self.batch_size >= 0,
+            "accumulate": self.accumulate >= 1, "seed": 0 <= self.seed < 2**63, "width": self.width >= 4,
+            "embedding_size": self.embedding_size >= 2, "dropout": 0 <= self.dropout < 1,
+            "learning_rate": self.learning_rate > 0, "warmup": 0 <= self.warmup < 1,
+            "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,
+            "clip_gradient": self.clip_gradient >= 0, "highres_share": self.highres_share < 1,
+            "log_every": self.log_every >= 1, "eval_every": self.eval_every >= 0,
+            "save_minutes": self.save_minutes > 0, "scale": self.scale >= 0,
+        }  # fmt: skip
+        for name, holds in rules.items():
+            if not holds:
+                raise UsageError(f"{name} is {getattr(self, name)}; that is out of range")
+        if self.batch_size % self.accumulate:
+            raise UsageError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+    @property
+    def run_directory(self) -> Path:
+        return Path(self.out or f"runs/{self.regime}")
+
+    def updated(self, values: Mapping[str, Any], origin: str) -> Self:
+        """These settings with some replaced. Raises UsageError naming ``origin`` for an unknown name or type."""
+        augment = values.get("augment", {})
+        known = {f.name for f in fields(self)} - {"augment"}
+        plain = {name: value for name, value in values.items() if name != "augment"}
+        for name in plain:
+            if name not in known:
+                raise UsageError(f"{origin}: there is no setting {name!r}; there are {', '.join(sorted(known))}")
+        converted = {name: _converted(type(self), name, value, origin) for name, value in plain.items()}
+        return replace(self, **converted, augment=_augment(self.augment, augment, origin))
+
+    def save(self, path: str | Path) -> None:
+        """Write as TOML, atomically."""
+        import tomli_w
+
+        write_bytes(path, tomli_w.dumps(asdict(self)).encode())
+
+
+def load_settings(path: str | Path, base: TrainSettings | None = None) -> TrainSettings:
+    """Settings from a TOML file over ``base`` (the defaults). Raises UsageError naming file and setting."""
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as settings: {error}") from None
+    return (base or TrainSettings()).updated(values, str(path))
+
+
+def _augment(base: AugmentSettings, values: Any, origin: str) -> AugmentSettings:
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{origin}: augment must be a table of settings, it is {values!r}")
+    known = {f.name for f in fields(AugmentSettings)}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{origin}: there is no augmentation {name!r}; there are {', '.join(sorted(known))}")
+    return replace(base, **{n: _converted(AugmentSettings, n, v, origin) for n, v in values.items()})
+
+
+def _converted(owner: type, name: str, value: Any, origin: str) -> Any:
+    """``value`` as the field's type; an integer will do for a float, nothing else is bent."""
+    kind = get_type_hints(owner)[name]
+    kind = (get_args(kind) or (kind,))[0]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise UsageError(f"{origin}: {name} must be {kind.__name__}, it is {value!r}")
+    return value

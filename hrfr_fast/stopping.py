@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM as a flag that long loops look at between two pieces of work.
+
+A second signal raises KeyboardInterrupt at once, for whoever does not want to wait for the piece in hand.
+"""
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+
+class StopFlag:
+    """Context manager: inside it SIGINT and SIGTERM only set ``signal_number``.
+
+    Off the main thread, where Python cannot install handlers, the flag is never set.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self:
+            raise KeyboardInterrupt
+        self.signal_number = number

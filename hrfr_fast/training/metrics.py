@@ -1,0 +1,50 @@
+"""What a run says of itself while it runs: metrics.jsonl (one JSON object a line) and TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")
+
+
+class Metrics:
+    """Appends to ``run/metrics.jsonl`` and ``run/tensorboard``.
+
+    Lines written after ``samples`` (the state a run resumes from) are dropped at the start: they will come again.
+    """
+
+    def __init__(self, run: Path, samples: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+
+        self.path = run / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(self.path, "a")  # noqa: SIM115
+        step = kept[-1]["step"] if kept else 0
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, kind: str, **values: Any) -> None:
+        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._file.flush()
+        prefix = f"{values['pairs']}/" if kind == "verification" else ""
+        for name in SCALARS:
+            if name in values:
+                self._board.add_scalar(f"{kind}/{prefix}{name}", values[name], values["step"])
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; a line cut short by a kill is left out."""
+    lines = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return lines

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from reference import execute
+
+from hrfr_fast.data.augment import AugmentSettings, draw_plan, identity_plan
+from hrfr_fast.data.resampling import resample
+
+PLANS = {
+    "whole frame": None,
+    "default": AugmentSettings(),
+    "everything": AugmentSettings(
+        zoom=0.3, contrast=0.3, saturation=0.5, grey=0.2, blur=0.5, erase=0.5, degrade=0.6, degrade_min=9
+    ),
+}
+
+
+def pictures(count, size):
+    """Noise, flat extremes and hard edges: what shows a wrong tap, border or clamp."""
+    rng = np.random.default_rng(size)
+    result = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    result[0], result[1, :, : size // 2], result[1, :, size // 2 :] = 255, 0, 255
+    return result
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36)])
+def test_kernel_agrees_with_the_float64_reference(name, size, out):
+    count, settings = 12, PLANS[name]
+    source = pictures(count, size)
+    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count)) if settings else identity_plan(count)
+    result = np.zeros((count, out, out, 3), np.uint8)
+    offsets = np.arange(count, dtype=np.int64) * size * size * 3
+    resample(source.ravel(), offsets, size, plan, result)
+    expected = np.stack([execute(picture, plan, row, out) for row, picture in enumerate(source)])
+    difference = np.abs(result - expected)
+    assert difference.max() <= 0.51 and difference.mean() < 0.3
+
+
+def test_rows_choose_where_pictures_go():
+    source = pictures(3, 36)
+    offsets = np.arange(3, dtype=np.int64) * 36 * 36 * 3
+    plain, scattered = np.zeros((3, 36, 36, 3), np.uint8), np.zeros((9, 36, 36, 3), np.uint8)
+    resample(source.ravel(), offsets, 36, identity_plan(3), plain)
+    resample(source.ravel(), offsets, 36, identity_plan(3), scattered, np.array([7, 0, 4]))
+    assert (scattered[[7, 0, 4]] == plain).all() and (scattered[[1, 2, 3, 5, 6, 8]] == 0).all()
+    assert (plain == source).all(), "the whole frame at its own size is a copy"
