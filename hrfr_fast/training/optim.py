@@ -1,0 +1,52 @@
+"""SGD for margin-softmax training: decay on weights only, a warm-up that starts small, then a falling rate."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from hrfr_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn, optim
+
+
+def build_optimizer(
+    modules: "Iterable[nn.Module]", *, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4
+) -> "optim.SGD":
+    """Fused SGD over all trainable parameters, in two groups.
+
+    Tensors of two dimensions and more (convolutions, linear layers, the head's class vectors) decay; vectors
+    (BatchNorm, PReLU, biases) do not: pulling a BatchNorm scale to 0 only changes the effective learning rate.
+    """
+    import torch
+
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+
+
+def set_learning_rate(optimizer: "optim.Optimizer", rate: float) -> None:
+    """Use ``rate`` from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def learning_rate(
+    step: int, total_steps: int, *, base: float, warmup_steps: int = 0, schedule: str = "cosine"
+) -> float:
+    """The rate of step ``step`` (0-based): linear from base / warmup_steps up to base, then down to near 0.
+
+    cosine: base (1 + cos(pi t)) / 2 (Loshchilov & Hutter, ICLR 2017, equation 5); polynomial: base (1 - t)^2;
+    t runs from 0 after the warm-up to 1 after the last step. Raises UsageError for an unknown schedule.
+    """
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "cosine":
+        return base * 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "polynomial":
+        return base * (1 - done) ** 2
+    raise UsageError(f"no schedule is called {schedule!r}; there are cosine, polynomial")

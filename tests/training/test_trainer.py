@@ -1,0 +1,138 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrfr_fast.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.metrics import read_metrics
+from hrfr_fast.training.trainer import Trainer, train
+
+
+class StopAfter:
+    """Stands in for StopFlag: becomes true when it has been looked at ``looks`` times."""
+
+    signal_number = signal.SIGTERM
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def __bool__(self):
+        self.looks -= 1
+        return self.looks <= 0
+
+
+@pytest.fixture
+def settings(tiny_packed, tmp_path):
+    return TrainSettings(
+        regime="lowres32", data=str(tiny_packed), out=str(tmp_path / "run"), steps=7, batch_size=24, width=4,
+        embedding_size=32, dropout=0.2, device="cpu", eval_every=0, log_every=2, learning_rate=0.02,
+    )  # fmt: skip
+
+
+def weights(run):
+    return load_file(run / "checkpoints" / "last.safetensors")
+
+
+def interrupted(settings, after):
+    with Trainer(settings, show_progress=False) as trainer, pytest.raises(Interrupted) as stopped:
+        trainer.start()
+        trainer.loop(StopAfter(after))
+    return stopped.value
+
+
+def test_a_run_leaves_what_the_contract_names(settings):
+    result = train(settings, show_progress=False)
+    run = settings.run_directory
+    for name in ("settings.toml", "metrics.jsonl", "results.json", "checkpoints/best.safetensors"):
+        assert (run / name).stat().st_size > 0
+    assert tomllib.loads((run / "settings.toml").read_text())["batch_size"] == 24
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [2, 4, 6, 7]
+    assert result.report.read_text().startswith("<!doctype html>")
+    saved = json.loads((run / "results.json").read_text())["hres"]
+    assert {"accuracy", "accuracy_ci", "auc", "eer", "tar_at_far", "pairs"} <= set(saved)
+    again = evaluate(run, device="cpu")["hres"].to_json()
+    assert again == saved, "evaluate on the saved weights gives what training measured"
+
+
+@pytest.mark.parametrize("regime,after", [("lowres32", 3), ("highlow144", 2)])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, regime, after):
+    from dataclasses import replace
+
+    steps = 7 if regime == "lowres32" else 3
+    whole = replace(settings, regime=regime, steps=steps, out=str(tmp_path / "whole"))
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    train(whole, show_progress=False)
+    stopped = interrupted(parts, after)
+    assert stopped.exit_code == 143 and f"--out {parts.out} --resume" in str(stopped)
+    train(TrainSettings(out=parts.out, device="cpu"), resume=True, show_progress=False)
+    one, other = weights(whole.run_directory), weights(parts.run_directory)
+    assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    steps_logged = [m["step"] for m in read_metrics(parts.run_directory / "metrics.jsonl") if m["kind"] == "train"]
+    assert steps_logged == sorted(set(steps_logged)) and steps_logged[-1] == steps
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(settings):
+    with Trainer(settings, show_progress=False) as trainer:
+        trainer.start()
+        with torch.no_grad():
+            next(trainer.backbone.parameters()).fill_(float("nan"))
+        with pytest.raises(HrfrError, match=r"loss is nan at step 1; no checkpoint.*learning-rate"):
+            trainer.loop(StopAfter(10**9))
+
+
+def test_training_learns(settings):
+    """The loss of a small model falls well below chance level (the log of the number of identities)."""
+    from dataclasses import replace
+
+    train(replace(settings, steps=60, head="softmax", dropout=0.0, learning_rate=0.1, width=8), show_progress=False)
+    losses = [m["loss"] for m in read_metrics(settings.run_directory / "metrics.jsonl") if m["kind"] == "train"]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_run_directory_in_use_is_refused(settings):
+    train(settings, show_progress=False)
+    with pytest.raises(UsageError, match="--resume"):
+        train(settings, show_progress=False)
+
+
+def test_sigterm_saves_and_the_printed_command_resumes(settings):
+    run = settings.run_directory
+    command = [sys.executable, "-m", "hrfr_fast", "train", "--out", str(run)]
+    flags = ["--regime", "lowres32", "--data", settings.data, "--steps", "400", "--batch-size", "24", "--width", "4"]
+    child = subprocess.Popen(
+        [*command, *flags, "--device", "cpu", "--log-every", "1", "--eval-every", "0"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(read_metrics(run / "metrics.jsonl")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    _, messages = child.communicate(timeout=60)
+    assert child.returncode == 143, messages
+    assert "--resume" in messages and (run / "checkpoints" / "last.state.pt").exists()
+    reached = torch.load(run / "checkpoints" / "last.state.pt", weights_only=True)["step"]
+    assert 3 <= reached < 400
+
+
+def test_accumulation_gives_the_gradient_of_the_mean(settings):
+    """Two halves accumulated move the head as the mean of their losses would."""
+    from dataclasses import replace
+
+    with Trainer(replace(settings, accumulate=2, dropout=0.0), show_progress=False) as trainer:
+        trainer.start()
+        batch = next(iter(trainer.engine.batches(0, 24)))
+        before = trainer.head.weight.detach().clone()
+        trainer._one_step(batch)
+        moved = trainer.head.weight.detach() - before
+    assert torch.isfinite(moved).all() and moved.abs().max() > 0
+    assert np.isfinite(float(trainer.losses[0]))
