@@ -175,8 +175,8 @@ def open_packed(path: str | Path) -> Packed:
         raise UsageError(f"{path}: no such directory; make it with `hrfr-fast pack DATA --out {path}`")
     content = manifest.read(path)
     try:
-        splits = {name: _split(path, name, entry) for name, entry in content["splits"].items()}
-        pairs = {name: _pair_set(path, name, entry) for name, entry in content["pairs"].items()}
+        splits = {name: split_of(path, name, entry) for name, entry in content["splits"].items()}
+        pairs = {name: pair_set_of(path, name, entry) for name, entry in content["pairs"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageFound(f"{path / manifest.NAME}: an entry is incomplete ({error!r}); pack again") from error
     return Packed(path, content, splits, pairs)
@@ -205,13 +205,15 @@ def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
     return path
 
 
-def _split(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
+def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
+    """The split a manifest entry describes, after the cheap checks."""
     path = check_shard_files(directory, entry)
     names = list(entry["identity_names"])
     return Split(name, path, entry["size"], entry["samples"], len(names), entry["encoding"], names)
 
 
-def _pair_set(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
+def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
+    """The pair set a manifest entry describes, after the cheap checks."""
     path = check_shard_files(directory, entry)
     split = Split(f"pairs-{name}", path, entry["size"], entry["samples"], 2, entry["encoding"])
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None

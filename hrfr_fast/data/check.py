@@ -1,0 +1,100 @@
+"""``hrfr-fast check``: is every byte of a packed directory what it was when it was packed?"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.shards import check_shard_files, pair_set_of, split_of
+from hrfr_fast.errors import DamageFound, HrfrError, UsageError
+from hrfr_fast.progress import progress_bar
+
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong. ``record`` is None where a whole file is concerned."""
+
+    shard: str
+    record: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shard}: {self.what}" if self.record is None else f"{self.shard}: record {self.record}: {self.what}"
+        )
+
+
+def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
+    """Compare every record with its checksum and every file with its digest; an empty list is a clean bill.
+
+    Raises:
+        UsageError: there is no finished pack at ``path``.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such directory")
+    try:
+        content = manifest.read(path)
+    except DamageFound as error:
+        return [Damage(manifest.NAME, None, str(error))]
+    damages: list[Damage] = []
+    with progress_bar(show_progress) as progress:
+        entries = [("split", n, e) for n, e in content["splits"].items()]
+        entries += [("pairs", n, e) for n, e in content["pairs"].items()]
+        task = progress.add_task("check", total=len(entries), note="")
+        for kind, name, entry in entries:
+            damages += _check_shard(path, kind, name, entry)
+            progress.advance(task)
+    for line in _quarantine_lines(path):
+        damages.append(line)
+    return damages
+
+
+def _check_shard(path: Path, kind: str, name: str, entry: dict[str, Any]) -> list[Damage]:
+    try:
+        return list(_damages(path, kind, name, entry))
+    except (HrfrError, OSError) as error:
+        return [Damage(str(entry.get("file", name)), None, str(error))]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return [Damage(manifest.NAME, None, f"the entry of {name} is damaged ({error!r})")]
+
+
+def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterator[Damage]:
+    file = path / str(entry["file"])
+    digest_is_wrong = file.is_file() and beton.file_digest(file) != entry["digest"]
+    try:
+        check_shard_files(path, entry)
+        pairs = pair_set_of(path, name, entry) if kind == "pairs" else None
+        split = pairs.split if pairs is not None else split_of(path, name, entry)
+        wrong = 0
+        for first in range(0, split.samples, BATCH):
+            for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
+                wrong += 1
+                yield Damage(file.name, record, "its bytes do not match its checksum")
+        if pairs is not None:
+            _ = pairs.same
+            if pairs.identities_path is not None:
+                _ = pairs.identities
+                if beton.file_digest(pairs.identities_path) != entry["identities_digest"]:
+                    yield Damage(pairs.identities_path.name, None, "the file does not match its digest")
+    except (UsageError, DamageFound) as error:
+        yield Damage(file.name, None, str(error))
+        return
+    if digest_is_wrong and not wrong:
+        yield Damage(file.name, None, "every record matches its checksum, but the file does not match its digest")
+
+
+def _quarantine_lines(path: Path) -> Iterator[Damage]:
+    try:
+        for line in (path / commit.QUARANTINE).read_bytes().splitlines():
+            json.loads(line)
+    except FileNotFoundError:
+        return  # made by synth --packed, which refuses nothing
+    except (OSError, ValueError) as error:
+        yield Damage(commit.QUARANTINE, None, f"not readable as JSON lines: {error}")
