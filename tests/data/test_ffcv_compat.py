@@ -1,0 +1,29 @@
+"""Stock FFCV opens what we pack, and sees the same labels and pixels."""
+
+import numpy as np
+import pytest
+
+from hrfr_fast.data.pack import pack
+from hrfr_fast.data.shards import open_packed
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_ffcv_reads_our_shards(tree, tmp_path, encoding, os_cache):
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    (tree / "lowres/l003/2.jpg").write_bytes(b"broken")  # leaves room in the metadata region
+    pack(tree, tmp_path / "out", encoding=encoding, workers=1, show_progress=False)
+    for name, split in open_packed(tmp_path / "out").splits.items():
+        pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+        loader = Loader(
+            str(split.path), 7, num_workers=1, os_cache=os_cache, order=OrderOption.SEQUENTIAL, pipelines=pipelines
+        )
+        batches = [(images.copy(), labels.copy()) for images, labels in loader]
+        images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert labels.ravel().tolist() == split.labels.tolist(), name
+        assert images.shape == (split.samples, split.size, split.size, 3)
+        difference = np.abs(images.astype(int) - split.read(np.arange(split.samples)))
+        assert difference.max() <= (0 if encoding == "raw" else 2), name

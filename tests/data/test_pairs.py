@@ -1,0 +1,198 @@
+import json
+import shutil
+
+import bcolz
+import numpy as np
+import pytest
+
+from hrfr_fast.data.check import check_packed
+from hrfr_fast.data.pack import pack
+from hrfr_fast.data.shards import open_packed
+from hrfr_fast.errors import UsageError
+
+
+def run(tree, out, **settings):
+    return pack(tree, out, **{"workers": 1, "show_progress": False, **settings})
+
+
+def write_csv(tree, lines, name="list"):
+    folder = tree / "hres_eval_pairs"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_bcolz(tree, pictures, same, name="hres", convert=lambda p: p / 127.5 - 1, dtype=np.float32):
+    """Pictures uint8 [2P, S, S, 3] RGB as the array a face validation set has: BGR, CHW."""
+    folder = tree / "hres_eval_pairs"
+    folder.mkdir(exist_ok=True)
+    values = convert(pictures[..., ::-1].transpose(0, 3, 1, 2).astype(np.float64)).astype(dtype)
+    bcolz.carray(values, rootdir=str(folder / name), mode="w", chunklen=3).flush()
+    np.save(folder / f"{name}_list.npy", np.asarray(same))
+
+
+def refusals(out):
+    return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+
+
+def eval_pictures(out):
+    split = open_packed(out).splits["highres_eval"]
+    return split.read(np.arange(split.samples)), split.labels
+
+
+LINES = [
+    "../highres_eval/e000/0.jpg,../highres_eval/e000/1.jpg,1",
+    "../highres_eval/e000/2.jpg,../highres_eval/e001/0.jpg,0",
+    "../highres_eval/e002/0.jpg,../highres_eval/e003/1.jpg,0",
+]
+
+
+def test_a_csv_list_with_its_identities_recovered(tree, tmp_path):
+    write_csv(tree, ["first,second,same", *LINES])
+    run(tree, tmp_path / "out")
+    pairs = open_packed(tmp_path / "out").pairs["list"]
+    assert pairs.kind == "test" and pairs.same.tolist() == [True, False, False]
+    assert pairs.identities.tolist() == [0, 0, 0, 1, 2, 3] and pairs.identity_coverage == 1.0
+    assert pairs.overlap == {"highres": 0} and pairs.identities.dtype == np.int32
+    pictures, _ = eval_pictures(tmp_path / "out")
+    assert (pairs.split.read(np.arange(6)) == pictures[[0, 1, 2, 3, 6, 10]]).all()
+    assert check_packed(tmp_path / "out") == []
+
+
+def test_a_bad_picture_or_line_drops_its_pair_with_the_reason(tree, tmp_path):
+    (tree / "highres_eval/e002/0.jpg").write_bytes(b"broken")
+    write_csv(tree, [*LINES, "only,two", "../highres_eval/e000/0.jpg,missing.jpg,0", "a,b,maybe"])
+    summary = run(tree, tmp_path / "out")
+    assert open_packed(tmp_path / "out").pairs["list"].same.tolist() == [True, False]
+    lines = [line for line in refusals(tmp_path / "out") if line["split"] == "pairs-list"]
+    assert [line.get("pair", line.get("line")) for line in lines] == [2, 3, 4, 6]
+    assert "No such file" in lines[1]["reason"] and "malformed line 4" in lines[2]["reason"]
+    assert summary.quarantined == 5  # the broken picture counts in its split, too
+    run(tree, tmp_path / "two", workers=2)
+    assert (tmp_path / "two/quarantine.jsonl").read_bytes() == (tmp_path / "out/quarantine.jsonl").read_bytes()
+
+
+CONVENTIONS = {
+    "documented": (lambda p: p / 127.5 - 1, np.float32),
+    "divided by 128": (lambda p: (p - 127.5) / 128, np.float32),
+    "bytes": (lambda p: p, np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_bcolz_set_comes_back_exactly(tree, tmp_path, make_picture, name, encoding):
+    convert, dtype = CONVENTIONS[name]
+    pictures = np.stack([make_picture(9000 + i, 144) for i in range(10)])
+    write_bcolz(tree, pictures, [True, False, True, False, True], convert=convert, dtype=dtype)
+    run(tree, tmp_path / "out", encoding=encoding)
+    pairs = open_packed(tmp_path / "out").pairs["hres"]
+    assert (pairs.split.read(np.arange(10)) == pictures).all() and pairs.split.encoding == "raw"
+    assert pairs.same.tolist() == [True, False, True, False, True]
+    assert pairs.identities is None and pairs.identity_coverage == 0.0
+
+
+def test_pair_pictures_a_little_off_are_matched_and_genuine_pairs_link(tree, tmp_path, make_picture):
+    run(tree, tmp_path / "plain")
+    known, labels = eval_pictures(tmp_path / "plain")
+    noise = np.random.default_rng(0).integers(-2, 3, known.shape)
+    near = np.clip(known.astype(int) + noise, 0, 255).astype(np.uint8)
+    far = known[6].copy()
+    far[70, 70, 0] ^= 128  # one pixel is another: not the same picture
+    strangers = [make_picture(7000 + i, 144) for i in range(3)]
+    pictures = np.stack([near[0], strangers[0], near[3], near[4], far, strangers[1], strangers[0], strangers[2]])
+    write_bcolz(tree, pictures, np.array([1, 1, 0, 0]))
+    run(tree, tmp_path / "out")
+    pairs = open_packed(tmp_path / "out").pairs["hres"]
+    identities = pairs.identities.tolist()
+    assert identities[0] == identities[1] == identities[6]  # by the genuine pair, and the same picture again
+    assert identities[2] == identities[3] and len(set(identities)) == 5
+    assert pairs.identity_coverage == 5 / 8
+
+
+def test_overlap_with_training_is_recorded_and_warned_about(tree, tmp_path):
+    write_csv(tree, ["../highres/h000/0.jpg,../highres/h000/1.jpg,1", *LINES[1:]])
+    summary = run(tree, tmp_path / "out")
+    assert open_packed(tmp_path / "out").pairs["list"].overlap == {"highres": 2}
+    assert any("2 of its 6 pictures" in w for w in summary.warnings)
+    again = run(tree, tmp_path / "out")
+    assert again.nothing_to_do and again.warnings == summary.warnings
+
+
+def test_nan_and_out_of_range_values_lose_their_pair(tree, tmp_path, make_picture):
+    pictures = np.stack([make_picture(i, 144) for i in range(6)])
+
+    def convert(values):
+        values = values / 127.5 - 1
+        values[1, 0, 0, 0] = np.nan
+        values[4, 2, 5, 5] = 1.5
+        return values
+
+    write_bcolz(tree, pictures, [1, 1, 0], convert=convert)
+    run(tree, tmp_path / "out")
+    pairs = open_packed(tmp_path / "out").pairs["hres"]
+    assert (pairs.split.read([0, 1]) == pictures[2:4]).all() and pairs.split.samples == 2
+    assert ["NaN" in refusals(tmp_path / "out")[0]["reason"], "outside" in refusals(tmp_path / "out")[1]["reason"]]
+
+
+def pickled(tree):
+    np.save(tree / "hres_eval_pairs/hres_list.npy", np.array([{}, {}], object), allow_pickle=True)
+
+
+def edit_meta(tree, file, **values):
+    path = tree / "hres_eval_pairs/hres/meta" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+BROKEN = {
+    "pickled labels": (pickled, "labels of the pairs cannot be read"),
+    "no labels": (lambda t: (t / "hres_eval_pairs/hres_list.npy").unlink(), "labels of the pairs cannot be read"),
+    "labels of another length": (lambda t: np.save(t / "hres_eval_pairs/hres_list.npy", np.ones(3, bool)), "3 labels"),
+    "labels no booleans": (lambda t: np.save(t / "hres_eval_pairs/hres_list.npy", np.array([1, 2])), "boolean"),
+    "object dtype": (lambda t: edit_meta(t, "storage", dtype="object"), "expected float32 or uint8"),
+    "shape": (lambda t: edit_meta(t, "sizes", shape=[4, 3, 144, 100]), "2P x 3 x S x S"),
+    "meta no json": (lambda t: (t / "hres_eval_pairs/hres/meta/sizes").write_text("x"), "not a bcolz array"),
+    "same name": (lambda t: write_csv(t, LINES, "hres"), "taken"),
+    "odd name": (lambda t: write_csv(t, LINES, "a b"), "letters, digits"),
+    "csv without a line": (lambda t: write_csv(t, ["nothing"], "list"), "no line of the form"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_pair_set_is_a_usage_error(tree, tmp_path, make_picture, name):
+    write_bcolz(tree, np.stack([make_picture(i, 144) for i in range(4)]), [True, False])
+    break_it, message = BROKEN[name]
+    break_it(tree)
+    with pytest.raises(UsageError, match=message):
+        run(tree, tmp_path / "out")
+
+
+def test_a_missing_bcolz_block_loses_its_pairs_only(tree, tmp_path, make_picture):
+    pictures = np.stack([make_picture(i, 144) for i in range(60)])
+    write_bcolz(tree, pictures, [True] * 30)
+    (tree / "hres_eval_pairs/hres/data/__19.blp").write_bytes(b"")
+    run(tree, tmp_path / "out")
+    pairs = open_packed(tmp_path / "out").pairs["hres"]
+    assert 0 < pairs.split.samples < 60 and refusals(tmp_path / "out")
+    assert (pairs.split.read(np.arange(8)) == pictures[:8]).all()
+
+
+def test_development_identities_leave_training_and_make_pairs(tree, tmp_path):
+    shutil.copy(tree / "lowres/l000/0.jpg", tree / "lowres/l000/copy.jpg")
+    summary = run(tree, tmp_path / "out", dev_identities=3)
+    packed = open_packed(tmp_path / "out")
+    assert packed.splits["lowres"].identities == 9 and packed.splits["highres"].identities == 3
+    assert packed.splits["highres_eval"].identities == 4
+    for split, each in (("lowres", 6), ("highres", 3)):
+        pairs = packed.pairs[f"dev-{split}"]
+        assert pairs.kind == "development" and pairs.identity_coverage == 1.0
+        assert pairs.same.sum() == 3 * each and (~pairs.same).sum() == 3 * each
+        both = pairs.identities.reshape(-1, 2)
+        assert ((both[:, 0] == both[:, 1]) == pairs.same).all() and len(np.unique(both)) == 3
+        trained = {p.tobytes() for p in packed.splits[split].read(np.arange(packed.splits[split].samples))}
+        first = pairs.split.read(np.arange(pairs.split.samples))
+        assert not {p.tobytes() for p in first} & trained
+    assert run(tree, tmp_path / "out", dev_identities=3).nothing_to_do
+    assert summary.shards["pairs-dev-lowres"].samples == 72
+    again = run(tree, tmp_path / "out")
+    assert open_packed(tmp_path / "out").splits["lowres"].identities == 12 and again.shards["lowres"].why
+    assert not list((tmp_path / "out").glob("*dev*"))
