@@ -77,6 +77,7 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
             for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
                 wrong += 1
                 yield Damage(file.name, record, "its bytes do not match its checksum")
+            split.release()
         if pairs is not None:
             _ = pairs.same
             if pairs.identities_path is not None:

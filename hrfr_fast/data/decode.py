@@ -185,7 +185,7 @@ def exif_orientation(data: bytes) -> int:
     for entry in range(directory + 2, min(directory + 2 + 12 * entries, len(tiff) - 11), 12):
         tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
         if tag == 0x0112 and kind == 3:
-            return value if 1 <= value <= 8 else 1
+            return int(value) if 1 <= value <= 8 else 1
     return 1
 
 
@@ -278,7 +278,7 @@ def _png_bytes(data: bytes) -> int:
         raise Refused(f"damaged PNG: colour type {colour}")
     bits = depth * PNG_CHANNELS[colour]
     if not interlace:
-        return int(height) * (1 + (width * bits + 7) // 8)
+        return int(height * (1 + (width * bits + 7) // 8))
     total = 0
     for y, step_y, x, step_x in ADAM7:
         columns, rows = -(-max(width - x, 0) // step_x), -(-max(height - y, 0) // step_y)

@@ -117,7 +117,7 @@ def read(directory: Path) -> dict[str, Any]:
             f"{directory}: no {NAME} here{unfinished}; make it with `hrfr-fast pack DATA --out {directory}`"
         )
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}")
         if manifest["version"] != VERSION:

@@ -85,6 +85,7 @@ class _Groups:
 def _blocks_of(split: Split, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     for first in range(0, len(records), READ):
         yield first, split.read(records[first : first + READ])
+        split.release()
 
 
 def _distinct(pairs: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -140,4 +141,6 @@ def _match(pairs: Split, firsts: NDArray[np.int64], split: Split) -> NDArray[np.
         difference = np.maximum(a, b) - np.minimum(a, b)
         equal = difference.reshape(len(chosen), -1).max(axis=1) <= TOLERANCE
         match[chosen[equal]] = nearest[chosen[equal]]
+        pairs.release()
+        split.release()
     return match

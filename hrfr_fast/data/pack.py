@@ -42,7 +42,7 @@ EVALUATION_SIZES = (36, 144)
 TRAINING = ("lowres", "highres")
 PAIR_FOLDER = "hres_eval_pairs"
 AUTO_RAW_BYTES = 8_000_000_000  # auto: a split larger than this as raw pixels is stored as JPEG
-SYNC_BYTES, SYNC_SECONDS = 64 << 20, 2.0  # how much work a kill may cost
+SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # how much work a kill may cost
 LIBRARIES = ("numpy", "simplejpeg", "opencv-python")
 
 
@@ -146,11 +146,52 @@ def pack(
     _validate(data, out, request, workers)
     warnings: list[str] = []
     todo = _candidates(data, request, warnings)
-    summary = PackSummary(out, "", False, warnings=warnings, encoding=_choose_encoding(todo, encoding))
+    summary = PackSummary(out, "", False, warnings=warnings)
+    _run(data, out, todo, request, workers, show_progress, stop, summary)
+    if strict and summary.quarantined:
+        raise StrictRefusal(
+            f"{summary.quarantined} inputs were refused (--strict); everything else is packed, files and reasons are in"
+            f" {out / commit.QUARANTINE}"
+        )
+    return summary
+
+
+def pack_pairs(folder: str | Path, out: str | Path, *, workers: int = 0, show_progress: bool = False) -> PackSummary:
+    """Pack the pair sets of ``folder`` alone: itself a folder of sets, or a tree with ``hres_eval_pairs`` in it.
+
+    Without splits beside them no identities can be recovered. Raises UsageError where there is no pair set.
+    """
+    folder, out = Path(folder), Path(out)
+    folder = folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
+    request = Request("auto", 0, False, {}, beton.PAGE_SIZE)
+    todo: list[Candidates] = list(find_pair_sets(folder))
+    if not todo:
+        raise UsageError(
+            f"{folder}: no pair set here; expected <name>.csv, or <name>/data, <name>/meta, <name>_list.npy"
+        )
+    for candidates in todo:
+        candidates.size = _size(candidates, request)
+    summary = PackSummary(out, "", False)
+    _run(folder, out, todo, request, workers, show_progress, None, summary)
+    return summary
+
+
+def _run(
+    data: Path,
+    out: Path,
+    todo: list[Candidates],
+    request: Request,
+    workers: int,
+    show_progress: bool,
+    stop: StopFlag | None,
+    summary: PackSummary,
+) -> None:
+    """Bring ``out`` up to date with ``todo`` and fill in ``summary``."""
+    summary.encoding = _choose_encoding(todo, request.encoding)
     with _disk_errors(out), commit.locked(out) as work:
         summary.completed_earlier = commit.complete(out)
         old = _old_manifest(out)
-        keys = {c.name: _key(c, page_size) for c in todo}
+        keys = {c.name: _key(c, request.page_size) for c in todo}
         current = {c.name: _is_current(out, old, c.name, keys[c.name]) for c in todo}
         if old is not None and all(current.values()) and _entries(old).keys() == keys.keys():
             commit.clear(work)
@@ -161,13 +202,7 @@ def pack(
                 data, out, work, todo, keys, current, old, request, workers, show_progress, stop, summary
             )
     summary.digest = content["digest"]
-    _warn_about_pairs(content, warnings)
-    if strict and summary.quarantined:
-        raise StrictRefusal(
-            f"{summary.quarantined} inputs were refused (--strict); everything else is packed, files and reasons are in"
-            f" {out / commit.QUARANTINE}"
-        )
-    return summary
+    _warn_about_pairs(content, summary.warnings)
 
 
 def _validate(data: Path, out: Path, request: Request, workers: int) -> None:
@@ -445,7 +480,11 @@ def _refusals(candidates: Candidates, first: int, last: int, refused: list[tuple
     paths = candidates.paths(first, last)
     lines: list[dict[str, Any]] = []
     for position, reason in refused:
-        line = {"split": candidates.name, "file": f"{candidates.folder}/{paths[position]}", "reason": reason}
+        line: dict[str, Any] = {
+            "split": candidates.name,
+            "file": f"{candidates.folder}/{paths[position]}",
+            "reason": reason,
+        }
         if candidates.paired:
             line["pair"] = (first + position) // 2
         lines.append(line)

@@ -155,7 +155,7 @@ def _read_same(path: Path) -> NDArray[np.bool_]:
         raise UsageError(f"{path}: the labels of the pairs cannot be read: {error}") from error
     if same.ndim != 1 or not len(same) or same.dtype.kind not in "biu" or not np.isin(same, (0, 1)).all():
         raise UsageError(f"{path}: expected one boolean (or 0/1) a pair, found {same.dtype} {same.shape}")
-    return same.astype(bool)
+    return np.asarray(same, bool)
 
 
 def _read_meta(directory: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:

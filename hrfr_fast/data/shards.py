@@ -3,6 +3,7 @@
 Opening reads the manifest, the shards' headers and their checksum files; pixels are only ever touched when asked for.
 """
 
+import mmap
 import os
 import zlib
 from collections.abc import Mapping
@@ -108,8 +109,12 @@ class Split:
     def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
         """Those of ``records`` (all by default) whose bytes no longer match their CRC-32."""
         chosen = np.arange(self.samples) if records is None else np.atleast_1d(np.asarray(records, np.int64))
-        wrong = [r for r in chosen.tolist() if zlib.crc32(self.payload(r)) != self.crc32[r]]
+        wrong = [r for r in chosen.tolist() if zlib.crc32(self.payload(r).data) != self.crc32[r]]
         return np.array(wrong, np.int64)
+
+    def release(self) -> None:
+        """Give back the memory of the pages read so far; touched again, they are read again."""
+        self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class PairSet:
         labels = self.split.labels
         if len(labels) % 2 or (labels[0::2] != labels[1::2]).any():
             raise DamageFound(f"{self.split.path}: its records are not pairs")
-        return labels[0::2] == 1
+        return np.asarray(labels[0::2] == 1)
 
     @cached_property
     def identities(self) -> NDArray[np.int32] | None:
@@ -142,7 +147,7 @@ class PairSet:
             raise DamageFound(f"{self.identities_path}: {error}") from error
         if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
             raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]")
-        return identities
+        return np.asarray(identities)
 
     def __len__(self) -> int:
         return self.split.samples // 2

@@ -143,7 +143,7 @@ class SplitWriter:
         file.write(bytes(table_start - self._position))
         allocation = np.zeros(n, beton.ALLOCATION)
         allocation["sample_id"], allocation["ptr"], allocation["size"] = np.arange(n), offsets, rows["length"]
-        file.write(allocation)
+        file.write(allocation.data)
         metadata = np.zeros(n, beton.METADATA)
         image = metadata["image"]
         image["mode"], image["data_ptr"] = rows["mode"], offsets
@@ -152,7 +152,7 @@ class SplitWriter:
         checksums = rows["crc32"].astype("<u4").tobytes()
         file.seek(0)
         file.write(beton.header_bytes(n, self.page_size, table_start, beton.binding_of(checksums)))
-        file.write(metadata)
+        file.write(metadata.data)
         self.sync()
         self.close()
         digest, size = beton.file_digest(self.partial), os.path.getsize(self.partial)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.data.check import check_packed
-from hrfr_fast.data.pack import pack
+from hrfr_fast.data.pack import pack, pack_pairs
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
 
@@ -196,3 +196,13 @@ def test_development_identities_leave_training_and_make_pairs(tree, tmp_path):
     again = run(tree, tmp_path / "out")
     assert open_packed(tmp_path / "out").splits["lowres"].identities == 12 and again.shards["lowres"].why
     assert not list((tmp_path / "out").glob("*dev*"))
+
+
+def test_pair_sets_alone(tree, tmp_path):
+    write_csv(tree, LINES)
+    for name, folder in (("tree", tree), ("sets", tree / "hres_eval_pairs")):
+        pack_pairs(folder, tmp_path / name, workers=1)
+        packed = open_packed(tmp_path / name)
+        assert packed.splits == {} and len(packed.pairs["list"]) == 3 and packed.pairs["list"].identities is None
+    with pytest.raises(UsageError, match="no pair set"):
+        pack_pairs(tree / "lowres", tmp_path / "none")
