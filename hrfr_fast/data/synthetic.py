@@ -5,10 +5,13 @@ run continues with the identities that are missing. The pixels depend on integer
 never on which process drew them.
 """
 
+import hashlib
+import io
 import json
 import os
 import shutil
 import signal
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,10 +26,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.data import beton, manifest
 from hrfr_fast.data.philox import SYNTHESIS, philox
 from hrfr_fast.data.synthetic_faces import DEFAULT, Strengths, render
+from hrfr_fast.data.writer import SplitWriter
 from hrfr_fast.errors import Interrupted, UsageError
-from hrfr_fast.files import write_json
+from hrfr_fast.files import write_bytes, write_json
 from hrfr_fast.progress import progress_bar
 from hrfr_fast.stopping import StopFlag
 
@@ -325,3 +330,89 @@ def _write_pairs(root: Path, table: Scale, seed: int, stop: StopFlag, advance: C
     os.replace(aside, folder / "hres")
     np.save(root / PARTIAL / "hres_list.npy", pairs.same)
     os.replace(root / PARTIAL / "hres_list.npy", folder / "hres_list.npy")
+
+
+def synthesize_packed(
+    out: str | Path,
+    scale: str = "small",
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    show_progress: bool = True,
+    stop: StopFlag | None = None,
+    strengths: Strengths = DEFAULT,
+) -> dict[str, Any]:
+    """The same faces straight as raw shards: the pixels of :func:`synthesize`, packed, and no picture files.
+
+    An interrupted run leaves no manifest and starts anew when called again.
+
+    Args:
+        out: the packed directory, absent or empty (or left by an interrupted run of this function).
+        scale, workers, stop: as for :func:`synthesize`.
+
+    Returns:
+        As :func:`synthesize`.
+
+    Raises:
+        UsageError: ``out`` holds something else.
+        Interrupted: stopped.
+    """
+    table = find_scale(scale)
+    check_seed(seed)
+    out = Path(out)
+    _claim(out, {"layout": LAYOUT, "packed": True, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
+    (out / PARTIAL).rmdir()
+    (out / manifest.NAME).unlink(missing_ok=True)
+    pairs = choose_pairs(table, seed)
+    pictures = np.empty(0, np.uint8)
+    entries: dict[str, Any] = {}
+    with StopFlag() if stop is None else nullcontext(stop) as flag, progress_bar(show_progress) as bars:
+        for split, plan in table.splits().items():
+            task = bars.add_task(split, total=plan.identities * plan.pictures, note="")
+            writer = SplitWriter(out / f"{split}.beton", plan.identities * plan.pictures, plan.size)
+            kept = []
+            count = worker_count(workers, plan.identities * plan.pictures)
+            work = jobs(seed, split, plan, list(range(plan.identities)), strengths)
+            for blob, labels, checksums in in_order(_pixels_of_job, work, count, flag):
+                lengths = np.full(len(labels), 3 * plan.size**2)
+                writer.extend(blob, lengths, labels, np.full(len(labels), beton.RAW), checksums)
+                if split == "highres_eval":
+                    kept.append(np.frombuffer(blob, np.uint8).reshape(-1, plan.size, plan.size, 3))
+                bars.advance(task, len(labels))
+            if flag:
+                writer.close()
+            raise_if_stopped(flag, f"{out} is incomplete; the same `hrfr-fast synth --packed` makes it anew")
+            names = [identity_name(split, i) for i in range(plan.identities)]
+            entries[split] = manifest.split_entry(split, writer.finish(), size=plan.size, identity_names=names)
+            if kept:
+                pictures = np.concatenate(kept)
+        pair_set = _pack_pairs(out, table, pairs, pictures)
+    provenance = {"synthetic": {"scale": scale, "seed": seed, "strengths": asdict(strengths)}}
+    manifest.write(out, manifest.build(entries, {"hres": pair_set}, provenance))
+    return summary(table, scale, seed)
+
+
+def _pixels_of_job(job: Job) -> tuple[bytes, list[int], list[int]]:
+    """What a job's files decode to, one after the other, with label and CRC-32 of each."""
+    import simplejpeg
+
+    payloads = [
+        simplejpeg.decode_jpeg(content, colorspace="RGB").tobytes()
+        for identity in job.identities
+        for content in jpegs(job, identity)
+    ]
+    labels = np.repeat(job.identities, job.plan.pictures).tolist()
+    return b"".join(payloads), labels, [zlib.crc32(payload) for payload in payloads]
+
+
+def _pack_pairs(out: Path, table: Scale, pairs: Pairs, pictures: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write the pair shard and the identity of each of its pictures; returns the manifest's entry."""
+    writer = SplitWriter(out / "pairs-hres.beton", 2 * table.pairs, HIGH)
+    records = (pairs.identities * table.highres_eval[1] + pairs.pictures).ravel()
+    for record, same in zip(records.tolist(), np.repeat(pairs.same, 2).tolist(), strict=True):
+        writer.append(pictures[record], int(same), beton.RAW)
+    content = io.BytesIO()
+    np.save(content, pairs.identities.ravel().astype(np.int32))
+    write_bytes(out / "pairs-hres.identities.npy", content.getvalue())
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    return manifest.pair_entry("hres", writer.finish(), size=HIGH, identities_digest=digest, identity_coverage=1.0)

@@ -8,7 +8,7 @@ picture then goes through the same camera: light, colour cast, downscale, blur, 
 All pictures of one identity are laid out together, since NumPy's cost per call would dominate otherwise.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -29,22 +29,22 @@ PICTURE_SLOTS = 12  # bits of the Philox position that number the words of one p
 class Strengths:
     """How much everything varies: the knobs of how hard verification is. 1.0 in ``identity`` is the full spread."""
 
-    identity: float = 1.0  # spread of the facial geometry between people
-    skin: float = 1.0  # spread of skin tone between people
+    identity: float = 0.6  # spread of the facial geometry between people
+    skin: float = 0.75  # spread of skin tone between people
     detail: float = 1.0  # contrast of moles, freckles, wrinkles
-    yaw: float = 0.22  # standard deviations, radians
-    pitch: float = 0.12
+    yaw: float = 0.3  # standard deviations, radians
+    pitch: float = 0.16
     roll: float = 0.05
-    shift: float = 0.018  # of the side
+    shift: float = 0.025  # of the side
     zoom: float = 0.04
-    light: float = 0.42  # relative brightness across the face
+    light: float = 0.6  # relative brightness across the face
     exposure: float = 0.22
-    cast: float = 0.09  # per colour channel
-    expression: float = 1.0  # mouth, lids and brows
-    restyle: float = 1.0  # hair worn differently from one picture to the next
+    cast: float = 0.12  # per colour channel
+    expression: float = 1.3  # mouth, lids and brows
+    restyle: float = 2.0  # hair worn differently from one picture to the next
     glasses: float = 0.12  # share of pictures
     blur: float = 0.9  # largest sigma, in pixels of a 72-px picture
-    noise: float = 5.0  # mean sigma, in levels
+    noise: float = 7.0  # mean sigma, in levels
     quality: tuple[int, int] = (60, 95)
 
 
@@ -109,12 +109,15 @@ TRAITS: dict[str, tuple[float, float]] = {
     "lashes": (0.5, 0.25),
 }
 # Nuisance of one picture: standard normals, scaled where they are used.
-MOODS = (
-    "yaw pitch roll shift_x shift_y zoom light_x light_y exposure red green blue contrast smile open eyes brows gaze_x "
-    "gaze_y part wave length volume stubble red_eyes collar noise flush frown squint"
-).split()
+MOODS = [
+    "yaw", "pitch", "roll", "shift_x", "shift_y", "zoom", "light_x", "light_y", "exposure", "red", "green",
+    "blue", "contrast", "smile", "open", "eyes", "brows", "gaze_x", "gaze_y", "part", "wave", "length", "volume",
+    "stubble", "red_eyes", "collar", "noise", "flush", "frown", "squint",
+]  # fmt: skip
 # Uniform numbers of one picture.
-CHANCES = ("glasses frame lens blur quality shade shade_angle noise_x noise_y cloth_r cloth_g cloth_b").split()
+CHANCES = [
+    "glasses", "frame", "lens", "blur", "quality", "noise_x", "noise_y", "cloth_r", "cloth_g", "cloth_b",
+]  # fmt: skip
 BACKDROP = 27  # uniform numbers of a 3 x 3 grid of colours
 SPOTS, WRINKLES, STRANDS = 40, 7, 14
 FINE = SPOTS * 4 + WRINKLES * 5 + STRANDS * 3 + 12
@@ -474,7 +477,7 @@ def _fine(scene: Scene, t: dict[str, float], fine: Floats, strengths: Strengths,
         if not mole and not freckled:
             break
         x, y = (3.4 * a - 1.7, 4.6 * b - 1.5) if mole else (2.8 * a - 1.4, 0.4 + 1.1 * b)
-        radius = 0.035 + 0.035 * c if mole else 0.02 + 0.025 * c
+        radius = 0.03 + 0.025 * c if mole else 0.02 + 0.02 * c
         colour = (
             _mix(skin, np.array([60.0, 34, 26]), 0.8)
             if mole
@@ -650,8 +653,3 @@ def _camera(
     top, left = int(chance["noise_y"][i, 0] * span), int(chance["noise_x"][i, 0] * span)
     image += noise[top : top + size, left : left + size] * np.float32(strengths.noise * np.exp(0.5 * mood("noise")))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def strengths_as_dict(strengths: Strengths) -> dict[str, object]:
-    """For the tree's record of what made it."""
-    return {field.name: getattr(strengths, field.name) for field in fields(strengths)}
