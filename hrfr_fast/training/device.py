@@ -34,6 +34,13 @@ class Compute:
         return torch.autocast(self.device.type, self.autocast_dtype)
 
     @property
+    def precision(self) -> str:
+        """The setting's name for it: bf16, fp16 or fp32."""
+        import torch
+
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.autocast_dtype, "fp32")  # type: ignore[arg-type]
+
+    @property
     def image_dtype(self) -> "torch.dtype":
         """What engines should hand over: the autocast type, so that the first convolution casts nothing."""
         import torch
@@ -62,11 +69,25 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         raise UsageError("--device cuda: there is no NVIDIA GPU here; use --device cpu")
     on_cuda = device == "cuda"
     if precision == "auto":
-        precision = "fp16" if on_cuda and not torch.cuda.is_bf16_supported() else "bf16"
+        precision = _fastest_precision(on_cuda)
     if precision == "fp16" and not on_cuda:
         raise UsageError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     return Compute(torch.device(device), dtype, scaled=precision == "fp16")
+
+
+def _fastest_precision(on_cuda: bool) -> str:
+    """bf16 where the hardware computes it, else fp16 on a GPU and fp32 on a CPU.
+
+    A CPU without bf16 instructions emulates them: measured 5 to 7 times slower than fp32 with AVX2 alone, while one
+    with AMX is up to 10 times faster in bf16.
+    """
+    import torch
+
+    if on_cuda:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
 
 
 def _cuda_usable() -> bool:

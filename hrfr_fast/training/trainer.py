@@ -106,6 +106,7 @@ class Trainer:
         self.run = settings.run_directory
         self.show_progress = show_progress
         self.compute = choose_compute(settings.device, settings.precision)
+        settings = replace(settings, precision=self.compute.precision)  # a resumed run must not choose again
         self.packed = open_packed(settings.data)
         self.regime = regime_named(settings.regime)
         torch.manual_seed(settings.seed)

@@ -1,0 +1,36 @@
+"""Data every part of the tests can share, made once a session by the project's own commands."""
+
+from pathlib import Path
+
+import pytest
+
+from hrfr_fast.data.pack import pack
+from hrfr_fast.data.synthetic import synthesize
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` need a CUDA device and say so where there is none."""
+    marked = [item for item in items if "gpu" in item.keywords]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data tree of tiny scale, with every split and a bcolz pair set."""
+    root = tmp_path_factory.mktemp("tiny") / "data"
+    synthesize(root, "tiny", workers=1, show_progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_packed(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny tree, packed raw."""
+    out = tmp_path_factory.mktemp("packed") / "packed"
+    pack(tiny_tree, out, workers=1, show_progress=False)
+    return out
