@@ -10,6 +10,7 @@ All pictures of one identity are laid out together, since NumPy's cost per call 
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -311,10 +312,10 @@ def _skin(
     """The head and everything on it without an edge; blurred once drawn."""
     one = np.ones_like(mouth_open)
     chin = t["chin"] + mouth_open * 0.8
-    x = [0, 0.62 * t["forehead"], t["forehead"], t["cheek"], t["cheek"] * 0.97, t["jaw"], t["chin_width"], 0]
-    y = [t["skull"], t["skull"] + 0.3, -1.5, 0.1, 1.1, 2.35 + mouth_open * 0.4, chin - 0.3, chin]
-    x = np.concatenate([one * v for v in x], 1)
-    y = np.concatenate([one * v for v in y], 1)
+    outline = [0, 0.62 * t["forehead"], t["forehead"], t["cheek"], t["cheek"] * 0.97, t["jaw"], t["chin_width"], 0]
+    level: list[Any] = [t["skull"], t["skull"] + 0.3, -1.5, 0.1, 1.1, 2.35 + mouth_open * 0.4, chin - 0.3, chin]
+    x = np.concatenate([one * v for v in outline], 1)
+    y = np.concatenate([one * v for v in level], 1)
     z = np.concatenate([one * v for v in (-0.2, -0.4, -0.6, -0.8, -0.8, -0.4, 0.1, 0.2)], 1)
     mirror = slice(-2, 0, -1)
     x, y, z = (
@@ -492,12 +493,15 @@ def _fine(scene: Scene, t: dict[str, float], fine: Floats, strengths: Strengths,
             continue
         shade = _mix(skin, skin * 0.62, min((0.4 + 0.5 * c) * strengths.detail * scene.cover(0.05), 1.0))
         if i < 3:  # across the forehead
-            x, y = 0.5 * (a - 0.5) + span * (0.4 + 0.8 * d), -1.15 - 0.25 * i + 0.15 * (b - 0.5) + 0.08 * span**2
-            scene.add(*_ribbon(x, y, 0.02), 0.1, shade)
+            along, level = (
+                0.5 * (a - 0.5) + span * (0.4 + 0.8 * d),
+                -1.15 - 0.25 * i + 0.15 * (b - 0.5) + 0.08 * span**2,
+            )
+            scene.add(*_ribbon(along, level, 0.02), 0.1, shade)
         else:  # crow's feet and under the eyes
             side = 1 if i % 2 else -1
-            x, y = side * (0.9 + 0.7 * a + 0.3 * span), 0.45 + 0.25 * b + (d - 0.5) * 0.3 * span
-            scene.add(*_ribbon(x, y, 0.016), 0.1, shade)
+            along, level = side * (0.9 + 0.7 * a + 0.3 * span), 0.45 + 0.25 * b + (d - 0.5) * 0.3 * span
+            scene.add(*_ribbon(along, level, 0.016), 0.1, shade)
 
 
 def _fringe(
@@ -581,7 +585,11 @@ def _grid(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[
     u, v = np.meshgrid((side - 0.5) / 0.38, (side - EYE_LEVEL - 0.07) / 0.54)
     squared = u * u + v * v
     longest = np.sqrt(np.maximum(squared, 1))
-    return u / longest, v / longest, np.sqrt(np.maximum(1 - squared, 0)).astype(np.float32)
+    return (
+        (u / longest).astype(np.float32),
+        (v / longest).astype(np.float32),
+        np.sqrt(np.maximum(1 - squared, 0)).astype(np.float32),
+    )
 
 
 def render(
@@ -635,7 +643,7 @@ def _camera(
     def mood(name: str) -> float:
         return float(m[name][i, 0])
 
-    image = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    image: NDArray[Any] = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
     across, down, height = _grid(size)
     light = strengths.light
     shade = across * (light * mood("light_x") * 0.5) + down * (light * 0.35 * mood("light_y") - 0.1) + height * 0.16
