@@ -660,4 +660,4 @@ def _camera(
     noise, span = _noise(seed), 256 - size
     top, left = int(chance["noise_y"][i, 0] * span), int(chance["noise_x"][i, 0] * span)
     image += noise[top : top + size, left : left + size] * np.float32(strengths.noise * np.exp(0.5 * mood("noise")))
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
