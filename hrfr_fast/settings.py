@@ -57,7 +57,9 @@ class TrainSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     device: str = _setting("auto", "where to train")
     engine: str = _setting("auto", "data path")
-    precision: str = _setting("auto", "auto: bf16 where the hardware has it, else fp16 with loss scaling (GPU) or fp32 (CPU)")
+    precision: str = _setting(
+        "auto", "auto: bf16 where the hardware has it, else fp16 with loss scaling (GPU) or fp32 (CPU)"
+    )
     activation_checkpointing: bool = _setting(False, "recompute activations: less memory, a third slower")
     verify_checksums: bool = _setting(False, "compare each record with its checksum before it is used")
     eval_every: float = _setting(1.0, "epochs between verifications; 0: only at the end")

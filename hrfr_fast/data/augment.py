@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
     def take(self, rows: NDArray[np.int64]) -> "Plan":
         """The plan of some of the pictures."""
-        return Plan(*(np.ascontiguousarray(array[rows]) for array in self))
+        return Plan(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
 
 
 def identity_plan(count: int, *, degrade: int = 0, flip: bool = False) -> Plan:

@@ -16,16 +16,16 @@ def choose_engine(settings: "TrainSettings", stream: Stream, compute: "Compute",
 
     Raises UsageError when the engine asked for cannot work here.
     """
-    options = {"dtype": compute.image_dtype, "verify": settings.verify_checksums}
+    dtype, verify = compute.image_dtype, settings.verify_checksums
     if compute.device.type == "cpu":
         from hrfr_fast.engines.resident import ResidentCPU
 
         if settings.engine == "auto":
             say("engine: resident (on a CPU it reads the memory maps with one kernel over all cores)")
-        return ResidentCPU(stream, **options)
-    from hrfr_fast.engines.resident_cuda import ResidentCUDA, resident_bytes
-
+        return ResidentCPU(stream, dtype, verify=verify)
     import torch
+
+    from hrfr_fast.engines.resident_cuda import ResidentCUDA, resident_bytes
 
     needed, free = resident_bytes(stream), torch.cuda.mem_get_info(compute.device)[0]
     if needed > 0.6 * free:
@@ -35,4 +35,4 @@ def choose_engine(settings: "TrainSettings", stream: Stream, compute: "Compute",
         )
     if settings.engine == "auto":
         say(f"engine: resident ({needed / 2**30:.1f} GiB of faces fit into {free / 2**30:.1f} GiB of device memory)")
-    return ResidentCUDA(stream, compute.device, **options)
+    return ResidentCUDA(stream, compute.device, dtype, verify=verify)

@@ -11,7 +11,6 @@ from hrfr_fast.data.augment import Plan
 from hrfr_fast.data.resampling import ERASE_LEVEL
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 

@@ -70,15 +70,13 @@ def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
-    import torch
-
     from hrfr_fast.model.backbone import BackboneSettings, build_backbone
     from hrfr_fast.training.checkpoint import load_part, read_metadata
 
     metadata = read_metadata(weights)
     backbone = build_backbone(BackboneSettings(**metadata["backbone"]))
     load_part(weights, "backbone", backbone)
-    return backbone.to(compute.device, memory_format=torch.channels_last).eval(), metadata
+    return compute.place(backbone).eval(), metadata
 
 
 def evaluate(

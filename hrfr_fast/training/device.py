@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from hrfr_fast.errors import HrfrError, UsageError
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     import torch
+    from torch import nn
+
+    ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 FIX = (
     "An NVIDIA driver is installed but torch {version} cannot use it{why}.\n"
@@ -25,6 +30,12 @@ class Compute:
     device: "torch.device"
     autocast_dtype: "torch.dtype | None"
     scaled: bool
+
+    def place(self, module: "ModuleT") -> "ModuleT":
+        """``module`` on the device, its convolutions in channels-last."""
+        import torch
+
+        return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> AbstractContextManager[object]:
         import torch

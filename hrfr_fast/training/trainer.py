@@ -25,14 +25,15 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings, load_settings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
-from hrfr_fast.training.device import Compute, choose_compute
+from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 if TYPE_CHECKING:
-    import torch
     from rich.progress import Progress, TaskID
-    from torch import nn
+    from torch import Tensor, nn
+
+    from hrfr_fast.model.backbone import IRSE18
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,11 @@ class Trainer:
         self.best_accuracy = -1.0
         self.last_accuracy: float | None = None
         self.speed = math.nan
-        self.losses: list[torch.Tensor] = []
+        self.losses: list[Tensor] = []
         self.last_loss = math.nan
         self.metrics: Metrics | None = None
 
-    def _build(self, settings: TrainSettings) -> "tuple[nn.Module, nn.Module]":
-        import torch
-
+    def _build(self, settings: TrainSettings) -> "tuple[IRSE18, nn.Module]":
         from hrfr_fast.model.backbone import BackboneSettings, build_backbone
         from hrfr_fast.model.heads import build_head
 
@@ -153,8 +152,7 @@ class Trainer:
             scale=settings.scale or None,
             margin=settings.margin if settings.margin >= 0 else None,
         )
-        backbone = backbone.to(self.compute.device, memory_format=torch.channels_last)
-        return backbone, head.to(self.compute.device)
+        return self.compute.place(backbone), head.to(self.compute.device)
 
     def _largest_batch(self, settings: TrainSettings) -> int:
         """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to 1024 whose step fits."""

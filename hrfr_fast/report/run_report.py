@@ -1,0 +1,126 @@
+"""The report of one run: a single HTML file with the pictures inside, for screen, phone and paper."""
+
+import base64
+import json
+import tomllib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.files import write_bytes
+from hrfr_fast.regimes import REGIMES
+from hrfr_fast.training.metrics import read_metrics
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; }
+h2 { font-size: 1.2rem; margin-top: 2rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; }
+td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+img { max-width: 100%; background: white; border-radius: 4px; } figure { margin: 1rem 0; break-inside: avoid; }
+figcaption { font-size: .9rem; opacity: .8; }
+code { background: var(--soft); padding: 0 .2rem; overflow-wrap: anywhere; }
+.note { border-left: 4px solid #e69f00; padding-left: .8rem; }
+"""
+
+FIGURES = (
+    ("loss.png", "Training loss and learning rate",
+     "How wrong the model was on the training faces, and how large its steps were. A healthy loss falls and flattens."),
+    ("accuracy.png", "Accuracy while training",
+     "Share of pairs decided rightly; 50 % is guessing. Dotted sets are test pairs: watched, never used to choose."),
+    ("roc.png", "Receiver operating characteristic",
+     "How many true matches are accepted (up) for how many false ones (right). The dot is the equal error rate."),
+    ("scores.png", "Scores of same and different people",
+     "How similar the model finds the two pictures of a pair. Where the hills overlap it errs."),
+)  # fmt: skip
+
+
+def write_run_report(run: Path) -> Path:
+    """Write ``run/report/report.html`` from settings.toml, metrics.jsonl, results.json and the PNGs beside it."""
+    settings = tomllib.loads((run / "settings.toml").read_text())
+    results = json.loads((run / "results.json").read_text())
+    body = [
+        f"<h1>{escape(settings['regime'])}: {escape(_summary(settings['regime']))}</h1>",
+        _headline(results),
+        "<h2>Verification</h2>",
+        _results_table(results),
+        *(_figure(run / "report" / name, title, text) for name, title, text in FIGURES),
+        "<h2>How it was made</h2>",
+        _provenance(run, settings),
+    ]
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(settings['regime'])} — hrfr-fast</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+    path = run / "report" / "report.html"
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, page.encode())
+    return path
+
+
+def _summary(regime: str) -> str:
+    return REGIMES[regime].summary if regime in REGIMES else "a regime of the user's"
+
+
+def _headline(results: dict[str, Any]) -> str:
+    tests = {name: result for name, result in results.items() if result["kind"] == "test"}
+    if not tests:
+        return "<p>There were no test pairs to verify on.</p>"
+    name, result = max(tests.items(), key=lambda item: item[1]["pairs"])
+    low, high = result["accuracy_ci"]
+    return (
+        f"<p>On {result['pairs']:,} test pairs ({escape(name)}) the last checkpoint decides "
+        f"<strong>{result['accuracy']:.1%}</strong> rightly (95 % interval {low:.1%} to {high:.1%}, "
+        f"resampling {escape(result['interval_level'])}s). Guessing gives 50 %.</p>"
+    )
+
+
+def _results_table(results: dict[str, Any]) -> str:
+    rows, notes = [], []
+    for name, result in results.items():
+        low, high = result["accuracy_ci"]
+        rates = ", ".join(f"{tar:.1%} at {far}" for far, tar in result["tar_at_far"].items())
+        cells = (
+            name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}", f"{low:.2%} to {high:.2%}",
+            f"{result['auc']:.4f}", f"{result['eer']:.2%}", rates,
+        )  # fmt: skip
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        notes += [f"{name}: {note}" for note in [*result["notes"], *result["warnings"]]]
+    head = "".join(
+        f"<th>{title}</th>"
+        for title in ("pairs", "kind", "number", "accuracy", "95 % interval", "AUC", "EER", "TAR at FAR")
+    )
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return table + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _figure(path: Path, title: str, text: str) -> str:
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<h2>{escape(title)}</h2><figure><img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(text)}</figcaption></figure>"
+    )
+
+
+def _provenance(run: Path, settings: dict[str, Any]) -> str:
+    from hrfr_fast.training.checkpoint import read_metadata
+
+    steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
+    metadata = read_metadata(run / "checkpoints" / "last.safetensors")
+    facts = {
+        "steps": f"{metadata['step']:,} ({metadata['samples']:,} samples, {metadata['epoch']:g} epochs)",
+        "last training loss": f"{steps[-1]['loss']:.4f}" if steps else "none logged",
+        "data": f"{metadata['data']['path']} (digest {metadata['data']['digest']})",
+        "hrfr-fast": metadata["hrfr_fast"],
+        "again": f"hrfr-fast train --config {run}/settings.toml --out OTHER",
+    }
+    flat = {name: value for name, value in settings.items() if name != "augment"}
+    flat |= {f"augment.{name}": value for name, value in settings.get("augment", {}).items()}
+    rows = [f"<tr><th>{escape(k)}</th><td><code>{escape(str(v))}</code></td></tr>" for k, v in (facts | flat).items()]
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
