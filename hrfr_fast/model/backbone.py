@@ -22,7 +22,7 @@ class BackboneSettings:
     """Shape of the network. Raises UsageError for values out of range.
 
     ``input_size``: side of the input in pixels, a multiple of 16 (32 gives 2x2 final maps, 144 gives 9x9).
-    ``width``: channels of the first stage, >= 4; later stages have 2, 4 and 8 times as many.
+    ``width``: channels of the first stage, a multiple of 8; later stages have 2, 4 and 8 times as many.
     """
 
     input_size: int = 144
@@ -33,8 +33,9 @@ class BackboneSettings:
     def __post_init__(self) -> None:
         if self.input_size < 16 or self.input_size % 16:
             raise UsageError(f"input_size is {self.input_size}; it must be a positive multiple of 16")
-        if self.width < 4:
-            raise UsageError(f"width is {self.width}; at least 4 channels are needed")
+        if self.width < 8 or self.width % 8:
+            # torch 2.13's strided 1x1 convolution overruns its buffers with 4 channels in channels-last on AVX2.
+            raise UsageError(f"width is {self.width}; it must be a positive multiple of 8")
         if self.embedding_size < 2:
             raise UsageError(f"embedding_size is {self.embedding_size}; at least 2 dimensions are needed")
         if not 0 <= self.dropout < 1:

@@ -33,7 +33,7 @@ class StopAfter:
 @pytest.fixture
 def settings(tiny_packed, tmp_path):
     return TrainSettings(
-        regime="lowres32", data=str(tiny_packed), out=str(tmp_path / "run"), steps=7, batch_size=24, width=4,
+        regime="lowres32", data=str(tiny_packed), out=str(tmp_path / "run"), steps=7, batch_size=24, width=8,
         embedding_size=32, dropout=0.2, device="cpu", eval_every=0, log_every=2, learning_rate=0.02,
     )  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_a_run_directory_in_use_is_refused(settings):
 def test_sigterm_saves_and_the_printed_command_resumes(settings):
     run = settings.run_directory
     command = [sys.executable, "-m", "hrfr_fast", "train", "--out", str(run)]
-    flags = ["--regime", "lowres32", "--data", settings.data, "--steps", "400", "--batch-size", "24", "--width", "4"]
+    flags = ["--regime", "lowres32", "--data", settings.data, "--steps", "400", "--batch-size", "24", "--width", "8"]
     child = subprocess.Popen(
         [*command, *flags, "--device", "cpu", "--log-every", "1", "--eval-every", "0"],
         stderr=subprocess.PIPE, text=True,
