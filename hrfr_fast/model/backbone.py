@@ -5,6 +5,8 @@ Blocks: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN - SE, added to the shor
 width 64, 128, 256, 512, the first of each with stride 2.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -114,8 +116,11 @@ class IRSE18(nn.Module):
         maps = self.stem(images)
         for block in self.body:
             if self.activation_checkpointing and self.training:
-                # BatchNorm's running statistics would move twice, once more in the recomputation.
-                maps = checkpoint(block, maps, use_reentrant=False, context_fn=_frozen_statistics(block))
+                # BatchNorm's running statistics would move twice, once more in the recomputation. Blocks draw no
+                # random numbers: not keeping the generator's state spares a host synchronisation on CUDA.
+                maps = checkpoint(
+                    block, maps, use_reentrant=False, preserve_rng_state=False, context_fn=_frozen_statistics(block)
+                )
             else:
                 maps = block(maps)
         return cast(Tensor, self.output(maps))
@@ -146,7 +151,7 @@ def flops_per_image(settings: BackboneSettings) -> float:
     return total + 2 * channels * side**2 * settings.embedding_size
 
 
-class _StatisticsFrozen:
+class _StatisticsFrozen(AbstractContextManager[None]):
     """Context of the recomputation: BatchNorm uses the batch's statistics but leaves the running ones alone."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -163,9 +168,11 @@ class _StatisticsFrozen:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-def _frozen_statistics(block: nn.Module):  # type: ignore[no-untyped-def]
-    from contextlib import nullcontext
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
+
+def _frozen_statistics(block: nn.Module) -> Callable[[], Contexts]:
+    """Contexts for ``checkpoint``: of the forward pass and of the recomputation."""
     return lambda: (nullcontext(), _StatisticsFrozen(block))
 
 

@@ -8,6 +8,7 @@ Margins are written in cosines, never through acos, whose slope is infinite at |
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torch.nn import functional
 
 from hrfr_fast.errors import UsageError
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 EPSILON = 1e-6  # keeps sqrt(1 - cos^2) differentiable at |cos| = 1; shifts the sine by at most 0.001 there
+SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0
 
 
 def sine(cosine: Tensor) -> Tensor:
@@ -23,19 +26,63 @@ def sine(cosine: Tensor) -> Tensor:
     return (1 - cosine * cosine).clamp(min=EPSILON).sqrt()
 
 
-def shifted_cosine(cosine: Tensor, margin: Tensor | float) -> Tensor:
+def shifted_cosine(cosine: Tensor, margin: float) -> Tensor:
     """cos(theta + m) while theta + m <= pi, beyond that the line cos(theta) - m sin(m), which keeps falling.
 
     The continuation is that of the ArcFace authors' implementation (Deng et al., CVPR 2019): without it the logit
-    would rise again for the worst examples. For m < 0 (AdaFace) the lower end, theta + m < 0, is held at cos(0) = 1
-    plus the line's slope in the same way.
+    would rise again for the worst examples. 0 <= m <= pi / 2: the line starts below -1 only for m up to 2.33.
     """
-    margin = torch.as_tensor(margin, dtype=cosine.dtype, device=cosine.device)
+    shifted = cosine * math.cos(margin) - sine(cosine) * math.sin(margin)
+    beyond = cosine <= math.cos(math.pi - margin)
+    return torch.where(beyond, cosine - margin * math.sin(margin), shifted)
+
+
+def shifted_cosine_each(cosine: Tensor, margin: Tensor) -> Tensor:
+    """``shifted_cosine`` with a margin for each entry, which may be negative: |m| <= pi / 2.
+
+    Where theta + m < 0 the angle is held at 0 (the value at 1, no gradient), as in the AdaFace authors'
+    implementation.
+    """
     shifted = cosine * margin.cos() - sine(cosine) * margin.sin()
-    beyond = cosine <= (math.pi - margin).cos()
-    shifted = torch.where(beyond & (margin > 0), cosine - margin * margin.sin(), shifted)
-    below = cosine >= (-margin).cos()
-    return torch.where(below & (margin < 0), torch.ones_like(cosine), shifted)
+    beyond = (margin > 0) & (cosine <= (math.pi - margin).cos())
+    below = (margin < 0) & (cosine >= margin.cos())
+    shifted = torch.where(beyond, cosine - margin * margin.sin(), shifted)
+    return torch.where(below, torch.ones_like(cosine), shifted)
+
+
+def folded_cosine(cosine: Tensor, angle: Tensor) -> Tensor:
+    """psi = (-1)^k cos(angle) - 2k with k = floor(angle / pi): cos(angle) made to fall for ever.
+
+    Args:
+        cosine: cos(angle), with its gradient.
+        angle: the angle in radians, >= 0; only k is taken from it.
+    Liu et al., CVPR 2017, equation 7. At the seams both branches have the same value.
+    """
+    k = torch.floor(angle.detach() / math.pi)
+    return torch.where(k % 2 == 0, cosine, -cosine) - 2 * k
+
+
+class _RoundedProduct(torch.autograd.Function):
+    """a @ b.T, both rounded to 16 bits, summed and returned in float32; the backward's two products likewise."""
+
+    @staticmethod
+    def forward(context: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        a, b = a.to(dtype), b.to(dtype)
+        context.save_for_backward(a, b)
+        return _wide_product(a, b.t())
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b = context.saved_tensors
+        gradient = gradients[0].to(a.dtype)
+        return _wide_product(gradient, b), _wide_product(gradient.t(), a), None
+
+
+def _wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of 16-bit matrices in float32. Tensor cores do it on CUDA from torch 2.8 on; elsewhere widened first."""
+    if a.is_cuda and TORCH >= (2, 8):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 class MarginHead(nn.Module):
@@ -43,63 +90,86 @@ class MarginHead(nn.Module):
 
     Args:
         embedding_size, classes: shape of the weight.
-        scale: s, > 0.
-        margin: m, its meaning in each subclass.
+        scale: s, > 0; None: the paper's.
+        margin: m, its meaning and range in each subclass; None: the paper's.
+
+    ``matmul_dtype`` may be set to torch.bfloat16: unit vectors are then rounded to it, their products still summed
+    and kept in float32. A cosine is then off by about 1e-4 (512 dimensions), not by the 4e-3 of a bfloat16 result.
+
+    Raises:
+        UsageError: scale, margin, matmul_dtype or the number of classes out of range.
     """
 
     default_scale, default_margin = 64.0, 0.0
+    largest_margin = math.inf
+    matmul_dtype = torch.float32
 
     def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
         super().__init__()
         self.scale = self.default_scale if scale is None else scale
         self.margin = self.default_margin if margin is None else margin
-        if self.scale <= 0:
-            raise UsageError(f"the head's scale is {self.scale}; it must be positive")
+        if not 0 < self.scale < math.inf:
+            raise UsageError(f"the head's scale is {self.scale}; it must be positive and finite")
+        if not (0 <= self.margin <= self.largest_margin and math.isfinite(self.margin)):
+            upper = "and finite" if self.largest_margin == math.inf else f"and at most {self.largest_margin:.4f}"
+            raise UsageError(f"{type(self).__name__}'s margin is {self.margin}; it must be at least 0 {upper}")
         if classes < 2:
             raise UsageError(f"a head over {classes} identities has nothing to tell apart; at least 2 are needed")
         self.weight = nn.Parameter(torch.empty(classes, embedding_size))
         nn.init.normal_(self.weight, std=0.01)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, step: int = 0, reduction: str = "mean") -> Tensor:
+    def forward(self, embeddings: Tensor, labels: Tensor, step: int | Tensor = 0, reduction: str = "mean") -> Tensor:
         """Cross entropy of the margin logits: a float32 scalar ("mean") or [B] ("none").
 
         Args:
             embeddings: [B, D], any float type, not normalised.
             labels: int64 [B], 0 <= label < classes.
-            step: optimiser steps taken so far, for heads that anneal.
+            step: optimiser steps taken so far, for heads that anneal; a scalar tensor on the device will do.
+            reduction: "mean" or "none".
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
 
-    def logits(self, embeddings: Tensor, labels: Tensor, step: int = 0) -> Tensor:
+    def logits(self, embeddings: Tensor, labels: Tensor, step: int | Tensor = 0) -> Tensor:
         """float32 [B, classes]: s * cos, the target's entry replaced by its margin version."""
         embeddings = embeddings.float()
-        norms = embeddings.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        cosines = functional.linear(embeddings / norms, functional.normalize(self.weight.float())).clamp(-1, 1)
+        norms = embeddings.norm(dim=1, keepdim=True).clamp(min=SMALLEST_NORM)
+        cosines = self.cosines(embeddings / norms)
         index = labels[:, None]
         target = self.target(cosines.gather(1, index), norms, step)
         return self.scale * cosines.scatter(1, index, target)
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def cosines(self, directions: Tensor) -> Tensor:
+        """float32 [B, classes] in [-1, 1] of unit vectors float32 [B, D] and the class vectors."""
+        if self.matmul_dtype not in (torch.float32, torch.bfloat16):
+            raise UsageError(f"matmul_dtype is {self.matmul_dtype}; it must be torch.float32 or torch.bfloat16")
+        classes = functional.normalize(self.weight.float())
+        if self.matmul_dtype == torch.float32:
+            product = functional.linear(directions, classes)
+        else:
+            product = _RoundedProduct.apply(directions, classes, self.matmul_dtype)
+        return product.clamp(-1, 1)  # rounding may go past 1
+
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         """The target logit over s, float32 [B, 1], from its cosine and the embedding's norm, both [B, 1]."""
         raise NotImplementedError
 
 
 class ArcFace(MarginHead):
-    """cos(theta + m), m = 0.5 (Deng et al., CVPR 2019, equation 3)."""
+    """cos(theta + m), m = 0.5 radians, 0 to pi / 2 (Deng et al., CVPR 2019, equation 3)."""
 
-    default_margin = 0.5
+    default_margin, largest_margin = 0.5, math.pi / 2
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         return shifted_cosine(cosine, self.margin)
 
 
 class CosFace(MarginHead):
-    """cos(theta) - m, m = 0.35 (Wang et al., CVPR 2018, equation 4)."""
+    """cos(theta) - m, m = 0.35 in cosines, >= 0 (Wang et al., CVPR 2018, equation 4)."""
 
     default_margin = 0.35
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         return cosine - self.margin
 
 
@@ -114,46 +184,60 @@ class SphereFace(MarginHead):
 
     def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
         super().__init__(embedding_size, classes, scale, margin)
-        if self.margin != int(self.margin) or self.margin < 1:
+        if not float(self.margin).is_integer() or self.margin < 1:
             raise UsageError(f"SphereFace's margin is {self.margin}; it must be a whole number of at least 1")
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         times = int(self.margin)
         previous, current = torch.ones_like(cosine), cosine
         for _ in range(times - 1):
             previous, current = current, 2 * cosine * current - previous
-        with torch.no_grad():
-            k = torch.floor(times * torch.acos(cosine) / math.pi).clamp(max=times - 1)
-        psi = torch.where(k % 2 == 0, current, -current) - 2 * k
-        mix = max(5.0, 1000.0 / (1.0 + 0.12 * step))
+        angle = times * torch.acos(cosine.detach())
+        psi = folded_cosine(current, angle.clamp(max=times * math.pi * (1 - 1e-6)))  # at cos = -1 too, k = m - 1
+        mix = annealing(step)
         return (mix * cosine + psi) / (1 + mix)
 
 
-class Combined(MarginHead):
-    """cos(m1 theta + m2) - m3 (Deng et al., CVPR 2019, equation 4) with m1 = 1, m2 = 0.3, m3 = 0.2.
+def annealing(step: int | Tensor) -> float | Tensor:
+    """lambda = max(5, 1000 / (1 + 0.12 step)): the margin's share 1 / (1 + lambda) grows from 0.001 to 1/6.
 
-    ``margin`` replaces m2. m1 multiplies the *angle*; where m1 theta + m2 > pi the cosine is continued by the line
-    -1 - (m1 theta + m2 - pi) sin(m2), so that the logit keeps falling.
+    Schedule of the SphereFace authors' published training code (MarginInnerProduct: base 1000, gamma 0.12, power 1,
+    lambda_min 5).
+    """
+    if isinstance(step, Tensor):  # no max() on the host, which would wait for the device
+        return (1000.0 / (1.0 + 0.12 * step)).clamp(min=5.0)
+    return max(5.0, 1000.0 / (1.0 + 0.12 * step))
+
+
+class Combined(MarginHead):
+    """cos(m1 theta + m2) - m3 with m1 = 1, m2 = 0.3, m3 = 0.2 (Deng et al., CVPR 2019, equation 4).
+
+    ``margin`` is m2 in radians, 0 to pi / 2. m1 multiplies the *angle* and m3 is in cosines; both are attributes,
+    ``angle_factor`` > 0 and ``cosine_margin`` >= 0. Past pi the logit keeps falling: along ArcFace's line for
+    m1 = 1, else folded as in SphereFace.
     """
 
-    default_margin = 0.3
+    default_margin, largest_margin = 0.3, math.pi / 2
     angle_factor, cosine_margin = 1.0, 0.2
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         if self.angle_factor == 1.0:
             return shifted_cosine(cosine, self.margin) - self.cosine_margin
+        # The clipped sine bounds the angle's slope, -1 / sin(theta), at 1,000.
         angle = self.angle_factor * torch.atan2(sine(cosine), cosine) + self.margin
-        beyond = -1 - (angle - math.pi) * math.sin(self.margin)
-        return torch.where(angle > math.pi, beyond, angle.cos()) - self.cosine_margin
+        return folded_cosine(angle.cos(), angle) - self.cosine_margin
 
 
 class AdaFace(MarginHead):
     """Margin by image quality, read off the embedding's norm (Kim et al., CVPR 2022, equations 7 to 11).
 
-    m = 0.4, h = 0.333; the batch's norm statistics are averaged exponentially with t_alpha = 0.01, kept as buffers.
+    The target is cos(theta - m q) - (m q + m): q = clip(h (|e| - mean) / std, -1, 1), without gradient, is the
+    embedding's norm, clipped to 0.001 .. 100, against the averages of the batches' mean and deviation. m = 0.4,
+    0 to pi / 2; h = 0.333; the averages move by t_alpha = 0.01 a training step and are buffers, saved with the
+    weights. Past pi the target follows ArcFace's line, where the authors' code holds it without gradient.
     """
 
-    default_margin = 0.4
+    default_margin, largest_margin = 0.4, math.pi / 2
     concentration, t_alpha = 0.333, 0.01
     mean: Tensor
     std: Tensor
@@ -163,22 +247,22 @@ class AdaFace(MarginHead):
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         with torch.no_grad():
-            safe = norms.clamp(0.001, 100)
+            safe = norms.clamp(SMALLEST_NORM, 100)
             if self.training and len(safe) > 1:
                 self.mean.lerp_(safe.mean(), self.t_alpha)
                 self.std.lerp_(safe.std(), self.t_alpha)
             quality = ((safe - self.mean) / (self.std + 1e-3) * self.concentration).clamp(-1, 1)
-        return shifted_cosine(cosine, -self.margin * quality) - (self.margin + self.margin * quality)
+        return shifted_cosine_each(cosine, -self.margin * quality) - (self.margin + self.margin * quality)
 
 
 class NormSoftmax(MarginHead):
-    """No margin: softmax over scaled cosines (Wang et al., "NormFace", 2017), s = 32."""
+    """No margin (``margin`` is ignored): softmax over scaled cosines (Wang et al., "NormFace", 2017), s = 32."""
 
     default_scale = 32.0
 
-    def target(self, cosine: Tensor, norms: Tensor, step: int) -> Tensor:
+    def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         return cosine
 
 
