@@ -103,7 +103,8 @@ def pack(
         )  # fmt: skip
     from hrfr_fast.progress import console
 
-    console.print(str(summary), markup=False, highlight=False)
+    lines = [*summary.lines(), *(f"warning: {warning}" for warning in summary.warnings)]
+    console.print("\n".join(lines), markup=False, highlight=False)
 
 
 @app.command(name="inspect")
@@ -241,7 +242,15 @@ def _print_table(title: str, values: dict[str, Any]) -> None:
 
     table = Table("", "", title=title, show_header=False)
     for key, value in values.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in value.items())
-        table.add_row(str(key), f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(str(key), _plain(value))
     Console().print(table)
+
+
+def _plain(value: Any) -> str:
+    """Numbers with thousands separators, mappings and lists without brackets and quotes."""
+    if isinstance(value, dict):
+        inner = [f"{k}: {_plain(v)}" for k, v in value.items()]
+        return "\n".join(inner) if any(isinstance(v, dict) for v in value.values()) else ", ".join(inner)
+    if isinstance(value, list):
+        return "\n".join(map(_plain, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -72,7 +72,8 @@ class TrainSettings:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         rules = {
             "epochs": self.epochs > 0, "steps": self.steps >= 0, "batch_size": self.batch_size >= 0,
-            "accumulate": self.accumulate >= 1, "seed": 0 <= self.seed < 2**63, "width": self.width >= 8 and self.width % 8 == 0,
+            "accumulate": self.accumulate >= 1, "seed": 0 <= self.seed < 2**63,
+            "width": self.width >= 8 and self.width % 8 == 0,
             "embedding_size": self.embedding_size >= 2, "dropout": 0 <= self.dropout < 1,
             "learning_rate": self.learning_rate > 0, "warmup": 0 <= self.warmup < 1,
             "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,

@@ -129,7 +129,7 @@ class Trainer:
         self.last_accuracy: float | None = None
         self.speed = math.nan
         self.losses: list[Tensor] = []
-        self.last_loss = math.nan
+        self.last_loss, self.rate = math.nan, math.nan
         self.metrics: Metrics | None = None
 
     def _build(self, settings: TrainSettings) -> "tuple[IRSE18, nn.Module]":
@@ -238,14 +238,14 @@ class Trainer:
         """Forward, backward and update; the loss stays on the device until it is logged."""
         import torch
 
-        rate = learning_rate(
+        self.rate = learning_rate(
             self.step,
             self.total_steps,
             base=self.settings.learning_rate,
             warmup_steps=round(self.settings.warmup * self.total_steps),
             schedule=self.settings.schedule,
         )
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, self.rate)
         parts = self.settings.accumulate
         total = torch.zeros((), device=self.compute.device)
         for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
@@ -271,8 +271,7 @@ class Trainer:
     def _show(self, bar: "Progress", task: "TaskID") -> None:
         best = f" · accuracy {self.last_accuracy:.1%}" if self.last_accuracy is not None else ""
         speed = f" · {self.speed:,.0f} images/s" if math.isfinite(self.speed) else ""
-        rate = self.optimizer.param_groups[0]["lr"]
-        note = f"loss {self.last_loss:.3f} · lr {float(rate):.4f}{speed}{best}"
+        note = f"loss {self.last_loss:.3f} · lr {self.rate:.4f}{speed}{best}"
         bar.update(task, completed=self.step, note=note)
 
     def _log(self) -> None:
@@ -288,8 +287,7 @@ class Trainer:
             self._diverged(self.step - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
         self.last_loss = float(losses.mean())
         speed = {"images_per_second": self.speed} if math.isfinite(self.speed) else {}
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        self._metrics().write("train", **self._where(), loss=self.last_loss, learning_rate=rate, **speed)
+        self._metrics().write("train", **self._where(), loss=self.last_loss, learning_rate=self.rate, **speed)
 
     def _diverged(self, step: int, loss: float) -> None:
         last = self.run / "checkpoints" / "last.safetensors"
