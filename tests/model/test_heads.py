@@ -249,6 +249,19 @@ def test_float32_whatever_the_autocast_type(name):
     assert loss.dtype == torch.float32 and loss.shape == () and torch.equal(loss, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_takes_no_cosine_past_one(dtype):
+    """Float products of a unit vector with itself come out above 1, where an angle would be NaN."""
+    torch.manual_seed(0)
+    head = build_head("sphereface", 512, 200)
+    head.matmul_dtype = dtype
+    directions = torch.nn.functional.normalize(head.weight.detach())
+    rounded = directions.to(dtype).float()
+    assert (rounded @ rounded.T).max() > 1, "the example shows the problem"
+    assert head.cosines(directions).max() == 1 and head.cosines(-directions).min() == -1
+    assert torch.isfinite(head(directions, torch.arange(200), 10**6))
+
+
 def test_the_mean_is_the_mean():
     embeddings, weight, labels = example()
     head, batch = prepared("arcface", weight), torch.tensor(embeddings, dtype=torch.float32)
