@@ -28,6 +28,7 @@ from hrfr_fast.training import checkpoint
 from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
+from hrfr_fast.training.step import TrainStep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -122,6 +123,10 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.scaled)
+        self.take_step = TrainStep(
+            self.backbone, self.head, self.optimizer, self.scaler, self.compute,
+            accumulate=settings.accumulate, clip_gradient=settings.clip_gradient,
+        )  # fmt: skip
         epoch_steps = self.stream.order.epoch_length / self.settings.batch_size
         self.total_steps = settings.steps or max(1, math.ceil(settings.epochs * epoch_steps))
         self.step = 0
@@ -235,9 +240,6 @@ class Trainer:
                     saved = time.monotonic()
 
     def _one_step(self, batch: Batch) -> None:
-        """Forward, backward and update; the loss stays on the device until it is logged."""
-        import torch
-
         self.rate = learning_rate(
             self.step,
             self.total_steps,
@@ -246,22 +248,7 @@ class Trainer:
             schedule=self.settings.schedule,
         )
         set_learning_rate(self.optimizer, self.rate)
-        parts = self.settings.accumulate
-        total = torch.zeros((), device=self.compute.device)
-        for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
-            with self.compute.autocast():
-                embeddings = self.backbone(images)
-            loss = self.head(embeddings, labels, step=self.step) / parts
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
-        if self.settings.clip_gradient:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_gradient)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.losses.append(total)
+        self.losses.append(self.take_step(batch, self.step))
         self.step += 1
 
     def _next_eval(self) -> float:
