@@ -36,7 +36,6 @@ class BackboneSettings:
         if self.input_size < 16 or self.input_size % 16:
             raise UsageError(f"input_size is {self.input_size}; it must be a positive multiple of 16")
         if self.width < 8 or self.width % 8:
-            # torch 2.13's strided 1x1 convolution overruns its buffers with 4 channels in channels-last on AVX2.
             raise UsageError(f"width is {self.width}; it must be a positive multiple of 8")
         if self.embedding_size < 2:
             raise UsageError(f"embedding_size is {self.embedding_size}; at least 2 dimensions are needed")
@@ -63,13 +62,12 @@ class IRSEBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.shortcut: nn.Module
-        if channels_in == channels_out:
-            self.shortcut = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()  # plain subsampling
-        else:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
-            )
+        # conv1x1(stride) is written as subsampling, then conv1x1: the same numbers, but torch 2.13's strided 1x1
+        # convolution writes past its buffers on CPUs where channels are fewer than a vector holds (8 on AVX-512).
+        self.shortcut: nn.Module = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        if channels_in != channels_out:
+            project = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            self.shortcut = nn.Sequential(self.shortcut, project, nn.BatchNorm2d(channels_out))
         self.residual = nn.Sequential(
             nn.BatchNorm2d(channels_in),
             nn.Conv2d(channels_in, channels_out, 3, 1, 1, bias=False),

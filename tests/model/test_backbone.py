@@ -57,7 +57,7 @@ def written_out(block, maps, stride):
     hidden = torch.relu(x.mean((2, 3)) @ gate.squeeze.weight[:, :, 0, 0].T)
     x = x * torch.sigmoid(hidden @ gate.excite.weight[:, :, 0, 0].T)[:, :, None, None]
     if isinstance(block.shortcut, nn.Sequential):
-        conv, norm = block.shortcut
+        _, conv, norm = block.shortcut
         return x + normed(norm, functional.conv2d(maps, conv.weight, stride=stride))
     return x + maps[:, :, ::stride, ::stride]
 
