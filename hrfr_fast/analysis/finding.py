@@ -1,0 +1,36 @@
+"""What an analysis gives back: one question, one answer, the numbers and figures behind it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.files import write_json
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG and the sentence that explains it to someone who has not read the paper."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answered question. ``numbers`` holds plain JSON values: rates in [0, 1], intervals as [low, high]."""
+
+    key: str
+    """File stem of everything this analysis writes, e.g. "resolution_gap"."""
+    question: str
+    answer: str
+    """A plain sentence with the number that answers the question."""
+    numbers: dict[str, Any]
+    figures: tuple[Figure, ...] = ()
+
+    def save(self, folder: Path) -> Path:
+        """Write ``folder/<key>.json`` atomically; figures are named relative to ``folder``."""
+        figures = [{"file": figure.path.name, "caption": figure.caption} for figure in self.figures]
+        path = folder / f"{self.key}.json"
+        content = {"question": self.question, "answer": self.answer, "numbers": self.numbers, "figures": figures}
+        write_json(path, content)
+        return path
