@@ -166,10 +166,11 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     for one in fields(TrainSettings):
         if one.default is not MISSING:
-            text = f"{one.metadata['help']} [default: {one.default}]"
+            text = f"{one.metadata['help']} [default: {'auto' if one.name == 'batch_size' else one.default}]"
             if one.name in CHOICES:
                 text = f"{' | '.join(CHOICES[one.name])}: {text}"
-            parameters.append(_option(one.name, type(one.default) | None, None, text))
+            kind = str if one.name == "batch_size" else type(one.default)  # a number, or the word auto
+            parameters.append(_option(one.name, kind | None, None, text))
     for one in fields(AugmentSettings):
         text = f"augmentation, see settings.toml [default: {one.default}]"
         parameters.append(_option(f"augment_{one.name}", type(one.default) | None, None, text))

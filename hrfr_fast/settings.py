@@ -38,7 +38,7 @@ class TrainSettings:
     out: str = _setting("", "run directory; runs/REGIME if not given")
     epochs: float = _setting(20.0, "passes over the regime's first split")
     steps: int = _setting(0, "optimiser steps instead of epochs; 0: epochs count")
-    batch_size: int = _setting(0, "samples an optimiser step; 0: find what fits")
+    batch_size: int = _setting(0, "samples an optimiser step, or auto: find what fits (0 in files)")
     accumulate: int = _setting(1, "micro-batches a step; BatchNorm then sees batch_size / accumulate samples")
     seed: int = _setting(0, "decides weights, order and augmentation")
     head: str = _setting("arcface", "margin-softmax head")
@@ -130,6 +130,8 @@ def _augment(base: AugmentSettings, values: Any, origin: str) -> AugmentSettings
 
 def _converted(owner: type, name: str, value: Any, origin: str) -> Any:
     """``value`` as the field's type; an integer will do for a float, nothing else is bent."""
+    if name == "batch_size" and isinstance(value, str):
+        return _batch_size(value, origin)
     kind = get_type_hints(owner)[name]
     kind = (get_args(kind) or (kind,))[0]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -137,3 +139,9 @@ def _converted(owner: type, name: str, value: Any, origin: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UsageError(f"{origin}: {name} must be {kind.__name__}, it is {value!r}")
     return value
+
+
+def _batch_size(text: str, origin: str) -> int:
+    if text != "auto" and not text.isdecimal():
+        raise UsageError(f"{origin}: batch_size must be auto or a whole number, it is {text!r}")
+    return 0 if text == "auto" else int(text)

@@ -52,7 +52,7 @@ def balanced_mean(
     Weighing by class keeps the share of genuine pairs fixed: it is part of the protocol, not of the sample.
     """
     total = np.zeros(len(weights))
-    for kind in (same, ~same):
+    for kind in (kind for kind in (same, ~same) if kind.any()):
         mass = weights[:, kind].sum(axis=1)
         mean = (weights[:, kind] @ values[kind]) / np.maximum(mass, 1e-300)
         total += kind.mean() * np.where(mass > 0, mean, values[kind].mean())

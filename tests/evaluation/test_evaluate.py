@@ -1,0 +1,108 @@
+"""From checkpoints and pictures to results: the embedding rule, unseen pairs, and what a wrong request is told."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from hrfr_fast.data.shards import open_packed
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
+from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.trainer import train
+
+
+@pytest.fixture(scope="module")
+def run(tiny_packed, tmp_path_factory):
+    """A model hardly trained."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(
+        TrainSettings(regime="lowres32", data=str(tiny_packed), out=str(out), steps=2, batch_size=16, width=8,
+                      embedding_size=16, device="cpu"),
+        show_progress=False,
+    )  # fmt: skip
+    return out
+
+
+def test_an_embedding_is_the_normalised_sum_of_both_sides(tiny_packed):
+    split = open_packed(tiny_packed).splits["highres_eval"]
+    compute = choose_compute("cpu", "fp32")
+    torch.manual_seed(0)
+    backbone = compute.place(build_backbone(BackboneSettings(input_size=144, width=8, embedding_size=16))).eval()
+    records = np.array([5, 0, 3])
+    pixels = torch.from_numpy(split.read(records)).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
+    with torch.no_grad():
+        both = backbone(pixels) + backbone(pixels.flip(3))
+    expected = (both / both.norm(dim=1, keepdim=True)).numpy()
+    backbone.train()
+    found = embed(backbone, split, 144, compute, records=records, batch_size=2)
+    assert np.abs(found - expected).max() < 1e-4
+    assert backbone.training, "given back as it was"
+
+
+def test_a_degraded_view_differs_and_a_repeated_picture_scores_one(tiny_packed):
+    pairs = open_packed(tiny_packed).pairs["hres"]
+    compute = choose_compute("cpu", "fp32")
+    backbone = compute.place(build_backbone(BackboneSettings(input_size=32, width=8, embedding_size=16))).eval()
+    sharp, dull = (pair_scores(backbone, pairs, 32, compute, degrade=side) for side in (0, 8))
+    assert np.abs(sharp - dull).max() > 1e-3 and np.abs(sharp).max() <= 1 + 1e-6
+    unique, place = distinct_pictures(pairs.split)
+    pictures = pairs.split.read(np.arange(pairs.split.samples))
+    assert (pictures == pictures[unique[place]]).all()
+    assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == len(unique)
+
+
+def test_pairs_the_run_has_not_seen(run, tiny_tree, tmp_path):
+    """A folder with a CSV list is packed on the fly; the same pictures give the same scores as packed ones."""
+    folder = tmp_path / "others"
+    shutil.copytree(tiny_tree / "highres_eval", folder / "faces")
+    identities = sorted(path.name for path in (folder / "faces").iterdir())
+    lines = []
+    for first, second in zip(identities, identities[1:] + identities[:1], strict=True):
+        one, two = sorted((folder / "faces" / first).iterdir())[:2]
+        other = sorted((folder / "faces" / second).iterdir())[0]
+        lines += [f"faces/{first}/{one.name},faces/{first}/{two.name},1", f"faces/{first}/{one.name},"
+                  f"faces/{second}/{other.name},0"]  # fmt: skip
+    (folder / "mine.csv").write_text("\n".join(lines))
+    results = evaluate(run, pairs=folder, device="cpu")
+    assert list(results) == ["mine"] and results["mine"].to_json()["pairs"] == len(lines)
+    assert results["mine"].verification.interval_level in ("identity", "pair")
+
+
+def test_the_command_prints_one_json_object(run):
+    from typer.testing import CliRunner
+
+    from hrfr_fast.cli import app
+
+    done = CliRunner().invoke(app, ["evaluate", str(run), "--json", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert {"accuracy", "accuracy_ci", "auc", "eer", "tar_at_far", "pairs"} <= set(printed["hres"])
+    low, high = printed["hres"]["accuracy_ci"]
+    assert low <= printed["hres"]["accuracy"] <= high
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"run_or_checkpoint": "/nowhere"}, "no such checkpoint"),
+        ({"names": ["none"]}, "no pair set is called 'none'; there are hres"),
+        ({"pairs": "/nowhere"}, "no such directory of pairs"),
+    ],
+    ids=["run", "name", "pairs"],
+)
+def test_a_wrong_request_is_told_what_is_wrong(run, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate(**{"run_or_checkpoint": run, "device": "cpu"} | arguments)
+
+
+def test_a_file_of_another_kind_is_no_checkpoint(tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(UsageError, match="not a readable safetensors file"):
+        evaluate(path, device="cpu")
