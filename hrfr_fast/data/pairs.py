@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.data import philox as random
+from hrfr_fast.data.bcolz_arrays import require_bcolz
 from hrfr_fast.data.decode import Chunk, Refused, Target, collect
 from hrfr_fast.data.sources import Candidates, Listing
 from hrfr_fast.errors import UsageError
@@ -103,10 +104,7 @@ class BcolzPairs(Candidates):
     def open(self) -> Any:
         """The carray, read-only. Raises UsageError where bcolz cannot read it."""
         if self._array is None:
-            try:
-                import bcolz
-            except ImportError as error:
-                raise UsageError(f"{self.directory}: reading it takes `pip install bcolz-zipline`") from error
+            bcolz = require_bcolz(f"{self.directory}: reading it")
             try:
                 self._array = bcolz.carray(rootdir=str(self.directory), mode="r")
             except Exception as error:  # bcolz raises many kinds over a damaged directory

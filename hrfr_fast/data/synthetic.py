@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.data import beton, manifest
+from hrfr_fast.data.bcolz_arrays import require_bcolz
 from hrfr_fast.data.philox import SYNTHESIS, philox
 from hrfr_fast.data.synthetic_faces import DEFAULT, Strengths, render
 from hrfr_fast.data.writer import SplitWriter
@@ -203,12 +204,13 @@ def synthesize(
         What the tree holds: scale, seed, and per split its identities, pictures and size; pairs.
 
     Raises:
-        UsageError: ``root`` holds something else than a tree of these settings.
+        UsageError: ``root`` holds something else than a tree of these settings; bcolz is missing.
         Interrupted: stopped; calling again continues.
     """
     table = find_scale(scale)
     check_seed(seed)
     root = Path(root)
+    require_bcolz(f"{root}: writing its pairs")  # said before the faces are made, not after
     _claim(root, {"layout": LAYOUT, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
     with StopFlag() if stop is None else nullcontext(stop) as flag, progress_bar(show_progress) as bars:
         for split, plan in table.splits().items():
@@ -302,9 +304,9 @@ def _random(seed: int, stream: int, count: int) -> NDArray[np.int64]:
 
 def _write_pairs(root: Path, table: Scale, seed: int, stop: StopFlag, advance: Callable[[int], None]) -> None:
     """Decode the chosen files into the carray, some at a time; the list is written last and makes the set complete."""
-    import bcolz
     import simplejpeg
 
+    bcolz = require_bcolz(f"{root}: writing its pairs")
     folder = root / "hres_eval_pairs"
     folder.mkdir(exist_ok=True)
     if (folder / "hres_list.npy").exists():

@@ -1,0 +1,17 @@
+"""bcolz, the array library of the field's validation sets: imported where an array is read or written, not before."""
+
+from types import ModuleType
+
+from hrfr_fast.errors import UsageError
+
+
+def require_bcolz(what: str) -> ModuleType:
+    """The bcolz module. Raises UsageError saying that ``what`` needs it and how to get it."""
+    try:
+        import bcolz
+    except ImportError as error:
+        raise UsageError(
+            f"{what} takes `pip install bcolz-zipline` (it comes ready-made for Python 3.11 and 3.12 and is built from"
+            " source on 3.13, which needs a C compiler and Python's headers)"
+        ) from error
+    return bcolz  # type: ignore[no-any-return]
