@@ -32,6 +32,27 @@ class Batch(NamedTuple):
     """Samples consumed before this batch."""
 
 
+class Feed(Protocol):
+    """What an engine may ask of any stream. One that needs more (the order itself, say) takes a ``Stream``."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def epoch_length(self) -> float:
+        """Samples in one pass over the first split."""
+        ...
+
+    def work(self, start: int) -> "Work":
+        """This rank's part of the batch that begins at sample ``start``; one part a split."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stream:
     """What is to be fed: the splits, the order over them, the augmentation, and the slice for this rank.
@@ -50,6 +71,11 @@ class Stream:
     @property
     def classes(self) -> int:
         return sum(split.identities for split in self.splits)
+
+    @property
+    def epoch_length(self) -> float:
+        """Samples in one pass over the first split."""
+        return self.order.epoch_length
 
     def work(self, start: int) -> "Work":
         """This rank's part of the batch that begins at sample ``start``."""

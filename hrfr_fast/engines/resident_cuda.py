@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, Feed, Work, refuse_damaged
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.engines.resample_torch import resample_torch
 
@@ -22,7 +22,7 @@ UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time: bounds the float32 intermediates to 64 MiB at 144 px
 
 
-def resident_bytes(stream: Stream) -> int:
+def resident_bytes(stream: Feed) -> int:
     """Device memory that the decoded pixels of ``stream`` need."""
     return sum(split.samples * split.size * split.size * 3 for split in stream.splits)
 
@@ -39,7 +39,7 @@ class ResidentCUDA:
 
     name = "resident"
 
-    def __init__(self, stream: Stream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False) -> None:
+    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False) -> None:
         import torch
 
         self.stream, self.device, self.dtype = stream, device, dtype

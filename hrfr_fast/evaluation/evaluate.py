@@ -70,11 +70,11 @@ def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
-    from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+    from hrfr_fast.model.fused import build_model, model_settings
     from hrfr_fast.training.checkpoint import load_part, read_metadata
 
     metadata = read_metadata(weights)
-    backbone = build_backbone(BackboneSettings(**metadata["backbone"]))
+    backbone = build_model(model_settings(metadata["backbone"]))
     load_part(weights, "backbone", backbone)
     return compute.place(backbone).eval(), metadata
 
