@@ -25,7 +25,16 @@ from hrfr_fast.training.trainer import Trainer, resumed_settings, train
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def smaller():
+    """The same regimes at 48 instead of 144 px: a ninth of the work, through the same code."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, regime in REGIMES.items():
+            patch.setitem(REGIMES, name, replace(regime, input_size=min(regime.input_size, 48)))
+        yield
+
+
+@pytest.fixture(scope="module")
 def settings(tiny_packed):
     return TrainSettings(
         regime="lowres32", data=str(tiny_packed), steps=3, batch_size=8, width=8, embedding_size=16,
@@ -62,7 +71,7 @@ def run(settings, stop_after=0, resume=False):
     return trainer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def parents(settings, tmp_path_factory):
     """A directory of runs with the three regimes that others start from; lowres32 has a width and size of its own."""
     runs = tmp_path_factory.mktemp("runs")
@@ -145,7 +154,7 @@ def test_a_fused_model_is_verified_like_any_other(settings, runs):
     assert evaluate(child.out, device="cpu")["hres"].to_json() == result.results["hres"].to_json()
     metadata = read_metadata(runs / "child" / "checkpoints" / "last.safetensors")
     assert [parent["regime"] for parent in metadata["parents"]] == ["lowres144", "lowres32"]
-    assert metadata["backbone"]["input_size"] == 144 and "fused-output" in result.report.read_text()
+    assert metadata["backbone"]["input_size"] == 48 and "fused-output" in result.report.read_text()
 
 
 def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs):
@@ -157,7 +166,7 @@ def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs)
         load_backbone(runs / name / "checkpoints" / "last.safetensors", compute)[0]
         for name in ("lowres144", "lowres32")
     )
-    images = torch.rand(2, 3, 144, 144) * 2 - 1
+    images = torch.rand(2, 3, 48, 48) * 2 - 1
     with torch.inference_mode():
         both = model(images)
         torch.testing.assert_close(both[:, :16], nn.functional.normalize(large(images)))
@@ -174,9 +183,9 @@ def test_parents_are_found_beside_the_run_or_named(settings, runs, parents, tmp_
         UsageError, match="--init names 2 checkpoints; regime lowres144-finetuned starts from lowres144"
     ):
         Trainer(replace(elsewhere, init=f"{parents}/lowres144,{parents}/lowres32"), False)
-    with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 144 px"):
+    with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 48 px"):
         Trainer(replace(elsewhere, init=str(parents / "lowres32")), False)
-    with pytest.raises(UsageError, match="branches of 144 px"):
+    with pytest.raises(UsageError, match="branches of 48 px"):
         init = f"{parents}/lowres32,{parents}/lowres144"
         Trainer(replace(elsewhere, regime="fused-head", init=init), False)
     with pytest.raises(UsageError, match="has no parent"):
@@ -224,7 +233,7 @@ def test_parents_come_first_and_once():
 
 OWN = """
 sources = ["highres"]
-input_size = 144
+input_size = 48
 summary = "lowres144 with a new output layer"
 parents = ["lowres144"]
 batchnorm = "frozen"
@@ -252,10 +261,10 @@ def test_a_regime_of_ones_own_trains_and_resumes_from_its_copy(settings, runs):
     "old,new,message",
     [
         ('"highres"', '"hires"', "sources are .'hires'.; one or both of lowres, highres"),
-        ("input_size = 144", "input_size = 100", "input_size is 100; it must be a positive multiple of 16"),
-        ("input_size = 144", "", "input_size is missing .a whole number"),
+        ("input_size = 48", "input_size = 100", "input_size is 100; it must be a positive multiple of 16"),
+        ("input_size = 48", "", "input_size is missing .a whole number"),
         ("input_size", "inputsize", "there is no field 'inputsize'; there are name, sources"),
-        ("input_size = 144", 'input_size = "144"', "input_size must be a whole number, it is '144'"),
+        ("input_size = 48", 'input_size = "48"', "input_size must be a whole number, it is '48'"),
         ('"output", "head"', '"fusion", "head"', "a phase trains fusion; a single model has body, output, head"),
         ('"output", "head"', '"output"', "head would stay random"),
         ('train = ["output", "head"]', 'train = ["head"]\nshare = 0.5', "shares sum to 0.5"),
