@@ -16,7 +16,7 @@ LARGE, SMALL = BackboneSettings(144, 8, 16), BackboneSettings(32, 16, 24)
 SETTINGS = FusedSettings((LARGE, SMALL), embedding_size=20)
 
 
-@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 0.01), (torch.bfloat16, 1.5)])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 0.01), (torch.bfloat16, 0.8)])
 def test_the_small_input_is_the_resampling_definition(dtype, tolerance):
     """On noise, where antialiasing overshoots, and on a flat picture. bfloat16 holds levels to half a level itself."""
     pictures = np.random.default_rng(0).integers(0, 256, (3, 144, 144, 3), dtype=np.uint8)
@@ -32,7 +32,6 @@ def test_the_small_input_is_the_resampling_definition(dtype, tolerance):
     for picture, level in zip(pictures, levels, strict=True):
         expected = np.clip(separable(picture.astype(np.float64), weights, weights), 0, 255)
         assert np.abs(level - expected).max() < tolerance
-        assert np.abs(level - np.floor(expected + 0.5)).max() < 0.51 + tolerance
 
 
 def test_the_embedding_is_the_formula():
