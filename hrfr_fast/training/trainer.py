@@ -25,16 +25,24 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings, load_settings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
+from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.graph import graphs_choice
+from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
+from hrfr_fast.training.profile import StepProfiler
+from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-    from torch import Tensor, nn
+    from torch import nn
 
     from hrfr_fast.model.backbone import IRSE18
+
+
+SPEED_SETTINGS = ("out", "device", "engine", "compile", "graphs", "profile")
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,14 @@ class TrainResult:
     run: Path
     steps: int
     loss: float
-    images_per_second: float
     results: dict[str, PairResult]
     report: Path
+    speed: Speed
+    """Of the whole run; verification, checkpoints and preparation do not count."""
+
+    @property
+    def images_per_second(self) -> float:
+        return self.speed.images_per_second
 
 
 def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool = True) -> TrainResult:
@@ -55,7 +68,7 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
     Args:
         settings: what to train; relative paths are taken from the current directory.
         resume: continue the run in ``settings.run_directory`` from its last checkpoint, with the settings saved
-            there (only ``device`` and ``engine`` may differ from them).
+            there (only what changes speed alone may differ: see resumed_settings).
 
     Raises:
         UsageError: unknown regime, missing split, a run directory in use, a resumed run whose data changed.
@@ -77,12 +90,12 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
 
 
 def resumed_settings(given: TrainSettings) -> TrainSettings:
-    """The settings a run was started with; the given device and engine win, since they only change speed."""
+    """The settings a run was started with; what only changes speed is taken as given now."""
     path = given.run_directory / "settings.toml"
     if not path.exists():
         raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
     saved = load_settings(path)
-    return replace(saved, out=given.out, device=given.device, engine=given.engine)
+    return replace(saved, **{name: getattr(given, name) for name in SPEED_SETTINGS})
 
 
 def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Stream:
@@ -123,19 +136,31 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.scaled)
-        self.take_step = TrainStep(
-            self.backbone, self.head, self.optimizer, self.scaler, self.compute,
-            accumulate=settings.accumulate, clip_gradient=settings.clip_gradient,
-        )  # fmt: skip
         epoch_steps = self.stream.order.epoch_length / self.settings.batch_size
         self.total_steps = settings.steps or max(1, math.ceil(settings.epochs * epoch_steps))
         self.step = 0
         self.best_accuracy = -1.0
         self.last_accuracy: float | None = None
-        self.speed = math.nan
-        self.losses: list[Tensor] = []
+        self.losses = Losses()
+        self.clock, self.take_step = self._how_to_step()
+        self.profiler = StepProfiler(self.settings.profile, self.run / "profile", self.compute.device)
         self.last_loss, self.rate = math.nan, math.nan
         self.metrics: Metrics | None = None
+
+    def _how_to_step(self) -> tuple[StepClock, TrainStep]:
+        """How steps are executed, and what measures them."""
+        settings, on_cuda = self.settings, self.compute.device.type == "cuda"
+        flops = training_flops(self.backbone, self.stream.size)
+        flops += 6.0 * settings.embedding_size * self.stream.classes
+        peak = matrix_rate(self.compute) if on_cuda else None
+        whole_run = flops * settings.batch_size * self.total_steps
+        step = TrainStep(
+            self.backbone, self.head, self.optimizer, self.scaler, self.compute,
+            accumulate=settings.accumulate, clip_gradient=settings.clip_gradient,
+            compile=compile_choice(settings.compile, self.compute, whole_run, peak),
+            graphs=graphs_choice(settings.graphs, self.compute), say=console.print,
+        )  # fmt: skip
+        return StepClock(self.compute, settings.batch_size, flops, peak), step
 
     def _build(self, settings: TrainSettings) -> "tuple[IRSE18, nn.Module]":
         from hrfr_fast.model.backbone import BackboneSettings, build_backbone
@@ -211,17 +236,14 @@ class Trainer:
         self.backbone.train()
         self.head.train()
         next_eval = self._next_eval()
-        saved = logged = time.monotonic()
-        logged_step = self.step
+        saved = time.monotonic()
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(self.regime.name, total=self.total_steps, completed=self.step, note="")
-            for batch in self.engine.batches(self.samples, self.total_steps * self.settings.batch_size):
+            stop_at = self.total_steps * self.settings.batch_size
+            for batch in self.clock.batches(self.engine.batches(self.samples, stop_at)):
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
-                    now = time.monotonic()
-                    self.speed = (self.step - logged_step) * self.settings.batch_size / (now - logged)
                     self._log()
-                    logged, logged_step = now, self.step
                 self._show(bar, task)
                 if stop:
                     self.save()
@@ -231,12 +253,12 @@ class Trainer:
                         stop.signal_number or 2,
                     )
                 if self.epoch >= next_eval and self.step < self.total_steps:
-                    paused = time.monotonic()
-                    self._verify_on_the_way()
+                    with self.clock.paused():
+                        self._verify_on_the_way()
                     next_eval = self._next_eval()
-                    logged += time.monotonic() - paused
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
-                    self.save()
+                    with self.clock.paused():
+                        self.save()
                     saved = time.monotonic()
 
     def _one_step(self, batch: Batch) -> None:
@@ -248,7 +270,11 @@ class Trainer:
             schedule=self.settings.schedule,
         )
         set_learning_rate(self.optimizer, self.rate)
-        self.losses.append(self.take_step(batch, self.step))
+        if self.take_step.prepares_next:
+            with self.clock.paused():
+                self.take_step.prepare(batch)
+        self.losses.add(self.take_step(batch, self.step))
+        self.profiler.step()
         self.step += 1
 
     def _next_eval(self) -> float:
@@ -257,24 +283,24 @@ class Trainer:
 
     def _show(self, bar: "Progress", task: "TaskID") -> None:
         best = f" · accuracy {self.last_accuracy:.1%}" if self.last_accuracy is not None else ""
-        speed = f" · {self.speed:,.0f} images/s" if math.isfinite(self.speed) else ""
+        last = self.clock.last
+        speed = f" · {last.images_per_second:,.0f} images/s ({last.limit})" if last else ""
         note = f"loss {self.last_loss:.3f} · lr {self.rate:.4f}{speed}{best}"
         bar.update(task, completed=self.step, note=note)
 
-    def _log(self) -> None:
-        """Read the losses since the last log; refuse to go on when one is not finite."""
-        import torch
-
-        if not self.losses:
-            return
-        losses = torch.stack(self.losses).cpu().numpy()
-        self.losses.clear()
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if len(bad):
-            self._diverged(self.step - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
-        self.last_loss = float(losses.mean())
-        speed = {"images_per_second": self.speed} if math.isfinite(self.speed) else {}
-        self._metrics().write("train", **self._where(), loss=self.last_loss, learning_rate=self.rate, **speed)
+    def _log(self, everything: bool = False) -> None:
+        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite."""
+        if self.losses:
+            speed = self.clock.read().to_json()
+            self.losses.close({**self._where(), "learning_rate": self.rate, **speed})
+        with self.clock.blocked():
+            ready = self.losses.read(everything)
+        for line, losses in ready:
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if len(bad):
+                self._diverged(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
+            self.last_loss = float(losses.mean())
+            self._metrics().write("train", **line, loss=self.last_loss)
 
     def _diverged(self, step: int, loss: float) -> None:
         last = self.run / "checkpoints" / "last.safetensors"
@@ -306,7 +332,7 @@ class Trainer:
 
     def _verify_on_the_way(self) -> None:
         """Verify without intervals; a development set, where there is one, chooses ``best``."""
-        self._log()
+        self._log(everything=True)
         pair_sets = list(self.packed.pairs.values())
         if not pair_sets:
             return
@@ -345,7 +371,7 @@ class Trainer:
         """Write the state to resume from, then the weights. Never called with an unread, maybe infinite, loss."""
         import torch
 
-        self._log()
+        self._log(everything=True)
         state = {
             "step": self.step,
             "best_accuracy": self.best_accuracy,
@@ -397,12 +423,13 @@ class Trainer:
         self.metrics = None
         write_curves(self.run, {name: result.verification for name, result in results.items()})
         report = write_run_report(self.run)
-        return TrainResult(self.run, self.step, self.last_loss, self.speed, results, report)
+        return TrainResult(self.run, self.step, self.last_loss, results, report, self.clock.whole())
 
     def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.profiler.close()
         self.engine.close()
         if self.metrics is not None:
             self.metrics.close()
