@@ -274,10 +274,10 @@ def show(result: dict[str, Any]) -> None:
 
     from hrfr_fast.training.roofline import Operation
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(roofline_table([Operation(**one) for one in result["operations"]], result))
     table = Table(
-        "", "images/s", "rounds from .. to", "of constant batch", "x eager", "FLOP utilisation", "of roofline", "peak MiB",
+        "", "images/s", "rounds from .. to", "of constant", "x eager", "utilisation", "of roofline", "peak MiB",
         title=f"{result['regime']}: {result['size']} px, width {result['width']}, {result['classes']:,} classes, "
         f"batch {result['batch_size']} on {result['device']}; compile {result['compile']}, graphs {result['graphs']}",
         title_justify="left",

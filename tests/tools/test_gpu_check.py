@@ -14,7 +14,8 @@ from gpu_check import ROOT, Stage, check, stages, start
 HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 SAVES = (
     "import pathlib, signal, sys, time; "
-    "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[1]).write_text('{\"saved\": 1}\\n'), sys.exit(143))); "
+    "save = lambda *_: (pathlib.Path(sys.argv[1]).write_text('{\"saved\": 1}\\n'), sys.exit(143)); "
+    "signal.signal(signal.SIGTERM, save); "
     "print('training', flush=True); time.sleep(60)"
 )
 
