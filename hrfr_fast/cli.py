@@ -147,7 +147,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     result = train(settings, resume=resume)
     _print_results(result.results)
     if result.steps:
-        typer.echo(f"{result.steps:,} steps, {result.images_per_second:,.0f} images/s, loss {result.loss:.3f}")
+        typer.echo(f"{result.steps:,} steps, loss {result.loss:.3f}, {result.speed}")
     typer.echo(f"report: {result.report}")
 
 

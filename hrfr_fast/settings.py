@@ -22,6 +22,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("auto", "resident"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "batchnorm": ("regime", "moving", "frozen"),
+    "compile": ("auto", "on", "off"),
+    "graphs": ("auto", "on", "off"),
 }
 
 
@@ -74,6 +76,9 @@ class TrainSettings:
     precision: str = _setting(
         "auto", "auto: bf16 where the hardware has it, else fp16 with loss scaling (GPU) or fp32 (CPU)"
     )
+    compile: str = _setting("auto", "torch.compile of the step; auto: on CUDA, for runs long enough to pay for it")
+    graphs: str = _setting("auto", "the whole step as one CUDA graph; auto: on CUDA, where it can be captured")
+    profile: int = _setting(0, "record this many steps: a trace and a table in the run's profile/; 0: none")
     activation_checkpointing: bool = _setting(False, "recompute activations: less memory, a third slower")
     verify_checksums: bool = _setting(False, "compare each record with its checksum before it is used")
     eval_every: float = _setting(1.0, "epochs between verifications; 0: only at the end")
@@ -97,6 +102,7 @@ class TrainSettings:
             "log_every": self.log_every >= 1, "eval_every": self.eval_every >= 0,
             "save_minutes": self.save_minutes > 0, "scale": self.scale >= 0, "plateau": self.plateau >= 0,
             "highres_identities": 0 < self.highres_identities <= 1, "degrade_min": self.degrade_min >= 1,
+            "profile": self.profile >= 0,
         }  # fmt: skip
         for name, holds in rules.items():
             if not holds:

@@ -72,7 +72,8 @@ class Fused(nn.Module):
 
         Weights sum to 1, so shrinking normalised pictures is shrinking their levels.
         """
-        with torch.autocast(images.device.type, enabled=False):
+        kind = "cpu" if images.is_meta else images.device.type  # on the meta device operations are only counted
+        with torch.autocast(kind, enabled=False):
             small = self.shrink @ images.float() @ self.shrink.t()
         small = small.clamp(-1, 1).to(images.dtype)
         return small.contiguous(memory_format=torch.channels_last)

@@ -79,6 +79,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     elif device == "cuda" and not _cuda_usable():
         raise UsageError("--device cuda: there is no NVIDIA GPU here; use --device cpu")
     on_cuda = device == "cuda"
+    if on_cuda:
+        torch.backends.cudnn.benchmark = True  # shapes are static: let cuDNN time its algorithms once
     if precision == "auto":
         precision = _fastest_precision(on_cuda)
     if precision == "fp16" and not on_cuda:

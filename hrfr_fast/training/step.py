@@ -1,33 +1,49 @@
 """One optimiser step: forward, backward, update.
 
-The trainer decides what is trained and how long; this file decides how a step is executed, and nothing else. The loss
+The trainer decides what is trained and how long; this file decides how a step is executed, and nothing else: eagerly,
+compiled (``torch.compile``), or captured once as a CUDA graph and replayed. All three take the same steps. The loss
 stays on the device: reading it would make the host wait.
 """
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.errors import HrfrError
+from hrfr_fast.training.compiling import use_lasting_cache
 from hrfr_fast.training.device import Compute
+from hrfr_fast.training.graph import StepGraph, rates_on_device, warm_up
+from hrfr_fast.training.unchanged import unchanged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
     from torch.amp import GradScaler
 
-    Objective = Callable[[Tensor, Tensor, int], Tensor]
+    Objective = Callable[[Tensor, Tensor, int | Tensor], Tensor]
 
 
 class TrainStep:
     """Takes steps on batches, one call each.
 
+    The first call with ``compile`` or ``graphs`` prepares: it takes trial steps, whose every effect is undone, and
+    says how long that took. A graph is captured anew when a parameter is frozen or released or a module changes
+    between train and eval mode; a batch of another shape is trained on without it.
+
     Args:
-        backbone: [B, 3, S, S] images to [B, D] embeddings.
-        objective: (embeddings, int64 labels [B], steps taken so far) to a scalar float32 loss, the batch's mean.
+        backbone: [B, 3, S, S] images to [B, D] embeddings. Parts may be frozen or in eval mode.
+        objective: (embeddings, int64 labels [B], steps taken so far) to a scalar float32 loss, the batch's mean. The
+            steps are an int64 scalar on the device where the step is compiled or graphed. For graphs it must be a
+            module, so that its buffers can be put back after the trial steps.
         optimizer: over every parameter that is to move.
         scaler: of gradients, for fp16; disabled otherwise.
         compute: device and autocast type.
         accumulate: micro-batches a step, which divide the batch; BatchNorm sees each alone.
         clip_gradient: largest norm of all gradients together; 0: no clipping.
+        compile: run backbone and objective through torch.compile. auto: if that fails, ``say`` so and go on without;
+            on: then raise HrfrError; off.
+        graphs: capture the whole step as a CUDA graph; auto, on or off as before.
+        say: told what is prepared, how long it took, and what could not be.
     """
 
     def __init__(
@@ -40,24 +56,54 @@ class TrainStep:
         *,
         accumulate: int = 1,
         clip_gradient: float = 0.0,
+        compile: str = "off",
+        graphs: str = "off",
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
+        from torch import nn
+
         self.backbone, self.objective, self.optimizer = backbone, objective, optimizer
         self.scaler, self.compute = scaler, compute
         self.accumulate, self.clip_gradient = accumulate, clip_gradient
+        self.compile, self.graphs, self.say = compile, graphs, say
+        self._parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
+        self._modules = [module for part in self._parts for module in part.modules()]
+        self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
+        self._forward: Callable[[Tensor], Tensor] = backbone
+        self._loss: Objective = objective
+        self._graph: StepGraph | None = None
+        self._state: tuple[bool, ...] = ()
 
     def __call__(self, batch: Batch, number: int) -> "Tensor":
         """Take step ``number`` (0-based) on ``batch``; returns the loss, a float32 scalar on the device."""
+        self.prepare(batch)
+        if self._graph is not None and self._graph.fits(batch.images, batch.labels):
+            return self._graph.replay(batch.images, batch.labels, number)
+        return self._take(batch.images, batch.labels, self._on_device(number) if self.compile != "off" else number)
+
+    @property
+    def prepares_next(self) -> bool:
+        """Whether the next call will compile or capture before its step, which takes seconds to minutes."""
+        return (self.compile, self.graphs) != ("off", "off") and self._state != self._modes()
+
+    # ---- the step itself ----------------------------------------------------------------------------------------
+
+    def _take(self, images: "Tensor", labels: "Tensor", number: "int | Tensor") -> "Tensor":
         import torch
+        from torch.profiler import record_function
 
         total = torch.zeros((), device=self.compute.device)
         parts = self.accumulate
-        for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
-            with self.compute.autocast():
-                embeddings = self.backbone(images)
-            loss = self.objective(embeddings, labels, number) / parts
-            self.scaler.scale(loss).backward()
+        for some, theirs in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with record_function("step: forward"):
+                with self.compute.autocast():
+                    embeddings = self._forward(some)
+                loss = self._loss(embeddings, theirs, number) / parts
+            with record_function("step: backward"):
+                self.scaler.scale(loss).backward()
             total += loss.detach()
-        self._update()
+        with record_function("step: update"):
+            self._update()
         return total
 
     def _update(self) -> None:
@@ -66,7 +112,87 @@ class TrainStep:
         if self.clip_gradient:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            # On CUDA foreach kernels; no host synchronisation, since error_if_nonfinite is off.
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # with a fused optimiser the device decides whether a step is skipped
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _on_device(self, number: int) -> "Tensor":
+        import torch
+
+        return torch.full((), number, dtype=torch.int64, device=self.compute.device)
+
+    # ---- preparation --------------------------------------------------------------------------------------------
+
+    def _modes(self) -> tuple[bool, ...]:
+        """What a captured or compiled step depends on and a caller may change."""
+        return (*(m.training for m in self._modules), *(p.requires_grad for p in self._parameters))
+
+    def prepare(self, batch: Batch) -> None:
+        """Compile and capture, where that is still to be done; a call does it too."""
+        if not self.prepares_next:
+            return
+        if self.compile != "off" and self._forward is self.backbone:
+            self._compile(batch)
+        self._graph = None  # gives its memory back before another is captured
+        if self.graphs != "off":
+            self._capture(batch)
+        self._state = self._modes()
+
+    def _compile(self, batch: Batch) -> None:
+        """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""
+        import torch
+
+        cache = use_lasting_cache()
+        self.say("compiling the step (a minute or more the first time) ...")
+        began = time.perf_counter()
+        options: dict[str, Any] = {"dynamic": False}
+        for what, loss in (("the step", torch.compile(self.objective, **options)), ("the network", self.objective)):
+            self._forward, self._loss = torch.compile(self.backbone, **options), loss
+            try:
+                self._try_out(batch)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # compilers fail in many ways; a mistake of ours will show again uncompiled
+                last = loss is self.objective
+                self._cannot(f"{what} cannot be compiled", error, self.compile if last else "auto")
+            else:
+                self.say(f"compiled in {time.perf_counter() - began:.1f} s (kept in {cache})")
+                return
+        self._forward, self._loss, self.compile = self.backbone, self.objective, "off"
+
+    def _try_out(self, batch: Batch) -> None:
+        with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+            self._take(batch.images, batch.labels, self._on_device(0))
+            self._wait()
+
+    def _capture(self, batch: Batch) -> None:
+        if len(self._parts) < 2:
+            self._cannot("the step cannot be captured as a CUDA graph", "its objective is not a module", self.graphs)
+            self.graphs = "off"
+            return
+        began = time.perf_counter()
+        rates_on_device(self.optimizer, batch.images)
+        with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+            warm_up(self._take, batch.images, batch.labels)
+            try:
+                self._graph = StepGraph(self._take, batch.images, batch.labels)
+            except RuntimeError as error:
+                self._cannot("the step cannot be captured as a CUDA graph", error, self.graphs)
+                self.graphs = "off"
+            self._wait()
+        if self._graph is not None:
+            self.say(f"captured the step as one CUDA graph in {time.perf_counter() - began:.1f} s")
+
+    def _cannot(self, what: str, why: object, choice: str) -> None:
+        reason = f"{what}: {str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__}"
+        if choice == "on":
+            raise HrfrError(f"{reason}. Train with --compile auto or off, or --graphs auto or off.")
+        self.say(f"{reason}; going on without")
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.compute.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -34,18 +34,26 @@ from hrfr_fast.training.build import (
     shape_of,
     with_inherited_shape,
 )
+from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.graph import graphs_choice
+from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
 from hrfr_fast.training.phases import Stretch, laid_out, release
 from hrfr_fast.training.plateau import Plateau
+from hrfr_fast.training.profile import StepProfiler
+from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-    from torch import Tensor, optim
+    from torch import optim
 
     from hrfr_fast.training.step import Objective
+
+
+SPEED_SETTINGS = ("out", "device", "engine", "compile", "graphs", "profile")
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,14 @@ class TrainResult:
     run: Path
     steps: int
     loss: float
-    images_per_second: float
     results: dict[str, PairResult]
     report: Path
+    speed: Speed
+    """Of the whole run; verification, checkpoints and preparation do not count."""
+
+    @property
+    def images_per_second(self) -> float:
+        return self.speed.images_per_second
 
 
 def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool = True) -> TrainResult:
@@ -66,7 +79,7 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
     Args:
         settings: what to train; relative paths are taken from the current directory.
         resume: continue the run in ``settings.run_directory`` from its last checkpoint, with the settings saved
-            there (only ``device`` and ``engine`` may differ from them).
+            there (only what changes speed alone may differ: see resumed_settings).
 
     Raises:
         UsageError: unknown regime, missing split or parent, a run directory in use, a resumed run whose data changed.
@@ -88,7 +101,7 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
 
 
 def resumed_settings(given: TrainSettings) -> TrainSettings:
-    """The settings a run was started with; the given device and engine win, since they only change speed.
+    """The settings a run was started with; what only changes speed is taken as given now.
 
     A regime of the user's is read from the copy in the run directory.
     """
@@ -97,7 +110,7 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
         raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
     saved = load_settings(path)
     regime = str(given.run_directory / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
-    return replace(saved, regime=regime, out=given.out, device=given.device, engine=given.engine)
+    return replace(saved, regime=regime, **{name: getattr(given, name) for name in SPEED_SETTINGS})
 
 
 def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> tuple[Split, ...]:
@@ -150,7 +163,7 @@ class Trainer:
         self.regime = regime_named(settings.regime)
         self.parents = find_parents(self.regime, settings)
         settings = with_inherited_shape(settings, self.regime, self.parents)
-        self.shape = shape_of(settings, self.regime, self.parents)
+        self.backbone_settings = shape_of(settings, self.regime, self.parents)
         self.settings = settings
         self.keep_statistics = self._keeps_statistics()
         self._build()
@@ -171,10 +184,26 @@ class Trainer:
         self.next_eval = self._next_eval()
         self.best_accuracy = -1.0
         self.last_accuracy: float | None = None
-        self.speed = math.nan
-        self.losses: list[Tensor] = []
+        self.losses = Losses()
+        self.clock, self.how = self._clock_and_choices()
+        self.profiler = StepProfiler(self.settings.profile, self.run / "profile", self.compute.device)
         self.last_loss, self.rate = math.nan, math.nan
         self.metrics: Metrics | None = None
+
+    def _clock_and_choices(self) -> tuple[StepClock, dict[str, str]]:
+        """What measures steps, and how they are to be executed."""
+        settings, on_cuda = self.settings, self.compute.device.type == "cuda"
+        if self.stretches:
+            self._release(self.stretches[-1].phase.train)  # the longest: what is frozen costs no backward pass
+        flops = training_flops(self.backbone, self.stream.size)
+        flops += 6.0 * settings.embedding_size * self.stream.classes
+        peak = matrix_rate(self.compute) if on_cuda else None
+        whole_run = flops * settings.batch_size * self.total_steps
+        choices = {
+            "compile": compile_choice(settings.compile, self.compute, whole_run, peak),
+            "graphs": graphs_choice(settings.graphs, self.compute),
+        }
+        return StepClock(self.compute, settings.batch_size, flops, peak), choices
 
     def _build(self) -> None:
         """Embedder and head, decided by the seed and the parents."""
@@ -182,7 +211,7 @@ class Trainer:
 
         torch.manual_seed(self.settings.seed)
         self.backbone = build_embedder(
-            self.shape, self.parents, self.compute, checkpointing=self.settings.activation_checkpointing
+            self.backbone_settings, self.parents, self.compute, checkpointing=self.settings.activation_checkpointing
         )
         classes = sum(split.identities for split in training_splits(self.packed, self.regime, self.settings))
         self.head = build_class_matrix(self.settings, self.regime, classes, self.parents, self.compute)
@@ -243,6 +272,7 @@ class Trainer:
         self.take_step = TrainStep(
             self.backbone, self.objective, self.optimizer, self.scaler, self.compute,
             accumulate=self.settings.accumulate, clip_gradient=self.settings.clip_gradient,
+            say=console.print, **self.how,
         )  # fmt: skip
         self.phase = number
 
@@ -294,24 +324,20 @@ class Trainer:
 
     def loop(self, stop: StopFlag) -> None:
         """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""
-        saved = logged = time.monotonic()
-        logged_step = self.step
+        saved = time.monotonic()
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(self.regime.name, total=self.total_steps, completed=self.step, note="")
-            for batch in self.engine.batches(self.samples, self.total_steps * self.settings.batch_size):
+            stop_at = self.total_steps * self.settings.batch_size
+            for batch in self.clock.batches(self.engine.batches(self.samples, stop_at)):
                 if self.epoch >= self.next_eval:  # before the next step: a resumed run verifies what a stop left out
-                    paused = time.monotonic()
-                    self._verify_on_the_way()
-                    logged += time.monotonic() - paused
+                    with self.clock.paused():
+                        self._verify_on_the_way()
                 if self.plateau.over:
                     console.print(f"{self.settings.plateau} verifications without a gain, for the third time: done")
                     break
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
-                    now = time.monotonic()
-                    self.speed = (self.step - logged_step) * self.settings.batch_size / (now - logged)
                     self._log()
-                    logged, logged_step = now, self.step
                 self._show(bar, task)
                 if stop:
                     self.save()
@@ -321,7 +347,8 @@ class Trainer:
                         stop.signal_number or 2,
                     )
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
-                    self.save()
+                    with self.clock.paused():
+                        self.save()
                     saved = time.monotonic()
 
     def _one_step(self, batch: Batch) -> None:
@@ -331,7 +358,11 @@ class Trainer:
         assert self.optimizer is not None, "a phase has one"
         self.rate = self._rate_now(stretch)
         set_learning_rate(self.optimizer, self.rate)
-        self.losses.append(self.take_step(batch, self.step))
+        if self.take_step.prepares_next:
+            with self.clock.paused():
+                self.take_step.prepare(batch)
+        self.losses.add(self.take_step(batch, self.step))
+        self.profiler.step()
         self.step += 1
 
     def _next_eval(self) -> float:
@@ -340,26 +371,26 @@ class Trainer:
 
     def _show(self, bar: "Progress", task: "TaskID") -> None:
         best = f" · accuracy {self.last_accuracy:.1%}" if self.last_accuracy is not None else ""
-        speed = f" · {self.speed:,.0f} images/s" if math.isfinite(self.speed) else ""
+        last = self.clock.last
+        speed = f" · {last.images_per_second:,.0f} images/s ({last.limit})" if last else ""
         note = f"loss {self.last_loss:.3f} · lr {self.rate:.4f}{speed}{best}"
         bar.update(task, completed=self.step, note=note)
 
-    def _log(self) -> None:
-        """Read the losses since the last log; refuse to go on when one is not finite."""
-        import torch
-
-        if not self.losses:
-            return
-        losses = torch.stack(self.losses).cpu().numpy()
-        self.losses.clear()
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if len(bad):
-            self._diverged(self.step - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
-        self.last_loss = float(losses.mean())
-        if self.settings.plateau:
-            self.plateau.losses += losses.tolist()
-        speed = {"images_per_second": self.speed} if math.isfinite(self.speed) else {}
-        self._metrics().write("train", **self._where(), loss=self.last_loss, learning_rate=self.rate, **speed)
+    def _log(self, everything: bool = False) -> None:
+        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite."""
+        if self.losses:
+            speed = self.clock.read().to_json()
+            self.losses.close({**self._where(), "learning_rate": self.rate, **speed})
+        with self.clock.blocked():
+            ready = self.losses.read(everything)
+        for line, losses in ready:
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if len(bad):
+                self._diverged(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
+            self.last_loss = float(losses.mean())
+            if self.settings.plateau:
+                self.plateau.losses += losses.tolist()
+            self._metrics().write("train", **line, loss=self.last_loss)
 
     def _diverged(self, step: int, loss: float) -> None:
         last = self.run / "checkpoints" / "last.safetensors"
@@ -391,7 +422,7 @@ class Trainer:
 
     def _verify_on_the_way(self) -> None:
         """Verify without intervals; a development set, where there is one, chooses ``best`` and tells plateaus."""
-        self._log()
+        self._log(everything=True)
         self.next_eval = self._next_eval()
         pair_sets, chosen = list(self.packed.pairs.values()), self._selection_set()
         results = self._verify(pair_sets, resamples=0)
@@ -415,7 +446,7 @@ class Trainer:
     def _save_weights(self, name: str, **more: Any) -> None:
         metadata = {
             "regime": self.regime.name,
-            "backbone": shape_metadata(self.shape),
+            "backbone": shape_metadata(self.backbone_settings),
             "parents": [parent.to_json() for parent in self.parents],
             "head": {"name": self.settings.head, "classes": self.stream.classes},
             "data": {"path": str(self.packed.path.resolve()), "digest": self.packed.digest},
@@ -432,7 +463,7 @@ class Trainer:
         """Write the state to resume from, then the weights. Never called with an unread, maybe infinite, loss."""
         import torch
 
-        self._log()
+        self._log(everything=True)
         state = {
             "step": self.step,
             "phase": self.phase,
@@ -491,12 +522,13 @@ class Trainer:
         self.metrics = None
         write_curves(self.run, {name: result.verification for name, result in results.items()})
         report = write_run_report(self.run)
-        return TrainResult(self.run, self.step, self.last_loss, self.speed, results, report)
+        return TrainResult(self.run, self.step, self.last_loss, results, report, self.clock.whole())
 
     def __enter__(self) -> "Trainer":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.profiler.close()
         self.engine.close()
         if self.metrics is not None:
             self.metrics.close()

@@ -1,0 +1,401 @@
+"""How fast a training step is: the whole run, the same step on one constant batch, and the step people run today.
+
+    python benchmarks/train_step.py            # under 3 minutes on 2 cores
+    python benchmarks/train_step.py --quick
+    python benchmarks/train_step.py --data packed --width 64 --batch-size 1024    # as on a GPU
+
+Rounds take turns (A B A B), medians count. The ceilings that utilisation and roofline refer to, a matrix product and a
+copy, are measured in the same run. Nothing is appended anywhere: results go to the JSON file in --out.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.peers.eager_step import EagerStep  # noqa: E402
+from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
+
+if TYPE_CHECKING:
+    from hrfr_fast.engines.base import Batch
+    from hrfr_fast.training.device import Compute
+    from hrfr_fast.training.roofline import Operation
+    from hrfr_fast.training.trainer import Trainer
+
+REGIMES = ("lowres32", "highlow144")
+PEER_BATCHES = (128, 256, 512, 1024)
+ENDLESS = 10**7  # steps: a run long enough that --compile auto compiles on CUDA
+
+
+@dataclass
+class Arm:
+    """Something that takes steps, and what it reached."""
+
+    name: str
+    steps: Callable[[int], None]
+    """Takes that many steps and waits for the device."""
+    batch_size: int
+    details: dict[str, Any] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    count: int = 1
+
+    @property
+    def images_per_second(self) -> float:
+        return median(self.rates)
+
+    def calibrate(self, seconds: float) -> None:
+        """Warm up (compile, capture, fill caches) and find how many steps last ``seconds``."""
+        self.steps(2)
+        began = time.perf_counter()
+        self.steps(2)
+        self.count = max(2, round(2 * seconds / (time.perf_counter() - began)))
+
+    def round(self) -> None:
+        began = time.perf_counter()
+        self.steps(self.count)
+        self.rates.append(self.count * self.batch_size / (time.perf_counter() - began))
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What this device reached in this run."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+def measure_ceilings(compute: "Compute") -> Ceilings:
+    """A matrix product and a copy (bytes read plus written), in the run's number format."""
+    import torch
+
+    from hrfr_fast.training.speed import matrix_rate
+
+    on_cuda = compute.device.type == "cuda"
+    product = matrix_rate(compute) if on_cuda else matrix_rate(compute, size=1536, repeats=5)
+    source = torch.ones(2**30 if on_cuda else 2**26, dtype=torch.float32, device=compute.device)
+    target = torch.empty_like(source)
+    rates = []
+    for _ in range(10):
+        wait(compute)
+        began = time.perf_counter()
+        target.copy_(source)
+        wait(compute)
+        rates.append(2 * source.nbytes / (time.perf_counter() - began))
+    return Ceilings(product, median(rates[2:]))
+
+
+def wait(compute: "Compute") -> None:
+    import torch
+
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def free_memory(compute: "Compute") -> int:
+    """Forget the peak; device bytes in use now."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if compute.device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_bytes(compute: "Compute", before: int) -> int:
+    """Device bytes at the peak since ``free_memory`` gave ``before``; 0 on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() - before if compute.device.type == "cuda" else 0
+
+
+# ---- ours -----------------------------------------------------------------------------------------------------------
+
+
+def whole_run(trainer: "Trainer") -> Arm:
+    """The trainer's own loop body over the engine's batches, log lines included; verification left out."""
+    stream: list[Iterator[Batch]] = []
+
+    def steps(count: int) -> None:
+        if not stream:
+            stream.append(iter(trainer.engine.batches(0, ENDLESS * trainer.settings.batch_size)))
+        for _ in range(count):
+            trainer._one_step(next(stream[0]))
+            if trainer.step % trainer.settings.log_every == 0:
+                trainer._log()
+        wait(trainer.compute)
+
+    return Arm(f"whole run, {trainer.engine.name}", steps, trainer.settings.batch_size, {"engine": trainer.engine.name})
+
+
+def constant_batch(trainer: "Trainer") -> Arm:
+    """The same step, captured and compiled alike, on one batch that is already there."""
+    batch = next(iter(trainer.engine.batches(0, trainer.settings.batch_size)))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            trainer._one_step(batch)
+            if trainer.step % trainer.settings.log_every == 0:
+                trainer._log()
+        wait(trainer.compute)
+
+    return Arm("constant batch", steps, trainer.settings.batch_size)
+
+
+def best_peer(trainer: "Trainer", batch_sizes: tuple[int, ...], seconds: float) -> Arm:
+    """The eager step at its best batch size: each is tried once; those that do not fit are left out by name."""
+    import torch
+
+    tried: dict[int, float] = {}
+    for size in batch_sizes:
+        before = free_memory(trainer.compute)
+        try:
+            arm = peer_arm(trainer, size)
+            arm.calibrate(seconds / 2)
+            arm.round()
+            tried[size] = arm.images_per_second
+        except torch.cuda.OutOfMemoryError:
+            print(f"the eager step does not fit with {size} images")
+        arm = None  # type: ignore[assignment]
+        free_memory(trainer.compute)
+    size = max(tried, key=lambda size: tried[size])
+    before = free_memory(trainer.compute)
+    arm = peer_arm(trainer, size)
+    arm.calibrate(seconds)
+    arm.details = {"tried": tried, "peak_bytes": peak_bytes(trainer.compute, before)}
+    return arm
+
+
+def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
+    step = EagerStep(trainer.backbone_settings, trainer.stream.classes, trainer.compute, batch_size)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            step()
+        wait(trainer.compute)
+
+    return Arm(f"eager NCHW {step.precision}, batch {batch_size}", steps, batch_size)
+
+
+# ---- a regime, side by side -----------------------------------------------------------------------------------------
+
+
+def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Any]:
+    """All arms of one regime in turns; engines that cannot work here are named."""
+    import torch
+
+    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.training.trainer import Trainer
+
+    arms, problems = [], {}
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        trainer: Trainer | None = None
+        for engine in engines:
+            from dataclasses import replace
+
+            one = replace(settings, engine=engine, out=f"{folder}/{engine}")
+            try:
+                made = stack.enter_context(Trainer(one, show_progress=False))
+                before = free_memory(made.compute)
+                made.start()
+                made.backbone.train()
+                made.head.train()
+                arm = whole_run(made)
+                arm.calibrate(seconds)
+            except (HrfrError, ImportError, RuntimeError) as error:
+                problems[engine] = str(error).splitlines()[0]
+                continue
+            arm.details["peak_bytes"] = peak_bytes(made.compute, before)
+            arms.append(arm)
+            trainer = trainer or made
+        if trainer is None:
+            raise HrfrError(f"no engine works here: {problems}")
+        ceiling = constant_batch(trainer)
+        ceiling.calibrate(seconds)
+        on_cuda = trainer.compute.device.type == "cuda"
+        peer = best_peer(trainer, PEER_BATCHES if on_cuda else (settings.batch_size,), seconds)
+        for _ in range(rounds):
+            for arm in (*arms, ceiling, peer):
+                arm.round()
+        return report(trainer, arms, ceiling, peer) | {"problems": problems, "torch_threads": torch.get_num_threads()}
+
+
+def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict[str, Any]:
+    """Rates, ratios, utilisation and share of the roofline of one regime."""
+    from hrfr_fast.training.roofline import roofline_seconds, step_operations
+
+    found = measure_ceilings(trainer.compute)
+    batch, number = trainer.settings.batch_size, trainer.compute.image_dtype.itemsize
+    operations = step_operations(trainer.backbone_settings, trainer.stream.classes, batch, activation_bytes=number)
+    floor = batch / roofline_seconds(operations, found.flops_per_second, found.bytes_per_second)
+    flops = sum(one.flops for one in operations) / batch
+
+    def row(arm: Arm) -> dict[str, Any]:
+        rate = arm.images_per_second
+        return {
+            "name": arm.name, "batch_size": arm.batch_size, "images_per_second": rate,
+            "slowest": min(arm.rates), "fastest": max(arm.rates),
+            "of_constant_batch": rate / ceiling.images_per_second, "times_eager": rate / peer.images_per_second,
+            "utilisation": rate * flops / found.flops_per_second, "of_roofline": rate / floor, **arm.details,
+        }  # fmt: skip
+
+    return {
+        "regime": trainer.regime.name, "size": trainer.stream.size, "width": trainer.settings.width,
+        "classes": trainer.stream.classes, "batch_size": batch, "device": str(trainer.compute),
+        "compile": trainer.take_step.compile, "graphs": trainer.take_step.graphs,
+        "ceilings": asdict(found), "roofline_images_per_second": floor, "flops_per_image": flops,
+        "bytes_per_image": sum(one.bytes for one in operations) / batch,
+        "operations": [one._asdict() for one in operations], "rows": [row(arm) for arm in (*arms, ceiling, peer)],
+    }  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> None:
+    """Two tables: where the roofline's time lies, and who reached what."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hrfr_fast.training.roofline import Operation
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(roofline_table([Operation(**one) for one in result["operations"]], result))
+    table = Table(
+        "", "images/s", "rounds from .. to", "of constant", "x eager", "utilisation", "of roofline", "peak MiB",
+        title=f"{result['regime']}: {result['size']} px, width {result['width']}, {result['classes']:,} classes, "
+        f"batch {result['batch_size']} on {result['device']}; compile {result['compile']}, graphs {result['graphs']}",
+        title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in result["rows"]:
+        table.add_row(
+            row["name"], f"{row['images_per_second']:,.0f}", f"{row['slowest']:,.0f} .. {row['fastest']:,.0f}",
+            f"{row['of_constant_batch']:.1%}", f"{row['times_eager']:.2f}", f"{row['utilisation']:.1%}",
+            f"{row['of_roofline']:.1%}", f"{row.get('peak_bytes', 0) / 2**20:,.0f}" if row.get("peak_bytes") else "",
+        )  # fmt: skip
+    console.print(table)
+    for engine, problem in result["problems"].items():
+        console.print(f"  NOT MEASURED: engine {engine}: {problem}", style="yellow", markup=False)
+
+
+def roofline_table(operations: "list[Operation]", result: dict[str, Any]) -> Any:
+    """Per kind of operation: GFLOP, MB and microseconds an image at the measured ceilings."""
+    from rich.table import Table
+
+    from hrfr_fast.training.roofline import by_kind, roofline_seconds
+
+    flops, memory = result["ceilings"]["flops_per_second"], result["ceilings"]["bytes_per_second"]
+    batch = result["batch_size"]
+    table = Table(
+        "operation", "GFLOP/image", "MB/image", "us/image",
+        title=f"roofline at {flops / 1e12:,.2f} TFLOP/s and {memory / 1e9:,.0f} GB/s: "
+        f"{result['roofline_images_per_second']:,.0f} images/s", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, total in by_kind(operations).items():
+        seconds = roofline_seconds((one for one in operations if one.kind == kind), flops, memory)
+        table.add_row(kind, f"{total.flops / batch / 1e9:.3f}", f"{total.bytes / batch / 1e6:.2f}",
+                      f"{seconds / batch * 1e6:.2f}")  # fmt: skip
+    return table
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def packed_faces(data: Path | None, cache: Path) -> Path:
+    """The packed directory given, or parametric faces, made once."""
+    from hrfr_fast.data.synthetic import synthesize_packed
+
+    if data is not None:
+        return data
+    made = cache / "packed-small"
+    if not (made / "manifest.json").exists():
+        synthesize_packed(made, "small")
+    return made
+
+
+def circumstances() -> dict[str, Any]:
+    """What one needs to know to believe and repeat a run."""
+    import torch
+
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
+            check=True, timeout=20,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    machine = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" if gpu else "no GPU"
+    return {
+        "benchmark": "train_step", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit,
+        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
+        "machine": {"gpu": machine, "cpu": platform.machine(), "cores": torch.get_num_threads()},
+        "versions": {"python": platform.python_version(), **{one: version(one) for one in ("torch", "numpy")}},
+    }  # fmt: skip
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="packed faces; a small parametric set if not given")] = None,
+    cache: Annotated[Path, typer.Option(help="where the parametric set is kept")] = Path("benchmarks/data"),
+    quick: Annotated[bool, typer.Option("--quick", help="one regime, short rounds")] = False,
+    regime: Annotated[list[str] | None, typer.Option(help="only this regime; may be repeated")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="only this engine; may be repeated")] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto | bf16 | fp16 | fp32, of our step")] = "auto",
+    compile: Annotated[str, typer.Option(help="auto | on | off; auto compiles on CUDA")] = "auto",
+    graphs: Annotated[str, typer.Option(help="auto | on | off")] = "auto",
+    width: Annotated[int, typer.Option(help="0: 64 on a GPU, 16 on a CPU")] = 0,
+    batch_size: Annotated[int, typer.Option(help="0: 1024 on a GPU; 64 (32 px) or 16 (144 px) on a CPU")] = 0,
+    rounds: Annotated[int, typer.Option(help="of each arm; 0: 5, 2 with --quick")] = 0,
+    seconds: Annotated[float, typer.Option(help="a round; 0: 1.5, 0.5 with --quick")] = 0.0,
+    out: Annotated[Path, typer.Option(help="where train_step.json goes")] = Path("benchmarks/out"),
+) -> None:
+    """Measure images/s of training, side by side, against two measured ceilings."""
+    from hrfr_fast.regimes import regime_named
+    from hrfr_fast.training.device import choose_compute
+
+    on_cuda = choose_compute(device, precision).device.type == "cuda"
+    packed = packed_faces(data, cache)
+    engines = tuple(engine or (name for name in CHOICES["engine"] if name != "auto"))
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in regime or (REGIMES[:1] if quick else REGIMES):
+        size = regime_named(name).input_size
+        settings = TrainSettings(
+            regime=name, data=str(packed), steps=ENDLESS, device=device, precision=precision, compile=compile,
+            graphs=graphs, width=width or (64 if on_cuda else 16),
+            batch_size=batch_size or (1024 if on_cuda else 64 if size <= 64 else 16),
+        )  # fmt: skip
+        results.append(measure(settings, engines, rounds or (2 if quick else 5), seconds or (0.5 if quick else 1.5)))
+        show(results[-1])
+        (out / "train_step.json").write_text(json.dumps({**circumstances(), "results": results}, indent=1) + "\n")
+    typer.echo(f"{out}/train_step.json")
+
+
+if __name__ == "__main__":
+    from hrfr_fast.errors import HrfrError
+
+    try:
+        typer.run(main)
+    except HrfrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

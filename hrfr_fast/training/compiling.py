@@ -1,0 +1,30 @@
+"""Whether torch.compile pays for a run, and where its results are kept."""
+
+import os
+from pathlib import Path
+
+from hrfr_fast.training.device import Compute
+
+EAGER_UTILISATION = 0.15  # of a GPU's matrix rate, by an eager channels-last bf16 step; a prediction, not a measurement
+PAYS_AFTER = 300.0  # seconds of eager training: compiling takes about a minute and saves about a third
+
+
+def compile_choice(choice: str, compute: Compute, training_flops: float, peak: float | None) -> str:
+    """``auto | on | off``, with auto turned into off where compiling does not pay.
+
+    Args:
+        choice: auto compiles only on CUDA and only runs that would train for more than PAYS_AFTER seconds without.
+        training_flops: floating-point operations of the whole run.
+        peak: the device's measured FLOP/s in matrix products; None where it was not measured (a CPU).
+    """
+    if choice != "auto":
+        return choice
+    if compute.device.type != "cuda" or not peak:
+        return "off"
+    return "auto" if training_flops / (EAGER_UTILISATION * peak) > PAYS_AFTER else "off"
+
+
+def use_lasting_cache() -> Path:
+    """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
+    return Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache)))
