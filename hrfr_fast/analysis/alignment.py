@@ -168,8 +168,8 @@ def _draw(
         axes[0][0].legend(title=model.label, fontsize=8, title_fontsize=8)
         last = axes[2][2]
         mine = numbers["methods"]
-        drawing.dots(last, list(mine), {"": [(100 * m["accuracy"], tuple(100 * c for c in m["accuracy_ci"]))
-                                             for m in mine.values()]})  # fmt: skip
+        spans = [drawing.percent(entry["accuracy"], entry["accuracy_ci"]) for entry in mine.values()]
+        drawing.dots(last, list(mine), {"": spans})
         last.set_xlabel("HR-LR accuracy (%), 95 % interval")
         last.tick_params(axis="y", labelsize=7)
     return Figure(

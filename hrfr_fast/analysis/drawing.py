@@ -1,6 +1,6 @@
 """Figures of the analyses: white, in colours that every eye tells apart, readable alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HIGH, LOW, THIRD = COLOURS[:3]
-GENUINE, IMPOSTOR = COLOURS[0], COLOURS[1]
+Dot = tuple[float, tuple[float, float] | None]
+"""A value and its interval."""
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def figure(
     drawn.savefig(path, dpi=130)
 
 
-def histograms(axes: "Axes", kinds: dict[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:
+def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:
     """One density a kind, overlaid."""
     for colour, (label, values) in zip(COLOURS, kinds.items(), strict=False):
         axes.hist(values, edges.tolist(), density=True, color=colour, alpha=0.55, label=label)
@@ -44,7 +45,7 @@ def histograms(axes: "Axes", kinds: dict[str, NDArray[np.floating]], edges: NDAr
     axes.set_ylabel("density")
 
 
-def dots(axes: "Axes", rows: list[str], series: dict[str, list[tuple[float, tuple[float, float] | None]]]) -> None:
+def dots(axes: "Axes", rows: list[str], series: Mapping[str, Sequence[Dot]]) -> None:
     """Values with their intervals, one row a name, one colour a series; None draws no interval."""
     height = 0.7 / max(len(series), 1)
     for number, (colour, (label, values)) in enumerate(zip(COLOURS * 5, series.items(), strict=False)):
@@ -56,3 +57,8 @@ def dots(axes: "Axes", rows: list[str], series: dict[str, list[tuple[float, tupl
         axes.plot([], [], "o-", color=colour, label=label)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def percent(rate: float, span: Sequence[float]) -> Dot:
+    """A rate and its interval as percentages."""
+    return 100 * rate, (100 * span[0], 100 * span[1])

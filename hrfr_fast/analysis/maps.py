@@ -32,7 +32,8 @@ def translation(source: NDArray[np.floating], target: NDArray[np.floating]) -> M
 def coral(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
     """Gives ``source`` the mean and covariance of ``target`` (CORAL: Sun, Feng & Saenko, AAAI 2016; the mean is ours).
 
-    No correspondences. Covariances are shrunk as Ledoit & Wolf (2004) do, for there may be fewer points than dimensions.
+    No correspondences. Covariances are shrunk as Ledoit & Wolf (2004) do: there may be fewer points than
+    dimensions.
     """
     require("sklearn")
     from sklearn.covariance import ledoit_wolf

@@ -255,11 +255,13 @@ def measure(spaces: Spaces, model: Model) -> tuple[dict[str, Any], dict[str, Pro
 
 
 def _trained_on(model: Model, view: View) -> bool | None:
-    """Whether the run's own degradation covers the size of ``view``; None where its settings are not known."""
-    augment = model.settings.get("augment")
-    if augment is None:
+    """Whether the run may have degraded its training faces to the size of ``view``; None: its settings are unknown."""
+    if not model.settings:
         return None
-    return bool(augment["degrade"] > 0 and augment["degrade_min"] <= view.side <= augment["degrade_max"])
+    augment = model.settings.get("augment", {})
+    second_view = model.settings  # the same names, of the degraded second view of crossres regimes
+    ranges = [second_view] + ([augment] if augment.get("degrade", 0) > 0 else [])
+    return any(one.get("degrade_min", 0) <= view.side <= one.get("degrade_max", -1) for one in ranges)
 
 
 def analyse(spaces: Spaces, out: Path) -> Finding:
