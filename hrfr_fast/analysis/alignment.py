@@ -165,7 +165,7 @@ def _draw(
             hint = ", knows the pairs" if METHODS[method] else ""
             one.set_title(f"{method}{hint}: d' {numbers['methods'][method]['d_prime']:.2f}", fontsize=10)
             one.set_xlabel("cosine similarity, HR against LR")
-        axes[0][0].legend(title=model.label, fontsize=8, title_fontsize=8)
+        axes[0][0].legend(title=model.label, fontsize=8, title_fontsize=8, loc="upper left")
         last = axes[2][2]
         mine = numbers["methods"]
         spans = [drawing.percent(entry["accuracy"], entry["accuracy_ci"]) for entry in mine.values()]

@@ -121,7 +121,7 @@ def _draw(
                 mine = numbers[kind][measure]
                 one.set_title(f"{kind}: d' {mine['d_prime']:.2f}, overlap {mine['overlap']:.0%}", fontsize=10)
                 one.set_xlabel("cosine similarity" if measure == "cosine" else "Euclidean distance of unit embeddings")
-        axes[0][0].legend(title=model.label, fontsize=8, title_fontsize=8)
+        axes[0][0].legend(title=model.label, fontsize=8, title_fontsize=8, loc="upper left")
     return Figure(
         path,
         f"How similar {model.name} finds two pictures of one person and of two people, both sharp (HR-HR), one of them"

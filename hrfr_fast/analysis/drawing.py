@@ -40,7 +40,7 @@ def figure(
 def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:
     """One density a kind, overlaid."""
     for colour, (label, values) in zip(COLOURS, kinds.items(), strict=False):
-        axes.hist(values, edges.tolist(), density=True, color=colour, alpha=0.55, label=label)
+        axes.hist(values, edges.tolist(), density=True, histtype="stepfilled", color=colour, alpha=0.55, label=label)
     axes.set_yticks([])
     axes.set_ylabel("density")
 
@@ -57,6 +57,12 @@ def dots(axes: "Axes", rows: list[str], series: Mapping[str, Sequence[Dot]]) -> 
         axes.plot([], [], "o-", color=colour, label=label)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def legend_below(axes: "Axes", columns: int = 4, title: str | None = None) -> None:
+    """The legend of ``axes`` under the whole figure, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, title=title)
 
 
 def percent(rate: float, span: Sequence[float]) -> Dot:

@@ -124,7 +124,7 @@ def _draw(
             drawing.histograms(one, parts, np.linspace(-1, 1, 61))
             one.set(xlabel="cosine similarity, old against new", title=name)
             one.title.set_fontsize(10)
-        before.legend(fontsize=8)
+        before.legend(fontsize=8, loc="upper left")
     return Figure(
         path,
         f"Pictures embedded by {old.name} compared with pictures embedded by {new.name}: as they are, and after turning"

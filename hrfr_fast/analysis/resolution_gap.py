@@ -300,8 +300,9 @@ def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path
                 series[view.replace(" to ", " probe on ")] = [(p.auc, p.auc_ci) for p in mine]
             drawing.dots(one, labels, series)
             one.axvline(0.5, color="grey", linewidth=0.8)
-            one.set(title=f"{kind} probe", xlabel="AUC of guessing the true resolution", xlim=(0, 1.02))
-        axes[0][0].legend(fontsize=8, loc="lower left")
+            title = {"linear": "linear probe", "knn": f"probe of {NEIGHBOURS} nearest neighbours"}[kind]
+            one.set(title=title, xlabel="AUC of guessing the true resolution", xlim=(0, 1.02))
+        drawing.legend_below(axes[0][0])
     return Figure(
         path,
         "How well a classifier guesses from an embedding whether the picture was of high or of low resolution: 0.5 is"
@@ -319,9 +320,9 @@ def _draw_planes(spaces: Spaces, model: Model, probes: dict[str, Probe], path: P
                 (drawing.HIGH, "144 px", points[:half]),
                 (drawing.LOW, "144 to 36 px and back", points[half:]),
             ):
-                one.scatter(*part.T, s=8, color=colour, alpha=0.6, linewidths=0, label=label)
+                one.scatter(*part.T, s=10, color=colour, alpha=0.6, linewidths=0, label=label)
             one.set(title=f"{model.label}: {name}", xlabel=f"{name} axis 1", ylabel=f"{name} axis 2")
-        axes[0][0].legend(title=f"linear probe AUC {probes['linear LR36'].auc:.3f}", markerscale=2)
+        drawing.legend_below(axes[0][0], title=f"linear probe AUC {probes['linear LR36'].auc:.3f}")
     return Figure(
         path,
         f"Embeddings of {model.name}, each picture once as it is and once shrunk to 36 px and back, laid flat in two"

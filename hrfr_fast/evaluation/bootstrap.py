@@ -38,7 +38,7 @@ def pair_weights(
 
 
 def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``units`` is drawn in each of ``count`` resamples of that many draws, float64 [count, units]."""
+    """How often each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units]."""
     resamples = np.arange(start, start + count)[:, None]
     words = philox(seed, resamples, np.arange((units + 3) // 4), purpose=BOOTSTRAP).reshape(count, -1)[:, :units]
     drawn = ((words * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
