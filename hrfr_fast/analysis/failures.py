@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
+from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.data.shards import PairSet
 from hrfr_fast.errors import UsageError
@@ -88,7 +89,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
         }  # fmt: skip
         sentences.append(
             f"From {first.name} to {second.name} {won} wrong decisions become right and {lost} right ones wrong"
-            f" (McNemar p = {mcnemar(lost, won):.3f}, exploratory)."
+            f" (McNemar {p_text(mcnemar(lost, won))}, exploratory)."
         )
         figures.append(_draw_flips(first, second, pairs, both, changed, out / f"{KEY}-{first.name}-{second.name}.png"))
     return Finding(KEY, QUESTION, " ".join(sentences), numbers, tuple(figures))
@@ -132,7 +133,8 @@ def _sheet(path: Path, title: str, pairs: PairSet, rows: dict[str, NDArray[np.in
         for line, (text, chosen) in zip(axes, rows.items(), strict=True):
             for one in line:
                 one.axis("off")
-            line[0].text(0, 1.32, text if len(chosen) else f"{text}: none", transform=line[0].transAxes, fontsize=9)
+            heading = line[0].text(0, 1.3, text if len(chosen) else f"{text}: none", transform=line[0].transAxes)
+            heading.set(fontsize=9, in_layout=False)  # it may run over the neighbours
             for one, pair in zip(line, chosen.tolist(), strict=False):
                 one.imshow(np.concatenate(list(pairs.split.read([2 * pair, 2 * pair + 1])), axis=1))
                 one.set_title(caption(pair), fontsize=8)

@@ -53,8 +53,14 @@ def mean_of(values: NDArray[np.floating]) -> Statistic:
     return lambda weights: weights @ values / np.maximum(weights.sum(axis=1), 1e-300)
 
 
-def auc_of(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> Statistic:
+def auc_of(
+    scores: NDArray[np.floating], positive: NDArray[np.bool_], identities: NDArray[np.int64] | None = None
+) -> Statistic:
     """The weighted area under the ROC curve, ties counting half; ``scores`` [n], ``positive`` bool [n].
+
+    With ``identities`` (int64 [n]) only units of different identities are compared, and weights must be equal within
+    one. A resample doubles the share of comparisons within an identity (they count w^2, of mean 2), which moves its
+    area: for two views of 450 pictures that differ by next to nothing by 0.0011, past the whole interval.
 
     A resample that holds only one of the two classes gives 0.5.
     """
@@ -62,16 +68,34 @@ def auc_of(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> Statist
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(len(distinct)))
     sign = positive[order]
+    first, inside, inside_mass = _within(scores, positive, identities)
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         sorted_weights = weights[:, order]
         above = np.add.reduceat(sorted_weights * sign, starts, axis=1)
         below = np.add.reduceat(sorted_weights * ~sign, starts, axis=1)
-        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
-        mass = above.sum(axis=1) * below.sum(axis=1)
+        squares = weights[:, first] ** 2
+        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1) - squares @ inside
+        mass = above.sum(axis=1) * below.sum(axis=1) - squares @ inside_mass
         return np.where(mass > 0, wins / np.maximum(mass, 1e-300), 0.5)
 
     return statistic
+
+
+def _within(
+    scores: NDArray[np.floating], positive: NDArray[np.bool_], identities: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """For each identity one of its units, and the wins and the number of comparisons between its own units."""
+    if identities is None:
+        return np.empty(0, np.int64), np.empty(0), np.empty(0)
+    order = np.argsort(identities, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
+    wins, mass = np.zeros(len(groups)), np.zeros(len(groups))
+    for number, members in enumerate(groups):
+        high, low = scores[members][positive[members]], scores[members][~positive[members]]
+        wins[number] = (np.sign(high[:, None] - low) + 1).sum() / 2
+        mass[number] = len(high) * len(low)
+    return np.array([members[0] for members in groups]), wins, mass
 
 
 def at_once(statistic: Statistic, units: int) -> float:
@@ -86,3 +110,8 @@ def _blocks(resamples: int) -> list[tuple[int, int]]:
 def _percentiles(blocks: list[NDArray[np.float64]]) -> tuple[float, float]:
     low, high = np.quantile(np.concatenate(blocks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def p_text(p: float) -> str:
+    """ "p = 0.034" or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
+from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.analysis.sphere import effective_rank
@@ -25,6 +26,7 @@ KEY = "kernels"
 QUESTION = "What do the first layers look for, and do two models look for the same?"
 FREQUENCIES = 9  # from 0 to half a cycle a pixel
 ROTATIONS = 200
+COLUMNS = 32  # kernels a row of the drawing
 
 
 def first_kernels(network: "nn.Module") -> list[NDArray[np.float64]]:
@@ -138,7 +140,7 @@ def _answer(numbers: dict[str, Any]) -> str:
     for name, entry in numbers["pairs"].items():
         text = (
             f"{name}: mean matched cosine {entry['matched_cosine']:.2f}, randomly rotated kernels reach"
-            f" {entry['rotated_control']['mean']:.2f} (p = {entry['rotated_control_p']:.3f})"
+            f" {entry['rotated_control']['mean']:.2f} ({p_text(entry['rotated_control_p'])})"
         )
         if entry["kinship"] == "same seed":
             text += "; both began as the same kernels (one seed), which alone makes them match"
@@ -158,7 +160,8 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
     names = list(kernels)
     first = kernels[names[0]]
     by_power = np.argsort(-np.linalg.norm(first.reshape(len(first), -1), axis=1))
-    with drawing.figure(path, len(names), 1, cell=(9.0, 1.9)) as axes:
+    lines = max(-(-len(layer) // COLUMNS) for layer in kernels.values())
+    with drawing.figure(path, len(names), 1, cell=(9.0, 0.4 + 0.3 * lines)) as axes:
         for one, name in zip(axes[:, 0], names, strict=True):
             mine, title = kernels[name], _title(*name)
             if name == names[0]:
@@ -178,11 +181,10 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
     )
 
 
-def _mosaic(kernels: NDArray[np.float64], columns: int = 32) -> NDArray[np.float64]:
+def _mosaic(kernels: NDArray[np.float64], columns: int = COLUMNS) -> NDArray[np.float64]:
     """RGB picture in [0, 1] of kernels [C, 3, k, k] in rows of ``columns``, a white line between them."""
-    count, _, side, _ = kernels.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
+    side = kernels.shape[-1]
+    rows = -(-len(kernels) // columns)
     sheet = np.ones((rows * (side + 1), columns * (side + 1), 3))
     for number, kernel in enumerate(kernels):
         top, left = number // columns * (side + 1), number % columns * (side + 1)
@@ -196,7 +198,7 @@ def _draw_spectra(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Pat
         for colour, (name, layer) in zip(drawing.COLOURS * 5, kernels.items(), strict=False):
             axes[0][0].plot(np.linspace(0, 0.5, FREQUENCIES), 100 * spectrum(layer), "o-", color=colour,
                             markersize=4, label=_title(*name))  # fmt: skip
-        axes[0][0].set(xlabel="spatial frequency (cycles a pixel)", ylabel="share of power (%)", ylim=(0, None))
+        axes[0][0].set(xlabel="spatial frequency (cycles a pixel)", ylabel="relative power (%)", ylim=(0, None))
         axes[0][0].legend(fontsize=8)
     return Figure(
         path,

@@ -9,6 +9,7 @@ success: :func:`probe` and :func:`probe_difference`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ QUESTION = "Do the embeddings separate by true resolution?"
 FOLDS = 5
 NEIGHBOURS = 15
 KINDS = ("linear", "knn")
+VERDICTS = ((0.6, "hardly"), (0.9, "partly"), (2.0, "yes"))
+"""What to call an AUC below each bound whose interval lies above chance."""
 MOST_SHOWN = 500  # pictures in the 2-D figures: t-SNE of 1,000 points takes seconds
 MOST_SILHOUETTE = 2000  # pictures: its distances are quadratic
 
@@ -38,6 +41,7 @@ class Probe:
     what it is; arrays hold the N high-resolution views, then the N low-resolution ones."""
 
     auc: float
+    """Probability that a low-resolution view gets more confidence than a high-resolution one of another person."""
     auc_ci: tuple[float, float] | None
     balanced_accuracy: float
     balanced_accuracy_ci: tuple[float, float] | None
@@ -89,6 +93,7 @@ def probe(
     count = len(identities)
     fold = folds_of(identities, folds, seed)
     low, scores = np.arange(2 * count) >= count, np.empty(2 * count)
+    doubled = np.concatenate([identities, identities])
     for number in np.unique(fold):
         inside = fold == number
         fitted = _classifier(kind, int(2 * (~inside).sum()))
@@ -96,8 +101,7 @@ def probe(
         fitted.fit(both, np.arange(len(both)) >= len(both) // 2)
         scores[:count][inside] = fitted.predict_proba(embeddings_hr[inside])[:, 1]
         scores[count:][inside] = fitted.predict_proba(tested_lr[inside])[:, 1]
-    doubled = np.concatenate([identities, identities])
-    area, accuracy = auc_of(scores, low), _balanced(scores, low)
+    area, accuracy = auc_of(scores, low, doubled), _balanced(scores, low)
     return Probe(
         at_once(area, 2 * count),
         interval(area, doubled, resamples=resamples, seed=seed) if resamples else None,
@@ -129,7 +133,7 @@ def probe_difference(
     identities = pairs[0][0].identities
     if any(not np.array_equal(identities, one.identities) for pair in pairs for one in pair):
         raise UsageError("the probes are of different pictures; only the same pictures can be compared")
-    measures = {"auc": auc_of, "balanced_accuracy": _balanced}
+    measures = {"auc": partial(auc_of, identities=identities), "balanced_accuracy": _balanced}
     return {name: _difference(pairs, measure, identities, resamples, seed) for name, measure in measures.items()}
 
 
@@ -280,7 +284,7 @@ def _answer(spaces: Spaces, probes: dict[str, dict[str, Probe]]) -> str:
     for model in spaces.models:
         mine = probes[model.name]["linear LR36"]
         low, high = mine.auc_ci or (mine.auc, mine.auc)
-        verdict = "yes" if low > 0.5 else "no sign of it"
+        verdict = next(word for bound, word in VERDICTS if mine.auc < bound) if low > 0.5 else "no sign of it"
         control = "; it sees every view at that size: a near-identity control" if model.sees_no_detail else ""
         parts.append(
             f"{model.name}: {verdict}, a linear probe tells HR from LR36 with AUC {mine.auc:.3f}"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
+from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.pairing import identity_pairs
 from hrfr_fast.analysis.spaces import HR, LR36, Model, Spaces
@@ -166,15 +167,14 @@ def _sentence(name: str, numbers: dict[str, Any]) -> str:
     if "occupancy" not in numbers:
         return text + "."
     test = numbers["occupancy"]
-    p = f"p {'< 0.001' if test['uniform_p'] < 0.001 else '= ' + format(test['uniform_p'], '.3f')}"
+    p = p_text(test["uniform_p"])
     if test["uniform_p"] >= SIGNIFICANCE:
         return f"{text}; the people's directions cannot be told from uniform ({p})."
-    kind = "nearest neighbours closer" if test["nearest_neighbour_ratio"] < 1 else "nearest neighbours farther"
-    return f"{text}; the people's directions are not uniform ({p}): {kind} than chance ({_ratio(test)})."
-
-
-def _ratio(test: dict[str, float]) -> str:
-    return f"{test['nearest_neighbour_ratio']:.2f} times its distance"
+    ratio = test["nearest_neighbour_ratio"]
+    return (
+        f"{text}; the people's directions are not uniform ({p}): nearest neighbours lie at {ratio:.2f} times the"
+        " distance of uniform points."
+    )
 
 
 def _draw_measures(spaces: Spaces, numbers: dict[str, Any], path: Path) -> Figure:
@@ -207,6 +207,8 @@ def _draw_measures(spaces: Spaces, numbers: dict[str, Any], path: Path) -> Figur
 
 
 def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Path) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     views = (("144 px", drawing.HIGH, HR), ("144 to 36 px and back", drawing.LOW, LR36))
     with drawing.figure(path, 1, 3, cell=(4.4, 4.2), subplot_kw={"projection": "3d"}) as axes:
         for label, colour, view in views:
@@ -222,7 +224,7 @@ def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Pa
             axes[0][2].scatter(*mine.T, s=30, color=drawing.COLOURS[number % 6], marker="os^"[number // 6 % 3])
         _globe(axes[0][2])
         test = numbers["occupancy"]
-        axes[0][0].set_title(f"{model.label}: directions\nuniform? p = {test['uniform_p']:.3g}", fontsize=10)
+        axes[0][0].set_title(f"{model.label}: directions\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
         axes[0][0].legend(fontsize=8, loc="upper left", markerscale=2)
         norms = numbers["norm"]
         axes[0][1].set_title(
@@ -231,7 +233,10 @@ def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Pa
         axes[0][2].set_title(f"{len(shown)} people, one mark each", fontsize=10)
         for one in axes[0]:
             one.set_box_aspect((1, 1, 1))
-            one.tick_params(labelsize=6)
+            one.grid(False)
+            for axis in (one.xaxis, one.yaxis, one.zaxis):
+                axis.set_major_locator(MaxNLocator(4))
+            one.tick_params(labelsize=7)
             one.set(xlabel="axis 1", ylabel="axis 2", zlabel="axis 3")
     return Figure(
         path,

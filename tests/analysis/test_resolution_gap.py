@@ -53,9 +53,8 @@ def test_folds_keep_identities_and_so_both_views_together():
     assert not np.array_equal(fold, folds_of(IDENTITIES, 5, seed=2))
 
 
-def test_the_probes_measures_are_scikit_learns():
+def test_the_probes_accuracy_is_scikit_learns():
     found = probe(*views(0.8), IDENTITIES, kind="knn", resamples=0)
-    assert found.auc == pytest.approx(roc_auc_score(found.low, found.scores))
     decided = np.where(found.scores == 0.5, found.low, found.scores > 0.5)  # 15 neighbours never tie
     assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(found.low, decided))
 
@@ -66,6 +65,26 @@ def test_the_weighted_area_is_scikit_learns():
     weights = random.integers(0, 4, (3, 300)).astype(float)
     expected = [roc_auc_score(positive, scores, sample_weight=w) for w in weights]
     assert auc_of(scores, positive)(weights) == pytest.approx(expected)
+
+
+def test_the_area_across_identities_leaves_out_comparisons_within_one():
+    random = np.random.default_rng(0)
+    scores, positive, people = random.integers(0, 9, 60) / 9, random.random(60) < 0.5, random.integers(0, 12, 60)
+    weights = random.integers(0, 3, (4, 12))[:, people].astype(float)
+    for w, found in zip(weights, auc_of(scores, positive, people)(weights), strict=True):
+        high, low = np.meshgrid(np.flatnonzero(positive), np.flatnonzero(~positive), indexing="ij")
+        mass = w[high] * w[low] * (people[high] != people[low])
+        wins = (np.sign(scores[high] - scores[low]) + 1) / 2
+        assert found == pytest.approx((mass * wins).sum() / mass.sum())
+
+
+def test_two_alike_views_are_no_gap():
+    """A probe of scores that rise by next to nothing from view to view: its interval must hold 0.5."""
+    random = np.random.default_rng(0)
+    scores = random.standard_normal(150)
+    both, people = np.concatenate([scores, scores + 1e-9]), np.tile(np.arange(50).repeat(3), 2)
+    low, high = interval(auc_of(both, np.arange(300) >= 150, people), people, resamples=300)
+    assert low <= 0.5 <= high and high - low < 1e-3
 
 
 def test_intervals_resample_people_and_not_pictures():
