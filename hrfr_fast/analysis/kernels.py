@@ -2,7 +2,7 @@
 
 Kernels of two models come in any order, so they are matched one to one (Hungarian method, Kuhn 1955) to the largest sum
 of cosines. Some match is always found: it means something only against the matches of models that have nothing in
-common. Models of one seed began as the same kernels and match for that reason alone.
+common. Models of one seed and shape began as the same kernels and match for that reason alone.
 """
 
 from itertools import combinations
@@ -26,6 +26,12 @@ KEY = "kernels"
 QUESTION = "What do the first layers look for, and do two models look for the same?"
 FREQUENCIES = 9  # from 0 to half a cycle a pixel
 ROTATIONS = 200
+REMARKS = {
+    "one start": "; both began as the same kernels (one seed, one shape), which alone makes them match",
+    "descended": "; one began from trained kernels, which alone makes them match",
+    "independent": "; they began independently",
+    "unknown": "; how they began is not known",
+}
 COLUMNS = 32  # kernels a row of the drawing
 
 
@@ -85,6 +91,7 @@ def compare(first: NDArray[np.floating], second: NDArray[np.floating], seed: int
     observed = float(match(first, second)[1].mean())
     cosines = unit(first.reshape(len(first), -1)) @ unit(second.reshape(len(second), -1)).T
     return {
+        "kernels": [len(first), len(second)],
         "matched_cosine": observed,
         "unmatched_cosine": float(cosines.mean()),
         "rotated_control": {"mean": float(control.mean()), "largest": float(control.max())},
@@ -93,11 +100,18 @@ def compare(first: NDArray[np.floating], second: NDArray[np.floating], seed: int
 
 
 def kinship(first: Model, second: Model) -> str:
-    """ "same seed", "other seed", or "unknown" where a run's settings are not beside its weights."""
+    """What two models' kernels have in common before any training.
+
+    "one start": same seed and same shape, so the same initial kernels; "descended": one began from trained weights;
+    "independent"; "unknown": a run's settings are not beside its weights.
+    """
+    if first.metadata.get("parents") or second.metadata.get("parents"):
+        return "descended"
     seeds = [model.settings.get("seed") for model in (first, second)]
     if None in seeds:
         return "unknown"
-    return "same seed" if seeds[0] == seeds[1] else "other seed"
+    alike = seeds[0] == seeds[1] and first.metadata["backbone"] == second.metadata["backbone"]
+    return "one start" if alike else "independent"
 
 
 def analyse(spaces: Spaces, out: Path) -> Finding:
@@ -118,16 +132,20 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
             continue
         entry = compare(kernels[a], kernels[b], spaces.seed) | {"kinship": kinship(models[a[0]], models[b[0]])}
         numbers["pairs"][f"{_title(*a)} and {_title(*b)}"] = entry
-    _against_other_seeds(numbers["pairs"])
+    _against_independent(numbers["pairs"])
     figures = (_draw(kernels, out / f"{KEY}.png"), _draw_spectra(kernels, out / f"{KEY}-spectra.png"))
     return Finding(KEY, QUESTION, _answer(numbers), numbers, figures)
 
 
-def _against_other_seeds(pairs: dict[str, Any]) -> None:
-    """Give each pair of one seed the matches of pairs of other seeds: what training alone makes alike."""
-    null = [entry["matched_cosine"] for entry in pairs.values() if entry["kinship"] == "other seed"]
+def _against_independent(pairs: dict[str, Any]) -> None:
+    """Give each pair the matches of the independent ones of its dimensions: what training alone makes alike."""
     for entry in pairs.values():
-        entry["other_seeds"] = (
+        null = [
+            other["matched_cosine"]
+            for other in pairs.values()
+            if other is not entry and other["kinship"] == "independent" and other["kernels"] == entry["kernels"]
+        ]
+        entry["independent_pairs"] = (
             {"pairs": len(null), "mean": float(np.mean(null)), "largest": max(null)} if null else None
         )
 
@@ -142,11 +160,10 @@ def _answer(numbers: dict[str, Any]) -> str:
             f"{name}: mean matched cosine {entry['matched_cosine']:.2f}, randomly rotated kernels reach"
             f" {entry['rotated_control']['mean']:.2f} ({p_text(entry['rotated_control_p'])})"
         )
-        if entry["kinship"] == "same seed":
-            text += "; both began as the same kernels (one seed), which alone makes them match"
-        if entry["kinship"] != "other seed" and entry["other_seeds"]:
-            seeds = entry["other_seeds"]
-            text += f"; {seeds['pairs']} pairs of models of different seeds match with {seeds['mean']:.2f}"
+        text += REMARKS[entry["kinship"]]
+        if entry["independent_pairs"]:
+            null = entry["independent_pairs"]
+            text += f"; {null['pairs']} other, independent pairs of models match with {null['mean']:.2f} on average"
         parts.append(text)
     return ". ".join(parts) + "."
 
@@ -172,7 +189,7 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
             else:
                 order = np.arange(len(mine))
             one.imshow(_mosaic(mine[order]), interpolation="nearest")
-            one.set_title(title, fontsize=9)
+            one.set_title(title, fontsize=9, loc="left")
             one.axis("off")
     return Figure(
         path,

@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model
+from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
 from hrfr_fast.data.shards import Packed, open_packed
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_bytes, write_json
-from hrfr_fast.progress import progress_bar
+from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.stopping import StopFlag
 
 QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
@@ -87,6 +87,8 @@ def analyze(
             else:
                 _answer(name, reason, spaces, out, findings, failures)
             bar.advance(answered)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name}: {reason}", markup=False, highlight=False)
     _write_index(out, spaces, findings, failures, left_out)
     if failures:
         lines = [f"  {failure.question}: {failure.reason}" for failure in failures]
@@ -97,6 +99,8 @@ def analyze(
 
 def not_applicable(question: str, models: list[Model], packed: Packed) -> str | None:
     """Why a question does not apply to these models and data; None where it does."""
+    if question not in ("kernels", "failures") and (reason := why_no_faces(packed)):
+        return reason
     if question == "drift" and len(models) < 2:
         return "it compares two models; give two runs"
     if question == "failures" and not packed.pairs:

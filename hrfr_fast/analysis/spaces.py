@@ -107,12 +107,9 @@ class Spaces:
     @cached_property
     def faces(self) -> Split:
         """highres_eval. Raises UsageError where it is missing, empty or not of high resolution."""
-        split = self.packed.splits.get(FACES)
-        if split is None or not split.samples:
-            raise UsageError(f"{self.packed.path}: there is no {FACES} split, whose faces this question is asked of")
-        if split.size <= HELD_OUT.side:
-            raise UsageError(f"{self.packed.path}: {FACES} holds {split.size}-px pictures; no high-resolution view")
-        return split
+        if reason := why_no_faces(self.packed):
+            raise UsageError(reason)
+        return self.packed.splits[FACES]
 
     @property
     def identities(self) -> NDArray[np.int64]:
@@ -166,6 +163,16 @@ class Spaces:
             )
             self._advance(count)
         return np.concatenate(parts)
+
+
+def why_no_faces(packed: Packed) -> str | None:
+    """Why ``packed`` has no faces of high resolution to ask questions of; None where it has."""
+    split = packed.splits.get(FACES)
+    if split is None or not split.samples:
+        return f"{packed.path} holds no {FACES} faces"
+    if split.size <= HELD_OUT.side:
+        return f"the {FACES} faces of {packed.path} are {split.size} px, which gives no high-resolution view"
+    return None
 
 
 def shrunk(split: Split, records: NDArray[np.int64], side: int) -> Pictures:

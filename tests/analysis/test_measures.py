@@ -6,6 +6,7 @@ from scipy.stats import binomtest, norm, ortho_group, vonmises_fisher
 
 from hrfr_fast.analysis import distances, drift, failures, kernels, sphere
 from hrfr_fast.analysis.intervals import at_once
+from hrfr_fast.analysis.spaces import Model
 from hrfr_fast.evaluation.verification import verify
 
 
@@ -88,6 +89,17 @@ def test_matching_recovers_a_permutation_that_noise_hides():
     assert kernels.compare(first, second)["rotated_control_p"] < 0.01
     unrelated = kernels.compare(first, random.standard_normal((16, 3, 3, 3)))
     assert unrelated["rotated_control_p"] > 0.01 and unrelated["matched_cosine"] > unrelated["unmatched_cosine"]
+
+
+def test_kinship_tells_what_two_models_began_with(tmp_path):
+    def model(seed, width=8, parents=()):
+        metadata = {"backbone": {"width": width}, "parents": list(parents)}
+        return Model("m", tmp_path, metadata, {} if seed is None else {"seed": seed})
+
+    assert kernels.kinship(model(0), model(0)) == "one start"
+    assert kernels.kinship(model(0), model(1)) == kernels.kinship(model(0), model(0, width=16)) == "independent"
+    assert kernels.kinship(model(0), model(1, parents=["lowres144"])) == "descended"
+    assert kernels.kinship(model(0), model(None)) == "unknown"
 
 
 def test_the_spectrum_tells_plain_from_striped_kernels():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_the_command_answers_every_question(runs, tmp_path):
     assert low <= gap["first"]["LR36"]["linear"]["auc"] <= high
     assert gap["first"][HELD_OUT.name]["trained_on"] is False
     assert "occupancy" in printed["sphere"]["numbers"]["sphere"]
-    assert printed["kernels"]["numbers"]["pairs"]["first and second"]["kinship"] == "other seed"
+    assert printed["kernels"]["numbers"]["pairs"]["first and second"]["kinship"] == "independent"
     assert printed["drift"]["numbers"]["first to sphere"]["dimensions"] == [8, 3]
 
 
@@ -96,6 +97,14 @@ def test_what_does_not_apply_is_left_out_unless_asked_for(runs, tmp_path, monkey
     assert "give two runs" in json.loads((tmp_path / "index.json").read_text())["left_out"]["drift"]
     with pytest.raises(IncompleteAnalysis, match="give two runs"):
         analyze(runs[:1], tmp_path, device="cpu", questions=["drift"], show_progress=False)
+
+
+def test_faces_of_low_resolution_leave_only_what_needs_none(tiny_packed):
+    small = shrunk(open_packed(tiny_packed).splits["highres_eval"], np.arange(4), 36)
+    packed = replace(open_packed(tiny_packed), splits={"highres_eval": small})
+    asked = [name for name in QUESTIONS if running.not_applicable(name, [None, None], packed) is None]
+    assert asked == ["kernels", "failures"]
+    assert "36 px" in running.not_applicable("sphere", [None], packed)
 
 
 def test_mistakes_are_named(runs, tmp_path):
