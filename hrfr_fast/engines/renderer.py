@@ -40,7 +40,9 @@ class Tiles(NamedTuple):
     column_keys: int
     each: int
     """Tiles beside each other that one program makes, one after the other, from one drawing of the plan."""
-    warps: int
+    registers: int
+    """Most registers a thread: 168 leave room for three programs of 4 warps on a multiprocessor."""
+    warps: int = 4
 
 
 def tiles_for(size: int, side: int) -> Tiles:
@@ -48,9 +50,12 @@ def tiles_for(size: int, side: int) -> Tiles:
 
     64 x 128 outputs keep sums and horizontal weights at 64 registers a thread each; at 36 -> 144 px the 16 to 21
     source pixels of 128 output columns lie within 64 source columns, so that the weights are made once a tile column.
+    Chosen by counting instructions of the sm_90 code: 54,000 a picture at 36 -> 144 px, against 66,000 with 64 x 64
+    tiles and 77,000 with those and 8 warps. Without the cap on registers the compiler takes 254, and two programs fit.
     """
-    rows = 64 if side > 32 else 32
-    return Tiles(rows, 128 if side > 21 else 64, 64 if size * rows > 32 * side else 32, 64, 2, 4)
+    if side <= 32:
+        return Tiles(32, 128 if side > 21 else 64, 64, 32, 1, 168)
+    return Tiles(64, 128, 32 if size <= side // 2 else 64, 64, 2, 168)
 
 
 class Renderer:
@@ -73,7 +78,7 @@ class Renderer:
         self.composed = bool(settings.degrade or settings.blur)
         self.values = torch.from_numpy(kernel_settings(settings)).to(device)
         self.matrices = torch.empty(0, dtype=torch.float16, device=device)
-        self._constants = self._choose_constants(size)
+        self.constants = self._choose_constants(size)
 
     def _choose_constants(self, size: int) -> dict[str, Any]:
         tiles, settings, side = self.tiles, self.settings, self.side
@@ -86,11 +91,23 @@ class Renderer:
         if self.composed:
             rows, columns = size, 3 * size
         return {
-            "S": size, "O": side, "BM": tiles.rows, "BN": tiles.columns, "KR": tiles.row_keys, "KC": tiles.column_keys,
-            "EACH": tiles.each, "ROW_CHUNKS": triton.cdiv(rows, tiles.row_keys), "COLUMN_CHUNKS": triton.cdiv(columns, tiles.column_keys),
+            "SIZE": size, "SIDE": side, "BM": tiles.rows, "BN": tiles.columns,
+            "KR": tiles.row_keys, "KC": tiles.column_keys, "EACH": tiles.each,
+            "ROW_CHUNKS": triton.cdiv(rows, tiles.row_keys),
+            "COLUMN_CHUNKS": triton.cdiv(columns, tiles.column_keys),
             "TAPS": 0 if shrinks else taps, "COMPOSED": self.composed,
             "COLOUR": bool(settings.brightness or settings.contrast or settings.saturation or settings.grey),
             "MIX": bool(settings.saturation or settings.grey), "ERASE": bool(settings.erase),
+        }  # fmt: skip
+
+    @property
+    def compose_constants(self) -> dict[str, Any]:
+        """What ``compose`` is compiled for."""
+        terms = math.ceil(3 * self.settings.blur_sigma * self.side) + 2
+        return {
+            "SIZE": self.constants["SIZE"], "SIDE": self.side, "BO": 64 if self.side > 32 else 32, "BS": 64, "BD": 64,
+            "DEGRADE": bool(self.settings.degrade), "BLUR": bool(self.settings.blur),
+            "TERMS": triton.next_power_of_2(terms),
         }  # fmt: skip
 
     def __call__(self, images: Tensor, labels: Tensor, table: Table, counter: Tensor, skip: int) -> None:
@@ -110,20 +127,17 @@ class Renderer:
         programs = count * triton.cdiv(triton.cdiv(3 * self.side, self.tiles.columns), self.tiles.each)
         render[(programs,)](
             images, labels, self.source.pixels, table.labels, table.records, counter, self.values, self.matrices,
-            *where, **self._constants, LEVELS=images.dtype == torch.uint8,
-            num_warps=self.tiles.warps, num_stages=2, enable_fp_fusion=False,
+            *where, **self.constants, LEVELS=images.dtype == torch.uint8,
+            num_warps=self.tiles.warps, num_stages=2, maxnreg=self.tiles.registers, enable_fp_fusion=False,
         )  # fmt: skip
 
     def _compose(self, count: int, table: Table, counter: Tensor, where: tuple[int, ...]) -> None:
-        size, side = self._constants["S"], self.side
+        size, side = self.constants["SIZE"], self.side
+        constants = self.compose_constants
         if self.matrices.shape[:1] != (count,):
             self.matrices = torch.empty((count, 2, side, size), dtype=torch.float16, device=self.values.device)
-        block = 64 if side > 32 else 32
-        programs = count * 2 * triton.cdiv(side, block) * triton.cdiv(size, 64)
+        programs = count * 2 * triton.cdiv(side, constants["BO"]) * triton.cdiv(size, constants["BS"])
         compose[(programs,)](
-            self.matrices, table.records, counter, self.values, *where,
-            S=size, O=side, BO=block, BS=64, BD=64,
-            DEGRADE=bool(self.settings.degrade), BLUR=bool(self.settings.blur),
-            TERMS=triton.next_power_of_2(math.ceil(3 * self.settings.blur_sigma * side) + 2),
+            self.matrices, table.records, counter, self.values, *where, **constants,
             num_warps=4, num_stages=2, enable_fp_fusion=False,
         )  # fmt: skip

@@ -8,10 +8,10 @@ whole 16-byte pieces. Colour is folded into H, which is exact since all three ar
 Both products run on the tensor cores in fp16 with float32 sums: levels 0 to 255 are exact in fp16, weights and the
 picture between the passes are rounded to 11 bits, together at most 0.2 levels (bf16 would cost 1.5).
 
-Floor per picture at 36 -> 144 px in 16 bits: 3.9 KB read, 124 KB written, 27 ns at 4.8 TB/s. What the kernel executes
-(tiles of 64 x 128, a quarter of them padding): 16 MFLOP of products, 20 ns at 790 TFLOP/s, and about 1.5 M lane
-operations (98 k outputs x 6, 33 k entries of H x 12, 25 k of V x 12, 25 k source bytes x 5), 55 ns on 132
-multiprocessors: issue bound. At 36 -> 32 px: 3.9 + 6.1 KB, 2 ns; 16 k entries of H x 22 and the rest, 15 ns.
+Floor per picture at 36 -> 144 px in 16 bits: 3.9 KB read and 124 KB written, 27 ns at 4.8 TB/s; products of 16 MFLOP,
+20 ns at 790 TFLOP/s. What limits is the issue of instructions: 54,000 a warp-wide picture (counted in the code compiled
+for sm_90: 49,000 in the loops, a quarter of them for padding to tiles of 64 x 128), 59 ns on 132 multiprocessors at
+1.75 GHz. At 36 -> 32 px: 10 KB, 2 ns; 23,000 instructions, 25 ns. These are counts, not yet times taken on a card.
 """
 
 import triton
@@ -73,7 +73,7 @@ def _first_taps(index, begin, first, step, stretch):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _horizontal(low, offset, stretch, channel, keys, S: tl.constexpr, TAPS: tl.constexpr, MIX: tl.constexpr):  # type: ignore[no-untyped-def]
+def _horizontal(low, offset, stretch, channel, keys, SIZE: tl.constexpr, TAPS: tl.constexpr, MIX: tl.constexpr):  # type: ignore[no-untyped-def]
     """float32 [len(keys), len(low)]: columns are x * 3 + channel of the output, keys x * 3 + channel of the source.
 
     Two taps clamped to one edge pixel are summed before they are placed: an entry costs a comparison and a selection
@@ -87,7 +87,7 @@ def _horizontal(low, offset, stretch, channel, keys, S: tl.constexpr, TAPS: tl.c
     wanted = keys // 3 if MIX else keys
     count = TAPS if TAPS > 0 else tl.ceil(4.0 * stretch).to(tl.int32) + 1
     for tap in range(count):
-        pixel = tl.minimum(tl.maximum(low + tap, 0), S - 1)
+        pixel = tl.minimum(tl.maximum(low + tap, 0), SIZE - 1)
         new = pixel if MIX else pixel * 3 + channel
         weight = _cubic(offset + tap * scale)
         carried = tl.where(new == at, carried + weight, weight)
@@ -109,7 +109,7 @@ def _rows(row, lines, begin, base, first, step, stretch):  # type: ignore[no-unt
 
 @triton.jit
 def _vertical(low, offset, stretch, keys, size):  # type: ignore[no-untyped-def]
-    """float32 [len(low), len(keys)], normalised: a matrix of one axis for a frame of ``size`` pixels, edges included."""
+    """float32 [len(low), len(keys)], normalised: one axis of a frame of ``size`` pixels, edges included."""
     scale = (1.0 / stretch).to(tl.float32)
     weights = tl.zeros([low.shape[0], keys.shape[0]], tl.float32)
     at = tl.full([low.shape[0]], -1, tl.int32)
@@ -166,13 +166,13 @@ def _sample(table, counter, skip, epoch_length, slots, number):  # type: ignore[
 
 
 @triton.jit
-def _erased_pixels(settings, seed, epoch, position, O: tl.constexpr):  # type: ignore[no-untyped-def]
+def _erased_pixels(settings, seed, epoch, position, SIDE: tl.constexpr):  # type: ignore[no-untyped-def]
     """First column and row erased, and the ones after the last; a rectangle never drawn is empty."""
     left, top, right, bottom = draw_erasure(settings, seed, epoch, position)
-    right_end, bottom_end = tl.ceil(right.to(tl.float64) * O), tl.ceil(bottom.to(tl.float64) * O)
+    right_end, bottom_end = tl.ceil(right.to(tl.float64) * SIDE), tl.ceil(bottom.to(tl.float64) * SIDE)
     return (
-        tl.floor(left.to(tl.float64) * O).to(tl.int32),
-        tl.floor(top.to(tl.float64) * O).to(tl.int32),
+        tl.floor(left.to(tl.float64) * SIDE).to(tl.int32),
+        tl.floor(top.to(tl.float64) * SIDE).to(tl.int32),
         right_end.to(tl.int32),
         bottom_end.to(tl.int32),
     )
@@ -182,12 +182,12 @@ def _erased_pixels(settings, seed, epoch, position, O: tl.constexpr):  # type: i
 def render(  # type: ignore[no-untyped-def]
     images, out_labels, pixels, labels, table, counter, settings, matrices,
     seed, skip, epoch_length, slots, begin, end,
-    S: tl.constexpr, O: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
+    SIZE: tl.constexpr, SIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
     EACH: tl.constexpr, ROW_CHUNKS: tl.constexpr, COLUMN_CHUNKS: tl.constexpr, TAPS: tl.constexpr,
     COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr, ERASE: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
     """Pictures of one source: those samples whose record lies in [begin, end). See the module and ``Renderer``."""
-    TILES: tl.constexpr = (3 * O + BN - 1) // BN
+    TILES: tl.constexpr = (3 * SIDE + BN - 1) // BN
     PROGRAMS: tl.constexpr = (TILES + EACH - 1) // EACH
     number, share = tl.program_id(0) // PROGRAMS, tl.program_id(0) % PROGRAMS
     epoch, position, record = _sample(table, counter, skip, epoch_length, slots, number)
@@ -195,37 +195,37 @@ def render(  # type: ignore[no-untyped-def]
         return
     if share == 0:
         tl.store(out_labels + number, tl.load(labels + record))
-    source = pixels + (record - begin) * (S * S * 3)
-    picture = images + number.to(tl.int64) * (O * O * 3)
-    vertical = matrices + number.to(tl.int64) * (2 * O * S)
+    source = pixels + (record - begin) * (SIZE * SIZE * 3)
+    picture = images + number.to(tl.int64) * (SIDE * SIDE * 3)
+    vertical = matrices + number.to(tl.int64) * (2 * SIDE * SIZE)
     x0, y0, x1, y1 = draw_box(settings, seed, epoch, position)
-    first_x, step_x, stretch_x = _scaled(x0, x1, S, O)
-    first_y, step_y, stretch_y = _scaled(y0, y1, S, O)
+    first_x, step_x, stretch_x = _scaled(x0, x1, SIZE, SIDE)
+    first_y, step_y, stretch_y = _scaled(y0, y1, SIZE, SIDE)
     gain, saturation, lift = 1.0, 1.0, 0.0
     if COLOUR:
         gain, saturation, lift = draw_colour(settings, seed, epoch, position)
     left, top, right, bottom = 0, 0, 0, 0
     if ERASE:
-        left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, O)
+        left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, SIDE)
 
     for tile in range(share * EACH, tl.minimum(share * EACH + EACH, TILES)):
         column = tile * BN + tl.arange(0, BN)
         base = 0
         if not COMPOSED:
-            base = _window(tile * BN // 3, (tl.minimum(tile * BN + BN, 3 * O) - 1) // 3, first_x, step_x, stretch_x)
-            base = tl.minimum(tl.maximum(base, 0), S - 1) * 3 // ALIGNMENT * ALIGNMENT
+            base = _window(tile * BN // 3, (tl.minimum(tile * BN + BN, 3 * SIDE) - 1) // 3, first_x, step_x, stretch_x)
+            base = tl.minimum(tl.maximum(base, 0), SIZE - 1) * 3 // ALIGNMENT * ALIGNMENT
         low_x, offset_x = _first_taps(column // 3, tile * BN // 3, first_x, step_x, stretch_x)
         weights_x = tl.zeros([KC, BN], tl.float16)
         if COLUMN_CHUNKS == 1:
             weights_x = _columns(
-                column, base + tl.arange(0, KC), low_x, offset_x, stretch_x, vertical + O * S, gain, saturation,
-                S, O, TAPS, COMPOSED, COLOUR, MIX,
+                column, base + tl.arange(0, KC), low_x, offset_x, stretch_x, vertical + SIDE * SIZE, gain, saturation,
+                SIZE, SIDE, TAPS, COMPOSED, COLOUR, MIX,
             )  # fmt: skip
-        for part in range((O + BM - 1) // BM):
+        for part in range((SIDE + BM - 1) // BM):
             row = part * BM + tl.arange(0, BM)
             top_row = 0
             if not COMPOSED:
-                top_row = _window(part * BM, tl.minimum(part * BM + BM, O) - 1, first_y, step_y, stretch_y)
+                top_row = _window(part * BM, tl.minimum(part * BM + BM, SIDE) - 1, first_y, step_y, stretch_y)
             result = tl.zeros([BM, BN], tl.float32)
             for chunk in range(COLUMN_CHUNKS):
                 keys = base + chunk * KC + tl.arange(0, KC)
@@ -233,13 +233,13 @@ def render(  # type: ignore[no-untyped-def]
                 total = tl.zeros([BM], tl.float32)
                 for piece in range(ROW_CHUNKS):
                     near = piece * KR + tl.arange(0, KR)
-                    lines = tl.minimum(tl.maximum(top_row + near, 0), S - 1)
+                    lines = tl.minimum(tl.maximum(top_row + near, 0), SIZE - 1)
                     levels = tl.load(
-                        source + lines[:, None] * (3 * S) + keys[None, :], mask=(keys < 3 * S)[None, :], other=0
+                        source + lines[:, None] * (3 * SIZE) + keys[None, :], mask=(keys < 3 * SIZE)[None, :], other=0
                     )
                     if COMPOSED:
-                        known = (row < O)[:, None] & (near < S)[None, :]
-                        weights_y = tl.load(vertical + row[:, None] * S + near[None, :], mask=known, other=0.0)
+                        known = (row < SIDE)[:, None] & (near < SIZE)[None, :]
+                        weights_y = tl.load(vertical + row[:, None] * SIZE + near[None, :], mask=known, other=0.0)
                     else:
                         exact = _rows(row, near, part * BM, top_row, first_y, step_y, stretch_y)
                         if TAPS == 0:
@@ -250,17 +250,17 @@ def render(  # type: ignore[no-untyped-def]
                     between *= (1.0 / total)[:, None]
                 if COLUMN_CHUNKS > 1:
                     weights_x = _columns(
-                        column, keys, low_x, offset_x, stretch_x, vertical + O * S, gain, saturation,
-                        S, O, TAPS, COMPOSED, COLOUR, MIX,
+                        column, keys, low_x, offset_x, stretch_x, vertical + SIDE * SIZE, gain, saturation,
+                        SIZE, SIDE, TAPS, COMPOSED, COLOUR, MIX,
                     )  # fmt: skip
                 result = tl.dot(between.to(tl.float16), weights_x, result)
-            hidden = (row >= O)[:, None] | (column < 0)[None, :]
+            hidden = (row >= SIDE)[:, None] | (column < 0)[None, :]
             if ERASE:
                 hidden_x = (column // 3 >= left) & (column // 3 < right)
                 hidden = ((row >= top) & (row < bottom))[:, None] & hidden_x[None, :]
             value = _finished(result, lift, hidden, ERASE, LEVELS).to(images.dtype.element_ty)
-            whole = (row < O)[:, None] & (column < 3 * O)[None, :]
-            tl.store(picture + row[:, None] * (3 * O) + column[None, :], value, mask=whole)
+            whole = (row < SIDE)[:, None] & (column < 3 * SIDE)[None, :]
+            tl.store(picture + row[:, None] * (3 * SIDE) + column[None, :], value, mask=whole)
 
 
 @triton.jit
@@ -277,18 +277,18 @@ def _finished(result, lift, hidden, ERASE: tl.constexpr, LEVELS: tl.constexpr): 
 
 @triton.jit
 def _columns(  # type: ignore[no-untyped-def]
-    column, keys, low, offset, stretch, matrix, gain, saturation, S: tl.constexpr, O: tl.constexpr,
+    column, keys, low, offset, stretch, matrix, gain, saturation, SIZE: tl.constexpr, SIDE: tl.constexpr,
     TAPS: tl.constexpr, COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr,
 ):  # fmt: skip
     """fp16 [len(keys), len(column)]: the horizontal weights with the colour folded in."""
     if COMPOSED:
-        known = (column < 3 * O)[None, :] & (keys < 3 * S)[:, None]
+        known = (column < 3 * SIDE)[None, :] & (keys < 3 * SIZE)[:, None]
         if not MIX:
             known = known & (keys[:, None] % 3 == column[None, :] % 3)
-        weights = tl.load(matrix + (column // 3)[None, :] * S + (keys // 3)[:, None], mask=known, other=0.0)
+        weights = tl.load(matrix + (column // 3)[None, :] * SIZE + (keys // 3)[:, None], mask=known, other=0.0)
         weights = weights.to(tl.float32)
     else:
-        weights = _horizontal(low, offset, stretch, column % 3, keys, S, TAPS, MIX)
+        weights = _horizontal(low, offset, stretch, column % 3, keys, SIZE, TAPS, MIX)
     if MIX:
         channel = column % 3
         red, green, blue = (
@@ -307,37 +307,37 @@ def _columns(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _blurred(row, keys, sigma, O: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _blurred(row, keys, sigma, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
     """float32 [len(row), len(keys)]: Gaussian, radius ceil(3 sigma), reflect-101; the identity for sigma 0."""
     reach = tl.ceil(3.0 * sigma).to(tl.int32)
     slope = (-0.5 / tl.maximum(sigma * sigma, 1e-12)).to(tl.float32)
     term = tl.arange(0, TERMS)
     total = 2.0 * tl.sum(tl.where(term <= reach, tl.exp(term * term * slope), 0.0), axis=0) - 1.0
     i, j = row[:, None], keys[None, :]
-    near, low, high = tl.abs(j - i), i + j, 2 * (O - 1) - i - j
+    near, low, high = tl.abs(j - i), i + j, 2 * (SIDE - 1) - i - j
     result = tl.where(near <= reach, tl.exp(near * near * slope), 0.0)
     result += tl.where((low <= reach) & (j > 0), tl.exp(low * low * slope), 0.0)
-    result += tl.where((high <= reach) & (j < O - 1), tl.exp(high * high * slope), 0.0)
-    return tl.where(j < O, result / total, 0.0)
+    result += tl.where((high <= reach) & (j < SIDE - 1), tl.exp(high * high * slope), 0.0)
+    return tl.where(j < SIDE, result / total, 0.0)
 
 
 @triton.jit
 def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
-    row, keys, start, stop, small, kernel, S: tl.constexpr, O: tl.constexpr, BD: tl.constexpr
+    row, keys, start, stop, small, kernel, SIZE: tl.constexpr, SIDE: tl.constexpr, BD: tl.constexpr
 ):
     """float32 [len(row), len(keys)]: from the source to the output, by way of ``small`` pixels where that is > 0."""
-    size = small + tl.where(small == 0, S, 0)
-    first, step, stretch = _scaled(start, stop, size, O)
+    size = small + tl.where(small == 0, SIZE, 0)
+    first, step, stretch = _scaled(start, stop, size, SIDE)
     low, offset = _first_taps(row, 0, first, step, stretch)
     weights = tl.zeros([row.shape[0], keys.shape[0]], tl.float32)
     if small == 0:
-        weights = _vertical(low, offset, stretch, keys, S)
+        weights = _vertical(low, offset, stretch, keys, SIZE)
     else:
-        shrink = S / small.to(tl.float64)
+        shrink = SIZE / small.to(tl.float64)
         for piece in range((small + BD - 1) // BD):
             middle = piece * BD + tl.arange(0, BD)
             up = _vertical(low, offset, stretch, middle, small)
-            down = _shrinking(middle, keys, shrink, kernel, S)
+            down = _shrinking(middle, keys, shrink, kernel, SIZE)
             weights = tl.dot(up.to(tl.float16), down.to(tl.float16), weights)
     return weights
 
@@ -345,12 +345,12 @@ def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
 def compose(  # type: ignore[no-untyped-def]
     matrices, table, counter, settings, seed, skip, epoch_length, slots, begin, end,
-    S: tl.constexpr, O: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
+    SIZE: tl.constexpr, SIDE: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     DEGRADE: tl.constexpr, BLUR: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """matrices: fp16 [B, 2, O, S], vertical then horizontal: blur x resampling x degradation of each picture."""
-    TILES: tl.constexpr = (O + BO - 1) // BO
-    PIECES: tl.constexpr = (S + BS - 1) // BS
+    """matrices: fp16 [B, 2, SIDE, SIZE], vertical then horizontal: blur x resampling x degradation of each picture."""
+    TILES: tl.constexpr = (SIDE + BO - 1) // BO
+    PIECES: tl.constexpr = (SIZE + BS - 1) // BS
     number, axis = tl.program_id(0) // (2 * TILES * PIECES), tl.program_id(0) // (TILES * PIECES) % 2
     tile, piece = tl.program_id(0) // PIECES % TILES, tl.program_id(0) % PIECES
     epoch, position, record = _sample(table, counter, skip, epoch_length, slots, number)
@@ -361,19 +361,19 @@ def compose(  # type: ignore[no-untyped-def]
     small, kernel = 0, 0
     if DEGRADE:
         small, kernel = draw_degradation(settings, seed, epoch, position)
-        small = tl.where(small == S, 0, small)
+        small = tl.where(small == SIZE, 0, small)
     row, keys = tile * BO + tl.arange(0, BO), piece * BS + tl.arange(0, BS)
     if BLUR:
-        sigma = draw_blur(settings, seed, epoch, position).to(tl.float64) * O
+        sigma = draw_blur(settings, seed, epoch, position).to(tl.float64) * SIDE
         reach = tl.ceil(3.0 * sigma).to(tl.int32)
         weights = tl.zeros([BO, BS], tl.float32)
         begin_tile = tl.maximum(tile * BO - reach, 0) // BO
-        end_tile = tl.minimum(tile * BO + BO - 1 + reach, O - 1) // BO + 1
+        end_tile = tl.minimum(tile * BO + BO - 1 + reach, SIDE - 1) // BO + 1
         for part in range(begin_tile, end_tile):
             line = part * BO + tl.arange(0, BO)
-            inner = _shrunk_then_resampled(line, keys, start, stop, small, kernel, S, O, BD)
-            weights = tl.dot(_blurred(row, line, sigma, O, TERMS).to(tl.float16), inner.to(tl.float16), weights)
+            inner = _shrunk_then_resampled(line, keys, start, stop, small, kernel, SIZE, SIDE, BD)
+            weights = tl.dot(_blurred(row, line, sigma, SIDE, TERMS).to(tl.float16), inner.to(tl.float16), weights)
     else:
-        weights = _shrunk_then_resampled(row, keys, start, stop, small, kernel, S, O, BD)
-    out = matrices + (number.to(tl.int64) * 2 + axis) * (O * S) + row[:, None] * S + keys[None, :]
-    tl.store(out, weights.to(tl.float16), mask=(row < O)[:, None] & (keys < S)[None, :])
+        weights = _shrunk_then_resampled(row, keys, start, stop, small, kernel, SIZE, SIDE, BD)
+    out = matrices + (number.to(tl.int64) * 2 + axis) * (SIDE * SIZE) + row[:, None] * SIZE + keys[None, :]
+    tl.store(out, weights.to(tl.float16), mask=(row < SIDE)[:, None] & (keys < SIZE)[None, :])
