@@ -103,11 +103,15 @@ class Renderer:
     @property
     def compose_constants(self) -> dict[str, Any]:
         """What ``compose`` is compiled for."""
-        terms = math.ceil(3 * self.settings.blur_sigma * self.side) + 2
+        settings, size, side = self.settings, self.constants["SIZE"], self.side
+        step = (1 + settings.zoom) * max(size, settings.degrade_max if settings.degrade else 0) / side
+        shrink = max(1.0, size / settings.degrade_min)
         return {
-            "SIZE": self.constants["SIZE"], "SIDE": self.side, "BO": 64 if self.side > 32 else 32, "BS": 64, "BD": 64,
-            "DEGRADE": bool(self.settings.degrade), "BLUR": bool(self.settings.blur),
-            "TERMS": triton.next_power_of_2(terms),
+            "SIZE": size, "SIDE": side, "BO": 64 if side > 32 else 32, "BS": 64, "BD": 64,
+            "DEGRADE": bool(settings.degrade), "BLUR": bool(settings.blur),
+            "BLUR_TERMS": triton.next_power_of_2(math.ceil(3 * settings.blur_sigma * side) + 2),
+            "UP_TERMS": triton.next_power_of_2(math.ceil(4 * max(1.0, step)) + 2),
+            "DOWN_TERMS": triton.next_power_of_2(math.ceil(4 * shrink) + 3),
         }  # fmt: skip
 
     def __call__(self, images: Tensor, labels: Tensor, table: Table, counter: Tensor, skip: int) -> None:
@@ -128,7 +132,8 @@ class Renderer:
         render[(programs,)](
             images, labels, self.source.pixels, table.labels, table.records, counter, self.values, self.matrices,
             *where, **self.constants, LEVELS=images.dtype == torch.uint8,
-            num_warps=self.tiles.warps, num_stages=2, maxnreg=self.tiles.registers, enable_fp_fusion=False,
+            num_warps=self.tiles.warps, num_stages=2, enable_fp_fusion=False,
+            maxnreg=255 if self.composed else self.tiles.registers,
         )  # fmt: skip
 
     def _compose(self, count: int, table: Table, counter: Tensor, where: tuple[int, ...]) -> None:

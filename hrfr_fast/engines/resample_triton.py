@@ -107,51 +107,6 @@ def _rows(row, lines, begin, base, first, step, stretch):  # type: ignore[no-unt
     return _cubic((lines.to(tl.float32)[None, :] - centre[:, None]) * (1.0 / stretch).to(tl.float32))
 
 
-@triton.jit
-def _vertical(low, offset, stretch, keys, size):  # type: ignore[no-untyped-def]
-    """float32 [len(low), len(keys)], normalised: one axis of a frame of ``size`` pixels, edges included."""
-    scale = (1.0 / stretch).to(tl.float32)
-    weights = tl.zeros([low.shape[0], keys.shape[0]], tl.float32)
-    at = tl.full([low.shape[0]], -1, tl.int32)
-    carried, total = tl.zeros([low.shape[0]], tl.float32), tl.zeros([low.shape[0]], tl.float32)
-    for tap in range(tl.ceil(4.0 * stretch).to(tl.int32) + 1):
-        new = tl.minimum(tl.maximum(low + tap, 0), size - 1)
-        weight = _cubic(offset + tap * scale)
-        carried = tl.where(new == at, carried + weight, weight)
-        at = new
-        total += weight
-        weights = tl.where(at[:, None] == keys[None, :], carried[:, None], weights)
-    return weights * (1.0 / total)[:, None]
-
-
-@triton.jit
-def _shrinking(row, keys, step, kernel, size):  # type: ignore[no-untyped-def]
-    """float32 [len(row), len(keys)]: a whole frame of ``size`` pixels at ``step`` pixels an output, any of KERNELS.
-
-    The first and last tap are found in float64: a box has an edge where other kernels have a zero, and rounding must
-    not decide on which side of it a pixel lies.
-    """
-    stretch = tl.maximum(step, 1.0)
-    radius = tl.where(kernel == 0, 2.0, tl.where(kernel == 1, 1.0, 0.5)) * stretch
-    centre = (row + 0.5) * step
-    low, last = tl.floor(centre - radius + 0.5), tl.floor(centre + radius - 0.5).to(tl.int32)
-    scale, offset = (1.0 / stretch).to(tl.float32), ((low + 0.5 - centre) / stretch).to(tl.float32)
-    low = low.to(tl.int32)
-    weights = tl.zeros([row.shape[0], keys.shape[0]], tl.float32)
-    at = tl.full([row.shape[0]], -1, tl.int32)
-    carried, total = tl.zeros([row.shape[0]], tl.float32), tl.zeros([row.shape[0]], tl.float32)
-    for tap in range(tl.ceil(2.0 * radius).to(tl.int32) + 1):
-        new = tl.minimum(tl.maximum(low + tap, 0), size - 1)
-        distance = offset + tap * scale
-        linear, box = tl.maximum(1.0 - tl.abs(distance), 0.0), tl.where(low + tap <= last, 1.0, 0.0)
-        weight = tl.where(kernel == 0, _cubic(distance), tl.where(kernel == 1, linear, box))
-        carried = tl.where(new == at, carried + weight, weight)
-        at = new
-        total += weight
-        weights = tl.where(at[:, None] == keys[None, :], carried[:, None], weights)
-    return weights * (1.0 / total)[:, None]
-
-
 # ---- the batch -------------------------------------------------------------------------------------------------------
 
 
@@ -267,12 +222,13 @@ def render(  # type: ignore[no-untyped-def]
 def _finished(result, lift, hidden, ERASE: tl.constexpr, LEVELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Levels lifted, clamped, erased; and rounded to int32, or normalised with one multiply-add."""
     if LEVELS:
-        clamped = tl.minimum(tl.maximum(result + lift, 0.0), 255.0)
-        value = (tl.where(hidden, FILL, clamped) if ERASE else clamped) + 0.5
-        return value.to(tl.int32)
-    bias = lift * (1.0 / 127.5) - 1.0
-    value = tl.minimum(tl.maximum(tl.fma(result, 1.0 / 127.5, bias), -1.0), 1.0)
-    return tl.where(hidden, FILL / 127.5 - 1.0, value) if ERASE else value
+        value = tl.minimum(tl.maximum(result + lift, 0.0), 255.0)
+        value = ((tl.where(hidden, FILL, value) if ERASE else value) + 0.5).to(tl.int32)
+    else:
+        bias = lift * (1.0 / 127.5) - 1.0
+        value = tl.minimum(tl.maximum(tl.fma(result, 1.0 / 127.5, bias), -1.0), 1.0)
+        value = tl.where(hidden, FILL / 127.5 - 1.0, value) if ERASE else value
+    return value
 
 
 @triton.jit
@@ -307,37 +263,94 @@ def _columns(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _blurred(row, keys, sigma, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """float32 [len(row), len(keys)]: Gaussian, radius ceil(3 sigma), reflect-101; the identity for sigma 0."""
+def _blurred(tile, part, sigma, BO: tl.constexpr, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32 [BO, BO]: tile ``tile`` of the rows, ``part`` of the columns of a Gaussian of radius ceil(3 sigma).
+
+    Borders reflect (reflect-101). Mirrored terms are made only in the corners that they reach.
+    """
     reach = tl.ceil(3.0 * sigma).to(tl.int32)
     slope = (-0.5 / tl.maximum(sigma * sigma, 1e-12)).to(tl.float32)
     term = tl.arange(0, TERMS)
     total = 2.0 * tl.sum(tl.where(term <= reach, tl.exp(term * term * slope), 0.0), axis=0) - 1.0
-    i, j = row[:, None], keys[None, :]
-    near, low, high = tl.abs(j - i), i + j, 2 * (SIDE - 1) - i - j
-    result = tl.where(near <= reach, tl.exp(near * near * slope), 0.0)
-    result += tl.where((low <= reach) & (j > 0), tl.exp(low * low * slope), 0.0)
-    result += tl.where((high <= reach) & (j < SIDE - 1), tl.exp(high * high * slope), 0.0)
+    i, j = tile * BO + tl.arange(0, BO)[:, None], part * BO + tl.arange(0, BO)[None, :]
+    result = _bell(tl.abs(j - i), reach, slope)
+    if (tile + part) * BO <= reach:
+        result += tl.where(j > 0, _bell(i + j, reach, slope), 0.0)
+    if 2 * (SIDE - 1) - (tile + part + 2) * BO + 2 <= reach:
+        result += tl.where(j < SIDE - 1, _bell(tl.abs(2 * (SIDE - 1) - i - j), reach, slope), 0.0)
     return tl.where(j < SIDE, result / total, 0.0)
 
 
 @triton.jit
-def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
-    row, keys, start, stop, small, kernel, SIZE: tl.constexpr, SIDE: tl.constexpr, BD: tl.constexpr
-):
-    """float32 [len(row), len(keys)]: from the source to the output, by way of ``small`` pixels where that is > 0."""
-    size = small + tl.where(small == 0, SIZE, 0)
+def _bell(distance, reach, slope):  # type: ignore[no-untyped-def]
+    return tl.where(distance <= reach, tl.exp(distance * distance * slope), 0.0)
+
+
+@triton.jit
+def _folded(weights, keys, taps, pixels, size):  # type: ignore[no-untyped-def]
+    """``weights`` [rows, len(keys)] with what lies beyond the frame added to its edge pixels, and normalised.
+
+    ``taps`` [rows, n] are all weights of each row again, at ``pixels`` [rows, n], which may lie outside.
+    """
+    low = tl.sum(tl.where((pixels <= 0) | (size == 1), taps, 0.0), axis=1)
+    high = tl.sum(tl.where(pixels >= size - 1, taps, 0.0), axis=1)
+    total = tl.sum(taps, axis=1)
+    at = keys[None, :]
+    weights = tl.where(at == 0, low[:, None], tl.where(at == size - 1, high[:, None], weights))
+    return tl.where(at < size, weights, 0.0) * (1.0 / total)[:, None]
+
+
+@triton.jit
+def _resampled(row, keys, start, stop, size, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32 [len(row), len(keys)]: the source box of a frame of ``size`` pixels to SIDE, cubic."""
     first, step, stretch = _scaled(start, stop, size, SIDE)
     low, offset = _first_taps(row, 0, first, step, stretch)
+    scale = (1.0 / stretch).to(tl.float32)
+    term = tl.arange(0, TERMS)[None, :]
+    taps = _cubic(offset[:, None] + term * scale)
+    weights = _cubic(offset[:, None] + (keys[None, :] - low[:, None]) * scale)
+    return _folded(weights, keys, taps, low[:, None] + term, size)
+
+
+@triton.jit
+def _shrunk(row, keys, small, kernel, SIZE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32 [len(row), len(keys)]: a whole frame of SIZE pixels to ``small``, by any of KERNELS."""
+    most = tl.maximum(small, SIZE).to(tl.float32)
+    low = tl.floor((row + 0.5) * SIZE / small - 2.0 * most / small - 1.0).to(tl.int32)  # before the first tap
+    pixels = low[:, None] + tl.arange(0, TERMS)[None, :]
+    taps = _kernel_between(pixels, row[:, None], small, kernel, most, SIZE)
+    weights = _kernel_between(keys[None, :], row[:, None], small, kernel, most, SIZE)
+    return _folded(weights, keys, taps, pixels, SIZE)
+
+
+@triton.jit
+def _kernel_between(pixel, output, small, kernel, most, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The degradation kernel at the distance of source pixel and output.
+
+    Twice ``small`` times the distance is a whole number below 2**24, so float32 knows exactly on which side of the
+    box kernel's edge a pixel lies. The host's float64 finds the same side for every ``small`` up to 65 (of 36 px) and
+    211 (of 144 px); above, where nothing is shrunk, rounding may move a nearest neighbour by one there.
+    """
+    twice = ((2 * pixel + 1) * small - (2 * output + 1) * SIZE).to(tl.float32)
+    distance = twice * (0.5 / most)
+    linear, box = tl.maximum(1.0 - tl.abs(distance), 0.0), tl.where((twice > -most) & (twice <= most), 1.0, 0.0)
+    return tl.where(kernel == 0, _cubic(distance), tl.where(kernel == 1, linear, box))
+
+
+@triton.jit
+def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
+    row, keys, start, stop, small, kernel, SIZE: tl.constexpr, SIDE: tl.constexpr, BD: tl.constexpr,
+    UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
+):  # fmt: skip
+    """float32 [len(row), len(keys)]: from the source to the output, by way of ``small`` pixels where that is > 0."""
     weights = tl.zeros([row.shape[0], keys.shape[0]], tl.float32)
     if small == 0:
-        weights = _vertical(low, offset, stretch, keys, SIZE)
+        weights = _resampled(row, keys, start, stop, SIZE, SIDE, UP_TERMS)
     else:
-        shrink = SIZE / small.to(tl.float64)
         for piece in range((small + BD - 1) // BD):
             middle = piece * BD + tl.arange(0, BD)
-            up = _vertical(low, offset, stretch, middle, small)
-            down = _shrinking(middle, keys, shrink, kernel, SIZE)
+            up = _resampled(row, middle, start, stop, small, SIDE, UP_TERMS)
+            down = _shrunk(middle, keys, small, kernel, SIZE, DOWN_TERMS)
             weights = tl.dot(up.to(tl.float16), down.to(tl.float16), weights)
     return weights
 
@@ -346,7 +359,8 @@ def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
 def compose(  # type: ignore[no-untyped-def]
     matrices, table, counter, settings, seed, skip, epoch_length, slots, begin, end,
     SIZE: tl.constexpr, SIDE: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
-    DEGRADE: tl.constexpr, BLUR: tl.constexpr, TERMS: tl.constexpr,
+    DEGRADE: tl.constexpr, BLUR: tl.constexpr,
+    BLUR_TERMS: tl.constexpr, UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
 ):  # fmt: skip
     """matrices: fp16 [B, 2, SIDE, SIZE], vertical then horizontal: blur x resampling x degradation of each picture."""
     TILES: tl.constexpr = (SIDE + BO - 1) // BO
@@ -363,17 +377,19 @@ def compose(  # type: ignore[no-untyped-def]
         small, kernel = draw_degradation(settings, seed, epoch, position)
         small = tl.where(small == SIZE, 0, small)
     row, keys = tile * BO + tl.arange(0, BO), piece * BS + tl.arange(0, BS)
+    sigma = number.to(tl.float64) * 0.0
     if BLUR:
         sigma = draw_blur(settings, seed, epoch, position).to(tl.float64) * SIDE
-        reach = tl.ceil(3.0 * sigma).to(tl.int32)
-        weights = tl.zeros([BO, BS], tl.float32)
-        begin_tile = tl.maximum(tile * BO - reach, 0) // BO
-        end_tile = tl.minimum(tile * BO + BO - 1 + reach, SIDE - 1) // BO + 1
-        for part in range(begin_tile, end_tile):
-            line = part * BO + tl.arange(0, BO)
-            inner = _shrunk_then_resampled(line, keys, start, stop, small, kernel, SIZE, SIDE, BD)
-            weights = tl.dot(_blurred(row, line, sigma, SIDE, TERMS).to(tl.float16), inner.to(tl.float16), weights)
-    else:
-        weights = _shrunk_then_resampled(row, keys, start, stop, small, kernel, SIZE, SIDE, BD)
+    reach = tl.ceil(3.0 * sigma).to(tl.int32)
+    last = tl.minimum(tile * BO + BO - 1 + reach, SIDE - 1) // BO
+    weights = tl.zeros([BO, BS], tl.float32)
+    for part in range(tl.maximum(tile * BO - reach, 0) // BO, last + 1):
+        line = part * BO + tl.arange(0, BO)
+        inner = _shrunk_then_resampled(line, keys, start, stop, small, kernel, SIZE, SIDE, BD, UP_TERMS, DOWN_TERMS)
+        if reach > 0:
+            bell = _blurred(tile, part, sigma, BO, SIDE, BLUR_TERMS)
+            weights = tl.dot(bell.to(tl.float16), inner.to(tl.float16), weights)
+        else:
+            weights = inner
     out = matrices + (number.to(tl.int64) * 2 + axis) * (SIDE * SIZE) + row[:, None] * SIZE + keys[None, :]
     tl.store(out, weights.to(tl.float16), mask=(row < SIDE)[:, None] & (keys < SIZE)[None, :])

@@ -1,46 +1,66 @@
-"""Compiles the fused kernels for compute capability 9.0, no card needed: prints what each needs.
+"""Compiles the fused kernels for compute capability 9.0 as a launch would, no card needed: prints what each needs.
 
 Run by ``test_kernels_compile.py`` in a process of its own, since the tests' process interprets kernels.
 """
 
 import json
-import sys
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.engines.renderer import Renderer, Source
-from hrfr_fast.engines.resample_triton import compose, render
+from hrfr_fast.engines import renderer
+from hrfr_fast.engines.renderer import Renderer, Source, Table
 
-TYPES = {
-    "images": "*bf16", "out_labels": "*i64", "pixels": "*u8", "labels": "*i64", "table": "*i32", "counter": "*i64",
-    "settings": "*fp32", "matrices": "*fp16", "seed": "i32", "skip": "i32", "epoch_length": "i32", "slots": "i32",
-    "begin": "i32", "end": "i32",
-}  # fmt: skip
 EVERYTHING = AugmentSettings(saturation=0.5, blur=0.5, erase=0.5, degrade=0.6)
+CASES = (
+    (144, AugmentSettings(), torch.bfloat16, 0),
+    (32, AugmentSettings(), torch.uint8, 2**63 - 1),
+    (144, EVERYTHING, torch.float16, 1),
+)
 
 
-def compiled(kernel, constants, registers):
-    signature = {name: TYPES.get(name, "constexpr") for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": False, "maxnreg": registers}
-    result = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    return {"shared": result.metadata.shared, "wgmma": "wgmma" in result.asm["ptx"], "bytes": len(result.asm["cubin"])}
+class Hopper:
+    """As much of Triton's driver as compiling asks for."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
 
 
-def main(size, side):
-    source = Source(torch.empty((1, size, size, 3), dtype=torch.uint8), 0)
-    found = {}
-    for name, settings in (("default", AugmentSettings()), ("everything", EVERYTHING)):
-        renderer = Renderer(source, side, settings, 0)
-        found[name] = compiled(render, renderer.constants | {"LEVELS": False}, renderer.tiles.registers)
-    found["compose"] = compiled(compose, renderer.compose_constants, None)
+class Compiled:
+    """Stands for a kernel: a launch compiles it and notes what came out."""
+
+    def __init__(self, kernel, found):
+        self.kernel, self.found = kernel, found
+
+    def __getitem__(self, grid):
+        def launch(*arguments, **options):
+            result = self.kernel.warmup(*arguments, grid=grid, **options)
+            wgmma = "wgmma" in result.asm["ptx"]
+            self.found.append({"name": self.kernel.fn.__name__, "shared": result.metadata.shared, "wgmma": wgmma})
+
+        return launch
+
+
+def main():
+    driver.set_active(Hopper())
+    found = []
+    renderer.render, renderer.compose = (Compiled(kernel, found) for kernel in (renderer.render, renderer.compose))
+    pixels = torch.zeros((4, 36, 36, 3), dtype=torch.uint8)
+    table = Table(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
+    for side, settings, dtype, seed in CASES:
+        images, labels = torch.zeros((4, side, side, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
+        make = Renderer(Source(pixels, 0), side, settings, seed)
+        make(images, labels, table, torch.zeros(1, dtype=torch.int64), 0)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()

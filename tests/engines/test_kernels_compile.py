@@ -15,9 +15,9 @@ def test_the_kernels_compile_for_hopper(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).with_name("compile_kernels.py")
     environment["PYTHONPATH"] = os.pathsep.join([str(script.parents[2]), *sys.path[1:]])
-    done = subprocess.run([sys.executable, str(script), "36", "144"], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert set(found) == {"default", "everything", "compose"}
-    assert all(kernel["shared"] <= 64 << 10 for kernel in found.values()), "three programs fit on a multiprocessor"
-    assert found["default"]["wgmma"], "tiles of 64 rows use Hopper's matrix instruction"
+    assert [kernel["name"] for kernel in found] == ["render", "render", "compose", "render"]
+    assert all(kernel["shared"] <= 64 << 10 for kernel in found), "three programs fit on a multiprocessor"
+    assert [kernel["wgmma"] for kernel in found] == [True, False, True, True], "tiles of 64 rows use it"
