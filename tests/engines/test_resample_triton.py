@@ -49,17 +49,22 @@ def within_tolerance(levels, wanted, most=0.5, mean=0.05):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "settings",
-    [AugmentSettings.none(), AugmentSettings(), EVERYTHING, FAR],
-    ids=["whole", "default", "everything", "far outside"],
-)
+@pytest.mark.parametrize("settings", [AugmentSettings(), EVERYTHING], ids=["default", "everything"])
 @pytest.mark.parametrize("size,side", [(36, 144), (36, 32), (144, 32), (144, 144)])
 def test_agrees_with_the_reference(size, side, settings, device):
-    source = noise((3 if size == 36 else 1) if device == "cpu" else 64, size)
+    source = noise((2 if size == 36 else 1) if device == "cpu" else 64, size)
     images, labels = rendered(source, side, settings, device)
     assert labels == [10 * i for i in range(len(source))]
     within_tolerance((images.numpy() + 1) * 127.5, expected(source, side, settings))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("settings", [AugmentSettings.none(), FAR], ids=["whole", "far outside"])
+def test_the_whole_frame_and_boxes_far_outside(settings, device):
+    for size, side in ((36, 48), (48, 32)):
+        source = noise(3, size)
+        images, _ = rendered(source, side, settings, device)
+        within_tolerance((images.numpy() + 1) * 127.5, expected(source, side, settings))
 
 
 @pytest.mark.parametrize("device", DEVICES)
