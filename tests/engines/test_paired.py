@@ -9,6 +9,7 @@ import torch
 from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import open_packed
+from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.base import Stream, plain_stream
 from hrfr_fast.engines.paired import PairedStream, SecondView, pairs_for_share
 from hrfr_fast.engines.resident import ResidentCPU
@@ -96,6 +97,16 @@ def test_an_engine_executes_it_unchanged(stream):
     expected = np.empty((4, 144, 144, 3), np.uint8)
     render(stream.splits[1], high.records[1::2], identity_plan(4, degrade=36), expected)
     assert np.array_equal(images[17::2], expected)
+
+
+def test_the_resident_engine_for_gpus_draws_it_on_the_host(stream, monkeypatch):
+    """Its kernels make single views only; they must stay out even where they could run."""
+    monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda device: True)
+    with resident_cuda.ResidentCUDA(stream, torch.device("cpu"), torch.uint8) as engine:
+        found = next(engine.batches(24, 48))
+    expected = next(ResidentCPU(stream, torch.uint8).batches(24, 48))
+    assert not engine.kernels and torch.equal(found.labels, expected.labels)
+    assert (found.images.int() - expected.images.int()).abs().max() <= 1
 
 
 def test_the_share_decides_how_many():
