@@ -1,6 +1,8 @@
 """Hard pictures, and every engine that can run here, made the same way."""
 
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,7 +32,10 @@ def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
     if name == "resident-torch":
         from hrfr_fast.engines.resident_cuda import ResidentCUDA
 
-        return ResidentCUDA(stream, device, dtype, verify=verify)
+        # On a CPU the matrix products: through Triton's interpreter its kernels take 20 times longer, and have their own
+        # tests in test_resident_cuda.py.
+        with mock.patch.dict(os.environ, TRITON_INTERPRET="0"):
+            return ResidentCUDA(stream, device, dtype, verify=verify)
     if name == "dali":
         pytest.importorskip("nvidia.dali")
         from hrfr_fast.engines.dali import Dali
