@@ -32,7 +32,7 @@ def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
     if name == "resident-torch":
         from hrfr_fast.engines.resident_cuda import ResidentCUDA
 
-        # On a CPU the matrix products: through Triton's interpreter its kernels take 20 times longer, and have their own
+        # On a CPU the matrix products: through Triton's interpreter its kernels are far slower, and have their own
         # tests in test_resident_cuda.py.
         with mock.patch.dict(os.environ, TRITON_INTERPRET="0"):
             return ResidentCUDA(stream, device, dtype, verify=verify)
