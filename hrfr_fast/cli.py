@@ -62,7 +62,9 @@ def _common(
 @app.command()
 def synth(
     data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
-    scale: Annotated[str, typer.Option(help="tiny, small or paper (1,000,000 + 10,000 faces)")] = "small",
+    scale: Annotated[
+        str, typer.Option(help="tiny, small, bench (10,000 + 500 faces) or paper (a hundred times it)")
+    ] = "small",
     seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
     workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
     packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,

@@ -1,0 +1,1 @@
+"""Benchmarks: how fast data reaches training, beside what people use today."""
