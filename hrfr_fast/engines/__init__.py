@@ -1,6 +1,7 @@
 """The engines, and the choice among them."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,16 +120,12 @@ def situation(stream: Stream, compute: "Compute") -> Situation:
 def free_memory() -> int:
     """Bytes of host memory that can be had without swapping, page cache included, within the container's limit."""
     free = [2**62]
-    try:
+    with suppress(OSError, KeyError, ValueError):  # not Linux
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free.append(int(lines["MemAvailable"].split()[0]) << 10)
-    except (OSError, KeyError, ValueError):
-        pass  # not Linux
-    try:
-        # The page cache counts as used here and can be given back, so only the limit itself is a bound.
+    with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
+        # The page cache counts as used there and can be given back, so only the limit itself is a bound.
         free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        pass  # no limit ("max"), or no such control group
     return min(free)
 
 

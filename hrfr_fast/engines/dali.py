@@ -16,27 +16,17 @@ cannot do, and what is done instead:
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
-from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Batch, FirstUse, Part, Stream, Work, refuse_damaged
-from hrfr_fast.engines.pixels import cores, fetch
+from hrfr_fast.engines.base import Batch, FirstUse, Stream, Work, refuse_damaged
+from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
+from hrfr_fast.engines.pixels import cores
 from hrfr_fast.errors import HrfrError, UsageError
 
 if TYPE_CHECKING:
     import torch
     from nvidia.dali import Pipeline
-    from nvidia.dali.types import BatchInfo
 
-PREFETCH = 2  # batches DALI works on ahead of the one in use
-KEPT = PREFETCH + 4  # batches whose host arrays stay alive: DALI reads them without a copy
-CUBIC, LINEAR, BOX = (KERNELS.index(name) for name in ("cubic", "linear", "box"))
-NOT_DEGRADED = -1
 ERASE_LEVEL = 128  # resampling.ERASE_LEVEL; importing that would import numba
 WHEELS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
@@ -113,7 +103,7 @@ def pipeline(
         DamageFound: from ``run``, when a record does not match its checksum.
     """
     require_dali()
-    host = _Host(stream, start, stop, FirstUse(stream.splits, verify), pinned=device_id is not None)
+    host = Host(stream, start, stop, FirstUse(stream.splits, verify), pinned=device_id is not None)
     return _build(host, part, device_id, dtype, threads or cores())
 
 
@@ -149,7 +139,7 @@ class Dali:
         on_cuda = self.device.type == "cuda"
         device_id = (self.device.index or 0) if on_cuda else None
         kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
-        host = _Host(self.stream, start, stop, self.checksums, pinned=on_cuda)
+        host = Host(self.stream, start, stop, self.checksums, pinned=on_cuda)
         pipes = [_build(host, part, device_id, kind, cores()) for part in range(len(self.stream.splits))]
         try:
             for number in range(host.count):
@@ -161,18 +151,18 @@ class Dali:
                 pipe._shutdown()
             host.close()
 
-    def _run(self, pipe: "Pipeline", host: "_Host", number: int) -> "torch.Tensor":
+    def _run(self, pipe: "Pipeline", host: Host, number: int) -> "torch.Tensor":
         """The next images of one pipeline, [n, S, S, 3], ready on the current stream and freed in its order."""
         import torch
 
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
-            images, _ = pipe.run(stream) if stream is None else pipe.run(cuda_stream=stream)
+            images, _ = pipe.run(stream)
             return torch.from_dlpack(images.as_tensor())
         except RuntimeError as error:
             raise self._explained(error, host, number) from error
 
-    def _explained(self, error: RuntimeError, host: "_Host", number: int) -> HrfrError:
+    def _explained(self, error: RuntimeError, host: Host, number: int) -> HrfrError:
         """DALI names no record: look for the one whose checksum is wrong among those in flight."""
         for ahead in range(number, min(number + PREFETCH + 1, host.count)):
             for part in host.work(ahead).parts:
@@ -210,150 +200,7 @@ class Dali:
         self.close()
 
 
-# ---- the host's part: what is fed -------------------------------------------------------------------------------
-
-
-class _Host:
-    """Host arrays of batch number 0, 1, ... of ``start .. stop``, made once each, one batch ahead, in a thread."""
-
-    def __init__(self, stream: Stream, start: int, stop: int | None, checksums: FirstUse, *, pinned: bool) -> None:
-        self.stream, self.start, self.checksums, self.pinned = stream, start, checksums, pinned
-        self.count = 2**62 if stop is None else len(range(start, stop, stream.batch_size))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hrfr-dali")
-        self._made: dict[int, Future[tuple[Work, list[_Fed]]]] = {}
-
-    def work(self, number: int) -> Work:
-        return self._result(number)[0]
-
-    def fed(self, number: int, part: int) -> "_Fed":
-        if number >= self.count:
-            raise StopIteration
-        made = self._result(number)[1][part]
-        self._request(number + 1)
-        for old in [one for one in self._made if one < number - KEPT]:
-            del self._made[old]
-        return made
-
-    def _result(self, number: int) -> "tuple[Work, list[_Fed]]":
-        self._request(number)
-        return self._made[number].result()
-
-    def _request(self, number: int) -> None:
-        if number < self.count and number not in self._made:
-            self._made[number] = self._thread.submit(self._make, number)
-
-    def _make(self, number: int) -> "tuple[Work, list[_Fed]]":
-        work = self.stream.work(self.start + number * self.stream.batch_size)
-        parts = {part.split.name: part for part in work.parts}
-        for part in work.parts:
-            self.checksums.check(part.split, part.records)
-        fed = []
-        for split in self.stream.splits:
-            if split.name in parts:
-                part = parts[split.name]
-                fed.append(_feed(part, work.labels[part.rows], self.stream, self.pinned))
-            else:
-                fed.append(_feed(_placeholder(split), np.array([-1]), self.stream, self.pinned))
-        return work, fed
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._made.clear()
-
-
-def _placeholder(split: Split) -> Part:
-    zero = np.zeros(1, np.int64)
-    return Part(split, zero, zero, identity_plan(1))
-
-
-class _Fed(NamedTuple):
-    """One batch of one split, as the pipeline takes it; every entry has n samples."""
-
-    pictures: NDArray[np.uint8] | list[NDArray[np.uint8]]
-    """uint8 [n, size, size, 3], or n JPEG files."""
-    labels: NDArray[np.int64]
-    arguments: dict[str, Any]
-    """What the operators are driven by: see INPUTS."""
-
-
-# Argument inputs of the graph: their DALI type, dimensions a sample, and layout.
-INPUTS = {
-    "roi_start": ("FLOAT", 1, ""),  # y, x as shares of the frame
-    "roi_end": ("FLOAT", 1, ""),
-    "colour": ("FLOAT", 2, ""),
-    "small": ("FLOAT", 0, ""),  # pixels a side to degrade to
-    "kernel": ("INT32", 0, ""),
-    "boxed": ("FLOAT", 3, "HWC"),  # the picture already degraded, where the kernel is BOX
-    "sigma": ("FLOAT", 0, ""),  # of the blur, in pixels
-    "anchor": ("FLOAT", 1, ""),  # y, x of the erased rectangle, in pixels
-    "shape": ("FLOAT", 1, ""),
-}
-
-
-def _names(augment: AugmentSettings) -> list[str]:
-    """The argument inputs that these settings need."""
-    names = ["roi_start", "roi_end"]
-    if augment.brightness or augment.contrast or augment.saturation or augment.grey:
-        names.append("colour")
-    if augment.degrade:
-        names += ["small", "kernel", "boxed"]
-    if augment.blur:
-        names.append("sigma")
-    if augment.erase:
-        names += ["anchor", "shape"]
-    return names
-
-
-def _feed(part: Part, labels: NDArray[np.int64], stream: Stream, pinned: bool) -> _Fed:
-    split, plan, side = part.split, part.plan, stream.size
-    if split.encoding == "jpeg":
-        data, begins = split.data.view(np.ndarray), split.offsets[part.records]
-        ends = begins + split.lengths[part.records]
-        pictures: Any = [data[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
-    else:  # raw; or mixed, which is decoded here
-        pictures = fetch(split, part.records, pinned=pinned)
-    names = _names(stream.augment)
-    given: dict[str, Any] = {"roi_start": plan.box[:, [1, 0]], "roi_end": plan.box[:, [3, 2]], "colour": plan.colour}
-    if "small" in names:
-        given["small"] = plan.degrade.astype(np.float32)
-        given["kernel"] = np.where(plan.degrade > 0, plan.kernel, np.int32(NOT_DEGRADED))
-        given["boxed"] = _box_degraded(part)
-    if "sigma" in names:
-        given["sigma"] = plan.blur * np.float32(side)
-    if "shape" in names:
-        given["anchor"] = np.floor(plan.erase[:, [1, 0]] * side)
-        given["shape"] = np.maximum(np.ceil(plan.erase[:, [3, 2]] * side) - given["anchor"], 0)
-    arguments = {name: given[name] if name == "boxed" else np.ascontiguousarray(given[name]) for name in names}
-    return _Fed(pictures, labels, arguments)
-
-
-def _box_degraded(part: Part) -> list[NDArray[np.float32]]:
-    """Each picture that is degraded with the box kernel, shrunk; a black pixel in place of every other."""
-    from hrfr_fast.data.resampling import shrink
-
-    plan, nothing = part.plan, np.zeros((1, 1, 3), np.float32)
-    rows = np.flatnonzero((plan.degrade > 0) & (plan.kernel == BOX))
-    degraded = [nothing] * len(plan.degrade)
-    for row, picture in zip(rows.tolist(), fetch(part.split, part.records[rows]), strict=True):
-        degraded[row] = shrink(picture, int(plan.degrade[row]), BOX)
-    return degraded
-
-
-# ---- the graph --------------------------------------------------------------------------------------------------
-
-
-class _Source:
-    """The callable DALI asks for batches: a function of the batch's number alone."""
-
-    def __init__(self, host: _Host, part: int) -> None:
-        self.host, self.part = host, part
-
-    def __call__(self, info: "BatchInfo") -> list[Any]:
-        fed = self.host.fed(info.iteration, self.part)
-        return [fed.pictures, fed.labels, *fed.arguments.values()]
-
-
-def _build(host: _Host, part: int, device_id: int | None, dtype: str, threads: int) -> "Pipeline":
+def _build(host: Host, part: int, device_id: int | None, dtype: str, threads: int) -> "Pipeline":
     from nvidia.dali import pipeline_def, types
 
     kinds = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
@@ -364,10 +211,10 @@ def _build(host: _Host, part: int, device_id: int | None, dtype: str, threads: i
         batch_size=stream.batch_size // stream.ranks, num_threads=threads, device_id=device_id,
         prefetch_queue_depth=PREFETCH, enable_conditionals=True,
     )(_graph)  # fmt: skip
-    jpeg, names = split.encoding == "jpeg", _names(stream.augment)
+    jpeg, names = split.encoding == "jpeg", argument_names(stream.augment)
     inputs = [("UINT8", 1, "") if jpeg else ("UINT8", 3, "HWC"), ("INT64", 0, ""), *(INPUTS[name] for name in names)]
     feed = {
-        "source": _Source(host, part), "batch": True, "batch_info": True, "no_copy": True, "num_outputs": len(inputs),
+        "source": Source(host, part), "batch": True, "batch_info": True, "no_copy": True, "num_outputs": len(inputs),
         "dtype": [getattr(types, kind) for kind, _, _ in inputs],
         "ndim": [ndim for _, ndim, _ in inputs], "layout": [layout for _, _, layout in inputs],
     }  # fmt: skip
@@ -404,7 +251,7 @@ def _graph(feed, names, jpeg, size, side, dtype, on_gpu):  # type: ignore[no-unt
         interp_type=types.INTERP_CUBIC, antialias=True, dtype=types.FLOAT,
     )  # fmt: skip
     if "sigma" in names:
-        if given["sigma"] > 0:
+        if given["sigma"] > 0:  # noqa: SIM102 (one is Python's, one is a sample's)
             frame = fn.gaussian_blur(frame, sigma=given["sigma"])
     if "colour" in names and size >= side:
         frame = fn.coord_transform(frame, MT=given["colour"])

@@ -57,7 +57,7 @@ def threading_layer() -> str:
 
 
 class FFCV:
-    """Batches whose pictures FFCV reads; made on the CPU and, where ``device`` is CUDA, copied there from pinned memory.
+    """Batches whose pictures FFCV reads; made on the CPU and, for a CUDA ``device``, copied from pinned memory.
 
     Args:
         stream: what to feed.
