@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
     "schedule": ("cosine", "polynomial"),
     "device": ("auto", "cpu", "cuda"),
-    "engine": ("auto", "resident"),
+    "engine": ("auto", "resident", "dali", "ffcv"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
 }
 
@@ -56,7 +56,7 @@ class TrainSettings:
     highres_share: float = _setting(-1.0, "share of highres in mixed regimes; negative: as they come")
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     device: str = _setting("auto", "where to train")
-    engine: str = _setting("auto", "data path")
+    engine: str = _setting("auto", "data path; auto: the fastest that fits")
     precision: str = _setting(
         "auto", "auto: bf16 where the hardware has it, else fp16 with loss scaling (GPU) or fp32 (CPU)"
     )

@@ -50,6 +50,38 @@ def resample(
     _resample_batch(data, offsets, size, *plan, out, rows)
 
 
+def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.float32]:
+    """Degrade one uint8 [size, size, 3] to float32 levels [small, small, 3] with ``kernel`` (of KERNELS), unrounded."""
+    return np.asarray(_shrink(np.ascontiguousarray(picture).reshape(-1), picture.shape[0], small, kernel))
+
+
+@_jit
+def _shrink(pixels, size, small, kernel):  # type: ignore[no-untyped-def]
+    source = np.empty((size * 3, size), np.float32)
+    shrunk = np.empty((small * 3, small), np.float32)
+    _transpose_in(pixels, size, source)
+    _degrade(source, size, small, kernel, shrunk)
+    out = np.empty((small, small, 3), np.float32)
+    for y in range(small):
+        for x in range(small):
+            for c in range(3):
+                out[y, x, c] = shrunk[x * 3 + c, y]
+    return out
+
+
+def gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """Copy the records at ``offsets`` (int64 [B]) of ``data`` into the rows of ``out`` (uint8, B rows, contiguous)."""
+    data = data.view(np.ndarray)
+    data.flags.writeable = False
+    _gather(data, offsets, out.reshape(len(out), math.prod(out.shape[1:])))
+
+
+@_jit
+def _gather(data, offsets, out):  # type: ignore[no-untyped-def]
+    for b in range(len(offsets)):
+        out[b] = data[offsets[b] : offsets[b] + out.shape[1]]
+
+
 @numba.njit(cache=True, parallel=True, nogil=True)
 def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, erase, out, rows):  # type: ignore[no-untyped-def]
     side = out.shape[1]
