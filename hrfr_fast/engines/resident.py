@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
-from hrfr_fast.engines.pixels import render, to_model_input
+from hrfr_fast.engines.pixels import BatchMemory, render
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,8 @@ class ResidentCPU:
     name = "resident"
 
     def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = False) -> None:
-        self.stream, self.dtype, self.verify = stream, dtype, verify
+        self.stream, self.verify = stream, verify
+        self.memory = BatchMemory(dtype)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         for at in range(start, stop, self.stream.batch_size):
@@ -37,14 +38,12 @@ class ResidentCPU:
     def _make(self, work: Work) -> Batch:
         import torch
 
-        size = self.stream.size
-        pixels = np.empty((len(work.labels), size, size, 3), np.uint8)
+        pixels = self.memory.empty(len(work.labels), self.stream.size)
         for part in work.parts:
             if self.verify:
                 refuse_damaged(part.split, part.records)
             render(part.split, part.records, part.plan, pixels, part.rows)
-        images = to_model_input(torch.from_numpy(pixels), self.dtype)
-        return Batch(images, torch.from_numpy(work.labels), work.start)
+        return Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
 
     def close(self) -> None:
         """Nothing is held but the memory maps, which go with the splits."""
