@@ -21,7 +21,7 @@ from typing import Any, Self
 from benchmarks.peers.base import Task
 
 PATIENCE = 300  # seconds without an answer, after which a contestant counts as hung
-PATIENCE_TO_CLOSE = 10  # loaders with workers of their own do not always end when asked
+PATIENCE_TO_CLOSE = 3  # loaders with workers of their own do not always end when asked
 LEAST_BATCHES = 3  # a round, however slow
 
 

@@ -140,6 +140,30 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
     typer.echo(f"{packed}: every checksum matches")
 
 
+@app.command()
+def doctor(
+    folder: Annotated[
+        Path, typer.Argument(help="where the shards lie or will lie: the disk is measured there")
+    ] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Show what is here, what each engine can do with it, and the fix for what is missing."""
+    from hrfr_fast.doctor import examine, rows
+
+    report = examine(folder)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _print_table("this machine", dict(rows(report.facts)))
+        _print_table(
+            "engines", {v.engine: f"{'works' if v.works else 'does not work'}: {v.text}" for v in report.engines}
+        )
+        for fix in report.fixes:
+            typer.echo(f"fix: {fix}")
+    if not report.works:
+        raise HrfrError("no engine can work here; the fixes above come first")
+
+
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     from hrfr_fast.settings import TrainSettings, load_settings
     from hrfr_fast.training.trainer import train

@@ -7,8 +7,6 @@ and augments on all cores. On CUDA all raw pixels are copied to the device once,
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
 from hrfr_fast.engines.pixels import BatchMemory, render
 
