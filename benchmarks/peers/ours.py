@@ -41,8 +41,8 @@ class Engine:
         return missing("torch", "hrfr_fast.training.trainer", *needs.get(self.engine, []))
 
     def prepare(self, task: Task) -> None:
-        """Compile the kernels into numba's cache."""
-        made: Any = self.batches(task)
+        """Compile the kernels into numba's cache: every engine uses the resident one's."""
+        made: Any = Engine("resident").batches(task)
         next(made)
         made.close()
 
