@@ -11,6 +11,7 @@ and from decoded pixels in memory to uint8 batches ("pixels", the resampling alo
 import json
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,21 +73,19 @@ def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
     return data, packed
 
 
-def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> list[tuple[Cell, list[Result]]]:
+def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
     """Run every cell, with one process a contestant for all of them; shows what is being measured."""
     from hrfr_fast.progress import progress_bar
 
     names = list(dict.fromkeys(name for cell in made for name in cell.contestants))
-    found = []
     with ExitStack() as stack, progress_bar() as progress:
         line = progress.add_task("measuring", total=sum(len(cell.contestants) for cell in made), note="starting")
         processes = {name: stack.enter_context(Contestant(name, log)) for name in names}
         for cell in made:
             progress.update(line, note=f"{cell.task.regime}, {cell.group} {cell.task.encoding}")
             results = list(compare([processes[name] for name in cell.contestants], cell.task, rounds, seconds))
-            found.append((cell, results))
             progress.advance(line, len(results))
-    return found
+            yield cell, results
 
 
 def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]) -> None:
@@ -162,17 +161,18 @@ def main(
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     rounds, seconds = rounds or (2 if quick else 3), seconds or (0.15 if quick else 0.2)
-    found = measure(made, rounds, seconds, out / "throughput.log")
-    entry = record.record(
-        "throughput", ({**r.to_json(), "group": cell.group} for cell, results in found for r in results),
-        batch_size=task.batch_size, device=where, rounds=rounds, seconds=seconds,
-    )  # fmt: skip
     history = record.read()
-    last = record.last_alike(entry, history) if compare_it else None
-    for cell, results in found:
-        show(cell, results, record.ratios(entry, last) if last else {})
+    last = record.last_alike({"benchmark": "throughput", "machine": record.machine()}, history) if compare_it else None
     if compare_it and last is None:
         typer.echo("no earlier record of such a machine to compare with")
+    rows = []
+    for cell, results in measure(made, rounds, seconds, out / "throughput.log"):
+        new = [{**r.to_json(), "group": cell.group} for r in results]
+        show(cell, results, record.ratios({"results": new}, last) if last else {})
+        rows += new
+    entry = record.record(
+        "throughput", rows, batch_size=task.batch_size, device=where, rounds=rounds, seconds=seconds
+    )  # fmt: skip
     (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n")
     record.plot(entry, history, out / "throughput.png")
     if record_it:
