@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from hrfr_fast.data.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES, SHUFFLE_SLOTS, philox
 from hrfr_fast.errors import UsageError
 
-
 BLOCK = 65536  # keys made at a time: the words then stay in the cache, which halves the time
 
 

@@ -174,7 +174,7 @@ def _build_loader(split: Split) -> Any:
         def generate_code(self) -> None:
             if threads not in _COMPILED:
                 super().generate_code()
-                _COMPILED[threads] = self.code
+                _COMPILED[threads] = self.code  # type: ignore[has-type]
             self.code = _COMPILED[threads]
 
     Node.last_node_id = 0  # the code names its arguments by it

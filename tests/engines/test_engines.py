@@ -53,6 +53,17 @@ def test_closing_early_leaves_nothing_behind(shards, name):
     assert resident_memory() - memory < 32 << 20
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_batch_that_is_kept_is_not_written_over(shards, name):
+    stream = stream_over([shards["lowres", "raw"]], 32, AugmentSettings())
+    with build(name, stream) as engine:
+        kept, copies = [], []
+        for batch in engine.batches(0, 24 * 8):
+            kept.append(batch.images[:1] if batch.start else batch.images)  # a part keeps the whole
+            copies.append(kept[-1].clone())
+        assert all(one.equal(other) for one, other in zip(kept, copies, strict=True))
+
+
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, name, encoding):
@@ -66,10 +77,10 @@ def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, 
         file.write(b"\x00" if file.read(1) != b"\x00" else b"\x01")
     before = stream.splits[0].verify()
     assert before.tolist() == [record]
-    with pytest.raises(DamageFound, match=rf"{stream.splits[0].path}: record {record} does not match"):
-        with build(name, stream, verify=True) as engine:
-            for batch in engine.batches(0, 72):
-                assert batch.start == 0
+    message = rf"{stream.splits[0].path}: record {record} does not match"
+    with pytest.raises(DamageFound, match=message), build(name, stream, verify=True) as engine:
+        for batch in engine.batches(0, 72):
+            assert batch.start == 0
     if encoding == "raw":  # without the check raw pixels are whatever they are
         with build(name, stream) as engine:
             assert len(list(engine.batches(0, 72))) == 3
@@ -153,8 +164,7 @@ def test_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
 
     def numbers(stop):
         try:
-            for number in range(stop):
-                yield number
+            yield from range(stop)
             raise ValueError("at the end")
         finally:
             closed.append(stop)
