@@ -3,7 +3,9 @@
 Definition (Keys 1981 with a = -0.5, scaled by the shrink factor as PIL and DALI do): the centre of output pixel i
 lies at ``c = x0 + (i + 0.5) * step`` in source pixels, ``step = (x1 - x0) / out``; source pixel j (centre j + 0.5)
 weighs ``k((j + 0.5 - c) / s)`` with ``s = max(1, |step|)``, the weights normalised to sum 1; a tap beyond the edge
-reads the edge pixel; float32 between the two passes; one clamp and one rounding (half up) at the end.
+reads the edge pixel; float32 between the two passes; one clamp and one rounding (half up) at the end. The box kernel
+is 1 where -0.5 + TIE < t <= 0.5 + TIE: pixels do fall on its edges (36 -> 24), and without the nudge rounding errors
+would decide whether they count, which is worth up to 24 levels.
 
 The kernel's loop order is what makes it fast: the x pass runs with the *rows* as the vector dimension, on a
 transposed copy of the source, the y pass with whole output rows; and the colour matrix is applied between them,
@@ -22,6 +24,7 @@ from hrfr_fast.data.augment import Plan
 
 CUBIC, LINEAR, BOX = range(3)
 ERASE_LEVEL = 128
+TIE = 1e-4  # below 1 / (2 size), the least distance from an edge that is not a tie; above the errors of float32
 CHUNK = 8  # pictures that share one set of scratch buffers
 
 _jit = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp", "nnan", "ninf"}, nogil=True)
@@ -124,6 +127,8 @@ def _transpose_in(pixels, size, source):  # type: ignore[no-untyped-def]
 
 @_jit
 def _weight(t, kernel):  # type: ignore[no-untyped-def]
+    if kernel == BOX:
+        return 1.0 if -0.5 + TIE < t <= 0.5 + TIE else 0.0
     t = abs(t)
     if kernel == CUBIC:
         if t < 1:
@@ -131,9 +136,7 @@ def _weight(t, kernel):  # type: ignore[no-untyped-def]
         if t < 2:
             return ((-0.5 * t + 2.5) * t - 4) * t + 2
         return 0.0
-    if kernel == LINEAR:
-        return max(1 - t, 0.0)
-    return 1.0 if t <= 0.5 else 0.0
+    return max(1 - t, 0.0)
 
 
 @_jit
@@ -148,7 +151,7 @@ def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-u
     count = min(int(math.ceil(2 * radius)) + (0 if stretch == 1.0 else 1), weights.shape[1])
     for i in range(side):
         centre = np.float64(start) * size + (i + 0.5) * step
-        low = int(math.floor(centre - radius + 0.5))
+        low = int(math.floor(centre - radius + 0.5 + TIE * stretch))
         total = 0.0
         for k in range(count):
             weight = _weight((low + k + 0.5 - centre) / stretch, kernel)

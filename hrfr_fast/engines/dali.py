@@ -250,8 +250,8 @@ def _graph(feed, names, jpeg, size, side, dtype, on_gpu):  # type: ignore[no-unt
         frame, size=(side, side), roi_start=given["roi_start"], roi_end=given["roi_end"], roi_relative=True,
         interp_type=types.INTERP_CUBIC, antialias=True, dtype=types.FLOAT,
     )  # fmt: skip
-    if "sigma" in names:
-        if given["sigma"] > 0:  # noqa: SIM102 (one is Python's, one is a sample's)
+    if "sigma" in names:  # noqa: SIM102 (this is Python's choice, the next one a sample's)
+        if given["sigma"] > 0:
             frame = fn.gaussian_blur(frame, sigma=given["sigma"])
     if "colour" in names and size >= side:
         frame = fn.coord_transform(frame, MT=given["colour"])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 READ = 256  # pictures FFCV decodes at a time
+_COMPILED: dict[int, Any] = {}  # by number of threads
 STRETCH = 65536  # samples whose order is handed over at once; a new order costs FFCV about 6 ms
 
 
@@ -162,10 +163,22 @@ def _build_loader(split: Split) -> Any:
     threads = torch.get_num_threads()
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
+    from ffcv.pipeline.graph import Node
 
     torch.set_num_threads(threads)
     _ = split.labels  # FFCV trusts what it opens: let our reader refuse a damaged table first
-    return Loader(
+
+    class SharedCodeLoader(Loader):  # type: ignore[misc]
+        """Compiled once a process: the code knows no file. Saves 1 s and 6 MB of code, never freed, a loader."""
+
+        def generate_code(self) -> None:
+            if threads not in _COMPILED:
+                super().generate_code()
+                _COMPILED[threads] = self.code  # type: ignore[has-type]
+            self.code = _COMPILED[threads]
+
+    Node.last_node_id = 0  # the code names its arguments by it
+    return SharedCodeLoader(
         str(split.path), READ, num_workers=threads, os_cache=True, drop_last=False, order=OrderOption.SEQUENTIAL,
         pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
     )  # fmt: skip

@@ -109,6 +109,10 @@ class BatchMemory:
         self._arrays = [*self._arrays[-self.MOST + 1 :], array]
         return array
 
+    def clear(self) -> None:
+        """Forget the arrays; those in use go with their last tensor."""
+        self._arrays = []
+
     def images(self, array: NDArray[Any]) -> "torch.Tensor":
         """What the kernel wrote, as [B, 3, S, S] channels-last of ``dtype``."""
         import torch

@@ -7,7 +7,7 @@ and augments on all cores. On CUDA all raw pixels are copied to the device once,
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, FirstUse, Stream, Work
 from hrfr_fast.engines.pixels import BatchMemory, render
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ class ResidentCPU:
     Args:
         stream: what to feed.
         dtype: of the images, see Batch.
-        verify: compare every record with its checksum before use (DamageFound on a mismatch).
+        verify: compare each record with its checksum when it is first used (DamageFound on a mismatch).
     """
 
     name = "resident"
 
-    def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = False) -> None:
-        self.stream, self.verify = stream, verify
+    def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = True) -> None:
+        self.stream = stream
+        self.checksums = FirstUse(stream.splits, verify)
         self.memory = BatchMemory(dtype)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -38,13 +39,13 @@ class ResidentCPU:
 
         pixels = self.memory.empty(len(work.labels), self.stream.size)
         for part in work.parts:
-            if self.verify:
-                refuse_damaged(part.split, part.records)
+            self.checksums.check(part.split, part.records)
             render(part.split, part.records, part.plan, pixels, part.rows)
         return Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
 
     def close(self) -> None:
-        """Nothing is held but the memory maps, which go with the splits."""
+        """Give the batch memory up. The memory maps go with the splits."""
+        self.memory.clear()
 
     def __enter__(self) -> Self:
         return self
