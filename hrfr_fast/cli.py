@@ -63,7 +63,9 @@ def _common(
 @app.command()
 def synth(
     data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
-    scale: Annotated[str, typer.Option(help="tiny, small or paper (1,000,000 + 10,000 faces)")] = "small",
+    scale: Annotated[
+        str, typer.Option(help="tiny, small, bench (10,000 + 500 faces) or paper (a hundred times it)")
+    ] = "small",
     seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
     workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
     packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,
@@ -137,6 +139,30 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
     if damage:
         raise DamageFound(f"{packed}: {len(damage)} damaged; `hrfr-fast pack` makes the shards anew from the pictures")
     typer.echo(f"{packed}: every checksum matches")
+
+
+@app.command()
+def doctor(
+    folder: Annotated[
+        Path, typer.Argument(help="where the shards lie or will lie: the disk is measured there")
+    ] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Show what is here, what each engine can do with it, and the fix for what is missing."""
+    from hrfr_fast.doctor import examine, rows
+
+    report = examine(folder)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        _print_table("this machine", dict(rows(report.facts)))
+        _print_table(
+            "engines", {v.engine: f"{'works' if v.works else 'does not work'}: {v.text}" for v in report.engines}
+        )
+        for fix in report.fixes:
+            typer.echo(f"fix: {fix}")
+    if not report.works:
+        raise HrfrError("no engine can work here; the fixes above come first")
 
 
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hrfr_fast.data.shards import Split
 from hrfr_fast.engines.ahead import ahead
 from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, plain_stream
-from hrfr_fast.engines.pixels import pinned_empty, to_model_input
+from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
 from hrfr_fast.errors import HrfrError, UsageError
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class FFCV:
         require_ffcv()
         self.stream, self.device, self.dtype = plain_stream(stream, self.name), device, dtype
         self.checksums = FirstUse(stream.splits, verify)
+        self.memory = BatchMemory(dtype)
         self.loaders = {split.name: _build_loader(split) for split in stream.splits}
         self._running: list[Iterator[Batch]] = []
 
@@ -91,8 +92,7 @@ class FFCV:
         made = self._made(start, stop)
         if self.device.type != "cuda":
             for work, pixels in made:
-                images = to_model_input(torch.from_numpy(pixels), self.dtype)
-                yield Batch(images, torch.from_numpy(work.labels), work.start)
+                yield Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
             return
         made = ahead(made)  # while this thread launches the step on the batch before
         try:
@@ -103,8 +103,8 @@ class FFCV:
         finally:
             made.close()
 
-    def _made(self, start: int, stop: int) -> Iterator[tuple[Work, NDArray[np.uint8]]]:
-        """Batches in host memory, uint8 [B, S, S, 3]."""
+    def _made(self, start: int, stop: int) -> Iterator[tuple[Work, NDArray[Any]]]:
+        """Batches in host memory, [B, S, S, 3]: uint8 for a GPU, else as BatchMemory has it."""
         from hrfr_fast.data.resampling import resample
 
         size = self.stream.size
@@ -117,7 +117,7 @@ class FFCV:
             for at in range(start, stop, self.stream.batch_size):
                 work = self.stream.work(at)
                 shape = (len(work.labels), size, size, 3)
-                pixels = pinned_empty(shape) if self.device.type == "cuda" else np.empty(shape, np.uint8)
+                pixels = pinned_empty(shape) if self.device.type == "cuda" else self.memory.empty(*shape[:2])
                 for part in work.parts:
                     self.checksums.check(part.split, part.records)
                     source = by_name[part.split.name].take(len(part.rows))

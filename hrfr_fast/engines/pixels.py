@@ -4,9 +4,10 @@ Shared by the resident engine on a CPU, by the FFCV engine after its decoding, a
 """
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +65,10 @@ def render(
     split: Split,
     records: NDArray[np.int64],
     plan: Plan,
-    out: NDArray[np.uint8],
+    out: NDArray[Any],
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Execute ``plan`` on ``records`` into ``out`` (uint8 [N, S, S, 3]) at ``rows``; CPU.
+    """Execute ``plan`` on ``records`` into ``out`` ([N, S, S, 3], of a type ``resample`` writes) at ``rows``; CPU.
 
     Raw records are read by the kernel straight from the memory map, without a copy.
     """
@@ -79,6 +80,51 @@ def render(
     pixels = fetch(split, records)
     offsets = np.arange(len(records), dtype=np.int64) * (split.size * split.size * 3)
     resample(pixels.reshape(-1), offsets, split.size, plan, out, rows)
+
+
+class BatchMemory:
+    """Memory for the batches an engine makes on a CPU, in the type the kernel writes for ``dtype``.
+
+    An array is handed out again once nobody else holds it (neither a tensor made of it nor a view). A batch of 256
+    at 144 px is 64 MB of float32: fresh pages for each cost as much as the kernel itself.
+    """
+
+    MOST = 4
+
+    def __init__(self, dtype: "torch.dtype") -> None:
+        import torch
+
+        self.dtype = dtype
+        # bfloat16 as its bits, which NumPy can hold; other types are converted from levels afterwards.
+        self._written = {torch.float32: np.float32, torch.bfloat16: np.uint16}.get(dtype, np.uint8)
+        self._arrays: list[NDArray[Any]] = []
+
+    def empty(self, count: int, size: int) -> NDArray[Any]:
+        """[count, size, size, 3] for the kernel to write."""
+        shape = (count, size, size, 3)
+        for array in self._arrays:
+            if array.shape == shape and sys.getrefcount(array) == FREE:
+                return array
+        array = np.empty(shape, self._written)
+        self._arrays = [*self._arrays[-self.MOST + 1 :], array]
+        return array
+
+    def clear(self) -> None:
+        """Forget the arrays; those in use go with their last tensor."""
+        self._arrays = []
+
+    def images(self, array: NDArray[Any]) -> "torch.Tensor":
+        """What the kernel wrote, as [B, 3, S, S] channels-last of ``dtype``."""
+        import torch
+
+        if array.dtype == np.uint8:
+            return to_model_input(torch.from_numpy(array), self.dtype)
+        if array.dtype == np.uint16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).permute(0, 3, 1, 2)
+        return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+FREE = 3  # references to an array that only BatchMemory holds: its list, the loop's name, getrefcount's argument
 
 
 def to_model_input(pixels: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":

@@ -44,3 +44,22 @@ def test_rows_choose_where_pictures_go():
     resample(source.ravel(), offsets, 36, identity_plan(3), scattered, np.array([7, 0, 4]))
     assert (scattered[[7, 0, 4]] == plain).all() and (scattered[[1, 2, 3, 5, 6, 8]] == 0).all()
     assert (plain == source).all(), "the whole frame at its own size is a copy"
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
+    """To the last bit, so that an engine which writes it at once gives what others get by converting."""
+    import torch
+
+    count = 40
+    source = pictures(count, 36)
+    settings = PLANS["everything" if everything else "default"]
+    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count))
+    made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
+    for out in made.values():
+        resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, plan, out)
+    levels = torch.from_numpy(made[np.uint8])
+    assert len(levels.unique()) == 256
+    assert torch.equal(torch.from_numpy(made[np.float32]), (levels.float() - 127.5) * (1 / 127.5))
+    half = torch.from_numpy(made[np.uint16].view(np.int16)).view(torch.bfloat16)
+    assert torch.equal(half, ((levels.float() - 127.5) * (1 / 127.5)).bfloat16())

@@ -1,0 +1,246 @@
+"""How fast 36x36 JPEG files become a shard: `hrfr-fast pack`, FFCV's DatasetWriter, and reading and decoding alone.
+
+    python benchmarks/pack.py
+    python benchmarks/pack.py --record
+
+All three list the same files, use the same number of worker processes and store raw pixels (the third stores nothing:
+it is the floor). Rounds go A B C A B C; the files are in the page cache from the first, untimed round on. Memory is
+taken in that round: the sum over all processes of their proportional set sizes, sampled.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import record  # noqa: E402
+
+CHUNK = 500
+SAMPLE_SECONDS = 0.02
+TARGETS = {"FFCV DatasetWriter": ("at least", 2.0), "read and decode": ("at least", 1 / 1.3)}
+MEMORY_TARGET = 1 << 30
+
+
+def with_hrfr(tree: Path, out: Path, workers: int) -> int:
+    """`hrfr-fast pack --encoding raw`."""
+    from hrfr_fast.data.pack import pack
+
+    return pack(tree, out, encoding="raw", workers=workers, show_progress=False).shards["lowres"].samples
+
+
+def listed(tree: Path) -> list[tuple[str, int]]:
+    """(path, label) of every file."""
+    found = []
+    for label, identity in enumerate(sorted(os.scandir(tree / "lowres"), key=lambda e: e.name)):
+        found += [(file.path, label) for file in sorted(os.scandir(identity.path), key=lambda e: e.name)]
+    return found
+
+
+class Faces:
+    """The dataset DatasetWriter asks: decoded with libjpeg-turbo, as fast as it can be had."""
+
+    def __init__(self, files: list[tuple[str, int]]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        path, label = self.files[number]
+        return _decoded(path), label
+
+
+def _decoded(path: str) -> Any:
+    import simplejpeg
+
+    with open(path, "rb") as file:
+        return simplejpeg.decode_jpeg(file.read(), "RGB")
+
+
+def with_ffcv(tree: Path, out: Path, workers: int) -> int:
+    """Stock FFCV, raw pixels, its default pages."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    files = listed(tree)
+    out.mkdir()
+    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
+    DatasetWriter(str(out / "lowres.beton"), fields, num_workers=workers).from_indexed_dataset(Faces(files))
+    return len(files)
+
+
+def _decode_many(paths: list[str]) -> int:
+    return sum(_decoded(path).nbytes for path in paths)
+
+
+def with_nothing_else(tree: Path, out: Path, workers: int) -> int:
+    """Read and decode every file and forget it."""
+    paths = [path for path, _ in listed(tree)]
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with get_context("fork").Pool(workers) as pool:
+        sum(pool.imap_unordered(_decode_many, chunks))
+    return len(paths)
+
+
+CONTESTANTS: dict[str, Callable[[Path, Path, int], int]] = {
+    "hrfr-fast pack": with_hrfr,
+    "FFCV DatasetWriter": with_ffcv,
+    "read and decode": with_nothing_else,
+}
+
+
+def _child(name: str, tree: Path, out: Path, workers: int, log: Path, answers: Any) -> None:
+    """One round, in a process of its own; imports are not timed."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    import simplejpeg  # noqa: F401
+
+    if name == "FFCV DatasetWriter":
+        import ffcv.writer  # noqa: F401
+    if name == "hrfr-fast pack":
+        import hrfr_fast.data.pack  # noqa: F401
+    start = time.perf_counter()
+    count = CONTESTANTS[name](tree, out, workers)
+    answers.put((count, time.perf_counter() - start))
+
+
+def one_round(name: str, tree: Path, workers: int, log: Path, measure_memory: bool) -> tuple[int, float, int]:
+    """Pictures, seconds and, if asked for, the peak of memory in bytes."""
+    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
+        context = get_context("spawn")
+        answers = context.SimpleQueue()
+        process = context.Process(target=_child, args=(name, tree, Path(scratch) / "out", workers, log, answers))
+        process.start()
+        peak = 0
+        while process.is_alive():
+            process.join(SAMPLE_SECONDS)
+            if measure_memory:
+                peak = max(peak, _memory(process.pid or 0))
+        if process.exitcode or answers.empty():
+            raise RuntimeError(f"{name} failed; see {log}")
+        count, seconds = answers.get()
+    return count, seconds, peak
+
+
+def _memory(pid: int) -> int:
+    import psutil
+
+    total = 0
+    try:
+        for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+            total += process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0  # one ended while we looked; the next sample counts
+    return total
+
+
+def make_tree(cache: Path, copies: int) -> Path:
+    """Many faces from few: the made lowres split, every identity linked ``copies`` times."""
+    from hrfr_fast.data.synthetic import synthesize
+
+    synthesize(cache / "tree", "bench")
+    tree = cache / f"pack-{copies}"
+    if (tree / "done").exists():
+        return tree
+    shutil.rmtree(tree, ignore_errors=True)
+    for copy in range(copies):
+        for identity in sorted((cache / "tree" / "lowres").iterdir()):
+            folder = tree / "lowres" / f"{copy}-{identity.name}"
+            folder.mkdir(parents=True)
+            for file in identity.iterdir():
+                os.link(file, folder / file.name)
+    (tree / "done").touch()
+    return tree
+
+
+def missing(name: str) -> str:
+    """Why a contestant cannot take part, or nothing."""
+    from importlib.util import find_spec
+
+    return "ffcv is not installed" if name == "FFCV DatasetWriter" and find_spec("ffcv") is None else ""
+
+
+def main(
+    cache: Annotated[Path, typer.Option(help="where the made pictures are kept")] = Path("benchmarks/data"),
+    out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("benchmarks/out"),
+    copies: Annotated[int, typer.Option(help="times 10,000 faces")] = 4,
+    rounds: Annotated[int, typer.Option(help="timed rounds of each")] = 5,
+    workers: Annotated[int, typer.Option(help="worker processes; 0: one a core")] = 0,
+    record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
+) -> None:
+    """Compare packing speeds, and our memory with its target."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hrfr_fast.engines.pixels import cores
+    from hrfr_fast.progress import progress_bar
+
+    workers = workers or cores()
+    tree = make_tree(cache, copies)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in CONTESTANTS if not missing(name)]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    memory: dict[str, int] = {}
+    with progress_bar() as progress:
+        line = progress.add_task("packing", total=len(names) * (rounds + 1), note="")
+        for number in range(rounds + 1):
+            for name in names if number % 2 else names[::-1]:
+                progress.update(line, note=name)
+                count, seconds, peak = one_round(name, tree, workers, out / "pack.log", number == 0)
+                if number == 0:
+                    memory[name] = peak
+                else:
+                    rates[name].append(count / seconds)
+                progress.advance(line)
+    ours = rates["hrfr-fast pack"]
+    table = Table(
+        "", "faces/s", "rounds from .. to", "ours is", "target", "peak memory", title="36x36 JPEG to raw shard"
+    )
+    results = []
+    for name in names:
+        # The rounds of one pass stand next to each other in time, so their ratios are steadier than ratios of medians.
+        ratio = median(a / b for a, b in zip(ours, rates[name], strict=True))
+        target = f"{TARGETS[name][0]} {TARGETS[name][1]:.2f} x" if name in TARGETS else ""
+        table.add_row(
+            name, f"{median(rates[name]):,.0f}", f"{min(rates[name]):,.0f} .. {max(rates[name]):,.0f}",
+            f"{ratio:.2f} x", target, f"{memory[name] / 2**20:,.0f} MiB",
+        )  # fmt: skip
+        results.append(
+            {
+                "contestant": name, "group": "pack", "encoding": "raw", "images_per_second": median(rates[name]),
+                "ours_over_this": ratio, "peak_memory_bytes": memory[name], "rounds": len(rates[name]),
+            }
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    for name in CONTESTANTS:
+        if missing(name):
+            console.print(f"  NOT MEASURED: {name}: {missing(name)}", style="yellow", markup=False)
+    entry = record.record("pack", results, faces=copies * 10_000, workers=workers, memory_target=MEMORY_TARGET)
+    (out / "pack.json").write_text(json.dumps(entry, indent=1) + "\n")
+    if record_it:
+        record.append(entry)
+
+
+if __name__ == "__main__":
+    from hrfr_fast.errors import HrfrError
+
+    try:
+        typer.run(main)
+    except HrfrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,68 @@
+"""Our engines, with the whole default plan: crop or shift, flip and brightness of every picture."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers.base import Task, missing
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where batches go, as ``choose_engine`` asks for it."""
+
+    device: "torch.device"
+    image_dtype: "torch.dtype"
+
+
+class Engine:
+    """One engine of ``--engine``, through the same function as training."""
+
+    work = "shift, flip and brightness of every picture"
+    extra = ""
+
+    def __init__(self, name: str) -> None:
+        self.engine = name
+
+    @cached_property
+    def name(self) -> str:
+        return f"hrfr-fast {self.engine}"
+
+    def unavailable(self, task: Task) -> str | None:
+        from hrfr_fast.settings import CHOICES
+
+        if self.engine not in CHOICES["engine"]:
+            return f"this version has no engine {self.engine}"
+        needs = {"dali": ["nvidia.dali.fn", "nvidia.dali.plugin.pytorch"], "ffcv": ["ffcv.loader"]}
+        return missing("torch", "hrfr_fast.training.trainer", *needs.get(self.engine, []))
+
+    def prepare(self, task: Task) -> None:
+        """Compile the kernels into numba's cache: every engine uses the resident one's."""
+        made: Any = Engine("resident").batches(task)
+        next(made)
+        made.close()
+
+    def ahead(self, task: Task) -> int:
+        return 3
+
+    def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+        import torch
+
+        from hrfr_fast.data.shards import open_packed
+        from hrfr_fast.engines import choose_engine
+        from hrfr_fast.settings import TrainSettings
+        from hrfr_fast.training.trainer import build_stream
+
+        settings = TrainSettings(regime=task.regime, data=str(task.shards), engine=self.engine, device=task.device)
+        stream = build_stream(open_packed(task.shards), settings, task.batch_size)
+        target: Any = Target(torch.device(task.device), getattr(torch, task.dtype))
+        engine = choose_engine(settings, stream, target, lambda _: None)
+        try:
+            for batch in engine.batches(0, 10**12):
+                yield batch.images, batch.labels
+        finally:
+            engine.close()

@@ -1,0 +1,62 @@
+"""Stock FFCV on our shards, with its own operations and nothing of ours.
+
+Its resizing decoder uses OpenCV's area kernel, bilinear when enlarging: less work than bicubic.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.peers.base import Task, missing
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Peer:
+    name = "stock FFCV"
+    work = "bilinear; no shift, no brightness"
+    extra = "ffcv"
+
+    def unavailable(self, task: Task) -> str | None:
+        if len(task.splits) > 1:
+            return "one Loader reads one file, and a regime of two splits has two"
+        if task.dtype == "bfloat16":
+            return "it has no bfloat16; use --dtype float16 or float32"
+        return missing("torch", "ffcv.loader", "ffcv.transforms", "ffcv.fields.rgb_image")
+
+    def prepare(self, task: Task) -> None:
+        """It reads our shards."""
+
+    def ahead(self, task: Task) -> int:
+        return 3
+
+    def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+        import torch
+        from ffcv.fields.basics import IntDecoder
+        from ffcv.fields.rgb_image import CenterCropRGBImageDecoder, SimpleRGBImageDecoder
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
+
+        from hrfr_fast.data.shards import open_packed
+
+        split = open_packed(task.shards).splits[task.splits[0]]
+        same = split.size == task.side
+        image: list[Any] = [SimpleRGBImageDecoder() if same else CenterCropRGBImageDecoder((task.side,) * 2, 1)]
+        image.append(RandomHorizontalFlip())
+        if task.dtype != "uint8":
+            level = np.full(3, 127.5)
+            image.append(NormalizeImage(level, level, np.dtype(task.dtype).type))
+        image.append(ToTensor())
+        label: list[Any] = [IntDecoder(), ToTensor(), Squeeze()]
+        if task.device != "cpu":
+            image.append(ToDevice(torch.device(task.device), non_blocking=True))
+            label.append(ToDevice(torch.device(task.device), non_blocking=True))
+        image.append(ToTorchImage(channels_last=True))
+        loader = Loader(
+            str(split.path), task.batch_size, num_workers=task.workers, os_cache=True, order=OrderOption.RANDOM,
+            drop_last=True, pipelines={"image": image, "label": label}, batches_ahead=3,
+        )  # fmt: skip
+        while True:
+            yield from loader

@@ -1,0 +1,191 @@
+"""Records of measurements: one JSON object a run, a history of them, ratios to the last one, a plot."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Result
+from benchmarks.peers import ENGINES
+
+ROOT = Path(__file__).resolve().parent.parent
+HISTORY = Path(__file__).resolve().parent / "history.jsonl"
+PACKAGES = (
+    "torch", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "numba", "numpy", "opencv-python", "pillow",
+    "simplejpeg", "spdl", "webdataset", "litdata",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """What decides speed here, and nothing that names the machine."""
+    from hrfr_fast.engines.pixels import cores
+
+    found = {
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": _gpu(),
+    }
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    # Some virtual machines hide the model's name; family and model number still tell one generation from another.
+    wanted = {"model name": "", "cpu family": "", "model": ""}
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in wanted and not wanted[key.strip()]:
+            wanted[key.strip()] = value.strip()
+    name = wanted["model name"] or platform.machine()
+    return f"{name} (family {wanted['cpu family']}, model {wanted['model']})" if wanted["model"] else name
+
+
+def _gpu() -> str:
+    try:
+        shown = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return shown.strip().splitlines()[0] if shown.strip() else ""
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit measured, with ``+changes`` where the tree differs from it; empty outside a checkout."""
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
+            timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return shown.stdout.strip()
+
+
+def record(benchmark: str, results: Iterable[dict[str, Any]], **settings: Any) -> dict[str, Any]:
+    """Everything one needs to believe, repeat and compare a run."""
+    return {
+        "benchmark": benchmark,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "settings": settings,
+        "results": list(results),
+    }
+
+
+def append(entry: dict[str, Any], history: Path = HISTORY) -> None:
+    """One more line of the history."""
+    with history.open("a") as file:
+        file.write(json.dumps(entry, sort_keys=True) + "\n")
+
+
+def read(history: Path = HISTORY) -> list[dict[str, Any]]:
+    """All records, oldest first. Raises HrfrError naming a line that is none."""
+    from hrfr_fast.errors import HrfrError
+
+    if not history.exists():
+        return []
+    entries = []
+    for number, line in enumerate(history.read_text().splitlines(), 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise HrfrError(f"{history}: line {number} is not JSON ({error}); mend or remove it") from None
+    return entries
+
+
+def last_alike(entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest record of the same benchmark on such a machine, or None."""
+    for old in reversed(entries):
+        if old["benchmark"] == entry["benchmark"] and old["machine"] == entry["machine"]:
+            return old
+    return None
+
+
+def cell_of(result: dict[str, Any]) -> tuple[str, ...]:
+    """What identifies a measurement from one run to the next."""
+    return tuple(str(result.get(key, "")) for key in ("regime", "encoding", "dtype", "group", "contestant"))
+
+
+def ratios(new: dict[str, Any], old: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """images/s now over images/s then, where both runs measured the same thing."""
+    before = {cell_of(r): r.get("images_per_second", 0.0) for r in old["results"]}
+    return {
+        cell_of(r): r["images_per_second"] / before[cell_of(r)]
+        for r in new["results"]
+        if r.get("images_per_second") and before.get(cell_of(r))
+    }
+
+
+def best_peer(results: list[Result]) -> Result | None:
+    """The fastest of those that are not ours."""
+    measured = [r for r in results if r.contestant not in ENGINES and not r.problem]
+    return max(measured, key=lambda r: r.images_per_second, default=None)
+
+
+def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> None:
+    """Left: images/s of everything in this run. Right: our engines over the records of such a machine."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cells = sorted({(r["group"], r["regime"], r["encoding"]) for r in entry["results"]})
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(15, 1 + 1.6 * len(cells)), width_ratios=(2, 1), layout="constrained"
+    )
+    ticks, names = [], []
+    row = 0
+    for cell in cells:
+        shown = [r for r in entry["results"] if (r["group"], r["regime"], r["encoding"]) == cell]
+        shown = sorted((r for r in shown if not r.get("problem")), key=lambda r: r["images_per_second"])
+        for result in shown:
+            ours = result["contestant"] in ENGINES
+            left.barh(row, result["images_per_second"], color="tab:blue" if ours else "lightgrey")
+            left.text(result["images_per_second"], row, f" {result['images_per_second']:,.0f}", va="center", fontsize=7)
+            ticks.append(row)
+            names.append(f"{result['contestant']}  ({cell[1]}, {cell[0]} {cell[2]})")
+            row += 1
+        row += 1
+    left.set_yticks(ticks, names, fontsize=7)
+    left.set_xscale("log")
+    left.set_xlabel("images/s (log scale); blue: hrfr-fast")
+    alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for number, old in enumerate([*alike, entry]):
+        for result in old["results"]:
+            if result["contestant"] in ENGINES and not result.get("problem"):
+                name = f"{result['contestant']} {result['regime']} {result['encoding']} {result['dtype']}"
+                lines.setdefault(name, []).append((number, result["images_per_second"]))
+    for name, points in sorted(lines.items()):
+        right.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+    right.set_yscale("log")
+    right.set_xlabel("record on such a machine, this run last")
+    right.set_ylabel("images/s")
+    right.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,190 @@
+"""How fast faces reach training: our engines beside the loaders people use today, on the same pictures.
+
+    python benchmarks/throughput.py            # under 4 minutes on 2 cores
+    python benchmarks/throughput.py --quick    # under 1 minute
+    python benchmarks/throughput.py --record --compare
+
+Three groups of measurements: from JPEG (files for the peers, shards for us), from decoded pixels on disk ("raw"),
+and from decoded pixels in memory to uint8 batches ("pixels", the resampling alone).
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import record  # noqa: E402
+from benchmarks.measure import Contestant, Result, compare  # noqa: E402
+from benchmarks.peers import ENGINES, PEERS, PIXELS  # noqa: E402
+from benchmarks.peers.base import Task  # noqa: E402
+
+REGIMES = ("lowres32", "lowres144", "highres144", "highlow144")
+QUICK = ("lowres144",)
+QUICK_PEERS = ("torch+PIL", "torch+OpenCV", "stock FFCV", "stock DALI", "SPDL")
+SCALE = "bench"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table: a task and who takes part."""
+
+    group: str
+    task: Task
+    contestants: tuple[str, ...]
+
+
+def cells(task: Task, regimes: tuple[str, ...], engines: tuple[str, ...], peers: tuple[str, ...]) -> list[Cell]:
+    """All tables, in the order in which they are measured."""
+    made = [
+        Cell("files", replace(task, regime=regime, encoding=encoding), (*engines, *peers))
+        for regime in regimes
+        for encoding in ("jpeg", "raw")
+    ]
+    for regime in regimes:
+        if regime.startswith("lowres"):
+            pixels = replace(task, regime=regime, encoding="raw", dtype="uint8")
+            # FFCV's copy is the bar for 32 px, where there is hardly anything to compute.
+            bars = tuple(name for name in PIXELS if regime == "lowres32" or name != "FFCV raw copy")
+            made.append(Cell("pixels", pixels, ("resident", *bars)))
+    return made
+
+
+def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
+    """The tree of pictures, made where none is given, and both kinds of shards of it. Kept for the next run."""
+    from hrfr_fast.data.pack import pack
+    from hrfr_fast.data.synthetic import synthesize
+
+    if data is None:
+        data = cache / "tree"
+        synthesize(data, SCALE)  # completes it, or finds it whole
+    packed = cache / "packed"
+    for encoding in ("jpeg", "raw"):
+        pack(data, packed / encoding, encoding=encoding)
+    return data, packed
+
+
+def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
+    """Run every cell, with one process a contestant for all of them; shows what is being measured."""
+    from hrfr_fast.progress import progress_bar
+
+    names = list(dict.fromkeys(name for cell in made for name in cell.contestants))
+    with ExitStack() as stack, progress_bar() as progress:
+        line = progress.add_task("measuring", total=sum(len(cell.contestants) for cell in made), note="starting")
+        processes = {name: stack.enter_context(Contestant(name, log)) for name in names}
+        for cell in made:
+            progress.update(line, note=f"{cell.task.regime}, {cell.group} {cell.task.encoding}")
+            results = list(compare([processes[name] for name in cell.contestants], cell.task, rounds, seconds))
+            progress.advance(line, len(results))
+            yield cell, results
+
+
+def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]) -> None:
+    """One table, fastest first; then, by name, who was not measured and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, peer = Console(), record.best_peer(results)
+    what = {"jpeg": "from JPEG", "raw": "from raw pixels"}[cell.task.encoding]
+    table = Table(
+        "", "images/s", "rounds from .. to", "x best peer", "CPU s / 1,000", "peak memory", "first batch",
+        title=f"{cell.task.regime}, {what if cell.group == 'files' else 'from pixels in memory'}, to {cell.task.dtype}",
+        title_justify="left",
+    )  # fmt: skip
+    if before:
+        table.add_column("x last record")
+    for number in range(1, 8 if before else 7):
+        table.columns[number].justify = "right"
+    for r in sorted(results, key=lambda r: -r.images_per_second):
+        if r.problem:
+            continue
+        key = record.cell_of({**r.to_json(), "group": cell.group})
+        ours = r.contestant in ENGINES
+        table.add_row(
+            f"[bold]hrfr-fast {r.contestant}[/]" if ours else r.contestant, f"{r.images_per_second:,.0f}",
+            f"{r.slowest_round:,.0f} .. {r.fastest_round:,.0f}",
+            f"{r.images_per_second / peer.images_per_second:.2f}" if peer else "",
+            f"{r.cpu_seconds_per_1000:.3f}", f"{r.peak_memory_bytes / 2**20:,.0f} MiB",
+            f"{r.first_batch_seconds:.2f} s", *([f"{before[key]:.2f}" if key in before else "-"] if before else []),
+            style="bold" if ours else "",
+        )  # fmt: skip
+    console.print(table)
+    for r in results:
+        if r.problem:
+            console.print(f"  NOT MEASURED: {r.contestant}: {r.problem}", style="yellow", markup=False)
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="your own data tree; made and kept in --cache if not given")] = None,
+    cache: Annotated[Path, typer.Option(help="where made data and the peers' own formats are kept")] = Path(
+        "benchmarks/data"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="one regime, fewer rounds: under a minute")] = False,
+    regime: Annotated[list[str] | None, typer.Option(help="only this regime; may be repeated")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="only this engine; may be repeated")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="only this peer; may be repeated; none for no peer")] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="uint8 | float32 | float16 | bfloat16; auto: float32, float16 on a GPU")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="pictures a batch; 0: 256 on a CPU, 1024 on a GPU")] = 0,
+    rounds: Annotated[int, typer.Option(help="rounds of each contestant; 0: 3, 2 with --quick")] = 0,
+    seconds: Annotated[float, typer.Option(help="least seconds a round; 0: 0.2, 0.15 with --quick")] = 0.0,
+    out: Annotated[Path, typer.Option(help="where the JSON and the plot go")] = Path("benchmarks/out"),
+    record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
+    compare_it: Annotated[bool, typer.Option("--compare", help="show the ratio to this machine's last record")] = False,
+) -> None:
+    """Measure images/s, CPU time, memory and time to the first batch, side by side."""
+    from hrfr_fast.engines.pixels import cores
+    from hrfr_fast.training.device import choose_compute
+
+    where = choose_compute(device).device.type
+    data, packed = make_data(cache, data)
+    start = time.perf_counter()
+    task = Task(
+        str(data), str(packed), str(cache / "formats"), "lowres144", "jpeg",
+        batch_size or (256 if where == "cpu" else 1024),
+        {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype, where, cores(),
+    )  # fmt: skip
+    made = cells(
+        task, tuple(regime or (QUICK if quick else REGIMES)), tuple(engine or ENGINES),
+        tuple(p for p in (peer or (QUICK_PEERS if quick else PEERS)) if p != "none"),
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    rounds, seconds = rounds or (2 if quick else 3), seconds or (0.15 if quick else 0.2)
+    history = record.read()
+    last = record.last_alike({"benchmark": "throughput", "machine": record.machine()}, history) if compare_it else None
+    if compare_it and last is None:
+        typer.echo("no earlier record of such a machine to compare with")
+    rows = []
+    for cell, results in measure(made, rounds, seconds, out / "throughput.log"):
+        new = [{**r.to_json(), "group": cell.group} for r in results]
+        show(cell, results, record.ratios({"results": new}, last) if last else {})
+        rows += new
+    entry = record.record(
+        "throughput", rows, batch_size=task.batch_size, device=where, rounds=rounds, seconds=seconds
+    )  # fmt: skip
+    (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n")
+    record.plot(entry, history, out / "throughput.png")
+    if record_it:
+        record.append(entry)
+    typer.echo(f"{time.perf_counter() - start:.0f} s; {out}/throughput.json, throughput.png, throughput.log")
+
+
+if __name__ == "__main__":
+    from hrfr_fast.errors import HrfrError
+
+    try:
+        typer.run(main)
+    except HrfrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,76 @@
+"""The doctor: facts of this machine, and what it makes of machines that are not this one."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from hrfr_fast import doctor
+from hrfr_fast.errors import UsageError
+
+HEALTHY = doctor.Facts(
+    cores=16, memory_bytes=64 << 30, memory_available_bytes=60 << 30, shm_bytes=32 << 30,
+    gpus=("NVIDIA H200, 143771 MiB, 570.1",), driver="570.1", torch="2.9.0", torch_cuda="12.8", cuda_usable=True,
+    gpu_memory_free_bytes=100 << 30, dali=("nvidia-dali-cuda120 2.4.0",), ffcv="1.0.2", threads="tbb",
+)  # fmt: skip
+
+
+def test_a_healthy_machine_needs_no_fix():
+    report = doctor.judge(HEALTHY)
+    assert report.fixes == [] and all(verdict.works for verdict in report.engines)
+    assert "60.0 GiB" in report.engines[0].text, "0.6 of the free device memory is for pixels"
+
+
+@pytest.mark.parametrize(
+    "change,broken,fix",
+    [
+        ({"cuda_usable": False, "torch_cuda": ""}, set(), "CPU build"),
+        ({"dali": ()}, {"dali"}, "pip install nvidia-dali-cuda120"),
+        ({"dali": ("nvidia-dali-cuda120 2.4.0", "nvidia-dali-cuda130 2.4.0")}, {"dali"}, "pip uninstall"),
+        ({"dali_error": "ImportError: libx"}, {"dali"}, "nvidia-dali-cuda120"),
+        ({"ffcv": ""}, {"ffcv"}, "install_ffcv.sh"),
+        ({"ffcv_error": "ImportError: libopencv_core.so"}, {"ffcv"}, "install_ffcv.sh"),
+        ({"threads": "workqueue"}, {"ffcv"}, "pip install tbb"),
+        ({"shm_bytes": 64 << 20}, set(), "--shm-size"),
+        ({"torch_error": "ImportError: no"}, {"resident", "dali", "ffcv"}, "--force-reinstall torch"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_fix(change, broken, fix):
+    report = doctor.judge(replace(HEALTHY, **change))
+    assert {verdict.engine for verdict in report.engines if not verdict.works} == broken
+    assert any(fix in line for line in report.fixes)
+    assert report.works == (len(broken) < 3)
+
+
+def test_the_disk_is_measured_and_left_as_it_was(tmp_path):
+    disk = doctor.measure_disk(tmp_path, 1 << 20)
+    assert disk.write_bytes_per_second > 0 and disk.read_bytes_per_second > 0 and disk.random_reads_per_second > 0
+    assert disk.free_bytes > 0 and not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_json_and_succeeds_where_one_engine_works(tmp_path):
+    from hrfr_fast.cli import app
+
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["works"] and found["facts"]["cores"] >= 1 and found["facts"]["torch"]
+    assert {verdict["engine"] for verdict in found["engines"]} == {"resident", "dali", "ffcv"}
+    for verdict in found["engines"]:
+        assert verdict["works"] or verdict["fix"], "what does not work comes with its fix"
+
+
+def test_a_machine_where_nothing_works_ends_with_an_error(tmp_path, monkeypatch):
+    from hrfr_fast.cli import app
+    from hrfr_fast.errors import HrfrError
+
+    monkeypatch.setattr(doctor, "look", lambda folder: replace(HEALTHY, torch_error="ImportError: no"))
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    assert isinstance(done.exception, HrfrError) and done.exception.exit_code == 1
+    assert "force-reinstall" in done.output
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="directory"):
+        doctor.examine(tmp_path / "nothing")
