@@ -149,10 +149,12 @@ class Trainer:
 
     def _how_to_step(self) -> tuple[StepClock, TrainStep]:
         """How steps are executed, and what measures them."""
-        settings, on_cuda = self.settings, self.compute.device.type == "cuda"
-        flops = training_flops(self.backbone, self.stream.size)
-        flops += 6.0 * settings.embedding_size * self.stream.classes
-        peak = matrix_rate(self.compute) if on_cuda else None
+        settings = self.settings
+        flops, peak = 0.0, None
+        if self.compute.device.type == "cuda":
+            flops = training_flops(self.backbone, self.stream.size)
+            flops += 6.0 * settings.embedding_size * self.stream.classes
+            peak = matrix_rate(self.compute)
         whole_run = flops * settings.batch_size * self.total_steps
         step = TrainStep(
             self.backbone, self.head, self.optimizer, self.scaler, self.compute,
@@ -243,7 +245,7 @@ class Trainer:
             for batch in self.clock.batches(self.engine.batches(self.samples, stop_at)):
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
-                    self._log()
+                    self._log(everything=self.step == self.total_steps)
                 self._show(bar, task)
                 if stop:
                     self.save()
@@ -253,10 +255,12 @@ class Trainer:
                         stop.signal_number or 2,
                     )
                 if self.epoch >= next_eval and self.step < self.total_steps:
+                    self._log(everything=True)
                     with self.clock.paused():
                         self._verify_on_the_way()
                     next_eval = self._next_eval()
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
+                    self._log(everything=True)
                     with self.clock.paused():
                         self.save()
                     saved = time.monotonic()
@@ -289,7 +293,15 @@ class Trainer:
         bar.update(task, completed=self.step, note=note)
 
     def _log(self, everything: bool = False) -> None:
-        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite."""
+        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite.
+
+        ``everything``: the newest too, after waiting for the device, whose time then counts as training.
+        """
+        import torch
+
+        if everything and self.compute.device.type == "cuda":
+            with self.clock.blocked():
+                torch.cuda.synchronize()
         if self.losses:
             speed = self.clock.read().to_json()
             self.losses.close({**self._where(), "learning_rate": self.rate, **speed})
