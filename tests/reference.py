@@ -7,13 +7,13 @@ import numpy as np
 
 
 def weight(t, kernel):
+    if kernel == "box":  # half open, as in PIL: a pixel on the border of two belongs to one
+        return np.where((t > -0.5) & (t <= 0.5), 1.0, 0.0)
     t = np.abs(t)
     if kernel == "cubic":  # Keys 1981, a = -0.5
         near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
         return np.where(t < 1, near, np.where(t < 2, far, 0.0))
-    if kernel == "linear":
-        return np.maximum(1 - t, 0.0)
-    return np.where((t > -0.5) & (t <= 0.5), 1.0, 0.0)
+    return np.maximum(1 - t, 0.0)
 
 
 def matrix(start, stop, size, out, kernel="cubic"):

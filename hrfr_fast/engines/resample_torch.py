@@ -26,9 +26,12 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
     box, colour, degrade, kernel, blur, erase = (torch.as_tensor(array, device=device) for array in plan)
     shrinks, blurs = bool((plan.degrade > 0).any()), bool((plan.blur > 0).any())
     small = int(plan.degrade.max()) if shrinks else size
+    # The steepest steps are read off the plan on the host: nothing waits for the device.
+    down = size / int(plan.degrade[plan.degrade > 0].min()) if shrinks else 1.0
+    steepest = float(abs(plan.box[:, 2:] - plan.box[:, :2]).max()) * max(size, small) / side
     axes = []
     for low, high in ((1, 3), (0, 2)):
-        matrix = _axis(box[:, low], box[:, high], size, side, degrade, kernel, max(small, size), shrinks)
+        matrix = _axis(box[:, low], box[:, high], size, side, degrade, kernel, max(small, size), steepest, down)
         if blurs:
             matrix = _blur_matrix(blur * side, side, float(plan.blur.max()) * side) @ matrix
         axes.append(matrix)
@@ -43,17 +46,25 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
 
 
 def _axis(
-    start: "Tensor", stop: "Tensor", size: int, side: int, degrade: "Tensor", kernel: "Tensor", most: int, shrinks: bool
+    start: "Tensor",
+    stop: "Tensor",
+    size: int,
+    side: int,
+    degrade: "Tensor",
+    kernel: "Tensor",
+    most: int,
+    steepest: float,
+    steepest_down: float,
 ) -> "Tensor":
     """[B, side, size]: the box resampling of one axis, after the degradation where there is one."""
     import torch
 
-    if not shrinks:
-        return _weights(start, stop, torch.full_like(degrade, size), size, side, torch.zeros_like(kernel))
+    if steepest_down == 1.0 and most == size:
+        return _weights(start, stop, torch.full_like(degrade, size), size, side, torch.zeros_like(kernel), steepest)
     middle = torch.where(degrade > 0, degrade, size)
     zeros, ones = torch.zeros_like(start), torch.ones_like(stop)
-    down = _weights(zeros, ones, torch.full_like(degrade, size), size, most, kernel, outputs=middle)
-    return _weights(start, stop, middle, most, side, torch.zeros_like(kernel)) @ down
+    down = _weights(zeros, ones, torch.full_like(degrade, size), size, most, kernel, steepest_down, middle)
+    return _weights(start, stop, middle, most, side, torch.zeros_like(kernel), steepest) @ down
 
 
 def _weights(
@@ -63,9 +74,13 @@ def _weights(
     columns: int,
     rows: int,
     kernel: "Tensor",
+    steepest: float,
     outputs: "Tensor | None" = None,
 ) -> "Tensor":
-    """float32 [B, rows, columns]; ``sizes`` [B] pixels in each source, ``outputs`` [B] rows used of each."""
+    """float32 [B, rows, columns]; ``sizes`` [B] pixels in each source, ``outputs`` [B] rows used of each.
+
+    ``steepest``: no step of any picture is longer, in source pixels.
+    """
     import torch
 
     sizes = sizes.double()[:, None]
@@ -75,7 +90,7 @@ def _weights(
     index = torch.arange(rows, device=start.device, dtype=torch.float64)
     centre = start.double()[:, None] * sizes + (index + 0.5) * step
     radius = 2.0 * stretch
-    taps = math.ceil(4 * float(stretch.max())) + 1
+    taps = math.ceil(4 * max(1.0, steepest * (1 + 1e-6))) + 1
     low = torch.floor(centre - radius + 0.5)
     at = low[:, :, None] + torch.arange(taps, device=start.device)
     distance = (at + 0.5 - centre[:, :, None]) / stretch[:, :, None]

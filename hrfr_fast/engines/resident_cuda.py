@@ -1,17 +1,19 @@
-"""The resident engine on CUDA: all pixels in device memory as uint8, batches made there.
+"""The resident engine on CUDA: all pixels in device memory as uint8, batches made there, the host only launches.
 
-A thread draws order and plan on the host (1 us a sample) and the batch is made on a side stream, one batch ahead,
-while the default stream trains on the one before.
+Order, plan, gather, resampling, colour and normalisation are one kernel a source (``resample_triton``), which reads its
+place in the stream from a counter on the device: a captured graph replays it with another counter. Batches are made
+on a side stream, one ahead, while the consumer's stream trains on the one before.
 """
 
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, Stream, refuse_damaged
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.engines.resample_torch import resample_torch
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
-CHUNK = 256  # pictures resampled at a time: bounds the float32 intermediates to 64 MiB at 144 px
+CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
 
 
 def resident_bytes(stream: Stream) -> int:
@@ -27,8 +29,17 @@ def resident_bytes(stream: Stream) -> int:
     return sum(split.samples * split.size * split.size * 3 for split in stream.splits)
 
 
+def kernels_run_on(device: "torch.device") -> bool:
+    """Whether Triton is here and runs kernels on ``device``: CUDA, or a CPU under its interpreter."""
+    if find_spec("triton") is None:
+        return False
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
 class ResidentCUDA:
     """Batches made on ``device`` (a CPU device works too, slowly: the tests use it).
+
+    Where Triton is missing, plans are drawn on the host and executed as batched matrix products.
 
     Args:
         stream: what to feed.
@@ -43,9 +54,11 @@ class ResidentCUDA:
         import torch
 
         self.stream, self.device, self.dtype = stream, device, dtype
-        self.pixels = {split.name: self._load(split, verify) for split in stream.splits}
-        self._host = ThreadPoolExecutor(1, thread_name_prefix="hrfr-plan")
+        self.pixels = [self._load(split, verify) for split in stream.splits]
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.kernels = kernels_run_on(device)
+        if self.kernels:
+            self._prepare_kernels()
 
     def _load(self, split: Split, verify: bool) -> "torch.Tensor":
         import torch
@@ -58,17 +71,69 @@ class ResidentCUDA:
             pixels[start : start + len(records)].copy_(torch.from_numpy(fetch(split, records)))
         return pixels
 
+    def _prepare_kernels(self) -> None:
+        import torch
+
+        from hrfr_fast.engines.renderer import Renderer, Source, Table
+
+        order, labels, offset, begin = self.stream.order, [], 0, 0
+        self._renderers = []
+        for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
+            source = Source(pixels, begin)
+            self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, order.seed))
+            labels.append(split.labels + offset)
+            offset, begin = offset + split.identities, begin + split.samples
+        # Rows for all epochs that one batch can touch, and for the one after, made before it is needed.
+        self._slots = (self.stream.batch_size - 1) // order.epoch_length + 3
+        records = torch.empty((self._slots, order.epoch_length), dtype=torch.int32, device=self.device)
+        self._table = Table(records, torch.from_numpy(np.concatenate(labels)).to(self.device))
+        self._held: dict[int, int] = {}  # row of the table -> its epoch
+        self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
+
+    # ---- the form for graphs ------------------------------------------------------------------------------------
+
+    def prepare(self, start: int) -> None:
+        """See that the order of the batch at sample ``start`` is on the device, on the current stream.
+
+        Compares integers, and once an epoch launches the making of the next epoch's order. Call it before ``fill``,
+        and before each replay of a graph that holds one.
+        """
+        from hrfr_fast.engines.device_order import epoch_records
+
+        order = self.stream.order
+        first, last = start // order.epoch_length, (start + self.stream.batch_size - 1) // order.epoch_length
+        for epoch in range(first, last + 2):
+            row = epoch % self._slots
+            if self._held.get(row) != epoch:
+                self._table.records[row].copy_(epoch_records(order, epoch, self.device))
+                self._held[row] = epoch
+
+    def fill(self, images: "torch.Tensor", labels: "torch.Tensor", counter: "torch.Tensor") -> None:
+        """Write this rank's part of a batch; launches on the current stream, never waits, can be captured in a graph.
+
+        Needs Triton (``self.kernels``).
+
+        Args:
+            images: [B, size, size, 3] contiguous, on the device; uint8, or a float type.
+            labels: int64 [B].
+            counter: int64 [1] on the device: samples consumed before this batch. ``prepare`` was told the same.
+        """
+        skip = self.stream.rank * (self.stream.batch_size // self.stream.ranks)
+        for renderer in self._renderers:
+            renderer(images, labels, self._table, counter, skip)
+
+    # ---- the protocol -------------------------------------------------------------------------------------------
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         import torch
 
-        starts = range(start, stop, self.stream.batch_size)
-        pending = [self._host.submit(self.stream.work, at) for at in starts[:2]]
-        ready = self._make(pending.pop(0).result()) if pending else None
+        if self._side is not None:
+            self._side.wait_stream(torch.cuda.current_stream(self.device))  # which made what the side stream reads
+        starts = list(range(start, stop, self.stream.batch_size))
+        ready = self._make(starts[0]) if starts else None
         for number in range(len(starts)):
             batch = ready
             assert batch is not None
-            if number + 2 < len(starts):
-                pending.append(self._host.submit(self.stream.work, starts[number + 2]))
             if self._side is not None:
                 # The consumer's stream waits for this batch, and the allocator is told that it uses the memory:
                 # without record_stream the side stream could overwrite it while the step still reads.
@@ -76,38 +141,53 @@ class ResidentCUDA:
                 current.wait_stream(self._side)
                 batch.images.record_stream(current)
                 batch.labels.record_stream(current)
-            ready = self._make(pending.pop(0).result()) if pending else None
+            ready = self._make(starts[number + 1]) if number + 1 < len(starts) else None
             yield batch
 
-    def _make(self, work: Work) -> Batch:
+    def _make(self, start: int) -> Batch:
         import torch
 
         if self._side is None:
-            return self._render(work)
-        with torch.cuda.stream(self._side):
-            return self._render(work)
+            return self._render(start)
+        with torch.cuda.device(self.device), torch.cuda.stream(self._side):
+            return self._render(start)
 
-    def _render(self, work: Work) -> Batch:
+    def _render(self, start: int) -> Batch:
         import torch
 
-        size, count = self.stream.size, len(work.labels)
-        kind = torch.uint8 if self.dtype == torch.uint8 else self.dtype
-        out = torch.empty((count, size, size, 3), dtype=kind, device=self.device)
+        size, count = self.stream.size, self.stream.batch_size // self.stream.ranks
+        images = torch.empty((count, size, size, 3), dtype=self.dtype, device=self.device)
+        labels = torch.empty(count, dtype=torch.int64, device=self.device)
+        if self.kernels:
+            self.prepare(start)
+            self._counter.fill_(start)
+            self.fill(images, labels, self._counter)
+        else:
+            self._fill_from_host(images, labels, start)
+        return Batch(images.permute(0, 3, 1, 2), labels, start)
+
+    def _fill_from_host(self, images: "torch.Tensor", labels: "torch.Tensor", start: int) -> None:
+        import torch
+
+        work, size = self.stream.work(start), self.stream.size
         for part in work.parts:
-            source = self.pixels[part.split.name]
-            for start in range(0, len(part.rows), CHUNK):
-                some = np.arange(start, min(start + CHUNK, len(part.rows)))
+            source = self.pixels[self.stream.splits.index(part.split)]
+            for begin in range(0, len(part.rows), CHUNK):
+                some = np.arange(begin, min(begin + CHUNK, len(part.rows)))
                 records = torch.from_numpy(part.records[some]).to(self.device, non_blocking=True)
                 rows = torch.from_numpy(part.rows[some]).to(self.device, non_blocking=True)
                 levels = resample_torch(source[records], part.plan.take(some), size)
-                out[rows] = levels.add_(0.5).to(kind) if kind == torch.uint8 else normalised(levels, kind)
-        labels = torch.from_numpy(work.labels).to(self.device, non_blocking=True)
-        return Batch(out.permute(0, 3, 1, 2), labels, work.start)
+                whole = self.dtype == torch.uint8
+                images[rows] = levels.add_(0.5).to(self.dtype) if whole else normalised(levels, self.dtype)
+        labels.copy_(torch.from_numpy(work.labels), non_blocking=True)
 
     def close(self) -> None:
-        """Free the device memory and the thread."""
-        self._host.shutdown(wait=True, cancel_futures=True)
+        """Free the device memory."""
+        if self._side is not None:
+            self._side.synchronize()
         self.pixels.clear()
+        if self.kernels:
+            self._renderers.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -8,15 +8,15 @@ Margins are written in cosines, never through acos, whose slope is infinite at |
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrfr_fast.errors import UsageError
+from hrfr_fast.model.class_chunks import ENTRIES, other_classes
+from hrfr_fast.model.rounded import RoundedProduct
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 EPSILON = 1e-6  # keeps sqrt(1 - cos^2) differentiable at |cos| = 1; shifts the sine by at most 0.001 there
 SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0
 
@@ -62,29 +62,6 @@ def folded_cosine(cosine: Tensor, angle: Tensor) -> Tensor:
     return torch.where(k % 2 == 0, cosine, -cosine) - 2 * k
 
 
-class _RoundedProduct(torch.autograd.Function):
-    """a @ b.T, both rounded to 16 bits, summed and returned in float32; the backward's two products likewise."""
-
-    @staticmethod
-    def forward(context: Any, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-        a, b = a.to(dtype), b.to(dtype)
-        context.save_for_backward(a, b)
-        return _wide_product(a, b.t())
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, b = context.saved_tensors
-        gradient = gradients[0].to(a.dtype)
-        return _wide_product(gradient, b), _wide_product(gradient.t(), a), None
-
-
-def _wide_product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of 16-bit matrices in float32. Tensor cores do it on CUDA from torch 2.8 on; elsewhere widened first."""
-    if a.is_cuda and TORCH >= (2, 8):
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
-
-
 class MarginHead(nn.Module):
     """Base of all heads. ``weight`` is [classes, embedding_size], one direction a class.
 
@@ -96,6 +73,9 @@ class MarginHead(nn.Module):
     ``matmul_dtype`` may be set to torch.bfloat16: unit vectors are then rounded to it, their products still summed
     and kept in float32. A cosine is then off by about 1e-4 (512 dimensions), not by up to 2e-3 as a bfloat16 result.
 
+    ``chunk_entries``: where batch x classes is more than this (8 Mi: 8,192 classes at batch 1024), the loss goes
+    through the classes in chunks of this many entries, forward and backward, see ``class_chunks``.
+
     Raises:
         UsageError: scale, margin, matmul_dtype or the number of classes out of range.
     """
@@ -103,6 +83,7 @@ class MarginHead(nn.Module):
     default_scale, default_margin = 64.0, 0.0
     largest_margin = math.inf
     matmul_dtype = torch.float32
+    chunk_entries = ENTRIES
 
     def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
         super().__init__()
@@ -128,27 +109,48 @@ class MarginHead(nn.Module):
             reduction: "mean" or "none".
         """
         with torch.autocast(embeddings.device.type, enabled=False):
+            if len(embeddings) * len(self.weight) > self.chunk_entries:
+                losses = self._loss_in_chunks(embeddings, labels, step)
+                return losses.mean() if reduction == "mean" else losses
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
+
+    def _loss_in_chunks(self, embeddings: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
+        """float32 [B]: log(exp(others) + exp(target)) - target, with ``others`` the log-sum-exp of all but it."""
+        directions, norms = self._directions(embeddings)
+        others, cosine = other_classes(
+            directions, self.weight, labels, self.scale, self._checked_dtype(), self.chunk_entries
+        )
+        target = self.target(cosine[:, None], norms, step)[:, 0]
+        return functional.softplus(others - self.scale * target)
+
+    @staticmethod
+    def _directions(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors float32 [B, D], and their lengths [B, 1]."""
+        embeddings = embeddings.float()
+        norms = embeddings.norm(dim=1, keepdim=True).clamp(min=SMALLEST_NORM)
+        return embeddings / norms, norms
 
     def logits(self, embeddings: Tensor, labels: Tensor, step: int | Tensor = 0) -> Tensor:
         """float32 [B, classes]: s * cos, the target's entry replaced by its margin version."""
-        embeddings = embeddings.float()
-        norms = embeddings.norm(dim=1, keepdim=True).clamp(min=SMALLEST_NORM)
-        cosines = self.cosines(embeddings / norms)
+        directions, norms = self._directions(embeddings)
+        cosines = self.cosines(directions)
         index = labels[:, None]
         target = self.target(cosines.gather(1, index), norms, step)
         return self.scale * cosines.scatter(1, index, target)
 
     def cosines(self, directions: Tensor) -> Tensor:
         """float32 [B, classes] in [-1, 1] of unit vectors float32 [B, D] and the class vectors."""
-        if self.matmul_dtype not in (torch.float32, torch.bfloat16):
-            raise UsageError(f"matmul_dtype is {self.matmul_dtype}; it must be torch.float32 or torch.bfloat16")
-        classes = functional.normalize(self.weight.float())
-        if self.matmul_dtype == torch.float32:
+        classes, dtype = functional.normalize(self.weight.float()), self._checked_dtype()
+        if dtype == torch.float32:
             product = functional.linear(directions, classes)
         else:
-            product = _RoundedProduct.apply(directions, classes, self.matmul_dtype)
+            product = RoundedProduct.apply(directions, classes, dtype)
         return product.clamp(-1, 1)  # rounding may go past 1
+
+    def _checked_dtype(self) -> torch.dtype:
+        if self.matmul_dtype not in (torch.float32, torch.bfloat16):
+            raise UsageError(f"matmul_dtype is {self.matmul_dtype}; it must be torch.float32 or torch.bfloat16")
+        return self.matmul_dtype
 
     def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         """The target logit over s, float32 [B, 1], from its cosine and the embedding's norm, both [B, 1]."""

@@ -88,9 +88,13 @@ def example(seed=0):
     return np.array(embeddings), weight, labels
 
 
-def prepared(name, weight, **options):
+WHOLE, CHUNKED = heads.ENTRIES, 16  # at 8 rows: 2 classes at a time
+
+
+def prepared(name, weight, entries=WHOLE, **options):
     """A head in eval mode (AdaFace's averages stand still, at values near the example's norms)."""
     head = build_head(name, weight.shape[1], len(weight), **options).eval()
+    head.chunk_entries = entries
     head.weight.data.copy_(torch.from_numpy(weight))
     if name == "adaface":
         head.mean.fill_(3.0)
@@ -116,11 +120,12 @@ def compare(head, name, embeddings, weight, labels, step=0, **margins):
     np.testing.assert_allclose(by_weight, expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("entries", [WHOLE, CHUNKED, 1], ids=["whole", "chunks", "one by one"])
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", list(HEADS))
-def test_loss_and_gradients_are_those_of_the_formula(name, seed):
+def test_loss_and_gradients_are_those_of_the_formula(name, seed, entries):
     embeddings, weight, labels = example(seed)
-    compare(prepared(name, weight), name, embeddings, weight, labels, step=200)
+    compare(prepared(name, weight, entries), name, embeddings, weight, labels, step=200)
 
 
 @pytest.mark.parametrize("m1,m3", [(1.0, 0.0), (0.9, 0.15), (1.5, 0.1), (2.0, 0.0)])
@@ -143,14 +148,15 @@ def test_sphereface_anneals(step, mix):
     torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("entries", [WHOLE, CHUNKED], ids=["whole", "chunks"])
 @pytest.mark.parametrize("name", list(HEADS))
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_at_exactly_one_and_minus_one(name, sign):
+def test_at_exactly_one_and_minus_one(name, sign, entries):
     """Embedding on its class vector, and opposite to it: the value of the formula, all gradients finite."""
     weight = np.eye(CLASSES, DIMENSIONS)
     labels = np.arange(CLASSES)
     embeddings = sign * 4.0 * weight
-    head = prepared(name, weight)
+    head = prepared(name, weight, entries)
     cosine = (torch.from_numpy(embeddings / 4).float() @ head.weight.T).diagonal()
     assert (cosine == sign).all()
     losses, *gradients = computed(head, embeddings, labels, step=10**6)
@@ -262,9 +268,10 @@ def test_rounding_takes_no_cosine_past_one(dtype):
     assert torch.isfinite(head(directions, torch.arange(200), 10**6))
 
 
-def test_the_mean_is_the_mean():
+@pytest.mark.parametrize("entries", [WHOLE, CHUNKED], ids=["whole", "chunks"])
+def test_the_mean_is_the_mean(entries):
     embeddings, weight, labels = example()
-    head, batch = prepared("arcface", weight), torch.tensor(embeddings, dtype=torch.float32)
+    head, batch = prepared("arcface", weight, entries), torch.tensor(embeddings, dtype=torch.float32)
     each = head(batch, torch.from_numpy(labels), reduction="none")
     assert each.shape == (8,)
     torch.testing.assert_close(head(batch, torch.from_numpy(labels)), each.mean())
@@ -304,13 +311,56 @@ def test_the_bfloat16_product_keeps_float32_sums():
         head(one, labels)
 
 
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-3)])
+@pytest.mark.parametrize("classes,entries", [(50, 16 * 7), (49, 16 * 48), (64, 16 * 16)])
+def test_chunks_change_nothing(classes, entries, dtype, tolerance):
+    """The last chunk short, of a single class, whole. Gradients relative to their norm; bfloat16 rounds them alike."""
+    torch.manual_seed(1)
+    whole, chunked = build_head("arcface", 64, classes), build_head("arcface", 64, classes)
+    chunked.load_state_dict(whole.state_dict())
+    chunked.chunk_entries, whole.matmul_dtype, chunked.matmul_dtype = entries, dtype, dtype
+    labels = torch.cat([torch.arange(8), torch.arange(classes - 8, classes)])
+    batch = torch.nn.functional.normalize(whole.weight.detach()[labels]) * 8 + torch.randn(16, 64)
+    one, other = batch.clone().requires_grad_(), batch.clone().requires_grad_()
+    losses = whole(one, labels), chunked(other, labels)
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    for loss in losses:
+        (3 * loss).backward()
+    for expected, found in ((one.grad, other.grad), (whole.weight.grad, chunked.weight.grad)):
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_nothing_of_the_size_of_the_logits_is_kept():
+    """What autograd saves for the backward pass: two matrices of the size of the embeddings, and vectors."""
+    batch, classes, kept = 32, 4000, {}
+    embeddings, labels = torch.randn(batch, 16, requires_grad=True), torch.arange(batch)
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for entries in (WHOLE, 32 * 500):
+        head = build_head("arcface", 16, classes)
+        head.chunk_entries = entries
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = head(embeddings, labels)
+        saved = sum(kept.values()) - kept.pop(head.weight.data_ptr(), 0)
+        if entries == WHOLE:
+            assert saved > 2 * 4 * batch * classes, "the example shows the problem"
+        else:
+            assert saved < 8 * 4 * batch * 16
+    loss.backward()
+    assert torch.isfinite(embeddings.grad).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", list(HEADS))
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.5)])
 def test_the_device_agrees(name, dtype, tolerance):
     embeddings, weight, labels = example()
     expected, by_embedding, _ = computed(prepared(name, weight), embeddings, labels)
-    head = prepared(name, weight).cuda()
+    head = prepared(name, weight, CHUNKED).cuda()
     head.matmul_dtype = dtype
     batch = torch.tensor(embeddings, dtype=torch.float32, device="cuda", requires_grad=True)
     losses = head(batch, torch.from_numpy(labels).cuda(), reduction="none")
