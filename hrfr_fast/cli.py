@@ -147,7 +147,8 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     settings = settings.updated(flags, "command line")
     result = train(settings, resume=resume)
     _print_results(result.results)
-    typer.echo(f"{result.steps:,} steps, loss {result.loss:.3f}, {result.speed}")
+    if result.steps:
+        typer.echo(f"{result.steps:,} steps, loss {result.loss:.3f}, {result.speed}")
     typer.echo(f"report: {result.report}")
 
 
@@ -195,14 +196,17 @@ def evaluate(
         Path | None, typer.Option(help="a packed directory or a folder of pair sets; the run's own data if not given")
     ] = None,
     name: Annotated[list[str] | None, typer.Option(help="only this pair set; may be repeated")] = None,
-    degrade: Annotated[int, typer.Option(help="shrink every test face to this many pixels first; 0: not")] = 0,
+    view: Annotated[
+        str, typer.Option(help="hr, lr36 (shrunk to 36 px and back; any number), or hr-lr36: first - second of a pair")
+    ] = "hr",
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
 ) -> None:
     """Verify a checkpoint (a run's last) on pairs, with 95 % intervals."""
     from hrfr_fast.evaluation.evaluate import evaluate as run_evaluation
+    from hrfr_fast.evaluation.evaluate import parse_view
 
-    results = run_evaluation(run, pairs=pairs, names=name, device=device, degrade=degrade)
+    results = run_evaluation(run, pairs=pairs, names=name, device=device, degrade=parse_view(view))
     if as_json:
         typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
     else:
@@ -250,12 +254,12 @@ def _print_results(results: dict[str, "PairResult"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("pairs", "kind", "n", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
+    table = Table("pairs", "kind", "view", "n", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
     for key, result in results.items():
         values = result.to_json()
         low, high = values["accuracy_ci"]
         table.add_row(
-            key, values["kind"], f"{values['pairs']:,}", f"{values['accuracy']:.2%}",
+            key, values["kind"], values["view"], f"{values['pairs']:,}", f"{values['accuracy']:.2%}",
             f"{low:.2%} to {high:.2%} ({values['interval_level']})", f"{values['auc']:.4f}",
             f"{values['eer']:.2%}", f"{values['tar_at_far']['0.01']:.2%}",
         )  # fmt: skip

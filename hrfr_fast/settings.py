@@ -13,15 +13,15 @@ from typing import Any, Self, get_args, get_type_hints
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.errors import UsageError
 from hrfr_fast.files import write_bytes
-from hrfr_fast.regimes import REGIMES
+from hrfr_fast.regimes import REGIMES, regime_named
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "regime": tuple(REGIMES),
     "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
     "schedule": ("cosine", "polynomial"),
     "device": ("auto", "cpu", "cuda"),
     "engine": ("auto", "resident"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
+    "batchnorm": ("regime", "moving", "frozen"),
     "compile": ("auto", "on", "off"),
     "graphs": ("auto", "on", "off"),
 }
@@ -35,11 +35,17 @@ def _setting(default: Any, text: str) -> Any:
 class TrainSettings:
     """Everything that decides what a run computes, and how fast. Raises UsageError for values out of range."""
 
-    regime: str = _setting("highlow144", "what is trained on what, and at which input size")
+    regime: str = _setting("highlow144", f"what is trained on what: {', '.join(REGIMES)}, or a .toml file of one")
     data: str = _setting("packed", "directory written by `hrfr-fast pack`")
     out: str = _setting("", "run directory; runs/REGIME if not given")
+    init: str = _setting("", "runs or checkpoints to start from, with commas between; runs beside --out if not given")
     epochs: float = _setting(20.0, "passes over the regime's first split")
     steps: int = _setting(0, "optimiser steps instead of epochs; 0: epochs count")
+    plateau: int = _setting(
+        0,
+        "verifications without a gain after which the rate falls tenfold; at the third time the run ends, with"
+        " --steps or --epochs as the most; 0: exactly those",
+    )
     batch_size: int = _setting(0, "samples an optimiser step, or auto: find what fits (0 in files)")
     accumulate: int = _setting(1, "micro-batches a step; BatchNorm then sees batch_size / accumulate samples")
     seed: int = _setting(0, "decides weights, order and augmentation")
@@ -55,7 +61,15 @@ class TrainSettings:
     momentum: float = _setting(0.9, "momentum of SGD")
     weight_decay: float = _setting(5e-4, "on weights only: not on BatchNorm, PReLU and biases")
     clip_gradient: float = _setting(5.0, "largest gradient norm; 0: no clipping")
-    highres_share: float = _setting(-1.0, "share of highres in mixed regimes; negative: as they come")
+    highres_share: float = _setting(-1.0, "share of highres in mixed regimes; negative: the regime's or as they come")
+    highres_identities: float = _setting(1.0, "share of the highres identities to train on: the first ones, by name")
+    batchnorm: str = _setting("regime", "what statistics inherited from a parent do while their layer trains")
+    consistency: float = _setting(-1.0, "lambda of the pull between two views of a face; negative: the regime's")
+    degrade_min: int = _setting(28, "fewest pixels a side of the degraded second view")
+    degrade_max: int = _setting(44, "most pixels a side of the degraded second view")
+    kernels: str = _setting(
+        "linear,box", "kernels of the degraded second view, of cubic, linear, box; test views use cubic"
+    )
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     device: str = _setting("auto", "where to train")
     engine: str = _setting("auto", "data path")
@@ -72,6 +86,8 @@ class TrainSettings:
     log_every: int = _setting(10, "steps between metrics lines")
 
     def __post_init__(self) -> None:
+        if not self.regime.endswith(".toml"):  # a file is read when it is trained
+            regime_named(self.regime)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
@@ -84,7 +100,8 @@ class TrainSettings:
             "momentum": 0 <= self.momentum < 1, "weight_decay": self.weight_decay >= 0,
             "clip_gradient": self.clip_gradient >= 0, "highres_share": self.highres_share < 1,
             "log_every": self.log_every >= 1, "eval_every": self.eval_every >= 0,
-            "save_minutes": self.save_minutes > 0, "scale": self.scale >= 0,
+            "save_minutes": self.save_minutes > 0, "scale": self.scale >= 0, "plateau": self.plateau >= 0,
+            "highres_identities": 0 < self.highres_identities <= 1, "degrade_min": self.degrade_min >= 1,
             "profile": self.profile >= 0,
         }  # fmt: skip
         for name, holds in rules.items():
@@ -92,10 +109,13 @@ class TrainSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; that is out of range")
         if self.batch_size % self.accumulate:
             raise UsageError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.plateau and not self.eval_every:
+            raise UsageError("plateau counts verifications; eval_every must not be 0")
 
     @property
     def run_directory(self) -> Path:
-        return Path(self.out or f"runs/{self.regime}")
+        """Where the run goes. Raises UsageError for a regime that does not exist where that names the directory."""
+        return Path(self.out or f"runs/{regime_named(self.regime).name}")
 
     def updated(self, values: Mapping[str, Any], origin: str) -> Self:
         """These settings with some replaced. Raises UsageError naming ``origin`` for an unknown name or type."""

@@ -7,7 +7,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,22 @@ class Split:
         chosen = np.arange(self.samples) if records is None else np.atleast_1d(np.asarray(records, np.int64))
         wrong = [r for r in chosen.tolist() if zlib.crc32(self.payload(r).data) != self.crc32[r]]
         return np.array(wrong, np.int64)
+
+    def first(self, identities: int) -> "Split":
+        """The records of the first ``identities`` of this split, as a split of the same file.
+
+        Raises UsageError where the records do not stand in the order of their identities.
+        """
+        labels = self.labels
+        if (np.diff(labels) < 0).any():
+            raise UsageError(f"{self.path}: its records are not in the order of identities; pack again to cut it")
+        count = int(np.searchsorted(labels, identities))
+        part = replace(self, samples=count, identities=identities, identity_names=self.identity_names[:identities])
+        whole = self._tables
+        cut = {name: getattr(whole, name)[:count] for name in ("offsets", "lengths", "modes", "labels")}
+        part.__dict__["_tables"] = replace(whole, **cut)  # what the cached properties would read from the file
+        part.__dict__["crc32"] = self.crc32[:count]
+        return part
 
     def release(self) -> None:
         """Give back the memory of the pages read so far; touched again, they are read again."""

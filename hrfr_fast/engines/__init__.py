@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hrfr_fast.engines.base import Engine, Stream
+from hrfr_fast.engines.base import Engine, Feed
 from hrfr_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hrfr_fast.training.device import Compute
 
 
-def choose_engine(settings: "TrainSettings", stream: Stream, compute: "Compute", say: Callable[[str], None]) -> Engine:
+def choose_engine(settings: "TrainSettings", stream: Feed, compute: "Compute", say: Callable[[str], None]) -> Engine:
     """The engine asked for, or the fastest that works here; ``say`` is told which and why.
 
     Raises UsageError when the engine asked for cannot work here.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hrfr_fast.data.augment import AugmentSettings, Plan, draw_plan
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import Split
-from hrfr_fast.errors import DamageFound
+from hrfr_fast.errors import DamageFound, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,36 @@ class Batch(NamedTuple):
     """int64 [B], offset by source."""
     start: int
     """Samples consumed before this batch."""
+
+
+class Feed(Protocol):
+    """What an engine may ask of any stream. One that needs more (the order itself, say) takes a ``Stream``."""
+
+    @property
+    def splits(self) -> tuple[Split, ...]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def augment(self) -> AugmentSettings:
+        """What the plans may hold: an engine may leave out an operation that is off here."""
+        ...
+
+    @property
+    def classes(self) -> int: ...
+    @property
+    def epoch_length(self) -> float:
+        """Samples in one pass over the first split."""
+        ...
+
+    def work(self, start: int) -> "Work":
+        """This rank's part of the batch that begins at sample ``start``; one part a split."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +81,11 @@ class Stream:
     def classes(self) -> int:
         return sum(split.identities for split in self.splits)
 
+    @property
+    def epoch_length(self) -> float:
+        """Samples in one pass over the first split."""
+        return self.order.epoch_length
+
     def work(self, start: int) -> "Work":
         """This rank's part of the batch that begins at sample ``start``."""
         share = self.batch_size // self.ranks
@@ -66,6 +101,13 @@ class Stream:
             if len(rows):
                 parts.append(Part(split, rows, records, plan if len(rows) == share else plan.take(rows)))
         return Work(labels, tuple(parts), start)
+
+
+def plain_stream(feed: Feed, engine: str) -> Stream:
+    """``feed`` for an engine that makes the order itself. Raises UsageError for another kind of stream."""
+    if not isinstance(feed, Stream):
+        raise UsageError(f"the {engine} engine cannot show two views of a face in a batch; use --engine resident")
+    return feed
 
 
 class Part(NamedTuple):

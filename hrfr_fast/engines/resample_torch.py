@@ -45,6 +45,14 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
     return _erased(result, erase * side) if bool((plan.erase[:, 2] > plan.erase[:, 0]).any()) else result
 
 
+def shrink_matrix(size: int, side: int) -> "Tensor":
+    """float32 [side, size]: the whole frame of ``size`` pixels resampled to ``side``, one axis (antialiased cubic)."""
+    import torch
+
+    start, stop = torch.zeros(1), torch.ones(1)
+    return _weights(start, stop, torch.tensor([size]), size, side, torch.zeros(1), size / side)[0]
+
+
 def _axis(
     start: "Tensor",
     stop: "Tensor",

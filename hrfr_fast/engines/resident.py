@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from hrfr_fast.engines.base import Batch, Stream, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, Feed, Work, refuse_damaged
 from hrfr_fast.engines.pixels import render, to_model_input
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ResidentCPU:
 
     name = "resident"
 
-    def __init__(self, stream: Stream, dtype: "torch.dtype", *, verify: bool = False) -> None:
+    def __init__(self, stream: Feed, dtype: "torch.dtype", *, verify: bool = False) -> None:
         self.stream, self.dtype, self.verify = stream, dtype, verify
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Batch, Stream, refuse_damaged
+from hrfr_fast.engines.base import Batch, Feed, Stream, plain_stream, refuse_damaged
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.engines.resample_torch import resample_torch
 
@@ -24,7 +25,7 @@ UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
 
 
-def resident_bytes(stream: Stream) -> int:
+def resident_bytes(stream: Feed) -> int:
     """Device memory that the decoded pixels of ``stream`` need."""
     return sum(split.samples * split.size * split.size * 3 for split in stream.splits)
 
@@ -50,15 +51,16 @@ class ResidentCUDA:
 
     name = "resident"
 
-    def __init__(self, stream: Stream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False) -> None:
+    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False) -> None:
         import torch
 
         self.stream, self.device, self.dtype = stream, device, dtype
         self.pixels = [self._load(split, verify) for split in stream.splits]
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.kernels = kernels_run_on(device)
+        # The kernels make order and plan themselves, of one view a face; work of another kind is drawn on the host.
+        self.kernels = kernels_run_on(device) and isinstance(stream, Stream)
         if self.kernels:
-            self._prepare_kernels()
+            self._prepare_kernels(plain_stream(stream, self.name).order)
 
     def _load(self, split: Split, verify: bool) -> "torch.Tensor":
         import torch
@@ -71,12 +73,13 @@ class ResidentCUDA:
             pixels[start : start + len(records)].copy_(torch.from_numpy(fetch(split, records)))
         return pixels
 
-    def _prepare_kernels(self) -> None:
+    def _prepare_kernels(self, order: Order) -> None:
         import torch
 
         from hrfr_fast.engines.renderer import Renderer, Source, Table
 
-        order, labels, offset, begin = self.stream.order, [], 0, 0
+        labels, offset, begin = [], 0, 0
+        self._order = order
         self._renderers = []
         for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
             source = Source(pixels, begin)
@@ -100,7 +103,7 @@ class ResidentCUDA:
         """
         from hrfr_fast.engines.device_order import epoch_records
 
-        order = self.stream.order
+        order = self._order
         first, last = start // order.epoch_length, (start + self.stream.batch_size - 1) // order.epoch_length
         for epoch in range(first, last + 2):
             row = epoch % self._slots

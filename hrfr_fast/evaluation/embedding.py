@@ -41,7 +41,7 @@ def embed(
     import torch
 
     records = np.arange(split.samples) if records is None else records
-    was_training = backbone.training
+    modes = [(module, module.training) for module in backbone.modules()]  # a frozen part must not wake up
     backbone.eval()
     rows = []
     with torch.inference_mode(), compute.autocast():
@@ -52,17 +52,29 @@ def embed(
             images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
             total = backbone(images).float() + backbone(images.flip(3)).float()
             rows.append((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
-    backbone.train(was_training)
+    for module, training in modes:
+        module.training = training
     return np.concatenate(rows)
 
 
 def pair_scores(
-    backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int = 0
+    backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int | tuple[int, int] = 0
 ) -> NDArray[np.float64]:
-    """Cosine of every pair, float64 [P]. A picture that stands in several pairs is embedded once."""
+    """Cosine of every pair, float64 [P]. A picture that stands in several pairs is embedded once a view.
+
+    ``degrade``: of all pictures, or of every pair's (first, second) picture; (0, 36) is HR-LR.
+    """
     unique, place = distinct_pictures(pairs.split)
-    embeddings = embed(backbone, pairs.split, size, compute, records=unique, degrade=degrade).astype(np.float64)
-    return np.einsum("pd,pd->p", embeddings[place[0::2]], embeddings[place[1::2]])
+    first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
+    if first == second:
+        embeddings = embed(backbone, pairs.split, size, compute, records=unique, degrade=first).astype(np.float64)
+        return np.einsum("pd,pd->p", embeddings[place[0::2]], embeddings[place[1::2]])
+    sides = []
+    for side, view in enumerate((first, second)):
+        needed, row = np.unique(place[side::2], return_inverse=True)
+        seen = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view)
+        sides.append(seen.astype(np.float64)[row])
+    return np.einsum("pd,pd->p", *sides)
 
 
 def distinct_pictures(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

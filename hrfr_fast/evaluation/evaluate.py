@@ -1,5 +1,6 @@
 """Verify a model on every pair set: the number a run is judged by, with its interval."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,15 @@ class PairResult:
 
     pairs: PairSet
     verification: Verification
+    view: str = "hr"
+    """How the pictures were seen: hr, lr36, hr-lr36 (first of a pair - second), ..."""
+    notes: tuple[str, ...] = ()
+    """Of the model and the view; those of the pairs are added."""
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind and caveats."""
-        return self.verification.to_json() | {"kind": self.pairs.kind, "notes": caveats(self.pairs)}
+        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind, view and caveats."""
+        more = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
+        return self.verification.to_json() | more
 
 
 def caveats(pairs: PairSet) -> list[str]:
@@ -49,15 +55,52 @@ def evaluate_pairs(
     pair_sets: list[PairSet],
     compute: "Compute",
     *,
-    degrade: int = 0,
+    degrade: int | tuple[int, int] = 0,
     resamples: int = 2000,
 ) -> dict[str, PairResult]:
-    """Verification of ``backbone`` (input side ``size``) on each pair set, by name."""
+    """Verification of ``backbone`` (input side ``size``) on each pair set, by name.
+
+    ``degrade``: side in pixels to which test faces are shrunk first, 0: not at all; two: of a pair's (first, second).
+    """
     results = {}
     for pairs in pair_sets:
         scores = pair_scores(backbone, pairs, size, compute, degrade=degrade)
-        results[pairs.name] = PairResult(pairs, verify(scores, pairs.same, pairs.identities, resamples=resamples))
+        verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
+        results[pairs.name] = PairResult(
+            pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size)
+        )
     return results
+
+
+def parse_view(text: str) -> tuple[int, int]:
+    """What to shrink a pair's first and second picture to: ``hr`` (0, not at all), ``lr36``, or two: ``hr-lr36``.
+
+    Raises:
+        UsageError: anything else.
+    """
+    sides = text.split("-")
+    if len(sides) > 2 or not all(re.fullmatch(r"hr|lr[1-9]\d{0,3}", side) for side in sides):
+        raise UsageError(f"--view {text}: give hr, lr36 (shrunk to 36 px and back; any number), or two as in hr-lr36")
+    shrunk = [0 if side == "hr" else int(side.removeprefix("lr")) for side in sides]
+    return shrunk[0], shrunk[-1]
+
+
+def view_name(degrade: int | tuple[int, int]) -> str:
+    """The inverse of ``parse_view``."""
+    first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
+    names = [f"lr{side}" if side else "hr" for side in (first, second)]
+    return names[0] if first == second else "-".join(names)
+
+
+def view_notes(degrade: int | tuple[int, int], size: int, stored: int) -> tuple[str, ...]:
+    """What makes a view less than its name says: a model of ``size`` px, pictures stored at ``stored`` px."""
+    sides = [side for side in (degrade if isinstance(degrade, tuple) else (degrade,)) if side]
+    notes = []
+    if sides and size <= min(sides):
+        notes.append(f"a {size}-px model shrinks every view to {size} px: nearly the same pictures, a control")
+    if any(side >= stored for side in sides):
+        notes.append(f"its pictures have {stored} px: shrinking to {max(sides)} px takes nothing away")
+    return tuple(notes)
 
 
 def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
@@ -70,11 +113,11 @@ def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
-    from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+    from hrfr_fast.model.fused import build_model, model_settings
     from hrfr_fast.training.checkpoint import load_part, read_metadata
 
     metadata = read_metadata(weights)
-    backbone = build_backbone(BackboneSettings(**metadata["backbone"]))
+    backbone = build_model(model_settings(metadata["backbone"]))
     load_part(weights, "backbone", backbone)
     return compute.place(backbone).eval(), metadata
 
@@ -86,7 +129,7 @@ def evaluate(
     names: list[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
-    degrade: int = 0,
+    degrade: int | tuple[int, int] = 0,
 ) -> dict[str, PairResult]:
     """Verify a run's ``last`` checkpoint, or any checkpoint, on pairs.
 
@@ -95,7 +138,8 @@ def evaluate(
         pairs: where the pairs are: a packed directory, or a folder of pairs not packed yet (a directory with
             ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run.
         names: which pair sets; None for all test and development sets.
-        degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all.
+        degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
+            the first and second picture of every pair ((0, 36): HR-LR). ``parse_view`` makes it from a name.
 
     Returns:
         Result by pair set name.

@@ -123,6 +123,11 @@ class IRSE18(nn.Module):
                 maps = block(maps)
         return cast(Tensor, self.output(maps))
 
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What can be trained or frozen by itself, by name: everything up to the final maps, and the output layer."""
+        return {"body": [self.stem, self.body], "output": [self.output]}
+
 
 def build_backbone(settings: BackboneSettings) -> IRSE18:
     """A freshly initialised network; torch's global generator decides the weights."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.files import write_bytes
-from hrfr_fast.regimes import REGIMES
 from hrfr_fast.training.metrics import read_metrics
 
 STYLE = """
@@ -40,8 +39,9 @@ def write_run_report(run: Path) -> Path:
     """Write ``run/report/report.html`` from settings.toml, metrics.jsonl, results.json and the PNGs beside it."""
     settings = tomllib.loads((run / "settings.toml").read_text())
     results = json.loads((run / "results.json").read_text())
+    regime = tomllib.loads((run / "regime.toml").read_text())
     body = [
-        f"<h1>{escape(settings['regime'])}: {escape(_summary(settings['regime']))}</h1>",
+        f"<h1>{escape(regime['name'])}: {escape(regime['summary'])}</h1>",
         _headline(results),
         "<h2>Verification</h2>",
         _results_table(results),
@@ -52,7 +52,7 @@ def write_run_report(run: Path) -> Path:
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(settings['regime'])} — hrfr-fast</title><style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(regime['name'])} — hrfr-fast</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
@@ -60,10 +60,6 @@ def write_run_report(run: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_bytes(path, page.encode())
     return path
-
-
-def _summary(regime: str) -> str:
-    return REGIMES[regime].summary if regime in REGIMES else "a regime of the user's"
 
 
 def _headline(results: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ are functions of integers, so a run resumes mid-epoch and, on a CPU, ends in the
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,32 +14,43 @@ import numpy as np
 
 from hrfr_fast import __version__
 from hrfr_fast.data.order import Order, draws_for_share
-from hrfr_fast.data.shards import Packed, PairSet, open_packed
+from hrfr_fast.data.shards import Packed, PairSet, Split, open_packed
 from hrfr_fast.engines import choose_engine
-from hrfr_fast.engines.base import Batch, Engine, Stream
+from hrfr_fast.engines.base import Batch, Engine, Feed, Stream
+from hrfr_fast.engines.paired import PairedStream, SecondView, pairs_for_share
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console, progress_bar
-from hrfr_fast.regimes import regime_named
+from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.settings import TrainSettings, load_settings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
+from hrfr_fast.training.build import (
+    build_class_matrix,
+    build_embedder,
+    find_parents,
+    shape_metadata,
+    shape_of,
+    with_inherited_shape,
+)
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.graph import graphs_choice
 from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
+from hrfr_fast.training.phases import Stretch, laid_out, release
+from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-    from torch import nn
+    from torch import optim
 
-    from hrfr_fast.model.backbone import IRSE18
+    from hrfr_fast.training.step import Objective
 
 
 SPEED_SETTINGS = ("out", "device", "engine", "compile", "graphs", "profile")
@@ -71,7 +82,7 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
             there (only what changes speed alone may differ: see resumed_settings).
 
     Raises:
-        UsageError: unknown regime, missing split, a run directory in use, a resumed run whose data changed.
+        UsageError: unknown regime, missing split or parent, a run directory in use, a resumed run whose data changed.
         HrfrError: the loss is no longer finite; says at which step and what to do.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
         DamageFound: with ``verify_checksums``, a record that does not match its checksum.
@@ -90,25 +101,51 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
 
 
 def resumed_settings(given: TrainSettings) -> TrainSettings:
-    """The settings a run was started with; what only changes speed is taken as given now."""
+    """The settings a run was started with; what only changes speed is taken as given now.
+
+    A regime of the user's is read from the copy in the run directory.
+    """
     path = given.run_directory / "settings.toml"
     if not path.exists():
         raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
     saved = load_settings(path)
-    return replace(saved, **{name: getattr(given, name) for name in SPEED_SETTINGS})
+    regime = str(given.run_directory / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
+    return replace(saved, regime=regime, **{name: getattr(given, name) for name in SPEED_SETTINGS})
 
 
-def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Stream:
-    """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
-    regime = regime_named(settings.regime)
+def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> tuple[Split, ...]:
+    """The regime's splits of ``packed``, highres cut to ``highres_identities``. Raises UsageError for a missing one."""
     for name in regime.sources:
         if name not in packed.splits:
             raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
-    splits = tuple(packed.splits[name] for name in regime.sources)
-    second = splits[1].samples if len(splits) > 1 else 0
-    share = None if settings.highres_share < 0 else settings.highres_share
-    draws = draws_for_share(share, splits[0].samples, second) if second else None
-    order = Order(settings.seed, splits[0].samples, second, draws)
+    splits = [packed.splits[name] for name in regime.sources]
+    if settings.highres_identities < 1:
+        splits = [
+            split.first(max(2, round(settings.highres_identities * split.identities)))
+            if split.name == "highres" else split
+            for split in splits
+        ]  # fmt: skip
+    return tuple(splits)
+
+
+def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed:
+    """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
+    regime = regime_named(settings.regime)
+    splits = training_splits(packed, regime, settings)
+    first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
+    share = settings.highres_share if settings.highres_share >= 0 else regime.highres_share
+    if regime.second_view:
+        if share == 0:
+            raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
+        kernels = tuple(kernel.strip() for kernel in settings.kernels.split(","))
+        view = SecondView(settings.degrade_min, settings.degrade_max, kernels)
+        pairs = pairs_for_share(share, batch_size, first, second, settings.accumulate)
+        return PairedStream(
+            (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
+            micro_batches=settings.accumulate,
+        )  # fmt: skip
+    draws = draws_for_share(share, first, second) if second else None
+    order = Order(settings.seed, first, second, draws)
     return Stream(splits, order, settings.augment, regime.input_size, batch_size)
 
 
@@ -124,79 +161,90 @@ class Trainer:
         settings = replace(settings, precision=self.compute.precision)  # a resumed run must not choose again
         self.packed = open_packed(settings.data)
         self.regime = regime_named(settings.regime)
-        torch.manual_seed(settings.seed)
-        self.backbone, self.head = self._build(settings)
-        self.settings = replace(settings, batch_size=settings.batch_size or self._largest_batch(settings))
+        self.parents = find_parents(self.regime, settings)
+        settings = with_inherited_shape(settings, self.regime, self.parents)
+        self.backbone_settings = shape_of(settings, self.regime, self.parents)
+        self.settings = settings
+        self.keep_statistics = self._keeps_statistics()
+        self._build()
+        if not settings.batch_size:
+            self.settings = replace(settings, batch_size=self._largest_batch())
         self.stream = build_stream(self.packed, self.settings, self.settings.batch_size)
+        self.objective = self._objective()
         self.engine: Engine = choose_engine(self.settings, self.stream, self.compute, console.print)
-        self.optimizer = build_optimizer(
-            [self.backbone, self.head],
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
+        epoch_steps = self.stream.epoch_length / self.settings.batch_size
+        steps = settings.steps or max(1, math.ceil(settings.epochs * epoch_steps))
+        self.stretches = laid_out(self.regime.phases, steps)
+        self.total_steps = steps if self.stretches else 0
+        self.phase = -1
+        self.optimizer: optim.SGD | None = None
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.scaled)
-        epoch_steps = self.stream.order.epoch_length / self.settings.batch_size
-        self.total_steps = settings.steps or max(1, math.ceil(settings.epochs * epoch_steps))
+        self.plateau = Plateau(settings.plateau)
         self.step = 0
+        self.next_eval = self._next_eval()
         self.best_accuracy = -1.0
         self.last_accuracy: float | None = None
         self.losses = Losses()
-        self.clock, self.take_step = self._how_to_step()
+        self.clock, self.how = self._clock_and_choices()
         self.profiler = StepProfiler(self.settings.profile, self.run / "profile", self.compute.device)
         self.last_loss, self.rate = math.nan, math.nan
         self.metrics: Metrics | None = None
 
-    def _how_to_step(self) -> tuple[StepClock, TrainStep]:
-        """How steps are executed, and what measures them."""
+    def _clock_and_choices(self) -> tuple[StepClock, dict[str, str]]:
+        """What measures steps, and how they are to be executed."""
         settings = self.settings
+        if self.stretches:
+            self._release(self.stretches[-1].phase.train)  # the longest: what is frozen costs no backward pass
         flops, peak = 0.0, None
         if self.compute.device.type == "cuda":
             flops = training_flops(self.backbone, self.stream.size)
             flops += 6.0 * settings.embedding_size * self.stream.classes
             peak = matrix_rate(self.compute)
         whole_run = flops * settings.batch_size * self.total_steps
-        step = TrainStep(
-            self.backbone, self.head, self.optimizer, self.scaler, self.compute,
-            accumulate=settings.accumulate, clip_gradient=settings.clip_gradient,
-            compile=compile_choice(settings.compile, self.compute, whole_run, peak),
-            graphs=graphs_choice(settings.graphs, self.compute), say=console.print,
-        )  # fmt: skip
-        return StepClock(self.compute, settings.batch_size, flops, peak), step
+        choices = {
+            "compile": compile_choice(settings.compile, self.compute, whole_run, peak),
+            "graphs": graphs_choice(settings.graphs, self.compute),
+        }
+        return StepClock(self.compute, settings.batch_size, flops, peak), choices
 
-    def _build(self, settings: TrainSettings) -> "tuple[IRSE18, nn.Module]":
-        from hrfr_fast.model.backbone import BackboneSettings, build_backbone
-        from hrfr_fast.model.heads import build_head
+    def _build(self) -> None:
+        """Embedder and head, decided by the seed and the parents."""
+        import torch
 
-        self.backbone_settings = BackboneSettings(
-            input_size=self.regime.input_size,
-            width=settings.width,
-            embedding_size=settings.embedding_size,
-            dropout=settings.dropout,
+        torch.manual_seed(self.settings.seed)
+        self.backbone = build_embedder(
+            self.backbone_settings, self.parents, self.compute, checkpointing=self.settings.activation_checkpointing
         )
-        backbone = build_backbone(self.backbone_settings)
-        backbone.activation_checkpointing = settings.activation_checkpointing
-        classes = build_stream(self.packed, settings, 1).classes
-        head = build_head(
-            settings.head,
-            settings.embedding_size,
-            classes,
-            scale=settings.scale or None,
-            margin=settings.margin if settings.margin >= 0 else None,
-        )
-        return self.compute.place(backbone), head.to(self.compute.device)
+        classes = sum(split.identities for split in training_splits(self.packed, self.regime, self.settings))
+        self.head = build_class_matrix(self.settings, self.regime, classes, self.parents, self.compute)
 
-    def _largest_batch(self, settings: TrainSettings) -> int:
+    def _objective(self) -> "Objective":
+        """The head's loss, with the pull between two views where the regime or the settings ask for one."""
+        given = self.settings.consistency
+        consistency = given if given >= 0 else self.regime.consistency
+        if not isinstance(self.stream, PairedStream):
+            if given > 0:
+                raise UsageError(f"consistency is {given}; regime {self.regime.name} has no second view to pull to")
+            return self.head
+        if not consistency:
+            return self.head
+        from hrfr_fast.training.objective import PairedObjective
+
+        return PairedObjective(self.head, self.stream.pairs // self.settings.accumulate, consistency)
+
+    def _largest_batch(self) -> int:
         """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to 1024 whose step fits."""
         import torch
 
         if self.compute.device.type == "cpu":
             return 128 if self.regime.input_size <= 64 else 64
-        size, batch_size = self.regime.input_size, 1024
-        while batch_size > settings.accumulate:
+        size, batch_size, accumulate = self.regime.input_size, 1024, self.settings.accumulate
+        if self.regime.phases:
+            self._release(max(self.regime.phases, key=lambda phase: len(phase.train)).train)
+        while batch_size > accumulate:
             try:
                 images = torch.zeros(
-                    batch_size // settings.accumulate, 3, size, size,
+                    batch_size // accumulate, 3, size, size,
                     dtype=self.compute.image_dtype, device=self.compute.device,
                 ).to(memory_format=torch.channels_last)  # fmt: skip
                 with self.compute.autocast():
@@ -205,12 +253,52 @@ class Trainer:
                 break
             except torch.cuda.OutOfMemoryError:
                 batch_size //= 2
-        self.backbone.zero_grad(set_to_none=True)
-        self.head.zero_grad(set_to_none=True)
+        del self.backbone, self.head
         torch.cuda.empty_cache()
-        self.backbone, self.head = self._build(settings)  # the trial moved BatchNorm's statistics
+        self._build()  # the trial moved BatchNorm's statistics
         console.print(f"batch size {batch_size}: the largest that fits")
         return batch_size
+
+    # ---- phases -------------------------------------------------------------------------------------------------
+
+    def _enter_phase(self, number: int) -> None:
+        """Release the phase's parts; an optimiser without momentum, and a step of its own."""
+        phase = self.stretches[number].phase
+        self._release(phase.train)
+        self.optimizer = build_optimizer(
+            [self.backbone, self.head],
+            lr=self.settings.learning_rate * phase.rate,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+        )
+        self.take_step = TrainStep(
+            self.backbone, self.objective, self.optimizer, self.scaler, self.compute,
+            accumulate=self.settings.accumulate, clip_gradient=self.settings.clip_gradient,
+            say=console.print, **self.how,
+        )  # fmt: skip
+        self.phase = number
+
+    def _release(self, parts: tuple[str, ...]) -> None:
+        release(self.backbone, self.head, parts, keep_statistics=self.keep_statistics)
+
+    def _keeps_statistics(self) -> bool:
+        policy = self.settings.batchnorm if self.settings.batchnorm != "regime" else self.regime.batchnorm
+        if policy == "frozen" and not self.parents:
+            raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {self.regime.name} has no parent")
+        return policy == "frozen"
+
+    def _stretch(self) -> tuple[int, Stretch]:
+        """Number and extent of the phase that the next step belongs to."""
+        return next((n, one) for n, one in enumerate(self.stretches) if self.step < one.stop)
+
+    def _rate_now(self, stretch: Stretch) -> float:
+        """The next step's rate: of its phase's own schedule, or the plateaus' where the last phase watches for them."""
+        settings, steps = self.settings, stretch.stop - stretch.start
+        base = settings.learning_rate * stretch.phase.rate
+        done, warmup = self.step - stretch.start, round(settings.warmup * steps)
+        if settings.plateau and stretch is self.stretches[-1]:
+            return base * self.plateau.factor * min(1.0, (done + 1) / max(1, warmup))
+        return learning_rate(done, steps, base=base, warmup_steps=warmup, schedule=settings.schedule)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -220,29 +308,36 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        return self.samples / self.stream.order.epoch_length
+        return self.samples / self.stream.epoch_length
 
     def start(self) -> None:
         """Say what will happen, and leave the resolved settings in the run directory."""
         (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.settings.save(self.run / "settings.toml")
+        self.regime.save(self.run / "regime.toml")
         self.metrics = Metrics(self.run, self.samples)
         faces = " + ".join(f"{split.samples:,} {split.name}" for split in self.stream.splits)
         console.print(
             f"[bold]{self.regime.name}[/]: {faces} faces of {self.stream.classes:,} identities at "
             f"{self.stream.size} px, {self.total_steps:,} steps of {self.settings.batch_size} on {self.compute}"
         )
+        for parent in self.parents:
+            console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
 
     def loop(self, stop: StopFlag) -> None:
-        """Steps until the budget is spent; verifies, logs and saves on the way."""
-        self.backbone.train()
-        self.head.train()
-        next_eval = self._next_eval()
+        """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""
         saved = time.monotonic()
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(self.regime.name, total=self.total_steps, completed=self.step, note="")
             stop_at = self.total_steps * self.settings.batch_size
             for batch in self.clock.batches(self.engine.batches(self.samples, stop_at)):
+                if self.epoch >= self.next_eval:  # before the next step: a resumed run verifies what a stop left out
+                    self._log(everything=True)
+                    with self.clock.paused():
+                        self._verify_on_the_way()
+                if self.plateau.over:
+                    console.print(f"{self.settings.plateau} verifications without a gain, for the third time: done")
+                    break
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
                     self._log(everything=self.step == self.total_steps)
@@ -254,11 +349,6 @@ class Trainer:
                         f"hrfr-fast train --out {self.run} --resume",
                         stop.signal_number or 2,
                     )
-                if self.epoch >= next_eval and self.step < self.total_steps:
-                    self._log(everything=True)
-                    with self.clock.paused():
-                        self._verify_on_the_way()
-                    next_eval = self._next_eval()
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
                     self._log(everything=True)
                     with self.clock.paused():
@@ -266,13 +356,11 @@ class Trainer:
                     saved = time.monotonic()
 
     def _one_step(self, batch: Batch) -> None:
-        self.rate = learning_rate(
-            self.step,
-            self.total_steps,
-            base=self.settings.learning_rate,
-            warmup_steps=round(self.settings.warmup * self.total_steps),
-            schedule=self.settings.schedule,
-        )
+        number, stretch = self._stretch()
+        if number != self.phase:
+            self._enter_phase(number)
+        assert self.optimizer is not None, "a phase has one"
+        self.rate = self._rate_now(stretch)
         set_learning_rate(self.optimizer, self.rate)
         if self.take_step.prepares_next:
             with self.clock.paused():
@@ -312,6 +400,8 @@ class Trainer:
             if len(bad):
                 self._diverged(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
             self.last_loss = float(losses.mean())
+            if self.settings.plateau:
+                self.plateau.losses += losses.tolist()
             self._metrics().write("train", **line, loss=self.last_loss)
 
     def _diverged(self, step: int, loss: float) -> None:
@@ -343,15 +433,16 @@ class Trainer:
         return results
 
     def _verify_on_the_way(self) -> None:
-        """Verify without intervals; a development set, where there is one, chooses ``best``."""
+        """Verify without intervals; a development set, where there is one, chooses ``best`` and tells plateaus."""
         self._log(everything=True)
-        pair_sets = list(self.packed.pairs.values())
-        if not pair_sets:
-            return
+        self.next_eval = self._next_eval()
+        pair_sets, chosen = list(self.packed.pairs.values()), self._selection_set()
         results = self._verify(pair_sets, resamples=0)
         self._keep_best(results)
-        main = self._selection_set() or pair_sets[0].name
-        self.last_accuracy = results[main].verification.accuracy
+        if pair_sets:
+            self.last_accuracy = results[chosen or pair_sets[0].name].verification.accuracy
+        if not self.stretches or self._stretch()[1] is self.stretches[-1]:
+            self.plateau.look(1 - results[chosen].verification.accuracy if chosen else None)
 
     def _selection_set(self) -> str | None:
         """The pair set that chooses ``best``: development pairs only, of high resolution where there are any."""
@@ -367,7 +458,8 @@ class Trainer:
     def _save_weights(self, name: str, **more: Any) -> None:
         metadata = {
             "regime": self.regime.name,
-            "backbone": asdict(self.backbone_settings),
+            "backbone": shape_metadata(self.backbone_settings),
+            "parents": [parent.to_json() for parent in self.parents],
             "head": {"name": self.settings.head, "classes": self.stream.classes},
             "data": {"path": str(self.packed.path.resolve()), "digest": self.packed.digest},
             "hrfr_fast": __version__,
@@ -386,11 +478,14 @@ class Trainer:
         self._log(everything=True)
         state = {
             "step": self.step,
+            "phase": self.phase,
+            "next_eval": self.next_eval,
+            "plateau": self.plateau.state(),
             "best_accuracy": self.best_accuracy,
             "data_digest": self.packed.digest,
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
         }
@@ -410,14 +505,18 @@ class Trainer:
         state = checkpoint.load_state(path, self.compute.device)
         if state["data_digest"] != self.packed.digest:
             raise UsageError(f"{self.packed.path} has changed since {self.run} was started; train a new run on it")
+        if state["phase"] >= 0:
+            self._enter_phase(state["phase"])
         self.backbone.load_state_dict(state["backbone"])
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and self.compute.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu())
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]
+        self.next_eval, self.plateau = state["next_eval"], Plateau(**state["plateau"])
 
     def finish(self) -> TrainResult:
         """The last checkpoint, its verification with intervals, the pictures and the report."""

@@ -10,7 +10,7 @@ import torch
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
-from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.evaluation.evaluate import evaluate, parse_view, view_name, view_notes
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.device import choose_compute
@@ -55,6 +55,35 @@ def test_a_degraded_view_differs_and_a_repeated_picture_scores_one(tiny_packed):
     pictures = pairs.split.read(np.arange(pairs.split.samples))
     assert (pictures == pictures[unique[place]]).all()
     assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == len(unique)
+
+
+def test_each_side_of_a_pair_can_have_a_view_of_its_own(tiny_packed):
+    """HR-LR scores are the cosines of embeddings made one picture at a time."""
+    pairs = open_packed(tiny_packed).pairs["hres"]
+    compute = choose_compute("cpu", "fp32")
+    backbone = compute.place(build_backbone(BackboneSettings(input_size=32, width=8, embedding_size=16))).eval()
+    scores = pair_scores(backbone, pairs, 32, compute, degrade=(0, 12))
+    for pair in (0, 7, len(pairs) - 1):
+        sharp = embed(backbone, pairs.split, 32, compute, records=np.array([2 * pair]))
+        dull = embed(backbone, pairs.split, 32, compute, records=np.array([2 * pair + 1]), degrade=12)
+        assert scores[pair] == pytest.approx(float(sharp[0] @ dull[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name,degrade", [("hr", (0, 0)), ("lr36", (36, 36)), ("hr-lr32", (0, 32)), ("lr8-hr", (8, 0))])
+def test_views_have_names(name, degrade):
+    assert parse_view(name) == degrade and view_name(degrade) == name
+
+
+@pytest.mark.parametrize("name", ["", "lr", "lr0", "hr-", "hr-lr36-hr", "36", "LR36"])
+def test_other_views_are_refused(name):
+    with pytest.raises(UsageError, match="--view"):
+        parse_view(name)
+
+
+def test_what_a_view_does_not_show_is_said(run):
+    results = evaluate(run, device="cpu", degrade=parse_view("hr-lr36"))["hres"].to_json()
+    assert results["view"] == "hr-lr36" and any("32-px model" in note for note in results["notes"])
+    assert view_notes((0, 36), 144, 144) == () and "takes nothing away" in view_notes(36, 144, 36)[0]
 
 
 def test_pairs_the_run_has_not_seen(run, tiny_tree, tmp_path):

@@ -1,0 +1,99 @@
+"""Two trained embedders of different input sizes, joined: z = BN1d(Linear([e_large; e_small])), each e normalised.
+
+Both branches see the same face: the small one's input is made from the large one's inside the model, by the fixed
+antialiased cubic matrix of the resampling definition, so engines and evaluation feed a fused model like any other.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hrfr_fast.engines.resample_torch import shrink_matrix
+from hrfr_fast.errors import UsageError
+from hrfr_fast.model.backbone import IRSE18, BackboneSettings, build_backbone
+
+
+@dataclass(frozen=True)
+class FusedSettings:
+    """Shape of a fused model. Raises UsageError when the branches do not fit each other.
+
+    ``branches``: of the large and of the small input. ``fusion``: with a trained fusion layer; without one the two
+    embeddings are put side by side, and ``embedding_size`` is the sum of theirs.
+    """
+
+    branches: tuple[BackboneSettings, BackboneSettings]
+    embedding_size: int = 512
+    fusion: bool = True
+    input_size: int = 144
+
+    def __post_init__(self) -> None:
+        large, small = self.branches
+        if large.input_size != self.input_size or small.input_size > large.input_size:
+            raise UsageError(
+                f"a fused model of {self.input_size} px needs branches of {self.input_size} px and of at most that; "
+                f"these are of {large.input_size} and {small.input_size} px"
+            )
+        together = large.embedding_size + small.embedding_size
+        if not self.fusion and self.embedding_size != together:
+            raise UsageError(f"without a fusion layer embedding_size is {together}, not {self.embedding_size}")
+        if self.embedding_size < 2:
+            raise UsageError(f"embedding_size is {self.embedding_size}; at least 2 dimensions are needed")
+
+
+class Fused(nn.Module):
+    """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised."""
+
+    shrink: Tensor
+
+    def __init__(self, settings: FusedSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.large, self.small = (build_backbone(branch) for branch in settings.branches)
+        together = sum(branch.embedding_size for branch in settings.branches)
+        self.fusion: nn.Module = nn.Identity()
+        if settings.fusion:
+            linear = nn.Linear(together, settings.embedding_size)
+            nn.init.xavier_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            self.fusion = nn.Sequential(linear, nn.BatchNorm1d(settings.embedding_size))
+        sides = (settings.branches[0].input_size, settings.branches[1].input_size)
+        self.register_buffer("shrink", shrink_matrix(*sides), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        large = functional.normalize(self.large(images).float())
+        small = functional.normalize(self.small(self.shrunk(images)).float())
+        return cast(Tensor, self.fusion(torch.cat([large, small], dim=1)))
+
+    def shrunk(self, images: Tensor) -> Tensor:
+        """[B, 3, s, s] of the same type: two products with the matrix, in float32, clamped as levels are.
+
+        Weights sum to 1, so shrinking normalised pictures is shrinking their levels.
+        """
+        kind = "cpu" if images.is_meta else images.device.type  # on the meta device operations are only counted
+        with torch.autocast(kind, enabled=False):
+            small = self.shrink @ images.float() @ self.shrink.t()
+        small = small.clamp(-1, 1).to(images.dtype)
+        return small.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What can be trained or frozen by itself, by name."""
+        branches = (self.large.parts, self.small.parts)
+        both = {name: [module for parts in branches for module in parts[name]] for name in ("body", "output")}
+        return both | {"fusion": [self.fusion]}
+
+
+def model_settings(values: dict[str, Any]) -> BackboneSettings | FusedSettings:
+    """The settings that a checkpoint's metadata holds under ``backbone``: fused ones have branches."""
+    if "branches" not in values:
+        return BackboneSettings(**values)
+    large, small = (BackboneSettings(**branch) for branch in values["branches"])
+    return FusedSettings(**{**values, "branches": (large, small)})
+
+
+def build_model(settings: BackboneSettings | FusedSettings) -> IRSE18 | Fused:
+    """A freshly initialised embedder; torch's global generator decides the weights."""
+    return Fused(settings) if isinstance(settings, FusedSettings) else build_backbone(settings)

@@ -1,0 +1,57 @@
+"""Which parts of a model move, and when: the phases of a regime laid out over the steps of a run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hrfr_fast.errors import UsageError
+from hrfr_fast.regimes import Phase
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A phase and its steps: from ``start`` on, below ``stop``."""
+
+    phase: Phase
+    start: int
+    stop: int
+
+
+def laid_out(phases: Sequence[Phase], steps: int) -> list[Stretch]:
+    """The phases over 0 .. steps - 1, each with its share. Raises UsageError when one would get no step."""
+    stretches, done, share = [], 0, 0.0
+    for phase in phases:
+        share += phase.share
+        stop = round(share * steps)
+        if stop <= done:
+            raise UsageError(f"{steps} steps are too few for {len(phases)} phases: one would get none; raise --steps")
+        stretches.append(Stretch(phase, done, stop))
+        done = stop
+    return stretches
+
+
+def release(backbone: Any, head: "nn.Module", parts: Sequence[str], *, keep_statistics: bool) -> None:
+    """Let only ``parts`` move: gradients and training mode for them, evaluation mode for the rest.
+
+    BatchNorm in evaluation mode normalises by its running statistics and leaves them alone, so a frozen part computes
+    exactly what it computed in the checkpoint it came from. ``keep_statistics``: the same for the moving layers of
+    ``body`` and ``output``; their scales and shifts still train.
+    """
+    backbone.train()
+    for name, modules in (backbone.parts | {"head": [head]}).items():
+        for module in modules:
+            module.requires_grad_(name in parts)
+            module.train(name in parts)
+            if keep_statistics and name in ("body", "output"):
+                for norm in batchnorms(module):
+                    norm.eval()
+
+
+def batchnorms(module: "nn.Module") -> Iterator["nn.Module"]:
+    """Every BatchNorm layer in ``module``."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return (part for part in module.modules() if isinstance(part, _BatchNorm))

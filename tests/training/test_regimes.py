@@ -1,0 +1,310 @@
+"""Every regime trains and resumes; what is frozen stays, to the bit; fused and paired models are verified."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hrfr_fast import regimes
+from hrfr_fast.errors import Interrupted, UsageError
+from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
+from hrfr_fast.model.fused import Fused
+from hrfr_fast.regimes import REGIMES, TABLE, in_order
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.checkpoint import read_metadata
+from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.phases import batchnorms
+from hrfr_fast.training.plateau import Plateau
+from hrfr_fast.training.trainer import Trainer, resumed_settings, train
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smaller():
+    """The same regimes at 48 instead of 144 px: a ninth of the work, through the same code."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, regime in REGIMES.items():
+            patch.setitem(REGIMES, name, replace(regime, input_size=min(regime.input_size, 48)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_packed):
+    return TrainSettings(
+        regime="lowres32", data=str(tiny_packed), steps=3, batch_size=8, width=8, embedding_size=16,
+        device="cpu", eval_every=0, log_every=2, learning_rate=0.05, highres_share=0.5, dropout=0.1,
+    )  # fmt: skip
+
+
+class StopAfter:
+    """Stands in for StopFlag: a signal after so many steps."""
+
+    signal_number = signal.SIGTERM
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __bool__(self):
+        self.steps -= 1
+        return self.steps == 0
+
+
+def run(settings, stop_after=0, resume=False):
+    """``train`` without the final verification and its pictures; the trainer, for a look inside."""
+    settings = resumed_settings(settings) if resume else settings
+    with Trainer(settings, show_progress=False) as trainer:
+        if resume:
+            trainer.restore()
+        trainer.start()
+        if stop_after:
+            with pytest.raises(Interrupted):
+                trainer.loop(StopAfter(stop_after))
+        else:
+            trainer.loop(StopAfter(0))
+            trainer.save()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def parents(settings, tmp_path_factory):
+    """A directory of runs with the three regimes that others start from; lowres32 has a width and size of its own."""
+    runs = tmp_path_factory.mktemp("runs")
+    for regime in ("lowres32", "lowres144", "highres144"):
+        shape = {"width": 16, "embedding_size": 24} if regime == "lowres32" else {}
+        run(replace(settings, regime=regime, out=str(runs / regime), **shape))
+    return runs
+
+
+@pytest.fixture
+def runs(parents, tmp_path):
+    """The parents, and room for the runs of one test beside them."""
+    for parent in parents.iterdir():
+        (tmp_path / parent.name).symlink_to(parent)
+    return tmp_path
+
+
+def weights(directory, prefix=""):
+    tensors = load_file(Path(directory) / "checkpoints" / "last.safetensors")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("regime", [one.name for one in TABLE if one.name not in ("lowres32", "lowres144")])
+def test_a_resumed_run_of_every_regime_ends_in_the_same_bits(settings, runs, regime):
+    whole, parts = (replace(settings, regime=regime, out=str(runs / name)) for name in ("whole", "parts"))
+    run(whole)
+    run(parts, stop_after=1)  # with two phases of three steps: exactly between them
+    run(TrainSettings(out=parts.out, device="cpu"), resume=True)
+    one, other = weights(whole.out), weights(parts.out)
+    assert one.keys() == other.keys() and not moved(one, other)
+    assert regimes.load_regime(runs / "whole" / "regime.toml") == REGIMES[regime]
+
+
+def test_finetuning_keeps_statistics_and_moves_every_layer(settings, runs):
+    run(replace(settings, regime="lowres144-finetuned", out=str(runs / "child")))
+    before, after = weights(runs / "lowres144", "backbone."), weights(runs / "child", "backbone.")
+    statistics = {name for name in before if name.endswith(STATISTICS)}
+    assert moved(before, after) == before.keys() - statistics
+    run(replace(settings, regime="lowres144-finetuned", out=str(runs / "free"), batchnorm="moving"))
+    assert moved(before, weights(runs / "free", "backbone.")) == before.keys()
+
+
+def test_the_first_phase_moves_the_head_alone(settings, runs):
+    out = str(runs / "child")
+    trainer = run(replace(settings, regime="lowres144-finetuned", out=out, dropout=0.5), stop_after=1)
+    assert not moved(weights(runs / "lowres144", "backbone."), weights(out, "backbone."))
+    assert not any(part.training for part in trainer.backbone.modules() if part is not trainer.backbone)
+    assert trainer.rate == pytest.approx(0.05)
+    assert run(TrainSettings(out=out, device="cpu"), resume=True).rate == pytest.approx(0.1 * 0.05 * 0.5)
+
+
+def test_the_control_of_finetuning_keeps_the_parents_head(settings, runs):
+    trainer = Trainer(replace(settings, regime="lowres144-continued", out=str(runs / "child")), False)
+    assert torch.equal(weights(runs / "lowres144", "head.")["weight"], trainer.head.weight.detach())
+    assert not moved(weights(runs / "lowres144", "backbone."), trainer.backbone.state_dict())
+
+
+@pytest.mark.parametrize("regime", ["fused-head", "fused-output"])
+def test_fused_bodies_stay_to_the_bit(settings, runs, regime):
+    trainer = run(replace(settings, regime=regime, out=str(runs / "child")))
+    assert isinstance(trainer.backbone, Fused)
+    for branch, parent in (("large", "lowres144"), ("small", "lowres32")):
+        before, after = weights(runs / parent, "backbone."), weights(runs / "child", f"backbone.{branch}.")
+        output = {name for name in before if name.startswith("output.")}
+        assert moved(before, after) == (output if regime == "fused-output" else set())
+        module = getattr(trainer.backbone, branch)
+        assert not any(norm.training for norm in batchnorms(nn.ModuleList([module.stem, module.body])))
+    start = Trainer(replace(settings, regime=regime, out=str(runs / "child")), False)
+    fusion = {name: tensor for name, tensor in start.backbone.state_dict().items() if name.startswith("fusion.")}
+    assert moved(fusion, weights(runs / "child", "backbone.")) == fusion.keys()
+
+
+def test_a_fused_model_is_verified_like_any_other(settings, runs):
+    child = replace(settings, regime="fused-output", out=str(runs / "child"))
+    result = train(child, show_progress=False)
+    assert evaluate(child.out, device="cpu")["hres"].to_json() == result.results["hres"].to_json()
+    metadata = read_metadata(runs / "child" / "checkpoints" / "last.safetensors")
+    assert [parent["regime"] for parent in metadata["parents"]] == ["lowres144", "lowres32"]
+    assert metadata["backbone"]["input_size"] == 48 and "fused-output" in result.report.read_text()
+
+
+def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs):
+    trainer = run(replace(settings, regime="fused-untrained", out=str(runs / "child")))
+    assert trainer.total_steps == 0
+    compute = choose_compute("cpu", "fp32")
+    model, metadata = load_backbone(runs / "child" / "checkpoints" / "last.safetensors", compute)
+    large, small = (
+        load_backbone(runs / name / "checkpoints" / "last.safetensors", compute)[0]
+        for name in ("lowres144", "lowres32")
+    )
+    images = torch.rand(2, 3, 48, 48) * 2 - 1
+    with torch.inference_mode():
+        both = model(images)
+        torch.testing.assert_close(both[:, :16], nn.functional.normalize(large(images)))
+        torch.testing.assert_close(both[:, 16:], nn.functional.normalize(small(model.shrunk(images))))
+    assert metadata["backbone"]["embedding_size"] == both.shape[1] == 40
+
+
+def test_parents_are_found_beside_the_run_or_named(settings, runs, parents, tmp_path_factory):
+    elsewhere = replace(settings, regime="lowres144-finetuned", out=str(tmp_path_factory.mktemp("other") / "child"))
+    with pytest.raises(UsageError, match=r"starts from lowres144.*no such checkpoint.*(\n|.)*--init"):
+        Trainer(elsewhere, False)
+    assert Trainer(replace(elsewhere, init=str(parents / "lowres144")), False).settings.width == 8
+    with pytest.raises(
+        UsageError, match="--init names 2 checkpoints; regime lowres144-finetuned starts from lowres144"
+    ):
+        Trainer(replace(elsewhere, init=f"{parents}/lowres144,{parents}/lowres32"), False)
+    with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 48 px"):
+        Trainer(replace(elsewhere, init=str(parents / "lowres32")), False)
+    with pytest.raises(UsageError, match="branches of 48 px"):
+        init = f"{parents}/lowres32,{parents}/lowres144"
+        Trainer(replace(elsewhere, regime="fused-head", init=init), False)
+    with pytest.raises(UsageError, match="has no parent"):
+        Trainer(replace(elsewhere, regime="lowres32", batchnorm="frozen"), False)
+    with pytest.raises(UsageError, match="has no second view"):
+        Trainer(replace(elsewhere, regime="highlow144", consistency=1.0), False)
+
+
+def test_lambda_is_the_regimes_or_a_setting(settings, tmp_path):
+    """crossres144-views is crossres144 with lambda 0; the stream is the same, so are its shares."""
+
+    def built(regime, **changes):
+        return Trainer(replace(settings, regime=regime, out=str(tmp_path / "run"), **changes), False)
+
+    pulled, views = built("crossres144"), built("crossres144-views", highres_share=-1.0, batch_size=40)
+    assert (pulled.objective.consistency, pulled.objective.pairs) == (1.0, 2)
+    assert views.objective is views.head and views.stream.pairs == 4, "a fifth of 40 rows, two rows a face"
+    assert built("crossres144-views", consistency=0.5).objective.consistency == 0.5
+    assert built("crossres144", consistency=0.0).objective is not None
+    assert built("crossres144", accumulate=2).objective.pairs == 1
+    with pytest.raises(UsageError, match="highres_share must be above 0"):
+        built("crossres144", highres_share=0.0)
+
+
+def test_a_run_that_reached_its_third_plateau_takes_no_step_when_resumed(settings, tmp_path):
+    trainer = Trainer(replace(settings, out=str(tmp_path / "run"), plateau=1, eval_every=1.0), False)
+    trainer.plateau.plateaus = 3
+    with trainer:
+        trainer.start()
+        trainer.loop(StopAfter(0))
+    assert trainer.step == 0
+
+
+def test_fewer_highres_identities_are_the_first_ones(settings, tmp_path):
+    some = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "a"), highres_identities=0.25), False)
+    every = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "b")), False)
+    part, whole = some.stream.splits[0], every.stream.splits[0]
+    assert (part.identities, part.samples) == (3, int((whole.labels < 3).sum()))
+    last = part.samples - 1
+    assert np.array_equal(part.read(last), whole.read(last)) and len(part.verify()) == 0
+    assert some.head.weight.shape[0] == 3
+
+
+def test_plateaus_cut_the_rate_and_end_the_run(settings, tmp_path):
+    """With a rate too small to gain anything every look is stale: three plateaus of one look each."""
+    stuck = replace(
+        settings, out=str(tmp_path / "stuck"), steps=1000, plateau=1, eval_every=0.05, learning_rate=1e-9, warmup=0.0
+    )
+    trainer = run(stuck)
+    assert 3 < trainer.step < 30 and trainer.plateau.over
+    assert trainer.rate == pytest.approx(1e-11)
+
+
+def test_a_plateau_is_a_gain_of_less_than_a_hundredth():
+    plateau = Plateau(patience=2)
+    for value, factor in ((1.0, 1), (0.995, 1), (0.985, 1), (0.98, 1), (0.984, 0.1), (0.97, 0.1), (0.1, 0.1)):
+        plateau.look(value)
+        assert plateau.factor == factor
+    plateau.losses += [0.2, 0.4]
+    plateau.look(None)
+    assert plateau.stale == 1 and plateau.losses == [] and plateau == Plateau(**plateau.state())
+
+
+def test_parents_come_first_and_once():
+    order = in_order(["fused-output", "lowres144-finetuned", "crossres144"])
+    assert order == ["lowres144", "lowres32", "fused-output", "lowres144-finetuned", "crossres144"]
+    with pytest.raises(UsageError, match="no regime is called 'highres'"):
+        in_order(["highres"])
+
+
+OWN = """
+sources = ["highres"]
+input_size = 48
+summary = "lowres144 with a new output layer"
+parents = ["lowres144"]
+batchnorm = "frozen"
+
+[[phases]]
+train = ["output", "head"]
+"""
+
+
+def test_a_regime_of_ones_own_trains_and_resumes_from_its_copy(settings, runs):
+    file = runs / "own.toml"
+    file.write_text(OWN)
+    assert in_order([str(file)]) == ["lowres144", str(file)]
+    child = replace(settings, regime=str(file), out=str(runs / "child"))
+    run(child, stop_after=2)
+    file.unlink()
+    run(TrainSettings(out=child.out, device="cpu"), resume=True)
+    before, after = weights(runs / "lowres144", "backbone."), weights(child.out, "backbone.")
+    wanted = {name for name in before if name.startswith("output.") and not name.endswith(STATISTICS)}
+    assert moved(before, after) == wanted
+    assert read_metadata(runs / "child" / "checkpoints" / "last.safetensors")["regime"] == "own"
+
+
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        ('"highres"', '"hires"', "sources are .'hires'.; one or both of lowres, highres"),
+        ("input_size = 48", "input_size = 100", "input_size is 100; it must be a positive multiple of 16"),
+        ("input_size = 48", "", "input_size is missing .a whole number"),
+        ("input_size", "inputsize", "there is no field 'inputsize'; there are name, sources"),
+        ("input_size = 48", 'input_size = "48"', "input_size must be a whole number, it is '48'"),
+        ('"output", "head"', '"fusion", "head"', "a phase trains fusion; a single model has body, output, head"),
+        ('"output", "head"', '"output"', "head would stay random"),
+        ('train = ["output", "head"]', 'train = ["head"]\nshare = 0.5', "shares sum to 0.5"),
+        ('parents = ["lowres144"]', "", "needs a parent"),
+        ('parents = ["lowres144"]', 'parents = ["lowres144", "lowres32"]', "a single model has at most one parent"),
+        ('parents = ["lowres144"]', 'parents = ["lowres144"]\nconsistency = 1', "consistency needs second_view"),
+        ("summary", "name = 'lowres32'\nsummary", "the name lowres32 is taken"),
+        ("[[phases]]", "[phases]", "phases must be tables"),
+        ("[[phases]]", "[[phases", "cannot be read as a regime"),
+    ],
+)
+def test_what_is_wrong_in_a_regime_file_is_said(tmp_path, old, new, message):
+    file = tmp_path / "own.toml"
+    assert old in OWN
+    file.write_text(OWN.replace(old, new))
+    with pytest.raises(UsageError, match=message) as error:
+        regimes.regime_named(str(file))
+    assert str(file) in str(error.value)
