@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
     "schedule": ("cosine", "polynomial"),
     "device": ("auto", "cpu", "cuda"),
-    "engine": ("auto", "resident"),
+    "engine": ("auto", "resident", "dali", "ffcv"),
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "batchnorm": ("regime", "moving", "frozen"),
     "compile": ("auto", "on", "off"),
@@ -72,7 +72,7 @@ class TrainSettings:
     )
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     device: str = _setting("auto", "where to train")
-    engine: str = _setting("auto", "data path")
+    engine: str = _setting("auto", "data path; auto: the fastest that fits")
     precision: str = _setting(
         "auto", "auto: bf16 where the hardware has it, else fp16 with loss scaling (GPU) or fp32 (CPU)"
     )
@@ -80,7 +80,9 @@ class TrainSettings:
     graphs: str = _setting("auto", "the whole step as one CUDA graph; auto: on CUDA, where it can be captured")
     profile: int = _setting(0, "record this many steps: a trace and a table in the run's profile/; 0: none")
     activation_checkpointing: bool = _setting(False, "recompute activations: less memory, a third slower")
-    verify_checksums: bool = _setting(False, "compare each record with its checksum before it is used")
+    # Only the first use of a record costs: 1.8 us at 36 px, 23 us at 144 px on one core (zlib), so 1.8 s and 0.2 s
+    # in a whole run over 1,000,000 + 10,000 faces. Later passes look up one byte a record.
+    verify_checksums: bool = _setting(True, "compare each record with its checksum when it is first used")
     eval_every: float = _setting(1.0, "epochs between verifications; 0: only at the end")
     save_minutes: float = _setting(5.0, "minutes between checkpoints")
     log_every: int = _setting(10, "steps between metrics lines")

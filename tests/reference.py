@@ -7,8 +7,8 @@ import numpy as np
 
 
 def weight(t, kernel):
-    if kernel == "box":  # half open, as in PIL: a pixel on the border of two belongs to one
-        return np.where((t > -0.5) & (t <= 0.5), 1.0, 0.0)
+    if kernel == "box":  # open below, closed above; the nudge decides ties that rounding would decide at random
+        return np.where((t > -0.5 + 1e-4) & (t <= 0.5 + 1e-4), 1.0, 0.0)
     t = np.abs(t)
     if kernel == "cubic":  # Keys 1981, a = -0.5
         near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2

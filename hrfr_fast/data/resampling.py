@@ -3,7 +3,9 @@
 Definition (Keys 1981 with a = -0.5, scaled by the shrink factor as PIL and DALI do): the centre of output pixel i
 lies at ``c = x0 + (i + 0.5) * step`` in source pixels, ``step = (x1 - x0) / out``; source pixel j (centre j + 0.5)
 weighs ``k((j + 0.5 - c) / s)`` with ``s = max(1, |step|)``, the weights normalised to sum 1; a tap beyond the edge
-reads the edge pixel; float32 between the two passes; one clamp and one rounding (half up) at the end.
+reads the edge pixel; float32 between the two passes; one clamp and one rounding (half up) at the end. The box kernel
+is 1 where -0.5 + TIE < t <= 0.5 + TIE: pixels do fall on its edges (36 -> 24), and without the nudge rounding errors
+would decide whether they count, which is worth up to 24 levels.
 
 The kernel's loop order is what makes it fast: the x pass runs with the *rows* as the vector dimension, on a
 transposed copy of the source, the y pass with whole output rows; and the colour matrix is applied between them,
@@ -21,6 +23,7 @@ from hrfr_fast.data.augment import Plan
 
 CUBIC, LINEAR, BOX = range(3)
 ERASE_LEVEL = 128
+TIE = 1e-4  # below 1 / (2 size), the least distance from an edge that is not a tie; above the errors of float32
 CHUNK = 8  # pictures that share one set of scratch buffers
 
 _jit = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp", "nnan", "ninf"}, nogil=True)
@@ -48,6 +51,38 @@ def resample(
     data = data.view(np.ndarray)
     data.flags.writeable = False  # of this view: memory maps are read-only, and one kind compiles one kernel
     _resample_batch(data, offsets, size, *plan, out, rows)
+
+
+def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.float32]:
+    """Degrade one uint8 [size, size, 3] to float32 levels [small, small, 3] with ``kernel`` (of KERNELS), unrounded."""
+    return np.asarray(_shrink(np.ascontiguousarray(picture).reshape(-1), picture.shape[0], small, kernel))
+
+
+@_jit
+def _shrink(pixels, size, small, kernel):  # type: ignore[no-untyped-def]
+    source = np.empty((size * 3, size), np.float32)
+    shrunk = np.empty((small * 3, small), np.float32)
+    _transpose_in(pixels, size, source)
+    _degrade(source, size, small, kernel, shrunk)
+    out = np.empty((small, small, 3), np.float32)
+    for y in range(small):
+        for x in range(small):
+            for c in range(3):
+                out[y, x, c] = shrunk[x * 3 + c, y]
+    return out
+
+
+def gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """Copy the records at ``offsets`` (int64 [B]) of ``data`` into the rows of ``out`` (uint8, B rows, contiguous)."""
+    data = data.view(np.ndarray)
+    data.flags.writeable = False
+    _gather(data, offsets, out.reshape(len(out), math.prod(out.shape[1:])))
+
+
+@_jit
+def _gather(data, offsets, out):  # type: ignore[no-untyped-def]
+    for b in range(len(offsets)):
+        out[b] = data[offsets[b] : offsets[b] + out.shape[1]]
 
 
 @numba.njit(cache=True, parallel=True, nogil=True)
@@ -89,6 +124,8 @@ def _transpose_in(pixels, size, source):  # type: ignore[no-untyped-def]
 
 @_jit
 def _weight(t, kernel):  # type: ignore[no-untyped-def]
+    if kernel == BOX:
+        return 1.0 if -0.5 + TIE < t <= 0.5 + TIE else 0.0
     t = abs(t)
     if kernel == CUBIC:
         if t < 1:
@@ -96,9 +133,7 @@ def _weight(t, kernel):  # type: ignore[no-untyped-def]
         if t < 2:
             return ((-0.5 * t + 2.5) * t - 4) * t + 2
         return 0.0
-    if kernel == LINEAR:
-        return max(1 - t, 0.0)
-    return 1.0 if t <= 0.5 else 0.0
+    return max(1 - t, 0.0)
 
 
 @_jit
@@ -113,7 +148,7 @@ def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-u
     count = min(int(math.ceil(2 * radius)) + (0 if stretch == 1.0 else 1), weights.shape[1])
     for i in range(side):
         centre = np.float64(start) * size + (i + 0.5) * step
-        low = int(math.floor(centre - radius + 0.5))
+        low = int(math.floor(centre - radius + 0.5 + TIE * stretch))
         total = 0.0
         for k in range(count):
             weight = _weight((low + k + 0.5 - centre) / stretch, kernel)

@@ -1,6 +1,9 @@
 """The engines, and the choice among them."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrfr_fast.engines.base import Engine, Feed
@@ -10,29 +13,121 @@ if TYPE_CHECKING:
     from hrfr_fast.settings import TrainSettings
     from hrfr_fast.training.device import Compute
 
+ENGINES = ("resident", "dali", "ffcv")
+RESIDENT_SHARE = 0.6  # of the free device memory: the rest is for activations, gradients and the allocator's slack
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the choice of an engine depends on; sizes in bytes."""
+
+    on_cuda: bool
+    pixels: int
+    """Decoded size of all training pictures."""
+    device_free: int
+    """Free device memory; on a CPU not looked at."""
+    shards: int
+    """Size of the shards on disk."""
+    host_free: int
+    jpeg: bool
+    """Whether there is anything to decode."""
+    dali: bool
+    """Whether DALI is installed."""
+    ffcv: bool
+
+
+def pick_engine(asked: str, here: Situation) -> tuple[str, str]:
+    """The engine to use for ``auto | resident | dali | ffcv``, and why, for the user; "" where there is nothing to say.
+
+    Raises:
+        UsageError: what is asked for cannot work here and nothing can stand in for it.
+    """
+    slow = ""
+    if here.shards > here.host_free:
+        slow = f"; {gib(here.shards)} of shards exceed {gib(here.host_free)} of free memory: expect the disk to be read"
+    if asked in ("dali", "ffcv"):
+        return asked, slow.removeprefix("; ")
+    if not here.on_cuda:
+        return "resident", (
+            f"one kernel makes batches from the memory maps on all cores{slow}" if asked == "auto" else ""
+        )
+    needed = f"{gib(here.pixels)} of pixels"
+    if here.pixels <= RESIDENT_SHARE * here.device_free:
+        decoded = ", decoded once" if here.jpeg else ""
+        return "resident", (
+            f"{needed} fit into {gib(here.device_free)} of free device memory{decoded}" if asked == "auto" else ""
+        )
+    why = f"{needed} do not fit into {RESIDENT_SHARE:.0%} of {gib(here.device_free)} of free device memory"
+    if here.dali:
+        return "dali", f"{why}; the pictures are streamed" + (" and decoded on the device" if here.jpeg else "") + slow
+    if here.ffcv:
+        return (
+            "ffcv",
+            f"{why}, and DALI, which would be faster, is not installed (`pip install nvidia-dali-cuda120`){slow}",
+        )
+    raise UsageError(f"{why}, and nothing that streams is installed: `pip install nvidia-dali-cuda120`")
+
 
 def choose_engine(settings: "TrainSettings", stream: Feed, compute: "Compute", say: Callable[[str], None]) -> Engine:
     """The engine asked for, or the fastest that works here; ``say`` is told which and why.
 
     Raises UsageError when the engine asked for cannot work here.
     """
-    dtype, verify = compute.image_dtype, settings.verify_checksums
-    if compute.device.type == "cpu":
+    device, dtype, verify = compute.device, compute.image_dtype, settings.verify_checksums
+    name, why = pick_engine(settings.engine, situation(stream, compute))
+    if why:
+        say(f"engine: {name} ({why})")
+    if name == "dali":
+        from hrfr_fast.engines.dali import Dali
+
+        return Dali(stream, device, dtype, verify=verify)
+    if name == "ffcv":
+        from hrfr_fast.engines.ffcv import FFCV
+
+        return FFCV(stream, device, dtype, verify=verify)
+    if device.type == "cpu":
         from hrfr_fast.engines.resident import ResidentCPU
 
-        if settings.engine == "auto":
-            say("engine: resident (on a CPU it reads the memory maps with one kernel over all cores)")
         return ResidentCPU(stream, dtype, verify=verify)
-    import torch
+    from hrfr_fast.engines.resident_cuda import ResidentCUDA
 
-    from hrfr_fast.engines.resident_cuda import ResidentCUDA, resident_bytes
+    return ResidentCUDA(stream, device, dtype, verify=verify)
 
-    needed, free = resident_bytes(stream), torch.cuda.mem_get_info(compute.device)[0]
-    if needed > 0.6 * free:
-        raise UsageError(
-            f"the resident engine needs {needed / 2**30:.1f} GiB on the device and {free / 2**30:.1f} GiB are free; "
-            "train on a card with more memory"
-        )
-    if settings.engine == "auto":
-        say(f"engine: resident ({needed / 2**30:.1f} GiB of faces fit into {free / 2**30:.1f} GiB of device memory)")
-    return ResidentCUDA(stream, compute.device, dtype, verify=verify)
+
+def situation(stream: Feed, compute: "Compute") -> Situation:
+    """What there is here, now."""
+    from importlib.util import find_spec
+
+    from hrfr_fast.engines.dali import dali_is_installed
+
+    device_free = 0
+    if compute.device.type == "cuda":
+        import torch
+
+        device_free = torch.cuda.mem_get_info(compute.device)[0]
+    return Situation(
+        on_cuda=compute.device.type == "cuda",
+        pixels=sum(split.samples * split.size * split.size * 3 for split in stream.splits),
+        device_free=device_free,
+        shards=sum(split.path.stat().st_size for split in stream.splits),
+        host_free=free_memory(),
+        jpeg=any(split.encoding != "raw" for split in stream.splits),
+        dali=dali_is_installed(),
+        ffcv=find_spec("ffcv") is not None,
+    )
+
+
+def free_memory() -> int:
+    """Bytes of host memory that can be had without swapping, page cache included, within the container's limit."""
+    free = [2**62]
+    with suppress(OSError, KeyError, ValueError):  # not Linux
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(lines["MemAvailable"].split()[0]) << 10)
+    with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
+        # The page cache counts as used there and can be given back, so only the limit itself is a bound.
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(free)
+
+
+def gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -140,6 +140,28 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class FirstUse:
+    """Compares each record with its checksum the first time it is used, before its pixels go anywhere.
+
+    Args:
+        splits: what records come from.
+        enabled: False makes :meth:`check` do nothing.
+    """
+
+    def __init__(self, splits: tuple[Split, ...], enabled: bool = True) -> None:
+        self._seen = {split.name: np.zeros(split.samples, np.bool_) for split in splits} if enabled else None
+
+    def check(self, split: Split, records: NDArray[np.int64]) -> None:
+        """Raise DamageFound when one of ``records`` is used for the first time and does not match its checksum."""
+        if self._seen is None:
+            return
+        seen = self._seen[split.name]
+        fresh = records[~seen[records]]
+        if len(fresh):
+            refuse_damaged(split, fresh)
+            seen[fresh] = True
+
+
 def refuse_damaged(split: Split, records: NDArray[np.int64]) -> None:
     """Raise DamageFound, naming shard and record, when a record's bytes do not match its checksum."""
     damaged = split.verify(records)

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from hrfr_fast.data.augment import Plan
-from hrfr_fast.data.resampling import ERASE_LEVEL
+from hrfr_fast.data.resampling import ERASE_LEVEL, TIE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,7 @@ def _kernel(distance: "Tensor", kernel: "Tensor") -> "Tensor":
     near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
     cubic = torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
     linear = (1 - t).clamp(min=0)
-    box = ((distance > -0.5) & (distance <= 0.5)).to(t.dtype)
+    box = ((distance > -0.5 + TIE) & (distance <= 0.5 + TIE)).to(t.dtype)
     return torch.where(kernel == 0, cubic, torch.where(kernel == 1, linear, box))
 
 

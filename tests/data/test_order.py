@@ -47,3 +47,14 @@ def test_share_becomes_draws():
 def test_impossible_orders_are_refused(bad):
     with pytest.raises(UsageError):
         Order(**{"seed": 0, **bad})
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000])
+@pytest.mark.parametrize("high_bits_only", [False, True], ids=["no ties", "ties"])
+def test_fast_argsort_is_the_stable_argsort(size, high_bits_only):
+    from hrfr_fast.data.order import _stable_argsort
+
+    keys = np.random.default_rng(size).integers(0, 2**64, size, dtype=np.uint64)
+    if high_bits_only:
+        keys &= np.uint64(7 << 61)  # eight different keys: nearly all tie
+    assert _stable_argsort(keys).tolist() == np.argsort(keys, kind="stable").tolist()

@@ -109,6 +109,20 @@ def test_the_resident_engine_for_gpus_draws_it_on_the_host(stream, monkeypatch):
     assert (found.images.int() - expected.images.int()).abs().max() <= 1
 
 
+def test_dali_executes_it_as_it_is_and_ffcv_refuses(stream):
+    from hrfr_fast.engines.dali import Dali
+    from hrfr_fast.engines.ffcv import FFCV
+
+    with Dali(stream, torch.device("cpu"), torch.uint8) as engine:
+        found = list(engine.batches(24, 72))
+    for batch, expected in zip(found, ResidentCPU(stream, torch.uint8).batches(24, 72), strict=True):
+        assert torch.equal(batch.labels, expected.labels)
+        difference = (batch.images.int() - expected.images.int()).abs()
+        assert difference.max() <= 2 and difference.float().mean() < 0.3
+    with pytest.raises(UsageError, match="ffcv engine cannot show two views"):
+        FFCV(stream, torch.device("cpu"), torch.uint8)
+
+
 def test_the_share_decides_how_many():
     assert pairs_for_share(0.25, 64, 1000, 10) == 8
     assert pairs_for_share(None, 1024, 1_000_000, 10_000) == 10

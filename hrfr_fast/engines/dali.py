@@ -1,0 +1,263 @@
+"""The DALI engine: pixels stream from the memory maps through a DALI pipeline that executes the plan.
+
+One pipeline a source size. Its input is an ``external_source`` with a callable that knows nothing but the number of
+the batch, so order, rank slices and resuming are those of every other engine; DALI's readers shuffle only inside a
+buffer. With ``device_id=None`` the same graph runs on a CPU.
+
+The graph: JPEG is decoded (by nvJPEG on a GPU), raw pixels are copied once; then degradation, box resampling, blur,
+colour and erasing as DALI operators in float32, one clamp and one rounding or cast at the end. Three things DALI
+cannot do, and what is done instead:
+
+* a *box* kernel has no DALI interpolation: the few pictures degraded with it are shrunk on the host;
+* blur with sigma 0 means "choose one" to DALI: pictures without blur go around the operator;
+* there is no bfloat16: float16 leaves the pipeline and is converted on the device, one cheap pass.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
+
+from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
+from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
+from hrfr_fast.engines.pixels import cores
+from hrfr_fast.errors import HrfrError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from nvidia.dali import Pipeline
+
+ERASE_LEVEL = 128  # resampling.ERASE_LEVEL; importing that would import numba
+WHEELS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+
+
+def require_dali() -> None:
+    """Raises UsageError, with the fix, where DALI is missing or two of its wheels overwrite one another."""
+    installed = [name for name in WHEELS if _is_installed(name)]
+    if len(installed) > 1:
+        raise UsageError(
+            f"engine dali: {' and '.join(installed)} are both installed and own the same files; keep one:\n"
+            f"  pip uninstall -y {' '.join(installed)} && pip install {installed[0]}"
+        )
+    if not dali_is_installed():
+        raise UsageError(
+            f"engine dali: NVIDIA DALI is not installed; `pip install {WHEELS[0]}` (or {WHEELS[1]} with CUDA 13),"
+            " Linux only; or use --engine resident"
+        )
+
+
+def dali_is_installed() -> bool:
+    """Whether ``nvidia.dali`` can be found; imports nothing of it."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def pipeline(
+    stream: Feed,
+    part: int = 0,
+    *,
+    device_id: int | None = None,
+    dtype: str = "float16",
+    start: int = 0,
+    stop: int | None = None,
+    threads: int = 0,
+    verify: bool = True,
+) -> "Pipeline":
+    """A DALI pipeline over one split of ``stream``, for use without the rest of hrfr-fast.
+
+    ::
+
+        packed = hrfr_fast.open_packed("packed")
+        split = packed.splits["lowres"]
+        stream = Stream((split,), Order(seed=0, first=split.samples), AugmentSettings(), size=144, batch_size=256)
+        pipe = pipeline(stream, device_id=0)
+        images, labels = pipe.run()
+
+    Each run gives the pictures of one batch that come from ``stream.splits[part]``, in the batch's order: images
+    [n, S, S, 3] in ``dtype`` on the device, labels int64 [n], offset by source, in host memory. In a stream of one
+    split n is the rank's share of the batch; in a mixed one it varies, and a batch without a picture of this split
+    gives the split's record 0 with label -1, since DALI knows no empty batch.
+
+    Args:
+        stream: splits, order, augmentation, output size and this rank's slice.
+        part: which of the stream's splits.
+        device_id: the GPU; None for a CPU.
+        dtype: "uint8" (levels), "float16" or "float32" (both (level - 127.5) / 127.5).
+        start: samples consumed before the first batch.
+        stop: no batch begins at or after this sample (``run`` then raises StopIteration); None: endless.
+        threads: CPU threads; 0: one a core.
+        verify: compare each record with its checksum when it is first used.
+
+    Raises:
+        UsageError: DALI is missing, or ``dtype`` is none of the three.
+        DamageFound: from ``run``, when a record does not match its checksum.
+    """
+    require_dali()
+    host = Host(stream, start, stop, FirstUse(stream.splits, verify), pinned=device_id is not None)
+    return _build(host, part, device_id, dtype, threads or cores())
+
+
+class Dali:
+    """Batches made by DALI pipelines, one a split, on ``device`` (CUDA or CPU).
+
+    Args:
+        stream: what to feed.
+        device: where batches are made.
+        dtype: of the images, see Batch: uint8, float16 and float32 leave DALI without a copy, bfloat16 is converted.
+        verify: compare each record with its checksum when it is first used (DamageFound on a mismatch).
+
+    Raises:
+        UsageError: DALI is missing.
+    """
+
+    name = "dali"
+
+    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True) -> None:
+        require_dali()
+        self.stream, self.device, self.dtype = stream, device, dtype
+        self.checksums = FirstUse(stream.splits, verify)
+        self._running: list[Iterator[Batch]] = []
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        batches = self._batches(start, stop)
+        self._running.append(batches)
+        return batches
+
+    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+        import torch
+
+        on_cuda = self.device.type == "cuda"
+        device_id = (self.device.index or 0) if on_cuda else None
+        kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
+        host = Host(self.stream, start, stop, self.checksums, pinned=on_cuda)
+        pipes = [_build(host, part, device_id, kind, cores()) for part in range(len(self.stream.splits))]
+        try:
+            for number in range(host.count):
+                parts = [self._run(pipe, host, number) for pipe in pipes]
+                yield self._join(host.work(number), parts)
+        finally:
+            # Shut down here and not whenever the garbage collector comes by: it ends DALI's threads.
+            for pipe in pipes:
+                pipe._shutdown()
+            host.close()
+
+    def _run(self, pipe: "Pipeline", host: Host, number: int) -> "torch.Tensor":
+        """The next images of one pipeline, [n, S, S, 3], ready on the current stream and freed in its order."""
+        import torch
+
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        try:
+            images, _ = pipe.run(stream)
+            return torch.from_dlpack(images.as_tensor())
+        except RuntimeError as error:
+            raise self._explained(error, host, number) from error
+
+    def _explained(self, error: RuntimeError, host: Host, number: int) -> HrfrError:
+        """DALI names no record: look for the one whose checksum is wrong among those in flight."""
+        for ahead in range(number, min(number + PREFETCH + 1, host.count)):
+            for part in host.work(ahead).parts:
+                refuse_damaged(part.split, part.records)
+        return HrfrError(f"engine dali failed at sample {host.work(number).start}: {error}")
+
+    def _join(self, work: Work, parts: "list[torch.Tensor]") -> Batch:
+        import torch
+
+        labels = torch.from_numpy(work.labels)
+        if self.device.type == "cuda":
+            labels = labels.pin_memory().to(self.device, non_blocking=True)
+        if len(parts) == 1:
+            images = parts[0].to(self.dtype)
+        else:
+            size = self.stream.size
+            images = torch.empty(len(work.labels), size, size, 3, dtype=self.dtype, device=self.device)
+            for number, split in enumerate(self.stream.splits):
+                for part in work.parts:
+                    if part.split is split:
+                        rows = torch.from_numpy(part.rows).to(self.device, non_blocking=True)
+                        images.index_copy_(0, rows, parts[number].to(self.dtype))
+        return Batch(images.permute(0, 3, 1, 2), labels, work.start)
+
+    def close(self) -> None:
+        """End the pipelines and their threads."""
+        for batches in self._running:
+            batches.close()  # type: ignore[attr-defined]
+        self._running.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _build(host: Host, part: int, device_id: int | None, dtype: str, threads: int) -> "Pipeline":
+    from nvidia.dali import pipeline_def, types
+
+    kinds = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
+    if dtype not in kinds:
+        raise UsageError(f"engine dali: dtype is {dtype!r}; DALI gives {', '.join(kinds)}")
+    stream, split = host.stream, host.stream.splits[part]
+    make = pipeline_def(
+        batch_size=stream.batch_size // stream.ranks, num_threads=threads, device_id=device_id,
+        prefetch_queue_depth=PREFETCH, enable_conditionals=True,
+    )(_graph)  # fmt: skip
+    jpeg, names = split.encoding == "jpeg", argument_names(stream.augment)
+    inputs = [("UINT8", 1, "") if jpeg else ("UINT8", 3, "HWC"), ("INT64", 0, ""), *(INPUTS[name] for name in names)]
+    feed = {
+        "source": Source(host, part), "batch": True, "batch_info": True, "no_copy": True, "num_outputs": len(inputs),
+        "dtype": [getattr(types, kind) for kind, _, _ in inputs],
+        "ndim": [ndim for _, ndim, _ in inputs], "layout": [layout for _, _, layout in inputs],
+    }  # fmt: skip
+    pipe: Pipeline = make(feed, names, jpeg, split.size, stream.size, kinds[dtype], device_id is not None)
+    pipe.build()
+    return pipe
+
+
+def _graph(feed, names, jpeg, size, side, dtype, on_gpu):  # type: ignore[no-untyped-def]
+    """The plan as DALI operators. DALI's AutoGraph turns an ``if`` on a sample's value into a split of the batch."""
+    from nvidia.dali import fn, math, types
+
+    frame, labels, *rest = fn.external_source(**feed)
+    given = {name: rest[number] for number, name in enumerate(names)}
+    if jpeg:
+        device = "mixed" if on_gpu else "cpu"
+        frame = fn.decoders.image(frame, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True)
+    elif on_gpu:
+        frame = frame.gpu()
+    if "small" in names:
+        frame = fn.cast(frame, dtype=types.FLOAT)
+        small, kernel = given["small"], given["kernel"]
+        if kernel == BOX:
+            frame = given["boxed"].gpu() if on_gpu else given["boxed"]
+        elif kernel == LINEAR:
+            frame = fn.resize(frame, resize_x=small, resize_y=small, interp_type=types.INTERP_LINEAR)
+        elif kernel == CUBIC:
+            frame = fn.resize(frame, resize_x=small, resize_y=small, interp_type=types.INTERP_CUBIC)
+    # Colour is linear and every later weight sums to 1, so it may come first: on 36 px it costs a sixteenth of 144 px.
+    if "colour" in names and size < side:
+        frame = fn.coord_transform(frame, MT=given["colour"])
+    frame = fn.resize(
+        frame, size=(side, side), roi_start=given["roi_start"], roi_end=given["roi_end"], roi_relative=True,
+        interp_type=types.INTERP_CUBIC, antialias=True, dtype=types.FLOAT,
+    )  # fmt: skip
+    if "sigma" in names:  # noqa: SIM102 (this is Python's choice, the next one a sample's)
+        if given["sigma"] > 0:
+            frame = fn.gaussian_blur(frame, sigma=given["sigma"])
+    if "colour" in names and size >= side:
+        frame = fn.coord_transform(frame, MT=given["colour"])
+    if "shape" in names:
+        frame = math.clamp(frame, 0.0, 255.0)
+        frame = fn.erase(frame, anchor=given["anchor"], shape=given["shape"], axis_names="HW", fill_value=ERASE_LEVEL)
+    if dtype == types.UINT8:
+        return fn.cast(frame, dtype=dtype), labels  # clamps and rounds
+    return fn.cast((math.clamp(frame, 0.0, 255.0) - 127.5) * (1 / 127.5), dtype=dtype), labels

@@ -1,0 +1,76 @@
+"""Hard pictures, and every engine that can run here, made the same way."""
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from hrfr_fast.data import beton
+from hrfr_fast.data.augment import AugmentSettings
+from hrfr_fast.data.order import Order
+from hrfr_fast.data.shards import Split
+from hrfr_fast.data.writer import SplitWriter
+from hrfr_fast.engines.base import Stream
+
+CPU = torch.device("cpu")
+EVERYTHING = AugmentSettings(
+    zoom=0.3, contrast=0.3, saturation=0.5, grey=0.2, blur=0.5, erase=0.5, degrade=0.6, degrade_min=9
+)
+ENGINES = ("resident", "resident-torch", "dali", "ffcv")
+
+
+def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
+    """The engine called ``name``; the test is skipped, saying so, where its library is missing."""
+    if name == "resident":
+        from hrfr_fast.engines.resident import ResidentCPU
+
+        return ResidentCPU(stream, dtype, verify=verify)
+    if name == "resident-torch":
+        from hrfr_fast.engines.resident_cuda import ResidentCUDA
+
+        # On a CPU the matrix products: through Triton's interpreter its kernels are far slower, and have their own
+        # tests in test_resident_cuda.py.
+        with mock.patch.dict(os.environ, TRITON_INTERPRET="0"):
+            return ResidentCUDA(stream, device, dtype, verify=verify)
+    if name == "dali":
+        pytest.importorskip("nvidia.dali")
+        from hrfr_fast.engines.dali import Dali
+
+        return Dali(stream, device, dtype, verify=verify)
+    pytest.importorskip("ffcv")
+    from hrfr_fast.engines.ffcv import FFCV
+
+    return FFCV(stream, device, dtype, verify=verify)
+
+
+def stream_over(splits, size, augment, batch_size=24, **rank):
+    first, second = splits[0].samples, sum(split.samples for split in splits[1:])
+    return Stream(tuple(splits), Order(3, first, second), augment, size, batch_size, **rank)
+
+
+def hard_pictures(faces: np.ndarray) -> np.ndarray:
+    """Noise, flat pictures with one-pixel frames, and faces: uint8 [3n, size, size, 3]."""
+    count, size = faces.shape[:2]
+    rng = np.random.default_rng(size)
+    noise = rng.integers(0, 256, faces.shape, dtype=np.uint8)
+    framed = np.empty_like(faces)
+    framed[:] = rng.integers(0, 256, (count, 1, 1, 3))
+    for picture, levels in zip(framed, rng.integers(0, 2, (count, 4, 3)) * 255, strict=True):
+        picture[0], picture[-1], picture[:, 0], picture[:, -1] = levels
+    return np.concatenate([noise, framed, faces])
+
+
+def write_shard(path: Path, name: str, pictures: np.ndarray, encoding: str) -> Split:
+    count, size = pictures.shape[:2]
+    writer = SplitWriter(path, count, size, page_size=1 << 18)
+    for number, picture in enumerate(pictures):
+        if encoding == "raw":
+            writer.append(picture, number % 5, beton.RAW)
+        else:
+            writer.append(simplejpeg.encode_jpeg(picture, 90, "RGB", "420"), number % 5, beton.JPEG)
+    writer.finish()
+    return Split(name, path, size, count, 5, encoding)

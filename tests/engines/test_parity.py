@@ -1,0 +1,88 @@
+"""Every engine gives the same batches: labels exactly, pixels within 1.5 levels of the float64 reference."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from engine_cases import ENGINES, EVERYTHING, build, stream_over
+from reference import execute
+
+from hrfr_fast.data.augment import AugmentSettings
+
+CASES = {
+    "36->144": (("lowres",), 144),
+    "36->32": (("lowres",), 32),
+    "144->32": (("highres",), 32),
+    "144->144": (("highres",), 144),
+    "highlow144": (("lowres", "highres"), 144),
+}
+# Largest and mean difference in levels. JPEG is held against the exact DCT, which simplejpeg and DALI on a CPU compute
+# equally; FFCV's fast one was measured to be off by up to 7 levels, 1.1 on average, before contrast and resampling
+# magnify that.
+TOLERANCE = {"raw": (1.5, 0.3), "jpeg": (1.5, 0.3), "ffcv jpeg": (16.0, 1.5)}
+BATCH = 16
+RESUME = 5 * BATCH  # mid-epoch in the second epoch of the single splits, in the first of the mixed one
+
+
+@pytest.fixture(scope="module")
+def expected(shards):
+    """(case, encoding, augment) -> the stream and its reference pictures from RESUME on, float64, made once for all."""
+
+    @cache
+    def make(case, encoding, augment):
+        names, size = CASES[case]
+        stream = stream_over([shards[one, encoding] for one in names], size, augment, BATCH)
+        pictures = np.empty((2, BATCH, size, size, 3))
+        for number, batch in enumerate(pictures):
+            for part in stream.work(RESUME + number * BATCH).parts:
+                for row, picture in enumerate(part.split.read(part.records)):
+                    batch[part.rows[row]] = execute(picture, part.plan, row, size)
+        return stream, pictures
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("name", ENGINES)
+def test_engine_gives_the_reference_batches(expected, name, encoding, case):
+    largest, mean = TOLERANCE["ffcv jpeg" if (name, encoding) == ("ffcv", "jpeg") else encoding]
+    for augment in (AugmentSettings.none(), EVERYTHING):
+        stream, pictures = expected(case, encoding, augment)
+        with build(name, stream) as engine:
+            batches = list(engine.batches(RESUME, RESUME + 2 * BATCH))
+        assert [batch.start for batch in batches] == [RESUME, RESUME + BATCH]
+        for batch in batches:
+            assert batch.labels.tolist() == stream.work(batch.start).labels.tolist()
+            assert batch.images.dtype == torch.uint8
+        error = np.abs(torch.stack([batch.images for batch in batches]).permute(0, 1, 3, 4, 2).numpy() - pictures)
+        assert error.max() <= largest and error.mean() < mean, (error.max(), error.mean())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_float_batches_are_normalised_channels_last(shards, name, dtype):
+    splits = [shards["lowres", "raw"], shards["highres", "raw"]]
+    stream = stream_over(splits, 32, AugmentSettings())
+    with build(name, stream, dtype) as engine, build("resident", stream) as plain:
+        batch, levels = next(engine.batches(24, 48)), next(plain.batches(24, 48))
+    assert batch.images.dtype == dtype and batch.images.is_contiguous(memory_format=torch.channels_last)
+    found = batch.images.double() * 127.5 + 127.5
+    assert (found - levels.images).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_slices_of_the_ranks_make_the_whole(shards, name):
+    splits = [shards["lowres", "raw"], shards["highres", "raw"]]
+    with build(name, stream_over(splits, 32, EVERYTHING)) as engine:
+        whole = list(engine.batches(0, 48))
+    slices = []
+    for rank in range(3):
+        with build(name, stream_over(splits, 32, EVERYTHING, rank=rank, ranks=3)) as engine:
+            slices.append(list(engine.batches(0, 48)))
+    for number, batch in enumerate(whole):
+        assert torch.cat([part[number].labels for part in slices]).equal(batch.labels)
+        images = torch.cat([part[number].images for part in slices])
+        # Matrix products over fewer pictures may round differently: a level at most.
+        assert (images.int() - batch.images.int()).abs().max() <= (1 if name == "resident-torch" else 0)
