@@ -126,4 +126,5 @@ done 3<"$dockerfile"
 [ "$user" != root ] || { echo "error: the image runs as root" >&2; exit 1; }
 inside "$entry --version"
 inside 'python3 -c "import torch, cv2, numba, safetensors, ffcv, nvidia.dali; print(\"loaded: torch\", torch.__version__)"'
-echo "$(du -sh --one-file-system "$root" | cut -f1) in the image; $((SECONDS - began)) s"
+shown=(${binds[@]+"${binds[@]/#/--exclude=$root}"}) # on the same file system du would count them
+echo "$(du -sh --one-file-system ${shown[@]+"${shown[@]}"} "$root" | cut -f1) in the image; $((SECONDS - began)) s"
