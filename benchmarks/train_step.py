@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ from benchmarks.peers.eager_step import EagerStep  # noqa: E402
 from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
 
 if TYPE_CHECKING:
-    from hrfr_fast.engines.base import Batch
+    from hrfr_fast.engines.base import Engine
     from hrfr_fast.training.device import Compute
     from hrfr_fast.training.roofline import Operation
     from hrfr_fast.training.trainer import Trainer
@@ -130,20 +130,18 @@ def peak_bytes(compute: "Compute", before: int) -> int:
 # ---- ours -----------------------------------------------------------------------------------------------------------
 
 
-def whole_run(trainer: "Trainer") -> Arm:
-    """The trainer's own loop body over the engine's batches, log lines included; verification left out."""
-    stream: list[Iterator[Batch]] = []
+def whole_run(trainer: "Trainer", engine: "Engine") -> Arm:
+    """The trainer's own loop body over an engine's batches, log lines included; verification left out."""
+    batches = iter(engine.batches(0, ENDLESS * trainer.settings.batch_size))
 
     def steps(count: int) -> None:
-        if not stream:
-            stream.append(iter(trainer.engine.batches(0, ENDLESS * trainer.settings.batch_size)))
         for _ in range(count):
-            trainer._one_step(next(stream[0]))
+            trainer._one_step(next(batches))
             if trainer.step % trainer.settings.log_every == 0:
                 trainer._log()
         wait(trainer.compute)
 
-    return Arm(f"whole run, {trainer.engine.name}", steps, trainer.settings.batch_size, {"engine": trainer.engine.name})
+    return Arm(f"whole run, {engine.name}", steps, trainer.settings.batch_size)
 
 
 def constant_batch(trainer: "Trainer") -> Arm:
@@ -161,27 +159,43 @@ def constant_batch(trainer: "Trainer") -> Arm:
 
 
 def best_peer(trainer: "Trainer", batch_sizes: tuple[int, ...], seconds: float) -> Arm:
-    """The eager step at its best batch size: each is tried once; those that do not fit are left out by name."""
+    """The eager step at its best batch size, measured while ours holds no memory yet; what does not fit is named."""
     import torch
 
-    tried: dict[int, float] = {}
+    tried: dict[int, Arm] = {}
     for size in batch_sizes:
         before = free_memory(trainer.compute)
         try:
             arm = peer_arm(trainer, size)
-            arm.calibrate(seconds / 2)
+            arm.calibrate(seconds)
             arm.round()
-            tried[size] = arm.images_per_second
+            arm.details["peak_bytes"] = peak_bytes(trainer.compute, before)
+            tried[size] = arm
         except torch.cuda.OutOfMemoryError:
             print(f"the eager step does not fit with {size} images")
-        arm = None  # type: ignore[assignment]
+        arm.steps = _gone
+    best = max(tried.values(), key=lambda arm: arm.images_per_second)
+    best.details |= {"tried": {size: arm.images_per_second for size, arm in tried.items()}, "in_turns": False}
+    free_memory(trainer.compute)
+    return best
+
+
+def beside_ours(trainer: "Trainer", best: Arm, seconds: float) -> Arm:
+    """The best peer made again, to take turns with ours; where both do not fit, the one measured before."""
+    import torch
+
+    try:
+        arm = peer_arm(trainer, best.batch_size)
+        arm.calibrate(seconds)
+    except torch.cuda.OutOfMemoryError:
         free_memory(trainer.compute)
-    size = max(tried, key=lambda size: tried[size])
-    before = free_memory(trainer.compute)
-    arm = peer_arm(trainer, size)
-    arm.calibrate(seconds)
-    arm.details = {"tried": tried, "peak_bytes": peak_bytes(trainer.compute, before)}
+        return best
+    arm.details = best.details | {"in_turns": True}
     return arm
+
+
+def _gone(count: int) -> None:
+    raise RuntimeError("this arm's memory was given back")
 
 
 def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
@@ -199,43 +213,38 @@ def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
 
 
 def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Any]:
-    """All arms of one regime in turns; engines that cannot work here are named."""
-    import torch
-
+    """All arms of one regime in turns. All of ours share one step; engines that cannot work here are named."""
+    from hrfr_fast.engines import choose_engine
     from hrfr_fast.errors import HrfrError
     from hrfr_fast.training.trainer import Trainer
 
     arms, problems = [], {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        trainer: Trainer | None = None
-        for engine in engines:
-            from dataclasses import replace
-
-            one = replace(settings, engine=engine, out=f"{folder}/{engine}")
-            try:
-                made = stack.enter_context(Trainer(one, show_progress=False))
-                before = free_memory(made.compute)
-                made.start()
-                made.backbone.train()
-                made.head.train()
-                arm = whole_run(made)
-                arm.calibrate(seconds)
-            except (HrfrError, ImportError, RuntimeError) as error:
-                problems[engine] = str(error).splitlines()[0]
-                continue
-            arm.details["peak_bytes"] = peak_bytes(made.compute, before)
-            arms.append(arm)
-            trainer = trainer or made
-        if trainer is None:
-            raise HrfrError(f"no engine works here: {problems}")
-        ceiling = constant_batch(trainer)
-        ceiling.calibrate(seconds)
+        trainer = stack.enter_context(Trainer(replace(settings, out=f"{folder}/run"), show_progress=False))
+        trainer.start()
+        trainer.backbone.train()
+        trainer.head.train()
         on_cuda = trainer.compute.device.type == "cuda"
         peer = best_peer(trainer, PEER_BATCHES if on_cuda else (settings.batch_size,), seconds)
+        before = free_memory(trainer.compute)
+        ceiling = constant_batch(trainer)
+        ceiling.calibrate(seconds)
+        ceiling.details["peak_bytes"] = peak_bytes(trainer.compute, before)
+        for name in engines:
+            try:
+                asked = replace(trainer.settings, engine=name)
+                engine = choose_engine(asked, trainer.stream, trainer.compute, print)
+                stack.callback(engine.close)
+                arm = whole_run(trainer, engine)
+                arm.calibrate(seconds)
+                arms.append(arm)
+            except (HrfrError, ImportError, RuntimeError) as error:
+                problems[name] = str(error).splitlines()[0]
+        peer = beside_ours(trainer, peer, seconds)
         for _ in range(rounds):
-            for arm in (*arms, ceiling, peer):
+            for arm in (*arms, ceiling, *([peer] if peer.details["in_turns"] else [])):
                 arm.round()
-        return report(trainer, arms, ceiling, peer) | {"problems": problems, "torch_threads": torch.get_num_threads()}
+        return report(trainer, arms, ceiling, peer) | {"problems": problems}
 
 
 def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict[str, Any]:

@@ -6,9 +6,15 @@
 # Needs root, debootstrap and Debian's archive. It knows FROM debian:bookworm-slim, ARG, ENV, WORKDIR, COPY, RUN, USER
 # and ENTRYPOINT in the forms used here, and refuses others. At the end the entry point answers --version and loads
 # every library it was built with, as the image's user. --arg stands for docker's --build-arg; --bind shows a directory
-# of this machine inside while steps run, --env hands a variable in (a proxy, a certificate, a mirror).
+# of this machine inside, read-only, while steps run; --env hands a variable in (a proxy, a certificate, a mirror).
+# Everything is mounted in a namespace of its own: this machine's mounts stay as they are, whatever a step does.
 # A debootstrap root is what debian:bookworm-slim is made from; layers, caching and the registry are not checked.
 set -euo pipefail
+if [ "${IN_OWN_NAMESPACE:-}" != yes ]; then
+    [ "$(id -u)" = 0 ] || { echo "error: chroot needs root" >&2; exit 2; }
+    command -v debootstrap >/dev/null || { echo "error: install debootstrap first" >&2; exit 2; }
+    IN_OWN_NAMESPACE=yes exec unshare --mount --propagation private "$0" "$@"
+fi
 dockerfile=$1
 shift
 context=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,34 +30,32 @@ while (($#)); do
     esac
     shift 2
 done
-[ "$(id -u)" = 0 ] || { echo "error: chroot needs root" >&2; exit 2; }
-command -v debootstrap >/dev/null || { echo "error: install debootstrap first" >&2; exit 2; }
 scratch=${keep:-$(mktemp -d)}
 mkdir -p "$scratch"
 
-unmount() { # the deepest first; lazily, since a killed step may still hold one
-    awk -v under="$scratch/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | while read -r at; do
-        umount -l "$at"
-    done
-}
-leave() {
-    unmount
-    [ -n "$keep" ] || rm -rf --one-file-system "$scratch"
+leave() { # the namespace takes the mounts with it; until then they are no part of what is deleted
+    [ -n "$keep" ] || rm -rf --one-file-system "$scratch" 2>/dev/null || true
 }
 trap leave EXIT
 
 new_stage() {
-    unmount
     root=$scratch/$1 work=/ user=root variables=()
     rm -rf --one-file-system "$root"
     cp -a "$base" "$root"
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"
     mkdir -p "$root/proc" "$root/dev"
     mount -t proc proc "$root/proc"
-    mount --rbind /dev "$root/dev"
+    mount -t tmpfs -o mode=755 dev "$root/dev"
+    mknod -m 666 "$root/dev/null" c 1 3
+    mknod -m 666 "$root/dev/zero" c 1 5
+    mknod -m 666 "$root/dev/urandom" c 1 9
+    mknod -m 666 "$root/dev/random" c 1 8
+    ln -s /proc/self/fd "$root/dev/fd"
+    mkdir -m 1777 "$root/dev/shm"
     for one in ${binds[@]+"${binds[@]}"}; do
         mkdir -p "$root$one"
         mount --bind "$one" "$root$one"
+        mount -o remount,ro,bind "$root$one"
     done
 }
 
@@ -122,4 +126,5 @@ done 3<"$dockerfile"
 [ "$user" != root ] || { echo "error: the image runs as root" >&2; exit 1; }
 inside "$entry --version"
 inside 'python3 -c "import torch, cv2, numba, safetensors, ffcv, nvidia.dali; print(\"loaded: torch\", torch.__version__)"'
-echo "$(du -sh --one-file-system "$root" | cut -f1) in the image; $((SECONDS - began)) s"
+shown=(${binds[@]+"${binds[@]/#/--exclude=$root}"}) # on the same file system du would count them
+echo "$(du -sh --one-file-system ${shown[@]+"${shown[@]}"} "$root" | cut -f1) in the image; $((SECONDS - began)) s"

@@ -93,7 +93,7 @@ def stages(work: Path, out: Path, dry: bool) -> list[Stage]:
 
     def train(regime: str, limit: float, *more: str) -> Stage:
         run = work / "runs" / regime
-        small = ("--steps", "4", "--width", "8", "--batch-size", "8") if dry else ("--epochs", "1")
+        small = ("--steps", "8", "--width", "8", "--batch-size", "8") if dry else ("--epochs", "1", "--compile", "on")
         command = (
             "-m", "hrfr_fast", "train", "--regime", regime, "--data", str(data), "--out", str(run), "--eval-every", "0",
             *small, *device, *more,
@@ -117,7 +117,7 @@ def stages(work: Path, out: Path, dry: bool) -> list[Stage]:
             "--rounds", "2" if dry else "3"), 130, data / "manifest.json", step_results,
         ),
         train("lowres32", 60),
-        train("highlow144", 130, "--profile", "4" if dry else "20"),
+        train("highlow144", 130, "--profile", "2" if dry else "20"),
     ]  # fmt: skip
 
 

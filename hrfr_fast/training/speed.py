@@ -98,6 +98,7 @@ class StepClock:
     def paused(self) -> Iterator[None]:
         """What happens inside (verification, compilation, saving) is no training time."""
         self._advance()
+        self._began = None
         try:
             yield
         finally:

@@ -143,8 +143,10 @@ class TrainStep:
     def _compile(self, batch: Batch) -> None:
         """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""
         import torch
+        import torch._dynamo.config
 
         cache = use_lasting_cache()
+        torch._dynamo.config.recompile_limit = 64  # counted over all networks of the process; past it: silently eager
         self.say("compiling the step (a minute or more the first time) ...")
         began = time.perf_counter()
         options: dict[str, Any] = {"dynamic": False}

@@ -192,12 +192,14 @@ class Trainer:
 
     def _clock_and_choices(self) -> tuple[StepClock, dict[str, str]]:
         """What measures steps, and how they are to be executed."""
-        settings, on_cuda = self.settings, self.compute.device.type == "cuda"
+        settings = self.settings
         if self.stretches:
             self._release(self.stretches[-1].phase.train)  # the longest: what is frozen costs no backward pass
-        flops = training_flops(self.backbone, self.stream.size)
-        flops += 6.0 * settings.embedding_size * self.stream.classes
-        peak = matrix_rate(self.compute) if on_cuda else None
+        flops, peak = 0.0, None
+        if self.compute.device.type == "cuda":
+            flops = training_flops(self.backbone, self.stream.size)
+            flops += 6.0 * settings.embedding_size * self.stream.classes
+            peak = matrix_rate(self.compute)
         whole_run = flops * settings.batch_size * self.total_steps
         choices = {
             "compile": compile_choice(settings.compile, self.compute, whole_run, peak),
@@ -330,6 +332,7 @@ class Trainer:
             stop_at = self.total_steps * self.settings.batch_size
             for batch in self.clock.batches(self.engine.batches(self.samples, stop_at)):
                 if self.epoch >= self.next_eval:  # before the next step: a resumed run verifies what a stop left out
+                    self._log(everything=True)
                     with self.clock.paused():
                         self._verify_on_the_way()
                 if self.plateau.over:
@@ -337,7 +340,7 @@ class Trainer:
                     break
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
-                    self._log()
+                    self._log(everything=self.step == self.total_steps)
                 self._show(bar, task)
                 if stop:
                     self.save()
@@ -347,6 +350,7 @@ class Trainer:
                         stop.signal_number or 2,
                     )
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
+                    self._log(everything=True)
                     with self.clock.paused():
                         self.save()
                     saved = time.monotonic()
@@ -377,7 +381,15 @@ class Trainer:
         bar.update(task, completed=self.step, note=note)
 
     def _log(self, everything: bool = False) -> None:
-        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite."""
+        """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite.
+
+        ``everything``: the newest too, after waiting for the device, whose time then counts as training.
+        """
+        import torch
+
+        if everything and self.compute.device.type == "cuda":
+            with self.clock.blocked():
+                torch.cuda.synchronize()
         if self.losses:
             speed = self.clock.read().to_json()
             self.losses.close({**self._where(), "learning_rate": self.rate, **speed})
