@@ -6,6 +6,7 @@ cheap:
     pack, open_packed, check_packed, synthesize    hrfr_fast.data
     TrainSettings, train                           hrfr_fast.training
     evaluate                                       hrfr_fast.evaluation
+    analyze                                        hrfr_fast.analysis
 """
 
 from importlib import import_module
@@ -23,10 +24,12 @@ _HOME = {
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
+    "analyze": "hrfr_fast.analysis.run",
 }
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from hrfr_fast.analysis.run import analyze as analyze
     from hrfr_fast.data.check import check_packed as check_packed
     from hrfr_fast.data.inspect import inspect_packed as inspect_packed
     from hrfr_fast.data.pack import pack as pack

@@ -14,6 +14,7 @@ from hrfr_fast import __version__
 from hrfr_fast.errors import DamageFound, HrfrError, UsageError
 
 if TYPE_CHECKING:
+    from hrfr_fast.analysis.finding import Finding
     from hrfr_fast.evaluation.evaluate import PairResult
 
 app = typer.Typer(
@@ -209,6 +210,43 @@ def evaluate(
         typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
     else:
         _print_results(results)
+
+
+@app.command()
+def analyze(
+    runs: Annotated[list[Path], typer.Argument(help="run directories or checkpoints; the first is the reference")],
+    out: Annotated[Path, typer.Option(help="where findings and figures go")] = Path("analysis"),
+    data: Annotated[Path | None, typer.Option(help="packed directory; the runs' own if not given")] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="only this; may be repeated: resolution_gap, distances, alignment, sphere, kernels, drift, failures"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of folds, halves, drawn pairs and resamples")] = 0,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a finding a key")] = False,
+) -> None:
+    """Ask embeddings what they know: resolution, distances, alignment, sphere, kernels, drift, failures."""
+    from hrfr_fast.analysis.run import IncompleteAnalysis
+    from hrfr_fast.analysis.run import analyze as run_analysis
+
+    try:
+        findings = run_analysis(list(runs), out, packed=data, device=device, questions=question, seed=seed)
+    except IncompleteAnalysis as error:
+        _print_findings(error.findings, as_json)
+        raise
+    _print_findings(findings, as_json)
+    if not as_json:
+        typer.echo(f"numbers and figures: {out}")
+
+
+def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))
+        return
+    for finding in findings:
+        typer.echo(f"{finding.question}\n  {finding.answer}\n")
 
 
 def _print_results(results: dict[str, "PairResult"]) -> None:

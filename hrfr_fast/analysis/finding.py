@@ -27,10 +27,13 @@ class Finding:
     numbers: dict[str, Any]
     figures: tuple[Figure, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; figures by file name alone."""
+        figures = [{"file": figure.path.name, "caption": figure.caption} for figure in self.figures]
+        return {"question": self.question, "answer": self.answer, "numbers": self.numbers, "figures": figures}
+
     def save(self, folder: Path) -> Path:
         """Write ``folder/<key>.json`` atomically; figures are named relative to ``folder``."""
-        figures = [{"file": figure.path.name, "caption": figure.caption} for figure in self.figures]
         path = folder / f"{self.key}.json"
-        content = {"question": self.question, "answer": self.answer, "numbers": self.numbers, "figures": figures}
-        write_json(path, content)
+        write_json(path, self.to_json())
         return path

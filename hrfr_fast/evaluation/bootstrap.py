@@ -30,18 +30,20 @@ def pair_weights(
         float64 [count, P].
     """
     if identities is None:
-        return np.stack([_multiplicities(len(same), r, seed) for r in range(start, start + count)])
+        return _multiplicities(len(same), start, count, seed)
     _, cluster = np.unique(identities, return_inverse=True)
-    drawn = np.stack([_multiplicities(int(cluster.max()) + 1, r, seed) for r in range(start, start + count)])
+    drawn = _multiplicities(int(cluster.max()) + 1, start, count, seed)
     first, second = drawn[:, cluster[0::2]], drawn[:, cluster[1::2]]
     return np.where(same, first, first * second)
 
 
-def _multiplicities(units: int, resample: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``units`` is drawn in one resample of that many draws."""
-    words = philox(seed, resample, np.arange((units + 3) // 4), purpose=BOOTSTRAP).ravel()[:units]
-    drawn = (words * np.uint64(units)) >> np.uint64(32)
-    return np.bincount(drawn.astype(np.int64), minlength=units).astype(np.float64)
+def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
+    """How often each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units]."""
+    resamples = np.arange(start, start + count)[:, None]
+    words = philox(seed, resamples, np.arange((units + 3) // 4), purpose=BOOTSTRAP).reshape(count, -1)[:, :units]
+    drawn = ((words * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
+    cells = drawn + units * np.arange(count)[:, None]
+    return np.bincount(cells.ravel(), minlength=count * units).reshape(count, units).astype(np.float64)
 
 
 def balanced_mean(

@@ -24,17 +24,19 @@ def embed(
     records: NDArray[np.int64] | None = None,
     degrade: int = 0,
     batch_size: int = 128,
+    unit: bool = True,
 ) -> NDArray[np.float32]:
-    """Unit embeddings of a split's pictures.
+    """Embeddings of a split's pictures.
 
     Args:
         backbone: maps [B, 3, size, size] to [B, D]; put in eval mode here and given back as it was.
         size: input side of the backbone; the whole frame is resampled to it.
         records: which pictures, int64 [n]; None for all.
         degrade: side in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
+        unit: divide each by its norm; else f(x) + f(flip x) as it is.
 
     Returns:
-        float32 [n, D], rows of norm 1.
+        float32 [n, D], rows of norm 1 where ``unit``.
     """
     import torch
 
@@ -49,7 +51,7 @@ def embed(
             render(split, some, identity_plan(len(some), degrade=degrade), pixels)
             images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
             total = backbone(images).float() + backbone(images.flip(3)).float()
-            rows.append(torch.nn.functional.normalize(total).cpu().numpy())
+            rows.append((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
     for module, training in modes:
         module.training = training
     return np.concatenate(rows)

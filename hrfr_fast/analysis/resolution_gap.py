@@ -1,0 +1,334 @@
+"""Do embeddings separate by true resolution? The same pictures in two views, told apart by a probe.
+
+The probe is a classifier (Alain & Bengio, "Understanding intermediate layers using linear classifier probes", 2016)
+that sees an embedding and guesses whether the picture was shown in high or in low resolution. Each embedding is judged
+by a probe that has seen neither the picture nor the identity: folds are of identities, and both views of a picture lie
+in one fold. An AUC of 0.5 means that resolution cannot be read off the embedding. It is also the remedy's measure of
+success: :func:`probe` and :func:`probe_difference`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.analysis import drawing
+from hrfr_fast.analysis.finding import Figure, Finding
+from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of, unit_weights
+from hrfr_fast.analysis.libraries import require
+from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, balanced_mean
+
+KEY = "resolution_gap"
+QUESTION = "Do the embeddings separate by true resolution?"
+FOLDS = 5
+NEIGHBOURS = 15
+KINDS = ("linear", "knn")
+VERDICTS = ((0.6, "hardly"), (0.9, "partly"), (2.0, "yes"))
+"""What to call an AUC below each bound whose interval lies above chance."""
+MOST_SHOWN = 500  # pictures in the 2-D figures: t-SNE of 1,000 points takes seconds
+MOST_SILHOUETTE = 2000  # pictures: its distances are quadratic
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well the true resolution is guessed, 0.5 being chance. Intervals resample identities, the probe being
+    what it is; arrays hold the N high-resolution views, then the N low-resolution ones."""
+
+    auc: float
+    """Probability that a low-resolution view gets more confidence than a high-resolution one of another person."""
+    auc_ci: tuple[float, float] | None
+    balanced_accuracy: float
+    balanced_accuracy_ci: tuple[float, float] | None
+    scores: NDArray[np.float64] = field(repr=False)
+    """float64 [2N]: the probe's confidence in low resolution, in [0, 1]."""
+    low: NDArray[np.bool_] = field(repr=False)
+    """bool [2N]: the truth."""
+    identities: NDArray[np.int64] = field(repr=False)
+    """int64 [2N]."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "auc": self.auc,
+            "auc_ci": list(self.auc_ci) if self.auc_ci else None,
+            "balanced_accuracy": self.balanced_accuracy,
+            "balanced_accuracy_ci": list(self.balanced_accuracy_ci) if self.balanced_accuracy_ci else None,
+        }
+
+
+def probe(
+    embeddings_hr: NDArray[np.floating],
+    embeddings_lr: NDArray[np.floating],
+    identities: NDArray[np.int64],
+    *,
+    kind: str = "linear",
+    tested_lr: NDArray[np.floating] | None = None,
+    folds: int = FOLDS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Probe:
+    """Guess the true resolution from embeddings, cross-validated.
+
+    Args:
+        embeddings_hr, embeddings_lr: [N, D], row i of both the same picture; unit rows are expected.
+        identities: int64 [N].
+        kind: "linear", a logistic regression on standardised embeddings, or "knn", the 15 nearest neighbours.
+        tested_lr: [N, D], low-resolution views to judge in place of ``embeddings_lr``: what a probe fitted on one
+            degradation makes of another.
+        folds: at most; never more than identities.
+        resamples: of the bootstrap; 0 for no intervals.
+
+    Raises:
+        UsageError: an unknown kind, lengths that differ, or fewer than two identities.
+        HrfrError: scikit-learn is not installed.
+    """
+    tested_lr = embeddings_lr if tested_lr is None else tested_lr
+    if not len(embeddings_hr) == len(embeddings_lr) == len(tested_lr) == len(identities):
+        raise UsageError("a probe needs both views of every picture, and its identity")
+    count = len(identities)
+    fold = folds_of(identities, folds, seed)
+    low, scores = np.arange(2 * count) >= count, np.empty(2 * count)
+    doubled = np.concatenate([identities, identities])
+    for number in np.unique(fold):
+        inside = fold == number
+        fitted = _classifier(kind, int(2 * (~inside).sum()))
+        both = np.concatenate([embeddings_hr[~inside], embeddings_lr[~inside]])
+        fitted.fit(both, np.arange(len(both)) >= len(both) // 2)
+        scores[:count][inside] = fitted.predict_proba(embeddings_hr[inside])[:, 1]
+        scores[count:][inside] = fitted.predict_proba(tested_lr[inside])[:, 1]
+    area, accuracy = auc_of(scores, low, doubled), _balanced(scores, low)
+    return Probe(
+        at_once(area, 2 * count),
+        interval(area, doubled, resamples=resamples, seed=seed) if resamples else None,
+        at_once(accuracy, 2 * count),
+        interval(accuracy, doubled, resamples=resamples, seed=seed) if resamples else None,
+        scores,
+        low,
+        doubled,
+    )
+
+
+def probe_difference(
+    first: Sequence[Probe], second: Sequence[Probe], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """Probes of models of regime ``first`` minus those of ``second``, seed by seed, averaged over the seeds.
+
+    Every probe must be of the same pictures. A resample draws identities, the same for all, and, where there are
+    several, seeds: the bootstrap is nested in them, as the study's other intervals are.
+
+    Returns:
+        "auc" and "balanced_accuracy": (difference, low, high), a 95 % interval; negative: ``first`` shows less.
+
+    Raises:
+        UsageError: numbers of probes that differ, none, or probes of different pictures.
+    """
+    if not first or len(first) != len(second):
+        raise UsageError(f"{len(first)} probes against {len(second)}: as many are needed, seed by seed")
+    pairs = list(zip(first, second, strict=True))
+    identities = pairs[0][0].identities
+    if any(not np.array_equal(identities, one.identities) for pair in pairs for one in pair):
+        raise UsageError("the probes are of different pictures; only the same pictures can be compared")
+    measures = {"auc": partial(auc_of, identities=identities), "balanced_accuracy": _balanced}
+    return {name: _difference(pairs, measure, identities, resamples, seed) for name, measure in measures.items()}
+
+
+def _difference(
+    pairs: list[tuple[Probe, Probe]], measure: Any, identities: NDArray[np.int64], resamples: int, seed: int
+) -> tuple[float, float, float]:
+    statistics = [(measure(a.scores, a.low), measure(b.scores, b.low)) for a, b in pairs]
+    once = float(np.mean([at_once(a, len(identities)) - at_once(b, len(identities)) for a, b in statistics]))
+    random, means = np.random.default_rng([seed, 3]), []
+    for start in range(0, resamples, BLOCK):
+        weights = unit_weights(identities, start, min(BLOCK, resamples - start), seed)
+        gains = np.stack([a(weights) - b(weights) for a, b in statistics])  # [seeds, R]
+        drawn = random.integers(0, len(gains), gains.shape)
+        means.append(np.take_along_axis(gains, drawn, axis=0).mean(axis=0))
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return once, float(low), float(high)
+
+
+def folds_of(identities: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """int64 [N]: the fold of each picture, whole identities together. Raises UsageError for a single identity."""
+    require("sklearn")
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(folds, len(np.unique(identities)))
+    if folds < 2:
+        raise UsageError("a probe needs at least two identities")
+    fold = np.empty(len(identities), np.int64)
+    splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, inside) in enumerate(splitter.split(identities, groups=identities)):
+        fold[inside] = number
+    return fold
+
+
+def _classifier(kind: str, examples: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if kind == "linear":
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    if kind == "knn":
+        return KNeighborsClassifier(min(NEIGHBOURS, examples), algorithm="brute")
+    raise UsageError(f"no probe is called {kind!r}; there are {', '.join(KINDS)}")
+
+
+def _balanced(scores: NDArray[np.float64], low: NDArray[np.bool_]) -> Statistic:
+    """Mean of the two views' shares of right guesses; both views are equally many. A tie counts half."""
+    right = np.where(scores == 0.5, 0.5, (scores > 0.5) == low)
+    return lambda weights: balanced_mean(right, low, weights)
+
+
+def same_picture_cosine(hr: NDArray[np.floating], lr: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Cosine of the two views of each picture, float64 [N]; unit rows [N, D]."""
+    return np.einsum("nd,nd->n", hr.astype(np.float64), lr.astype(np.float64))
+
+
+def centroid_distance(hr: NDArray[np.floating], lr: NDArray[np.floating]) -> tuple[float, float]:
+    """Distance of the two views' means, and the same in units of the views' own spread (root mean square)."""
+    distance = float(np.linalg.norm(hr.mean(axis=0) - lr.mean(axis=0)))
+    spread = np.sqrt((_scatter(hr) + _scatter(lr)) / 2)
+    return distance, float(distance / max(spread, 1e-12))
+
+
+def _scatter(points: NDArray[np.floating]) -> float:
+    return float(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean())
+
+
+def silhouette(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0) -> float:
+    """Silhouette of the two views as clusters (Rousseeuw 1987), -1 to 1, 0: none; of 2,000 pictures at most."""
+    require("sklearn")
+    from sklearn.metrics import silhouette_score
+
+    chosen = np.random.default_rng([seed, 4]).permutation(len(hr))[:MOST_SILHOUETTE]
+    both = np.concatenate([hr[chosen], lr[chosen]])
+    return float(silhouette_score(both, np.arange(len(both)) >= len(chosen), metric="euclidean"))
+
+
+def planes(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """2-D positions [2n, 2] of at most 500 pictures' two views: PCA, and t-SNE (van der Maaten & Hinton 2008)."""
+    require("sklearn")
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    chosen = np.random.default_rng([seed, 5]).permutation(len(hr))[:MOST_SHOWN]
+    both = np.concatenate([hr[chosen], lr[chosen]])
+    perplexity = min(30.0, (len(both) - 1) / 3)
+    return {
+        "PCA": PCA(2, random_state=seed).fit_transform(both),
+        "t-SNE": TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(both),
+    }
+
+
+def measure(spaces: Spaces, model: Model) -> tuple[dict[str, Any], dict[str, Probe]]:
+    """All numbers of one model, and its probes by "<kind> <view>"."""
+    hr, identities, seed = spaces.embeddings(model), spaces.identities, spaces.seed
+    numbers: dict[str, Any] = {"input_size": model.input_size, "near_identity_control": model.sees_no_detail}
+    probes = {}
+    for view in (LR36, LR32, HELD_OUT):
+        lr = spaces.embeddings(model, view)
+        cosine = same_picture_cosine(hr, lr)
+        distance, in_spreads = centroid_distance(hr, lr)
+        entry: dict[str, Any] = {
+            "same_picture_cosine": float(cosine.mean()),
+            "same_picture_cosine_ci": list(interval(mean_of(cosine), identities, seed=seed)),
+            "silhouette": silhouette(hr, lr, seed),
+            "centroid_distance": distance,
+            "centroid_distance_in_spreads": in_spreads,
+        }
+        for kind in KINDS:
+            one = probes[f"{kind} {view.name}"] = probe(hr, lr, identities, kind=kind, seed=seed)
+            entry[kind] = one.to_json()
+        numbers[view.name] = entry
+    for kind in KINDS:
+        moved = probe(
+            hr, spaces.embeddings(model, LR36), identities, kind=kind, seed=seed,
+            tested_lr=spaces.embeddings(model, HELD_OUT),
+        )  # fmt: skip
+        probes[f"{kind} {LR36.name} to {HELD_OUT.name}"] = moved
+        numbers[HELD_OUT.name][f"{kind}_fitted_on_{LR36.name}"] = moved.to_json()
+    numbers[HELD_OUT.name]["trained_on"] = _trained_on(model, HELD_OUT)
+    return numbers, probes
+
+
+def _trained_on(model: Model, view: View) -> bool | None:
+    """Whether the run may have degraded its training faces to the size of ``view``; None: its settings are unknown."""
+    if not model.settings:
+        return None
+    augment = model.settings.get("augment", {})
+    second_view = model.settings  # the same names, of the degraded second view of crossres regimes
+    ranges = [second_view] + ([augment] if augment.get("degrade", 0) > 0 else [])
+    return any(one.get("degrade_min", 0) <= view.side <= one.get("degrade_max", -1) for one in ranges)
+
+
+def analyse(spaces: Spaces, out: Path) -> Finding:
+    """Answer the question for every model, with a figure a model and one of all probes."""
+    numbers, figures = {}, []
+    probes: dict[str, dict[str, Probe]] = {}
+    for model in spaces.models:
+        numbers[model.name], probes[model.name] = measure(spaces, model)
+        figures.append(_draw_planes(spaces, model, probes[model.name], out / f"{KEY}-{model.name}.png"))
+    figures.insert(0, _draw_probes(spaces, probes, out / f"{KEY}.png"))
+    return Finding(KEY, QUESTION, _answer(spaces, probes), numbers, tuple(figures))
+
+
+def _answer(spaces: Spaces, probes: dict[str, dict[str, Probe]]) -> str:
+    parts = []
+    for model in spaces.models:
+        mine = probes[model.name]["linear LR36"]
+        low, high = mine.auc_ci or (mine.auc, mine.auc)
+        verdict = next(word for bound, word in VERDICTS if mine.auc < bound) if low > 0.5 else "no sign of it"
+        control = "; it sees every view at that size: a near-identity control" if model.sees_no_detail else ""
+        parts.append(
+            f"{model.name}: {verdict}, a linear probe tells HR from LR36 with AUC {mine.auc:.3f}"
+            f" (95 % interval {low:.3f} to {high:.3f}; 0.5 is chance{control})"
+        )
+    return ". ".join(parts) + "."
+
+
+def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path) -> Figure:
+    labels = [model.label for model in spaces.models]
+    shown = (LR36.name, LR32.name, HELD_OUT.name, f"{LR36.name} to {HELD_OUT.name}")
+    with drawing.figure(path, 1, 2, cell=(5.2, 1.6 + 0.9 * len(labels)), sharey=True) as axes:
+        for one, kind in zip(axes[0], KINDS, strict=True):
+            series = {}
+            for view in shown:
+                mine = [probes[model.name][f"{kind} {view}"] for model in spaces.models]
+                series[view.replace(" to ", " probe on ")] = [(p.auc, p.auc_ci) for p in mine]
+            drawing.dots(one, labels, series)
+            one.axvline(0.5, color="grey", linewidth=0.8)
+            title = {"linear": "linear probe", "knn": f"probe of {NEIGHBOURS} nearest neighbours"}[kind]
+            one.set(title=title, xlabel="AUC of guessing the true resolution", xlim=(0, 1.02))
+        drawing.legend_below(axes[0][0])
+    return Figure(
+        path,
+        "How well a classifier guesses from an embedding whether the picture was of high or of low resolution: 0.5 is"
+        " chance, 1 is always right. Bars are 95 % intervals over identities; LR56-Lanczos is a degradation nobody"
+        " trained on.",
+    )
+
+
+def _draw_planes(spaces: Spaces, model: Model, probes: dict[str, Probe], path: Path) -> Figure:
+    hr, lr = spaces.embeddings(model, HR), spaces.embeddings(model, LR36)
+    with drawing.figure(path, 1, 2, cell=(4.6, 4.2)) as axes:
+        for one, (name, points) in zip(axes[0], planes(hr, lr, spaces.seed).items(), strict=True):
+            half = len(points) // 2
+            for colour, label, part in (
+                (drawing.HIGH, "144 px", points[:half]),
+                (drawing.LOW, "144 to 36 px and back", points[half:]),
+            ):
+                one.scatter(*part.T, s=10, color=colour, alpha=0.6, linewidths=0, label=label)
+            one.set(title=f"{model.label}: {name}", xlabel=f"{name} axis 1", ylabel=f"{name} axis 2")
+        drawing.legend_below(axes[0][0], title=f"linear probe AUC {probes['linear LR36'].auc:.3f}")
+    return Figure(
+        path,
+        f"Embeddings of {model.name}, each picture once as it is and once shrunk to 36 px and back, laid flat in two"
+        " ways. Two separate clouds mean that the network sorts faces by their resolution.",
+    )

@@ -1,0 +1,173 @@
+"""Ask the embeddings of some runs every question that applies to them."""
+
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hrfr_fast.analysis.finding import Finding
+from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
+from hrfr_fast.data.shards import Packed, open_packed
+from hrfr_fast.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.progress import console, progress_bar
+from hrfr_fast.stopping import StopFlag
+
+QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
+"""Modules of this package, each with KEY, QUESTION and ``analyse(spaces, out) -> Finding``."""
+
+
+class IncompleteAnalysis(HrfrError):
+    """Some questions could not be answered. ``findings`` are those that were; they are on disk too."""
+
+    def __init__(self, message: str, findings: list[Finding]) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
+@dataclass(frozen=True)
+class _Failure:
+    question: str
+    reason: str
+
+
+def analyze(
+    runs: list[str | Path],
+    out: str | Path,
+    *,
+    packed: str | Path | None = None,
+    device: str = "auto",
+    questions: list[str] | None = None,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> list[Finding]:
+    """Answer the questions and write ``<key>.json``, figures (PNG) and ``index.json`` to ``out``.
+
+    Args:
+        runs: run directories or checkpoints; they go by their directories' names. Where two models are compared, the
+            first is compared with each of the others.
+        packed: the packed data whose highres_eval faces and pairs are used; None: the runs' own.
+        questions: of QUESTIONS; None: all that apply. One that is asked for and does not apply is an error.
+        seed: of folds, halves, drawn pairs and resamples.
+
+    Raises:
+        UsageError: no such run, question or data; runs of different data without ``packed``.
+        IncompleteAnalysis: after everything else was answered and written: which questions were not, and why.
+        Interrupted: Ctrl-C or SIGTERM; what was answered is on disk.
+    """
+    from hrfr_fast.training.device import choose_compute
+
+    chosen = _chosen(questions)
+    models = [read_model(run, name) for run, name in zip(runs, model_names(runs), strict=True)]
+    if not models:
+        raise UsageError("no run was given to analyse")
+    spaces_packed = open_packed(packed) if packed else _data_of(models)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with progress_bar(show_progress) as bar, StopFlag() as stop:
+        pictures = bar.add_task("embedding pictures", total=None, note="")
+        answered = bar.add_task("questions", total=len(chosen), note="")
+
+        def advance(count: int) -> None:
+            bar.advance(pictures, count)
+            _refuse_to_go_on(stop, out)
+
+        spaces = Spaces(models, spaces_packed, choose_compute(device), seed=seed, advance=advance)
+        findings: list[Finding] = []
+        failures: list[_Failure] = []
+        left_out: dict[str, str] = {}
+        for name in chosen:
+            _refuse_to_go_on(stop, out)
+            bar.update(answered, note=name)
+            reason = not_applicable(name, models, spaces_packed)
+            if reason and questions is None:
+                left_out[name] = reason
+            else:
+                _answer(name, reason, spaces, out, findings, failures)
+            bar.advance(answered)
+    for name, reason in left_out.items():
+        console.print(f"left out: {name}: {reason}", markup=False, highlight=False)
+    _write_index(out, spaces, findings, failures, left_out)
+    if failures:
+        lines = [f"  {failure.question}: {failure.reason}" for failure in failures]
+        heading = f"{len(failures)} of {len(chosen)} questions could not be answered ({len(findings)} are in {out}):"
+        raise IncompleteAnalysis("\n".join([heading, *lines]), findings)
+    return findings
+
+
+def not_applicable(question: str, models: list[Model], packed: Packed) -> str | None:
+    """Why a question does not apply to these models and data; None where it does."""
+    if question not in ("kernels", "failures") and (reason := why_no_faces(packed)):
+        return reason
+    if question == "drift" and len(models) < 2:
+        return "it compares two models; give two runs"
+    if question == "failures" and not packed.pairs:
+        return f"{packed.path} holds no pairs"
+    return None
+
+
+def _answer(
+    name: str, reason: str | None, spaces: Spaces, out: Path, findings: list[Finding], failures: list[_Failure]
+) -> None:
+    """Answer one question and save it; whatever goes wrong is noted and stays with this question."""
+    log = out / f"{name}.error.txt"
+    (out / f"{name}.json").unlink(missing_ok=True)  # an older answer, should this question fail now
+    try:
+        if reason:
+            raise UsageError(reason)
+        finding = _module(name).analyse(spaces, out)
+        finding.save(out)
+    except Interrupted:
+        raise
+    except HrfrError as error:
+        failures.append(_Failure(name, str(error)))
+    except Exception as error:  # a bug in one question must not cost the others' answers
+        write_bytes(log, traceback.format_exc().encode())
+        failures.append(_Failure(name, f"a fault in hrfr-fast ({type(error).__name__}: {error}); details in {log}"))
+    else:
+        findings.append(finding)
+        log.unlink(missing_ok=True)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"hrfr_fast.analysis.{name}")
+
+
+def _chosen(questions: list[str] | None) -> list[str]:
+    for name in questions or []:
+        if name not in QUESTIONS:
+            raise UsageError(f"no question is called {name!r}; there are {', '.join(QUESTIONS)}")
+    return [name for name in QUESTIONS if questions is None or name in questions]
+
+
+def _data_of(models: list[Model]) -> Packed:
+    """The packed data all models were trained on."""
+    digests = {model.metadata["data"]["digest"] for model in models}
+    if len(digests) > 1:
+        raise UsageError("the runs were trained on different data; say with --data whose faces to judge them on")
+    return open_packed(models[0].metadata["data"]["path"])
+
+
+def _refuse_to_go_on(stop: StopFlag, out: Path) -> None:
+    if stop.signal_number is not None:
+        raise Interrupted(f"stopped; what was answered so far is in {out}", stop.signal_number)
+
+
+def _write_index(
+    out: Path, spaces: Spaces, findings: list[Finding], failures: list[_Failure], left_out: dict[str, str]
+) -> None:
+    content: dict[str, Any] = {
+        "data": {"path": str(spaces.packed.path), "digest": spaces.packed.digest},
+        "seed": spaces.seed,
+        "models": [
+            {"name": m.name, "weights": str(m.weights), "regime": m.metadata.get("regime"), "input_size": m.input_size}
+            for m in spaces.models
+        ],
+        "findings": [{"key": f.key, "question": f.question, "answer": f.answer, "file": f"{f.key}.json"}
+                     for f in findings],
+        "left_out": left_out,
+        "failed": {failure.question: failure.reason for failure in failures},
+    }  # fmt: skip
+    write_json(out / "index.json", content)

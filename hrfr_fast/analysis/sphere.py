@@ -1,0 +1,253 @@
+"""Do embeddings fill the sphere? Measures for any dimension, tests and a picture for three."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.analysis import drawing
+from hrfr_fast.analysis.finding import Figure, Finding
+from hrfr_fast.analysis.intervals import p_text
+from hrfr_fast.analysis.maps import unit
+from hrfr_fast.analysis.pairing import identity_pairs
+from hrfr_fast.analysis.spaces import HR, LR36, Model, Spaces
+
+KEY = "sphere"
+QUESTION = "Do the embeddings fill the sphere?"
+MOST_FOR_UNIFORMITY = 4000  # points: its distances are quadratic
+DRAWS = 999  # uniform samples the nearest-neighbour distance is compared with
+SIGNIFICANCE = 0.05
+
+
+def uniformity(points: NDArray[np.floating], t: float = 2.0) -> float:
+    """log of the mean of exp(-t |x - y|^2) over pairs of unit rows (Wang & Isola, ICML 2020, section 4.2).
+
+    The lower, the more evenly spread; 0 when all points are one.
+    """
+    from scipy.spatial.distance import pdist
+
+    return float(np.log(np.exp(-t * pdist(points[:MOST_FOR_UNIFORMITY], "sqeuclidean")).mean()))
+
+
+def uniform_points(count: int, dimensions: int, seed: int = 0) -> NDArray[np.float64]:
+    """Points spread uniformly at random on the unit sphere, [count, dimensions]."""
+    return unit(np.random.default_rng([seed, 7]).standard_normal((count, dimensions)))
+
+
+def alignment(cosines: NDArray[np.float64]) -> float:
+    """Mean of |x - y|^2 over genuine pairs of unit vectors (Wang & Isola 2020, with alpha = 2); 0: all equal."""
+    return float((2 - 2 * cosines).mean())
+
+
+def effective_rank(points: NDArray[np.floating]) -> float:
+    """exp of the entropy of the singular values' shares (Roy & Vetterli, EUSIPCO 2007), after centring.
+
+    Of [n, D]: 1 when all lie on a line, min(n - 1, D) at most. Centred, for a common mean is no dimension in use.
+    """
+    values = np.linalg.svd(points - points.mean(axis=0), compute_uv=False).astype(np.float64)
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def rayleigh(points: NDArray[np.floating]) -> float:
+    """p-value of Rayleigh's test of uniformity against one preferred direction, unit rows [n, D].
+
+    n D |mean|^2 is chi-squared with D degrees of freedom under uniformity, for n not small (Mardia & Jupp,
+    "Directional Statistics", 2000, section 10.4.1).
+    """
+    from scipy.stats import chi2
+
+    count, dimensions = points.shape
+    return float(chi2.sf(count * dimensions * (points.mean(axis=0) ** 2).sum(), dimensions))
+
+
+def bingham(points: NDArray[np.floating]) -> float:
+    """p-value of Bingham's test of uniformity against a preferred axis or plane, unit rows [n, D].
+
+    n D (D + 2) / 2 (tr T^2 - 1 / D), T the scatter matrix, is chi-squared with (D - 1)(D + 2) / 2 degrees of freedom
+    (Mardia & Jupp 2000, section 10.7.1).
+    """
+    from scipy.stats import chi2
+
+    count, d = points.shape
+    scatter = points.T @ points / count
+    statistic = count * d * (d + 2) / 2 * (float((scatter**2).sum()) - 1 / d)
+    return float(chi2.sf(statistic, (d - 1) * (d + 2) / 2))
+
+
+def nearest_neighbours(points: NDArray[np.floating], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """Mean distance to the nearest neighbour over that of uniform points, and the two-sided p-value, unit rows [n, D].
+
+    Below 1: clustered; above 1: more even than chance (Clark & Evans, Ecology 35(4), 1954, on the sphere; the null
+    distribution by simulation).
+    """
+    observed = _nearest(points)
+    null = np.array([_nearest(uniform_points(len(points), points.shape[1], seed + 1 + draw)) for draw in range(draws)])
+    tail = min((null <= observed).sum(), (null >= observed).sum())
+    return float(observed / null.mean()), float(min(1.0, 2 * (tail + 1) / (draws + 1)))
+
+
+def _nearest(points: NDArray[np.floating]) -> float:
+    from scipy.spatial import cKDTree
+
+    return float(cKDTree(points).query(points, k=2)[0][:, 1].mean())
+
+
+def centres(points: NDArray[np.floating], identities: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean direction of each identity, [identities, D]: pictures of one person are no independent draws."""
+    _, place = np.unique(identities, return_inverse=True)
+    sums = np.zeros((place.max() + 1, points.shape[1]))
+    np.add.at(sums, place, points)
+    return unit(sums)
+
+
+def occupancy(directions: NDArray[np.floating], seed: int = 0) -> dict[str, float]:
+    """Three tests against uniformity, each sensitive to something else, and Holm's combination of them.
+
+    ``uniform_p`` is the smallest p-value times three: the chance of so odd a cloud if it were uniform.
+    """
+    ratio, p_neighbours = nearest_neighbours(directions, seed=seed)
+    p_values = (rayleigh(directions), bingham(directions), p_neighbours)
+    return {
+        "rayleigh_p": p_values[0],
+        "bingham_p": p_values[1],
+        "nearest_neighbour_ratio": ratio,
+        "nearest_neighbour_p": p_neighbours,
+        "uniform_p": min(1.0, 3 * min(p_values)),
+    }
+
+
+def measure(spaces: Spaces, model: Model) -> dict[str, Any]:
+    """Uniformity, alignment and effective rank of the faces as they are; tests of occupancy where D is 3."""
+    points = spaces.embeddings(model).astype(np.float64)
+    count, dimensions = points.shape
+    pairs = identity_pairs(spaces.identities, ordered=False, seed=spaces.seed)
+    few = min(count, MOST_FOR_UNIFORMITY)
+    reference = uniform_points(count, dimensions, spaces.seed)
+    shuffled = points[np.random.default_rng([spaces.seed, 8]).permutation(count)]
+    numbers: dict[str, Any] = {
+        "dimensions": dimensions,
+        "pictures": count,
+        "uniformity": uniformity(shuffled),
+        "uniformity_of_uniform_points": uniformity(reference[:few]),
+        "alignment": alignment(pairs.cosines(points, points)[pairs.same]),
+        "effective_rank": effective_rank(points),
+        "effective_rank_of_uniform_points": effective_rank(reference),
+    }
+    if dimensions == 3:
+        numbers["occupancy"] = occupancy(centres(points, spaces.identities), spaces.seed)
+        norms = np.linalg.norm(spaces.embeddings(model, HR, raw=True), axis=1)
+        low_norms = np.linalg.norm(spaces.embeddings(model, LR36, raw=True), axis=1)
+        numbers["norm"] = {"HR": _spread(norms), "LR36": _spread(low_norms)}
+    return numbers
+
+
+def _spread(values: NDArray[np.floating]) -> dict[str, float]:
+    return {"mean": float(values.mean()), "sd": float(values.std())}
+
+
+def analyse(spaces: Spaces, out: Path) -> Finding:
+    """Answer the question for every model; a figure of all measures, and one of the sphere for each 3-D model."""
+    numbers = {model.name: measure(spaces, model) for model in spaces.models}
+    figures = [_draw_measures(spaces, numbers, out / f"{KEY}.png")]
+    for model in spaces.models:
+        if numbers[model.name]["dimensions"] == 3:
+            figures.append(_draw_sphere(spaces, model, numbers[model.name], out / f"{KEY}-{model.name}.png"))
+    return Finding(KEY, QUESTION, " ".join(_sentence(m.label, numbers[m.name]) for m in spaces.models), numbers,
+                   tuple(figures))  # fmt: skip
+
+
+def _sentence(name: str, numbers: dict[str, Any]) -> str:
+    text = (
+        f"{name}: effective rank {numbers['effective_rank']:.1f} of {numbers['dimensions']} dimensions"
+        f" ({numbers['effective_rank_of_uniform_points']:.1f} for as many uniform points), uniformity"
+        f" {numbers['uniformity']:.2f} ({numbers['uniformity_of_uniform_points']:.2f} if uniform; 0: all in one point)"
+    )
+    if "occupancy" not in numbers:
+        return text + "."
+    test = numbers["occupancy"]
+    p = p_text(test["uniform_p"])
+    if test["uniform_p"] >= SIGNIFICANCE:
+        return f"{text}; the people's directions cannot be told from uniform ({p})."
+    ratio = test["nearest_neighbour_ratio"]
+    return (
+        f"{text}; the people's directions are not uniform ({p}): nearest neighbours lie at {ratio:.2f} times the"
+        " distance of uniform points."
+    )
+
+
+def _draw_measures(spaces: Spaces, numbers: dict[str, Any], path: Path) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    labels = [model.label for model in spaces.models]
+    mine = [numbers[model.name] for model in spaces.models]
+    with drawing.figure(path, 1, 3, cell=(4.6, 1.6 + 0.5 * len(labels)), sharey=True) as axes:
+        for one, (name, reference, text) in zip(
+            axes[0],
+            (
+                ("effective_rank", "effective_rank_of_uniform_points", "effective rank (dimensions)"),
+                ("uniformity", "uniformity_of_uniform_points", "uniformity (lower: more even)"),
+                ("alignment", None, "alignment: mean squared distance\nof one person's pictures"),
+            ),
+            strict=True,
+        ):
+            series: dict[str, Any] = {"this model": [(entry[name], None) for entry in mine]}
+            if reference:
+                series["uniform points"] = [(entry[reference], None) for entry in mine]
+            drawing.dots(one, labels, series)
+            one.set_xlabel(text)
+            one.xaxis.set_major_locator(MaxNLocator(5))
+        axes[0][0].legend(fontsize=8)
+    return Figure(
+        path,
+        "How much of the space each model uses. Effective rank counts the directions in use, uniformity says how evenly"
+        " faces are spread (beside it, points spread at random), alignment how close pictures of one person lie.",
+    )
+
+
+def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Path) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    views = (("144 px", drawing.HIGH, HR), ("144 to 36 px and back", drawing.LOW, LR36))
+    with drawing.figure(path, 1, 3, cell=(4.4, 4.2), subplot_kw={"projection": "3d"}) as axes:
+        for label, colour, view in views:
+            raw = spaces.embeddings(model, view, raw=True)
+            axes[0][0].scatter(*unit(raw).T, s=6, color=colour, alpha=0.6, linewidths=0, label=label)
+            axes[0][1].scatter(*raw.T, s=6, color=colour, alpha=0.6, linewidths=0)
+        _globe(axes[0][0])
+        people = spaces.identities
+        directions = unit(spaces.embeddings(model))
+        shown = np.unique(people)[:: max(1, len(np.unique(people)) // 12)][:12]
+        for number, person in enumerate(shown):
+            mine = directions[people == person]
+            axes[0][2].scatter(*mine.T, s=30, color=drawing.COLOURS[number % 6], marker="os^"[number // 6 % 3])
+        _globe(axes[0][2])
+        test = numbers["occupancy"]
+        axes[0][0].set_title(f"{model.label}: directions\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
+        axes[0][0].legend(fontsize=8, loc="upper left", markerscale=2)
+        norms = numbers["norm"]
+        axes[0][1].set_title(
+            f"with their norms\n{norms['HR']['mean']:.1f} at 144 px, {norms['LR36']['mean']:.1f} at 36 px", fontsize=10
+        )
+        axes[0][2].set_title(f"{len(shown)} people, one mark each", fontsize=10)
+        for one in axes[0]:
+            one.set_box_aspect((1, 1, 1))
+            one.grid(False)
+            for axis in (one.xaxis, one.yaxis, one.zaxis):
+                axis.set_major_locator(MaxNLocator(4))
+            one.tick_params(labelsize=7)
+            one.set(xlabel="axis 1", ylabel="axis 2", zlabel="axis 3")
+    return Figure(
+        path,
+        f"The three-dimensional embeddings of {model.name}: as directions on the unit sphere, with the lengths the"
+        " network gave them, and coloured by person. An even cover uses all of the sphere; bare regions are unused.",
+    )
+
+
+def _globe(axes: Any) -> None:
+    """The unit sphere as a faint grid."""
+    around, up = np.mgrid[0 : 2 * np.pi : 25j, 0 : np.pi : 13j]
+    axes.plot_wireframe(
+        np.cos(around) * np.sin(up), np.sin(around) * np.sin(up), np.cos(up), color="grey", alpha=0.25, linewidth=0.5
+    )
