@@ -18,6 +18,7 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .3rem; break-after: avoid; }
 td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .scroll td, .scroll th { overflow-wrap: normal; }
 td.few { white-space: nowrap; } td.wide { min-width: 13rem; }
+td:first-child { position: sticky; left: 0; background: Canvas; white-space: normal; min-width: 6.5rem; }
 small { opacity: .75; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 figure { margin: 1rem 0; break-inside: avoid; }
@@ -57,7 +58,7 @@ def figure(path: Path, alt: str, caption: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Iterable[int] = ()) -> str:
     """A table that scrolls by itself where the screen is narrow.
 
-    ``wide``: columns of running text. A cell's second line, if it has one, is set small.
+    ``wide``: columns of running text. Every line of a cell but its first is set small.
     """
     broad = set(wide)
     top = "".join(f"<th>{escape(title)}</th>" for title in head)
@@ -69,8 +70,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Iterable[
 
 
 def _cell(text: str) -> str:
-    first, _, second = text.partition("\n")
-    return escape(first) + (f"<br><small>{escape(second)}</small>" if second else "")
+    first, *more = text.split("\n")
+    return escape(first) + "".join(f"<br><small>{escape(line)}</small>" for line in more)
 
 
 def facts(values: dict[str, object]) -> str:

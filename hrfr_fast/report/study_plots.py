@@ -78,7 +78,7 @@ def _accuracy(path: Path, regimes: Mapping[str, Any], out: Path) -> bool:
         for stage, colour in zip(("regime", "control", "dose"), COLOURS, strict=False):
             if any(entry["stage"] == stage for entry in regimes.values()):
                 axes.plot([], [], "o-", color=colour, label=stage)
-        axes.legend(fontsize=8)
+        _legend_above(axes)
         axes.set_xlabel("10-fold accuracy (%); 50 is guessing")
     return True
 
@@ -109,7 +109,7 @@ def _matrix(path: Path, labels: list[str], contrasts: list[dict[str, Any]]) -> P
         for i in range(size):
             for j in range(size):
                 if i != j:
-                    axes.text(j, i, f"{values[i, j]:+.1f}", ha="center", va="center", fontsize=8,
+                    axes.text(j, i, f"{round(values[i, j], 1) + 0.0:+.1f}", ha="center", va="center", fontsize=8,
                               fontweight="bold" if sure[i, j] else "normal")  # fmt: skip
         axes.set_xticks(range(size), labels, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(size), labels, fontsize=8)
@@ -152,6 +152,10 @@ def _lines(entry: Mapping[str, Any], out: Path, kind: str, seed: str | None = No
         main = max(tests, key=lambda name: entry["other_pairs"].get(name, {}).get("pairs", 0), default=None)
         lines = [line for line in lines if line["pairs"] == main]
     return lines
+
+
+def _legend_above(axes: Any) -> None:
+    axes.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
 
 
 def _legend_beside(axes: Any) -> None:
@@ -235,7 +239,7 @@ def _dots(axes: Any, labels: list[str], series: Mapping[str, list[tuple[float, l
         axes.plot([], [], "o-", color=colour, label=name)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.legend(fontsize=8)
+    _legend_above(axes)
 
 
 def _cross(path: Path, regimes: Mapping[str, Any], out: Path) -> bool:

@@ -71,9 +71,11 @@ def _headline(results: Mapping[str, Any]) -> str:
         return note("There were no test pairs: nothing could be compared.")
     best = max(judged, key=lambda label: judged[label]["accuracy"]["value"])
     lead = main["sentence"] if main else "highlow144 and lowres144 are not both in this study."
+    advice = main["advice"] if main else ""
+    value, interval = _with_interval(judged[best]["accuracy"]).split("\n")
     return (
         f'<p class="lead"><strong>{escape(lead)}</strong></p>'
-        f"<p>{escape(main['advice']) if main else ''} The most accurate here is {escape(best)} with {escape(_with_interval(judged[best]['accuracy']).replace(chr(10), ' (95 % interval '))}) of the "
+        f"<p>{escape(advice)} The most accurate here is {escape(best)} with {value} (95 % interval {interval}) of the "
         "test pairs decided rightly; guessing gives 50 %.</p>"
     )
 
@@ -90,13 +92,16 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
     pairs = results["data"]["pairs"]
     if pairs:
         texts += pairs["notes"]
-        texts += next(iter(_judged(results).values()))["warnings"]
+        warnings = next(iter(_judged(results).values()))["warnings"]
+        texts += ["; ".join(warnings) + "."] if warnings else []
     return [note(text) for text in texts]
 
 
 def _accuracy_table(results: Mapping[str, Any]) -> str:
     rows = []
     for label, one in _judged(results).items():
+        if one["stage"] == "dose":
+            continue
         spread = one["accuracy"]["seed_spread"]
         tars = [_with_interval(one["tar_at_far"][far]) for far in ("0.1", "0.01", "0.001")]
         rows.append(
@@ -110,7 +115,10 @@ def _accuracy_table(results: Mapping[str, Any]) -> str:
         "regime", "accuracy", "10-fold spread", "seed spread", "AUC", "EER",
         "TAR at FAR 0.1", "0.01", "0.001",
     )  # fmt: skip
-    text = "<p>Below each rate its 95 % interval, which resamples people and, with three seeds, seeds. Spreads are standard deviations.</p>"
+    text = (
+        "<p>Below each rate its 95 % interval, which resamples people and, with three seeds, seeds. Spreads are "
+        "standard deviations.</p>"
+    )
     return table(head, rows) + text if rows else ""
 
 
@@ -138,15 +146,17 @@ def _contrasts(results: Mapping[str, Any]) -> list[str]:
 
 
 def _claims(results: Mapping[str, Any]) -> list[str]:
-    rows = []
+    parts = [note(SYNTHETIC)] if results["data"]["synthetic"] else []
+    parts.append("<p>In small print the rule that decides, fixed before any result was seen.</p>")
     for one in results["claims"]:
         verdict = one["verdict"]
         if verdict != one["leaning"]:
-            verdict += f" (fewer than {FEWEST_SEEDS} seeds; these checkpoints: {one['leaning']})"
-        rows.append((one["claim"], verdict, one["why"], one["rule"]))
-    head = ("finding", "verdict", "because", "rule, fixed beforehand")
-    parts = [table(head, rows, wide=(0, 1, 2, 3))]
-    return [note(SYNTHETIC), *parts] if results["data"]["synthetic"] else parts
+            verdict += f" (fewer than {FEWEST_SEEDS} seeds; by these checkpoints: {one['leaning']})"
+        parts.append(
+            f"<h3>{escape(one['claim'])}: {escape(verdict)}</h3>"
+            f"<p>{escape(one['why'])}.<br><small>{escape(one['rule'][0].upper() + one['rule'][1:])}.</small></p>"
+        )
+    return parts
 
 
 def _exploratory(results: Mapping[str, Any]) -> str:
@@ -186,9 +196,9 @@ def _cross_table(results: Mapping[str, Any]) -> str:
     rows = [
         (label, *(_with_interval(one) for one in entry["cross_resolution"].values()),
          *(_with_interval(entry["cross_resolution"][view]["tar_at_far"]["0.01"]) for view in ("HR-HR", "HR-LR")))
-        for label, entry in _judged(results).items()
+        for label, entry in _judged(results).items() if entry["stage"] != "dose"
     ]  # fmt: skip
-    head = ("regime", "HR-HR accuracy", "HR-LR", "LR-LR", "TAR at FAR 0.01, HR-HR", "HR-LR")
+    head = ("regime", "accuracy HR-HR", "HR-LR", "LR-LR", "TAR at FAR 0.01 HR-HR", "HR-LR")
     text = "<p>A 32-px model shrinks every view to 32 px: for it the three differ little, a near-identity control.</p>"
     return table(head, rows) + text if rows else ""
 

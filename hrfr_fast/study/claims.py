@@ -63,7 +63,7 @@ def gap(results: Mapping[str, Any], a: str, b: str) -> Gap | None:
 
 
 def _words(a: str, b: str, one: Gap) -> str:
-    return f"{a} minus {b}: {100 * one.value:+.2f} points ({100 * one.low:.2f} to {100 * one.high:.2f})"
+    return f"{a} minus {b}: {round(100 * one.value, 2) + 0.0:+.2f} points ({100 * one.low:.2f} to {100 * one.high:.2f})"
 
 
 def _each_above(results: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> Judgement | None:
@@ -147,7 +147,7 @@ def _alignment_helps(results: Mapping[str, Any]) -> Judgement | None:
     verdicts, words = [], []
     for name in (CPD, LINEAR):
         _, low, high = methods[name]["accuracy_gain"]
-        left = (methods[name]["probe_auc"] - 0.5) / before if before > 0 else 1.0
+        left = max(0.0, methods[name]["probe_auc"] - 0.5) / before if before > 0 else 1.0
         verdicts.append(REPRODUCED if low > 0 and left <= 0.5 else REFUTED if high < 0 else UNDECIDED)
         words.append(
             f"{name}: HR-LR accuracy {100 * low:+.2f} to {100 * high:+.2f} points, {left:.0%} of the probe's gap left"
