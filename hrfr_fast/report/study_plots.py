@@ -23,7 +23,7 @@ CAPTIONS = {
     "with each other; whether each falls and flattens can.",
     "progress": "Accuracy on the test pairs while training, first seed. Watched, never used to choose.",
     "roc": "How many true matches each regime accepts (up) for how many false ones (right), first seed.",
-    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first. Where a line is flat, "
+    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; the first seeds only. Where a line is flat, "
     "the model does not need the detail that is taken away.",
     "cross": "Accuracy on the same pairs with both faces sharp (HR-HR), the second shrunk to 36 px and back (HR-LR), "
     "or both (LR-LR).",
@@ -155,12 +155,13 @@ def _lines(entry: Mapping[str, Any], out: Path, kind: str, seed: str | None = No
 
 
 def _legend_above(axes: Any) -> None:
-    axes.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
+    columns = 2 if len(axes.get_legend_handles_labels()[0]) > 3 else 3
+    axes.figure.legend(fontsize=8, ncols=columns, loc="outside upper center", frameon=False)
 
 
 def _legend_beside(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(fontsize=7, handlelength=3.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _curve(axes: Any, entry: Mapping[str, Any], out: Path, seed: str, same: Any, **look: Any) -> bool:
