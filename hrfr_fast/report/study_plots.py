@@ -23,8 +23,8 @@ CAPTIONS = {
     "with each other; whether each falls and flattens can.",
     "progress": "Accuracy on the test pairs while training, first seed. Watched, never used to choose.",
     "roc": "How many true matches each regime accepts (up) for how many false ones (right), first seed.",
-    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; the first seeds only. Where a line is flat, "
-    "the model does not need the detail that is taken away.",
+    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; the first "
+    "seeds only. Where a line is flat, the model does not need the detail that is taken away.",
     "cross": "Accuracy on the same pairs with both faces sharp (HR-HR), the second shrunk to 36 px and back (HR-LR), "
     "or both (LR-LR).",
     "identification": "1:N: how often the right person is first, or among the first five, of the gallery of sharp "

@@ -212,7 +212,9 @@ def _other_pairs(results: Mapping[str, Any]) -> str:
             "aside, who then show whether simulated low resolution resembles the real one.</p>"
         )
     rows = [
-        (label, *(_other(entry["other_pairs"].get(n)) for n in names)) for label, entry in results["regimes"].items()
+        (label, *(_other(entry["other_pairs"].get(n)) for n in names))
+        for label, entry in results["regimes"].items()
+        if entry["stage"] != "dose"
     ]
     text = (
         "<p>Pairs of held-out training people, mean over seeds. dev-lowres are real low-resolution faces: compare them "
