@@ -147,7 +147,8 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     settings = settings.updated(flags, "command line")
     result = train(settings, resume=resume)
     _print_results(result.results)
-    typer.echo(f"{result.steps:,} steps, {result.images_per_second:,.0f} images/s, loss {result.loss:.3f}")
+    if result.steps:
+        typer.echo(f"{result.steps:,} steps, {result.images_per_second:,.0f} images/s, loss {result.loss:.3f}")
     typer.echo(f"report: {result.report}")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hrfr_fast.data.augment import AugmentSettings, Plan, draw_plan
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import Split
-from hrfr_fast.errors import DamageFound
+from hrfr_fast.errors import DamageFound, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,15 @@ class Feed(Protocol):
     def size(self) -> int: ...
     @property
     def batch_size(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def augment(self) -> AugmentSettings:
+        """What the plans may hold: an engine may leave out an operation that is off here."""
+        ...
+
     @property
     def classes(self) -> int: ...
     @property
@@ -92,6 +101,13 @@ class Stream:
             if len(rows):
                 parts.append(Part(split, rows, records, plan if len(rows) == share else plan.take(rows)))
         return Work(labels, tuple(parts), start)
+
+
+def plain_stream(feed: Feed, engine: str) -> Stream:
+    """``feed`` for an engine that makes the order itself. Raises UsageError for another kind of stream."""
+    if not isinstance(feed, Stream):
+        raise UsageError(f"the {engine} engine cannot show two views of a face in a batch; use --engine resident")
+    return feed
 
 
 class Part(NamedTuple):

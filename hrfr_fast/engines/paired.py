@@ -37,10 +37,13 @@ class SecondView:
         if not self.kernels or not set(self.kernels) <= set(KERNELS):
             raise UsageError(f"kernels are {', '.join(self.kernels)!r}; they must be some of {', '.join(KERNELS)}")
 
+    def on_top_of(self, augment: AugmentSettings) -> AugmentSettings:
+        """``augment`` with this degradation for certain."""
+        return replace(augment, degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
+
     def draw(self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]) -> Plan:
         """The plan of the degraded view of the draws (cycle, index), two int64 arrays [K]."""
-        settings = replace(augment, degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
-        plan = draw_plan(settings, seed, cycle, index, view=DEGRADED)
+        plan = draw_plan(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
         drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=KERNEL_BLOCK))[:, 0]
         numbers = np.array([KERNELS.index(name) for name in self.kernels], np.int32)
         plan.kernel[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
@@ -54,8 +57,8 @@ class PairedStream:
     Args:
         splits: lowres, highres.
         seed: decides order and augmentation.
-        augment: of every view.
-        second_view: of the degraded one, on top.
+        every_view: augmentation of every view.
+        second_view: what the degraded one gets on top.
         size: side of the batch's pictures.
         batch_size: samples a step over all ranks and micro-batches.
         pairs: highres faces a batch, twice each.
@@ -68,7 +71,7 @@ class PairedStream:
 
     splits: tuple[Split, Split]
     seed: int
-    augment: AugmentSettings
+    every_view: AugmentSettings
     second_view: SecondView
     size: int
     batch_size: int
@@ -94,6 +97,11 @@ class PairedStream:
     def lowres(self) -> int:
         """Lowres faces a batch."""
         return self.batch_size - 2 * self.pairs
+
+    @property
+    def augment(self) -> AugmentSettings:
+        """All that plans may hold, for engines that prepare only what is asked for. Not of every view."""
+        return self.second_view.on_top_of(self.every_view)
 
     @property
     def classes(self) -> int:
@@ -124,7 +132,7 @@ class PairedStream:
 
     def _lowres_part(self, rows: NDArray[np.int64], start: int, count: int) -> Part:
         draws = Order(self.seed, self.splits[0].samples).at(start, count)
-        plan = draw_plan(self.augment, self.seed, draws.epoch, draws.position)
+        plan = draw_plan(self.every_view, self.seed, draws.epoch, draws.position)
         return Part(self.splits[0], rows, draws.record, plan)
 
     def _highres_part(self, rows: NDArray[np.int64], start: int, count: int) -> Part:
@@ -135,8 +143,8 @@ class PairedStream:
         for one in np.unique(cycle):
             inside = cycle == one
             records[inside] = permutation(self.seed, int(one), split.samples, SHUFFLE_HIGHRES)[index[inside]]
-        sharp = draw_plan(self.augment, self.seed, cycle, index, view=SHARP)
-        degraded = self.second_view.draw(self.augment, self.seed, cycle, index)
+        sharp = draw_plan(self.every_view, self.seed, cycle, index, view=SHARP)
+        degraded = self.second_view.draw(self.every_view, self.seed, cycle, index)
         both = (np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(sharp, degraded, strict=True))
         return Part(split, rows, np.repeat(records, 2), Plan(*both))
 

@@ -303,9 +303,9 @@ class Trainer:
                     paused = time.monotonic()
                     self._verify_on_the_way()
                     logged += time.monotonic() - paused
-                    if self.plateau.over:
-                        console.print(f"{self.settings.plateau} verifications without a gain, for the third time")
-                        break
+                if self.plateau.over:
+                    console.print(f"{self.settings.plateau} verifications without a gain, for the third time: done")
+                    break
                 self._one_step(batch)
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
                     now = time.monotonic()

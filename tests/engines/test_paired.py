@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
+from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import open_packed
+from hrfr_fast.engines.base import Stream, plain_stream
 from hrfr_fast.engines.paired import PairedStream, SecondView, pairs_for_share
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.errors import UsageError
@@ -49,6 +51,15 @@ def test_the_degraded_view_draws_all_sizes_and_only_the_kernels_asked_for(stream
     assert abs((kernels == KERNELS.index("box")).mean() - 0.5) < 0.1
 
 
+def test_an_engine_can_see_what_plans_may_hold(stream, tiny_packed):
+    """A pipeline that leaves out what is off must not leave out the degradation; one that needs the order says no."""
+    assert stream.augment.degrade == 1 and stream.every_view.degrade == 0
+    with pytest.raises(UsageError, match="the ffcv engine cannot show two views"):
+        plain_stream(stream, "ffcv")
+    plain = Stream(stream.splits, Order(0, 10), AugmentSettings(), 48, 8)
+    assert plain_stream(plain, "ffcv") is plain
+
+
 def test_every_face_comes_once_a_pass(stream):
     low, high = drawn(stream, 18)
     samples = stream.splits[0].samples
@@ -75,7 +86,7 @@ def test_ranks_and_micro_batches_share_the_batch_and_keep_its_composition(stream
 
 def test_an_engine_executes_it_unchanged(stream):
     """With nothing random the sharp view is the face itself, and the degraded one that of the plan."""
-    still = replace(stream, augment=AugmentSettings.none(), second_view=SecondView(36, 36, ("cubic",)), size=144)
+    still = replace(stream, every_view=AugmentSettings.none(), second_view=SecondView(36, 36, ("cubic",)), size=144)
     batch = next(ResidentCPU(still, torch.uint8).batches(24, 48))
     images = batch.images.permute(0, 2, 3, 1).numpy()
     high = still.work(24).parts[1]

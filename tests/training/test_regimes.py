@@ -194,6 +194,31 @@ def test_parents_are_found_beside_the_run_or_named(settings, runs, parents, tmp_
         Trainer(replace(elsewhere, regime="highlow144", consistency=1.0), False)
 
 
+def test_lambda_is_the_regimes_or_a_setting(settings, tmp_path):
+    """crossres144-views is crossres144 with lambda 0; the stream is the same, so are its shares."""
+
+    def built(regime, **changes):
+        return Trainer(replace(settings, regime=regime, out=str(tmp_path / "run"), **changes), False)
+
+    pulled, views = built("crossres144"), built("crossres144-views", highres_share=-1.0, batch_size=40)
+    assert (pulled.objective.consistency, pulled.objective.pairs) == (1.0, 2)
+    assert views.objective is views.head and views.stream.pairs == 4, "a fifth of 40 rows, two rows a face"
+    assert built("crossres144-views", consistency=0.5).objective.consistency == 0.5
+    assert built("crossres144", consistency=0.0).objective is not None
+    assert built("crossres144", accumulate=2).objective.pairs == 1
+    with pytest.raises(UsageError, match="highres_share must be above 0"):
+        built("crossres144", highres_share=0.0)
+
+
+def test_a_run_that_reached_its_third_plateau_takes_no_step_when_resumed(settings, tmp_path):
+    trainer = Trainer(replace(settings, out=str(tmp_path / "run"), plateau=1, eval_every=1.0), False)
+    trainer.plateau.plateaus = 3
+    with trainer:
+        trainer.start()
+        trainer.loop(StopAfter(0))
+    assert trainer.step == 0
+
+
 def test_fewer_highres_identities_are_the_first_ones(settings, tmp_path):
     some = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "a"), highres_identities=0.25), False)
     every = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "b")), False)
