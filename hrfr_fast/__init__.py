@@ -24,6 +24,7 @@ _HOME = {
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
+    "run_study": "hrfr_fast.study.run",
     "analyze": "hrfr_fast.analysis.run",
 }
 __all__ = ["__version__", *_HOME]
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hrfr_fast.data.synthetic import synthesize_packed as synthesize_packed
     from hrfr_fast.evaluation.evaluate import evaluate as evaluate
     from hrfr_fast.settings import TrainSettings as TrainSettings
+    from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.training.trainer import train as train
 
 

@@ -265,8 +265,7 @@ def study(
 ) -> None:
     """Run every regime over several seeds, compare them with error bars, and write one report."""
     from hrfr_fast.study.run import dry_run as plan_only
-    from hrfr_fast.study.run import planned
-    from hrfr_fast.study.run import study as run_study
+    from hrfr_fast.study.run import planned, run_study
 
     names = [name.strip() for name in regimes.split(",") if name.strip()]
     if dry_run:

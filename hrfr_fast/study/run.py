@@ -27,7 +27,7 @@ SPEED_ONLY = ("device", "engine", "save_minutes", "log_every", "verify_checksums
 """Settings that do not change what a run computes; the data are compared by digest."""
 
 
-def study(
+def run_study(
     regimes: list[str],
     data: str | Path = "packed",
     out: str | Path = "study",
@@ -82,7 +82,7 @@ def planned(
     device: str = "auto",
     dose: bool = False,
 ) -> Plan:
-    """The plan of ``study`` with the same arguments."""
+    """The plan of ``run_study`` with the same arguments."""
     return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
 
 

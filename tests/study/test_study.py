@@ -20,7 +20,7 @@ from hrfr_fast.report.study_report import write_study_report
 from hrfr_fast.study.judge import main_pairs, read_judged
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
-from hrfr_fast.study.run import planned, study
+from hrfr_fast.study.run import planned, run_study
 
 PRESET = """
 base = "cpu-small"
@@ -51,7 +51,7 @@ def preset(tmp_path_factory):
 def done(packed, preset, tmp_path_factory):
     """Two regimes, two seeds, the dose-response stage and a fused model's parents."""
     out = tmp_path_factory.mktemp("study") / "study"
-    study(["lowres32", "highres32"], packed, out, preset=preset, device="cpu", show_progress=False)
+    run_study(["lowres32", "highres32"], packed, out, preset=preset, device="cpu", show_progress=False)
     return out
 
 
@@ -103,12 +103,12 @@ def test_the_report_holds_the_numbers_and_needs_no_other_file(done):
 
 def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/checkpoints/last.safetensors")}
-    study(["lowres32", "highres32"], packed, done, preset=preset, device="cpu", show_progress=False)
+    run_study(["lowres32", "highres32"], packed, done, preset=preset, device="cpu", show_progress=False)
     assert before == {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/checkpoints/last.safetensors")}
     other = tmp_path / "other.toml"
     other.write_text(PRESET.replace("lowres = 4", "lowres = 5"))
     with pytest.raises(UsageError, match="steps 4, and now it is 5"):
-        study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
+        run_study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
 
 
 def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_path, done):
