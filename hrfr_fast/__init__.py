@@ -7,6 +7,7 @@ cheap:
     TrainSettings, train                           hrfr_fast.training
     evaluate                                       hrfr_fast.evaluation
     analyze                                        hrfr_fast.analysis
+    run_study                                      hrfr_fast.study
 """
 
 from importlib import import_module
@@ -24,8 +25,8 @@ _HOME = {
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
-    "run_study": "hrfr_fast.study.run",
     "analyze": "hrfr_fast.analysis.run",
+    "run_study": "hrfr_fast.study.run",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -17,8 +17,8 @@ CAPTIONS = {
     "three or more. Small dots are single seeds. Intervals of two regimes may overlap and the regimes still differ, "
     "since they are judged on the same pairs: the contrasts below decide.",
     "folds": "Accuracy of each of the ten folds, every seed: how much the score depends on which tenth is asked.",
-    "matrix": "Row minus column, in points of accuracy. Bold: the 95 % interval excludes 0. Of that many comparisons one in "
-    "twenty would be bold by chance alone; only the five contrasts are corrected for their number.",
+    "matrix": "Row minus column, in points of accuracy. Bold: the 95 % interval excludes 0. Of that many comparisons "
+    "one in twenty would be bold by chance alone; only the five contrasts are corrected for their number.",
     "loss": "Training loss of every regime, first seed. Losses over different sets of identities cannot be compared "
     "with each other; whether each falls and flattens can.",
     "progress": "Accuracy on the test pairs while training, first seed. Watched, never used to choose.",
