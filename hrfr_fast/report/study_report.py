@@ -92,7 +92,7 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
     pairs = results["data"]["pairs"]
     if pairs:
         texts += pairs["notes"]
-        warnings = next((one["warnings"] for one in _judged(results).values()), [])
+        warnings: list[str] = next((one["warnings"] for one in _judged(results).values()), [])
         texts += ["; ".join(warnings) + "."] if warnings else []
     return [note(text) for text in texts]
 

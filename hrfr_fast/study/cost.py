@@ -13,7 +13,7 @@ from hrfr_fast.regimes import Regime
 from hrfr_fast.study.plan import Job, Plan
 
 STEPS = 3  # after one to warm up
-PICTURES = 64
+PICTURES = 32
 FORWARD = 1 / 3  # of a training step's time: the backward pass costs twice the forward pass
 
 
