@@ -9,15 +9,12 @@ copy, are measured in the same run. Nothing is appended anywhere: results go to 
 """
 
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,10 +26,13 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.peers.eager_step import EagerStep  # noqa: E402
+from benchmarks.record import record  # noqa: E402
+from hrfr_fast.errors import UsageError  # noqa: E402
 from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
 
 if TYPE_CHECKING:
     from hrfr_fast.engines.base import Engine
+    from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.training.device import Compute
     from hrfr_fast.training.roofline import Operation
     from hrfr_fast.training.trainer import Trainer
@@ -198,8 +198,17 @@ def _gone(count: int) -> None:
     raise RuntimeError("this arm's memory was given back")
 
 
+def plain_shape(trainer: "Trainer") -> "BackboneSettings":
+    """The shape of the regime's one backbone. Raises UsageError for a fused model, whose step has no roofline here."""
+    from hrfr_fast.model.backbone import BackboneSettings
+
+    if not isinstance(trainer.backbone_settings, BackboneSettings):
+        raise UsageError(f"--regime {trainer.regime.name}: a fused model; measure a regime of one backbone")
+    return trainer.backbone_settings
+
+
 def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
-    step = EagerStep(trainer.backbone_settings, trainer.stream.classes, trainer.compute, batch_size)
+    step = EagerStep(plain_shape(trainer), trainer.stream.classes, trainer.compute, batch_size)
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -253,7 +262,7 @@ def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict
 
     found = measure_ceilings(trainer.compute)
     batch, number = trainer.settings.batch_size, trainer.compute.image_dtype.itemsize
-    operations = step_operations(trainer.backbone_settings, trainer.stream.classes, batch, activation_bytes=number)
+    operations = step_operations(plain_shape(trainer), trainer.stream.classes, batch, activation_bytes=number)
     floor = batch / roofline_seconds(operations, found.flops_per_second, found.bytes_per_second)
     flops = sum(one.flops for one in operations) / batch
 
@@ -341,27 +350,6 @@ def packed_faces(data: Path | None, cache: Path) -> Path:
     return made
 
 
-def circumstances() -> dict[str, Any]:
-    """What one needs to know to believe and repeat a run."""
-    import torch
-
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
-            check=True, timeout=20,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        commit = ""
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    machine = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" if gpu else "no GPU"
-    return {
-        "benchmark": "train_step", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit,
-        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
-        "machine": {"gpu": machine, "cpu": platform.machine(), "cores": torch.get_num_threads()},
-        "versions": {"python": platform.python_version(), **{one: version(one) for one in ("torch", "numpy")}},
-    }  # fmt: skip
-
-
 def main(
     data: Annotated[Path | None, typer.Option(help="packed faces; a small parametric set if not given")] = None,
     cache: Annotated[Path, typer.Option(help="where the parametric set is kept")] = Path("benchmarks/data"),
@@ -396,7 +384,7 @@ def main(
         )  # fmt: skip
         results.append(measure(settings, engines, rounds or (2 if quick else 5), seconds or (0.5 if quick else 1.5)))
         show(results[-1])
-        (out / "train_step.json").write_text(json.dumps({**circumstances(), "results": results}, indent=1) + "\n")
+        (out / "train_step.json").write_text(json.dumps(record("train_step", results), indent=1) + "\n")
     typer.echo(f"{out}/train_step.json")
 
 

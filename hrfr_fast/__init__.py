@@ -7,6 +7,7 @@ cheap:
     TrainSettings, train                           hrfr_fast.training
     evaluate                                       hrfr_fast.evaluation
     analyze                                        hrfr_fast.analysis
+    run_study                                      hrfr_fast.study
 """
 
 from importlib import import_module
@@ -25,6 +26,7 @@ _HOME = {
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
     "analyze": "hrfr_fast.analysis.run",
+    "run_study": "hrfr_fast.study.run",
 }
 __all__ = ["__version__", *_HOME]
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from hrfr_fast.data.synthetic import synthesize_packed as synthesize_packed
     from hrfr_fast.evaluation.evaluate import evaluate as evaluate
     from hrfr_fast.settings import TrainSettings as TrainSettings
+    from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.training.trainer import train as train
 
 

@@ -268,6 +268,60 @@ def analyze(
         typer.echo(f"numbers and figures: {out}")
 
 
+@app.command()
+def study(
+    regimes: Annotated[
+        str, typer.Option(help="names or .toml files with commas between; all: the ten of the table")
+    ] = "all",
+    data: Annotated[Path, typer.Option(help="directory written by pack")] = Path("packed"),
+    out: Annotated[
+        Path, typer.Option(help="where runs, tables and the report go; an unfinished study continues")
+    ] = Path("study"),
+    preset: Annotated[
+        str, typer.Option(help="full, cpu-small, or a .toml file of one: budgets, width, seeds")
+    ] = "full",
+    seeds: Annotated[
+        int, typer.Option(help="how many; 0: as the preset says. Three are needed to tell regimes apart")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+    dose: Annotated[
+        bool, typer.Option("--dose", help="add runs with fewer highres identities and other shares")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and how long it takes here")] = False,
+) -> None:
+    """Run every regime over several seeds, compare them with error bars, and write one report."""
+    from hrfr_fast.study.run import dry_run as plan_only
+    from hrfr_fast.study.run import planned, run_study
+
+    names = [name.strip() for name in regimes.split(",") if name.strip()]
+    if dry_run:
+        _print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
+        return
+    report = run_study(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
+    contrasts = json.loads((report.parent / "results.json").read_text())["contrasts"]
+    for one in contrasts:
+        if one["fixed"]:
+            typer.echo(one["sentence"])
+    typer.echo(f"report: {report}")
+
+
+def _print_plan(jobs: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "seed", "part", "state", "steps", "batch", "minutes")
+    for job in jobs:
+        table.add_row(
+            job["label"], str(job["seed"]), job["stage"], job["state"], f"{job['steps']:,}", f"{job['batch_size']:,}",
+            f"{job['seconds'] / 60:.1f}",
+        )  # fmt: skip
+    Console().print(table)
+    hours = sum(job["seconds"] for job in jobs) / 3600
+    left = sum(job["state"] != "finished" for job in jobs)
+    typer.echo(f"{left} of {len(jobs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
+    typer.echo("the embedding analyses and the report come on top: minutes")
+
+
 def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))

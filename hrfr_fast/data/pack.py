@@ -30,6 +30,7 @@ from hrfr_fast.data.sources import (
     save_listing,
     saved_key,
 )
+from hrfr_fast.data.synthetic import MARKER
 from hrfr_fast.data.workers import Decoders
 from hrfr_fast.data.writer import SplitWriter
 from hrfr_fast.errors import DamageFound, HrfrError, Interrupted, StrictRefusal, UsageError
@@ -614,6 +615,7 @@ def _provenance(data: Path, request: Request, encoding: str) -> dict[str, Any]:
         "source": data.resolve().name,
         "settings": asdict(request),
         "encoding": encoding,
+        **({"synthetic": True} if (data / MARKER).exists() else {}),
     }
 
 

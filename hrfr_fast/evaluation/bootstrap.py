@@ -49,16 +49,42 @@ def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np
 def balanced_mean(
     values: NDArray[np.float64], same: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean over genuine and mean over impostor pairs, averaged as the classes are in the set; [R] for weights [R, P].
+    """Mean over genuine and mean over impostor pairs, averaged as the classes are in the set.
 
     Weighing by class keeps the share of genuine pairs fixed: it is part of the protocol, not of the sample.
+
+    Args:
+        values: float64 [P], or [P, K] for K quantities at once.
+        same: bool [P]; may hold one class only.
+        weights: float64 [R, P], see ``pair_weights``.
+
+    Returns:
+        float64 [R], or [R, K].
     """
-    total = np.zeros(len(weights))
-    for kind in (kind for kind in (same, ~same) if kind.any()):
-        mass = weights[:, kind].sum(axis=1)
-        mean = (weights[:, kind] @ values[kind]) / np.maximum(mass, 1e-300)
-        total += kind.mean() * np.where(mass > 0, mean, values[kind].mean())
-    return total
+    columns = values.reshape(len(values), -1)
+    total = np.zeros((len(weights), columns.shape[1]))
+    for kind in (same, ~same):
+        if kind.any():
+            mass = weights[:, kind].sum(axis=1, keepdims=True)
+            mean = (weights[:, kind] @ columns[kind]) / np.maximum(mass, 1e-300)
+            total += kind.mean() * np.where(mass > 0, mean, columns[kind].mean(axis=0))
+    return total.reshape(len(weights), *values.shape[1:])
+
+
+def resampled_means(
+    values: NDArray[np.float64],
+    same: NDArray[np.bool_],
+    identities: NDArray[np.int32] | None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """``balanced_mean`` of ``values`` in every resample, [resamples, ...]; all columns see equal resamples."""
+    blocks = [
+        balanced_mean(values, same, pair_weights(same, identities, start, min(BLOCK, resamples - start), seed))
+        for start in range(0, resamples, BLOCK)
+    ]
+    return np.concatenate(blocks)
 
 
 def interval(
@@ -70,11 +96,8 @@ def interval(
     seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile interval of the class-balanced mean of ``values`` (float64 [P], e.g. pair decided rightly)."""
-    means = [
-        balanced_mean(values, same, pair_weights(same, identities, start, min(BLOCK, resamples - start), seed))
-        for start in range(0, resamples, BLOCK)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    means = resampled_means(values, same, identities, resamples=resamples, seed=seed)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

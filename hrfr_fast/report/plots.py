@@ -32,12 +32,12 @@ def write_curves(run: Path, verifications: Mapping[str, Verification]) -> list[P
 
 
 @contextmanager
-def _figure(path: Path, columns: int = 1) -> Iterator[Any]:
-    """A figure of ``columns`` axes, saved to ``path`` when the block ends."""
+def figure_file(path: Path, columns: int = 1, *, size: tuple[float, float] | None = None) -> Iterator[Any]:
+    """A figure of ``columns`` axes, ``size`` inches in all, saved to ``path`` when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 * min(columns, 2), 4.0), layout="constrained")
+    figure = Figure(figsize=size or (6.4 * min(columns, 2), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for one in axes:
@@ -48,7 +48,7 @@ def _figure(path: Path, columns: int = 1) -> Iterator[Any]:
 
 
 def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:
-    with _figure(path, 2) as (left, right):
+    with figure_file(path, 2) as (left, right):
         epochs = [line["epoch"] for line in lines]
         left.plot(epochs, [line["loss"] for line in lines], color=COLOURS[0])
         left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -59,7 +59,7 @@ def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:
 
 def _accuracy(path: Path, lines: list[dict[str, Any]]) -> Path:
     """Development pairs solid; test pairs dotted, for they are only watched."""
-    with _figure(path) as (axes,):
+    with figure_file(path) as (axes,):
         for colour, name in zip(_cycled(), sorted({line["pairs"] for line in lines}), strict=False):
             mine = [line for line in lines if line["pairs"] == name]
             test = mine[0]["pairs_kind"] == "test"
@@ -76,7 +76,7 @@ def _accuracy(path: Path, lines: list[dict[str, Any]]) -> Path:
 
 
 def _roc(path: Path, verifications: Mapping[str, Verification]) -> Path:
-    with _figure(path) as (axes,):
+    with figure_file(path) as (axes,):
         for colour, (name, result) in zip(_cycled(), verifications.items(), strict=False):
             far, tar = roc(result.scores, result.same)
             shown = far > 0
@@ -89,7 +89,7 @@ def _roc(path: Path, verifications: Mapping[str, Verification]) -> Path:
 
 def _scores(path: Path, verifications: Mapping[str, Verification]) -> Path:
     name, result = max(verifications.items(), key=lambda item: item[1].pairs)
-    with _figure(path) as (axes,):
+    with figure_file(path) as (axes,):
         bins = np.linspace(result.scores.min(), result.scores.max(), 60).tolist()
         for kind, colour, label in ((result.same, COLOURS[0], "same person"), (~result.same, COLOURS[1], "different")):
             axes.hist(result.scores[kind], bins, color=colour, alpha=0.6, label=label)

@@ -1,27 +1,13 @@
 """The report of one run: a single HTML file with the pictures inside, for screen, phone and paper."""
 
-import base64
 import json
 import tomllib
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.files import write_bytes
+from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.training.metrics import read_metrics
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; }
-h2 { font-size: 1.2rem; margin-top: 2rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; }
-td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-img { max-width: 100%; background: white; border-radius: 4px; } figure { margin: 1rem 0; break-inside: avoid; }
-figcaption { font-size: .9rem; opacity: .8; }
-code { background: var(--soft); padding: 0 .2rem; overflow-wrap: anywhere; }
-.note { border-left: 4px solid #e69f00; padding-left: .8rem; }
-"""
 
 FIGURES = (
     ("loss.png", "Training loss and learning rate",
@@ -45,21 +31,11 @@ def write_run_report(run: Path) -> Path:
         _headline(results),
         "<h2>Verification</h2>",
         _results_table(results),
-        *(_figure(run / "report" / name, title, text) for name, title, text in FIGURES),
+        *(_titled(run / "report" / name, title, text) for name, title, text in FIGURES),
         "<h2>How it was made</h2>",
         _provenance(run, settings),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(regime['name'])} — hrfr-fast</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-    path = run / "report" / "report.html"
-    path.parent.mkdir(exist_ok=True)
-    write_bytes(path, page.encode())
-    return path
+    return write_page(run / "report" / "report.html", regime["name"], body)
 
 
 def _headline(results: dict[str, Any]) -> str:
@@ -84,24 +60,14 @@ def _results_table(results: dict[str, Any]) -> str:
             name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}", f"{low:.2%} to {high:.2%}",
             f"{result['auc']:.4f}", f"{result['eer']:.2%}", rates,
         )  # fmt: skip
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        notes += [f"{name}: {note}" for note in [*result["notes"], *result["warnings"]]]
-    head = "".join(
-        f"<th>{title}</th>"
-        for title in ("pairs", "kind", "number", "accuracy", "95 % interval", "AUC", "EER", "TAR at FAR")
-    )
-    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-    return table + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+        rows.append(cells)
+        notes += [f"{name}: {text}" for text in [*result["notes"], *result["warnings"]]]
+    head = ("pairs", "kind", "number", "accuracy", "95 % interval", "AUC", "EER", "TAR at FAR")
+    return table(head, rows) + "".join(map(note, notes))
 
 
-def _figure(path: Path, title: str, text: str) -> str:
-    if not path.exists():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return (
-        f'<h2>{escape(title)}</h2><figure><img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(text)}</figcaption></figure>"
-    )
+def _titled(path: Path, title: str, text: str) -> str:
+    return f"<h2>{escape(title)}</h2>{figure(path, title, text)}" if path.exists() else ""
 
 
 def _provenance(run: Path, settings: dict[str, Any]) -> str:
@@ -109,7 +75,7 @@ def _provenance(run: Path, settings: dict[str, Any]) -> str:
 
     steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
     metadata = read_metadata(run / "checkpoints" / "last.safetensors")
-    facts = {
+    known: dict[str, object] = {
         "steps": f"{metadata['step']:,} ({metadata['samples']:,} samples, {metadata['epoch']:g} epochs)",
         "last training loss": f"{steps[-1]['loss']:.4f}" if steps else "none logged",
         "data": f"{metadata['data']['path']} (digest {metadata['data']['digest']})",
@@ -118,5 +84,4 @@ def _provenance(run: Path, settings: dict[str, Any]) -> str:
     }
     flat = {name: value for name, value in settings.items() if name != "augment"}
     flat |= {f"augment.{name}": value for name, value in settings.get("augment", {}).items()}
-    rows = [f"<tr><th>{escape(k)}</th><td><code>{escape(str(v))}</code></td></tr>" for k, v in (facts | flat).items()]
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+    return facts(known | flat)

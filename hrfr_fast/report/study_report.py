@@ -1,0 +1,300 @@
+"""The report of a study: the question, the answer with its error bars, and everything the answer rests on, in one
+HTML file. Pictures lie beside it as PNG, tables as CSV, all numbers in results.json."""
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.evaluation.compare import FEWEST_SEEDS, FIXED_CONTRASTS
+from hrfr_fast.report.page import facts, figure, note, table, write_page
+from hrfr_fast.report.study_plots import CAPTIONS, write_figures
+
+QUESTION = "What does a small high-resolution face set add to a large low-resolution one?"
+MAIN = FIXED_CONTRASTS[0]
+SYNTHETIC = (
+    "These faces are synthetic: parametric drawings. What is found on them tests the tool, not the hypothesis; it says "
+    "nothing about real faces."
+)
+
+
+def write_study_report(out: Path, results: Mapping[str, Any]) -> Path:
+    """Draw the figures and write ``out/report.html`` from what ``gather`` put together."""
+    drawn = write_figures(out, results)
+    body = [
+        f"<h1>{escape(QUESTION)}</h1>",
+        _headline(results),
+        *_cautions(results),
+        _section("Accuracy of every regime", _accuracy_table(results), *_pictures(drawn, "accuracy", "folds")),
+        _section("The five contrasts", *_contrasts(results)),
+        _section("Findings to reproduce or refute", *_claims(results)),
+        _section("Every regime against every other", *_pictures(drawn, "matrix"), _exploratory(results)),
+        _section("The remedy: does crossres144 close the gap?", *_remedy(results)),
+        _section("High against low resolution", *_pictures(drawn, "cross"), _cross_table(results),
+                 *_pictures(drawn, "resolution"), _other_pairs(results)),
+        _section("Who is it? Identification", *_pictures(drawn, "identification"), _identification_table(results)),
+        _section("How much high resolution is needed?", *_pictures(drawn, "dose"), _dose_table(results)),
+        _section("Curves of all regimes", *_pictures(drawn, "loss", "progress", "roc")),
+        _section("Curves of each regime", *_each_regime(results, drawn)),
+        _section("The embedding space", *_findings(results, out)),
+        _section("How it was made", _how(results), facts(_provenance(results))),
+    ]  # fmt: skip
+    return write_page(out / "report.html", "Study", body)
+
+
+def _section(title: str, *parts: str) -> str:
+    inside = "\n".join(part for part in parts if part)
+    return f"<h2>{escape(title)}</h2>\n{inside}" if inside else ""
+
+
+def _pictures(drawn: Mapping[str, Path], *names: str) -> list[str]:
+    return [figure(drawn[name], CAPTIONS[name].split(".")[0], CAPTIONS[name]) for name in names if name in drawn]
+
+
+def _judged(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {label: entry for label, entry in results["regimes"].items() if "accuracy" in entry}
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def _with_interval(one: Mapping[str, Any], digits: int = 1) -> str:
+    low, high = one["interval"]
+    return f"{100 * one['value']:.{digits}f} %\n{100 * low:.{digits}f} to {100 * high:.{digits}f}"
+
+
+def _headline(results: Mapping[str, Any]) -> str:
+    main = next((one for one in results["contrasts"] if (one["a"], one["b"]) == MAIN), None)
+    judged = _judged(results)
+    if not judged:
+        return note("There were no test pairs: nothing could be compared.")
+    best = max(judged, key=lambda label: judged[label]["accuracy"]["value"])
+    lead = main["sentence"] if main else "highlow144 and lowres144 are not both in this study."
+    advice = main["advice"] if main else ""
+    value, interval = _with_interval(judged[best]["accuracy"]).split("\n")
+    return (
+        f'<p class="lead"><strong>{escape(lead)}</strong></p>'
+        f"<p>{escape(advice)} The most accurate here is {escape(best)} with {value} (95 % interval {interval}) of the "
+        "test pairs decided rightly; guessing gives 50 %.</p>"
+    )
+
+
+def _cautions(results: Mapping[str, Any]) -> list[str]:
+    texts = []
+    if results["data"]["synthetic"]:
+        texts.append(SYNTHETIC)
+    if len(results["seeds"]) < FEWEST_SEEDS:
+        texts.append(
+            f"{len(results['seeds'])} seed(s): these checkpoints can be compared, the regimes cannot. Intervals cover "
+            f"the choice of test faces alone; {FEWEST_SEEDS} seeds or more are needed to call a difference likely real."
+        )
+    pairs = results["data"]["pairs"]
+    if pairs:
+        texts += pairs["notes"]
+        warnings: list[str] = next((one["warnings"] for one in _judged(results).values()), [])
+        texts += ["; ".join(warnings) + "."] if warnings else []
+    return [note(text) for text in texts]
+
+
+def _accuracy_table(results: Mapping[str, Any]) -> str:
+    rows = []
+    for label, one in _judged(results).items():
+        if one["stage"] == "dose":
+            continue
+        spread = one["accuracy"]["seed_spread"]
+        tars = [_with_interval(one["tar_at_far"][far]) for far in ("0.1", "0.01", "0.001")]
+        rows.append(
+            (
+                label, _with_interval(one["accuracy"]), _percent(one["fold_spread"]),
+                "one seed" if spread is None else _percent(spread), _with_interval(one["auc"]),
+                _with_interval(one["eer"]), *tars,
+            )
+        )  # fmt: skip
+    head = (
+        "regime", "accuracy", "10-fold spread", "seed spread", "AUC", "EER",
+        "TAR at FAR 0.1", "0.01", "0.001",
+    )  # fmt: skip
+    text = (
+        "<p>Below each rate its 95 % interval, which resamples people and, with three seeds, seeds. Spreads are "
+        "standard deviations.</p>"
+    )
+    return table(head, rows) + text if rows else ""
+
+
+def _contrasts(results: Mapping[str, Any]) -> list[str]:
+    fixed = {(one["a"], one["b"]): one for one in results["contrasts"] if one["fixed"]}
+    parts = [
+        "<p>Fixed before any result was seen and corrected together by Holm's method. The interval covers the choice "
+        "of test people and, with three seeds or more, of seeds; both regimes see the same pairs and resamples.</p>"
+    ]
+    for a, b in FIXED_CONTRASTS:
+        one = fixed.get((a, b))
+        if one is None:
+            parts.append(f"<p>{escape(a)} against {escape(b)}: not both in this study.</p>")
+            continue
+        counts = ", ".join(
+            f"seed {seed}: {m['only_a']} against {m['only_b']} (p = {m['p']:.2g})" for seed, m in one["mcnemar"].items()
+        )
+        parts.append(
+            f"<h3>{escape(a)} against {escape(b)}</h3><p><strong>{escape(one['sentence'])}</strong> "
+            f"{escape(one['advice'])} p = {one['p']:.2g}, Holm-corrected {one['p_holm']:.2g}.</p>"
+            f"<p>McNemar, pairs only one of the two decides rightly: {escape(counts)}. It takes pairs as "
+            "independent.</p>"
+        )
+    return parts if results["contrasts"] else []
+
+
+def _claims(results: Mapping[str, Any]) -> list[str]:
+    parts = [note(SYNTHETIC)] if results["data"]["synthetic"] else []
+    parts.append("<p>In small print the rule that decides, fixed before any result was seen.</p>")
+    for one in results["claims"]:
+        verdict = one["verdict"]
+        if verdict != one["leaning"]:
+            verdict += f" (fewer than {FEWEST_SEEDS} seeds; by these checkpoints: {one['leaning']})"
+        parts.append(
+            f"<h3>{escape(one['claim'])}: {escape(verdict)}</h3>"
+            f"<p>{escape(one['why'])}.<br><small>{escape(one['rule'][0].upper() + one['rule'][1:])}.</small></p>"
+        )
+    return parts
+
+
+def _exploratory(results: Mapping[str, Any]) -> str:
+    rows = [one["sentence"] for one in results["contrasts"] if not one["fixed"] and one["p"] < 0.05]
+    if not results["contrasts"]:
+        return ""
+    if not rows:
+        return "<p>No exploratory comparison is told from chance.</p>"
+    return "<p>Exploratory, not corrected for their number:</p><ul>" + "".join(
+        f"<li>{escape(text)}</li>" for text in rows
+    ) + "</ul>"  # fmt: skip
+
+
+def _remedy(results: Mapping[str, Any]) -> list[str]:
+    remedy = results.get("remedy")
+    if not remedy or not remedy["against"]:
+        return []
+    parts = [
+        f"<p>By the criterion fixed beforehand: <strong>{escape(remedy['verdict'])}</strong>. Success needs three "
+        "seeds, a lower probe AUC on a degradation never trained on, a higher TAR at FAR 1e-2 of sharp against "
+        "degraded faces (both intervals excluding 0), and an accuracy on sharp pairs whose interval stays above "
+        "-0.5 points.</p>"
+    ]
+    for other, rows in remedy["against"].items():
+        lines = [(name, _points(one), {"yes": "met", "no": "not met", "opposite": "the opposite"}[one["met"]])
+                 for name, one in rows.items()]  # fmt: skip
+        parts.append(f"<h3>crossres144 minus {escape(other)}</h3>" + table(("quantity", "points", "criterion"), lines))
+    return parts
+
+
+def _points(one: Mapping[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{100 * one['value']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
+def _cross_table(results: Mapping[str, Any]) -> str:
+    rows = [
+        (label, *(_with_interval(one) for one in entry["cross_resolution"].values()),
+         *(_with_interval(entry["cross_resolution"][view]["tar_at_far"]["0.01"]) for view in ("HR-HR", "HR-LR")))
+        for label, entry in _judged(results).items() if entry["stage"] != "dose"
+    ]  # fmt: skip
+    head = ("regime", "accuracy HR-HR", "HR-LR", "LR-LR", "TAR at FAR 0.01 HR-HR", "HR-LR")
+    text = "<p>A 32-px model shrinks every view to 32 px: for it the three differ little, a near-identity control.</p>"
+    return table(head, rows) + text if rows else ""
+
+
+def _other_pairs(results: Mapping[str, Any]) -> str:
+    names = sorted({name for entry in results["regimes"].values() for name in entry["other_pairs"]})
+    names = [name for name in names if not results["data"]["pairs"] or name != results["data"]["pairs"]["name"]]
+    if not names:
+        return (
+            "<p>There are no development pairs: <code>pack --dev-identities</code> sets real low-resolution people "
+            "aside, who then show whether simulated low resolution resembles the real one.</p>"
+        )
+    rows = [
+        (label, *(_other(entry["other_pairs"].get(n)) for n in names))
+        for label, entry in results["regimes"].items()
+        if entry["stage"] != "dose"
+    ]
+    text = (
+        "<p>Pairs of held-out training people, mean over seeds. dev-lowres are real low-resolution faces: compare them "
+        "with the simulated LR-LR above.</p>"
+    )
+    return "<h3>Development pairs</h3>" + text + table(("regime", *names), rows)
+
+
+def _other(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    low, high = one["first_seed_interval"]
+    return f"{_percent(one['accuracy'])}\nfirst seed {100 * low:.1f} to {100 * high:.1f}"
+
+
+def _identification_table(results: Mapping[str, Any]) -> str:
+    rows = []
+    for label, entry in _judged(results).items():
+        found = entry["identification"]
+        if found:
+            cells = [
+                f"{_percent(found[view][f'rank{rank}'])}\n{100 * found[view][f'rank{rank}_ci'][0]:.1f} to "
+                f"{100 * found[view][f'rank{rank}_ci'][1]:.1f}"
+                for view in ("HR", "LR") for rank in (1, 5)
+            ]  # fmt: skip
+            rows.append((label, *cells, f"{found['probes']:,} among {found['gallery']:,}"))
+    return table(("regime", "HR rank 1", "rank 5", "LR rank 1", "rank 5", "probes"), rows) if rows else ""
+
+
+def _dose_table(results: Mapping[str, Any]) -> str:
+    rows = [(row["regime"], row["kind"].replace("_", " "), _percent(row["dose"], 0), _with_interval(row))
+            for row in results.get("dose", [])]  # fmt: skip
+    return table(("regime", "what is dosed", "dose", "accuracy"), rows) if rows else ""
+
+
+def _each_regime(results: Mapping[str, Any], drawn: Mapping[str, Path]) -> Iterable[str]:
+    for label, entry in results["regimes"].items():
+        picture = drawn.get(f"regime-{label}")
+        if picture:
+            caption = f"{entry['summary']}. Training loss, accuracy while training and ROC, a colour a seed."
+            yield f"<h3>{escape(label)}</h3>" + figure(picture, f"Curves of {label}", caption)
+
+
+def _findings(results: Mapping[str, Any], out: Path) -> Iterable[str]:
+    for one in results["findings"]:
+        pictures = "".join(figure(out / f["file"], one["question"], f["caption"]) for f in one["figures"])
+        yield f"<h3>{escape(one['question'])}</h3><p>{escape(one['answer'])}</p>{pictures}"
+
+
+def _how(results: Mapping[str, Any]) -> str:
+    rows = [
+        (label, entry["summary"], entry["stage"], f"{entry['input_size']} px", entry["budget"],
+         f"{entry['steps']:,} x {entry['batch_size']}",
+         f"{len(entry['runs'])}", entry["runs"][next(iter(entry["runs"]))])
+        for label, entry in results["regimes"].items()
+    ]  # fmt: skip
+    preset = results["preset"]
+    return (
+        f"<p>Preset {escape(preset['name'])}: {escape(preset['summary'])}. Every checkpoint is the last of its run; "
+        "nothing was chosen on the test pairs. Regimes of one budget take equally many steps.</p>"
+        + table(
+            ("regime", "trained on", "part", "input", "budget", "steps x batch", "seeds", "first run"), rows, wide=(1,)
+        )
+    )
+
+
+def _provenance(results: Mapping[str, Any]) -> dict[str, object]:
+    data = results["data"]
+    known: dict[str, object] = {
+        "data": data["path"],
+        "data digest": data["digest"],
+        "hrfr-fast": results["hrfr_fast"],
+        "seeds": ", ".join(map(str, results["seeds"])),
+    }
+    for name, split in data["splits"].items():
+        known[name] = f"{split['pictures']:,} pictures of {split['identities']:,} people, {split['pixels']} px"
+    if data["pairs"]:
+        known["test pairs"] = (
+            f"{data['pairs']['name']}: {data['pairs']['pairs']:,}; the bootstrap draws {data['pairs']['identities']:,} "
+            + ("identities" if data["pairs"]["level"] == "identity" else "pairs")
+        )
+    settings = {name: value for name, value in results["preset"].items() if name not in ("name", "summary")}
+    return known | {f"preset.{name}": value for name, value in settings.items()}

@@ -1,0 +1,231 @@
+"""The study's findings to reproduce or refute, each with a rule that the data decide, fixed before they were seen.
+
+A claim about regimes needs three seeds; with fewer the verdict is "undecided" and ``leaning`` tells what the
+checkpoints at hand would say. Claims about the embedding space rest on the first seed's checkpoints and are judged
+likewise.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from hrfr_fast.evaluation.compare import FEWEST_SEEDS
+
+REPRODUCED, REFUTED, UNDECIDED = "reproduced", "refuted", "undecided"
+COMPETITIVE = -0.02
+UNDER_ONE = 0.01
+SEPARATED = 0.75
+FINETUNED = ("lowres144-finetuned", "fused-head", "fused-output", "fused-highlow")
+BASE = ("lowres144", "lowres32")
+CPD, LINEAR = "CPD affine, 32 axes", "linear map"
+
+
+class Judgement(NamedTuple):
+    """What the numbers say, the numbers in words, and over how many seeds."""
+
+    verdict: str
+    why: str
+    seeds: int
+
+
+def claims_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each claim with its rule, verdict, leaning and reason, from what ``gather`` has put together."""
+    rows = []
+    for claim, rule, judge in CLAIMS:
+        found = judge(results) or Judgement(UNDECIDED, "the runs or analyses it needs are not in this study", 0)
+        decided = found.seeds >= FEWEST_SEEDS
+        rows.append(
+            {
+                "claim": claim, "rule": rule, "verdict": found.verdict if decided else UNDECIDED,
+                "leaning": found.verdict, "why": found.why, "seeds": found.seeds,
+            }
+        )  # fmt: skip
+    return rows
+
+
+class Gap(NamedTuple):
+    """Accuracy of a minus accuracy of b, with its interval."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+def gap(results: Mapping[str, Any], a: str, b: str) -> Gap | None:
+    """The contrast of two regimes, whichever way round it was computed; None where it is missing."""
+    for one in results["contrasts"]:
+        (low, high), value = one["interval"], one["difference"]
+        if (one["a"], one["b"]) == (a, b):
+            return Gap(value, low, high, one["seeds"])
+        if (one["a"], one["b"]) == (b, a):
+            return Gap(-value, -high, -low, one["seeds"])
+    return None
+
+
+def _words(a: str, b: str, one: Gap) -> str:
+    return f"{a} minus {b}: {round(100 * one.value, 2) + 0.0:+.2f} points ({100 * one.low:.2f} to {100 * one.high:.2f})"
+
+
+def _each_above(results: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> Judgement | None:
+    """Reproduced when a beats b in every pair, refuted when in some pair b beats a."""
+    gaps = [(a, b, gap(results, a, b)) for a, b in pairs]
+    known = [(a, b, one) for a, b, one in gaps if one]
+    if len(known) < len(gaps):
+        return None
+    verdict = UNDECIDED
+    if all(one.low > 0 for _, _, one in known):
+        verdict = REPRODUCED
+    elif any(one.high < 0 for _, _, one in known):
+        verdict = REFUTED
+    return Judgement(verdict, "; ".join(_words(*one) for one in known), min(one.seeds for _, _, one in known))
+
+
+def _highres_poor(results: Mapping[str, Any]) -> Judgement | None:
+    return _each_above(results, [("lowres144", "highres144"), ("lowres32", "highres32")])
+
+
+def _small_competes(results: Mapping[str, Any]) -> Judgement | None:
+    one = gap(results, "lowres32", "lowres144")
+    if one is None:
+        return None
+    verdict = REPRODUCED if one.low > COMPETITIVE else REFUTED if one.high < COMPETITIVE else UNDECIDED
+    return Judgement(verdict, _words("lowres32", "lowres144", one), one.seeds)
+
+
+def _base_beats_finetuned(results: Mapping[str, Any]) -> Judgement | None:
+    return _each_above(results, [(base, tuned) for tuned in FINETUNED for base in BASE])
+
+
+def _mixed_is_best(results: Mapping[str, Any]) -> Judgement | None:
+    accuracy = {
+        label: entry["accuracy"]["value"]
+        for label, entry in results["regimes"].items()
+        if entry["stage"] == "regime" and not label.startswith("crossres") and "accuracy" in entry
+    }
+    if "highlow144" not in accuracy or len(accuracy) < 2:
+        return None
+    rival = max((label for label in accuracy if label != "highlow144"), key=lambda label: accuracy[label])
+    one = gap(results, "highlow144", rival)
+    if one is None:
+        return None
+    verdict = UNDECIDED
+    if one.value > 0 and one.high < UNDER_ONE:
+        verdict = REPRODUCED
+    elif one.high < 0 or one.low > UNDER_ONE:
+        verdict = REFUTED
+    return Judgement(verdict, f"the best of the others is {rival}; {_words('highlow144', rival, one)}", one.seeds)
+
+
+def _releasing_helps(results: Mapping[str, Any]) -> Judgement | None:
+    return _each_above(results, [("fused-output", "fused-head")])
+
+
+def _resolutions_apart(results: Mapping[str, Any]) -> Judgement | None:
+    areas = (results.get("remedy") or {}).get("probe_auc", {})
+    known = {label: areas[label]["linear LR36"] for label in ("lowres144", "highlow144") if label in areas}
+    if not known:
+        return None
+    low = min(one["interval"][0] for one in known.values())
+    high = max(one["interval"][1] for one in known.values())
+    verdict = REPRODUCED if low > SEPARATED else REFUTED if high < SEPARATED else UNDECIDED
+    words = (
+        f"{label}: AUC {one['value']:.3f} ({one['interval'][0]:.3f} to {one['interval'][1]:.3f})"
+        for label, one in known.items()
+    )
+    return Judgement(verdict, "; ".join(words), min(len(one["by_seed"]) for one in known.values()))
+
+
+def _numbers(results: Mapping[str, Any], key: str, model: str) -> Any:
+    return next((one["numbers"].get(model) for one in results["findings"] if one["key"] == key), None)
+
+
+def _alignment_helps(results: Mapping[str, Any]) -> Judgement | None:
+    found = _numbers(results, "alignment", "highlow144")
+    if not found or not {CPD, LINEAR, "none"} <= set(found["methods"]):
+        return None
+    methods, before = found["methods"], found["methods"]["none"]["probe_auc"] - 0.5
+    verdicts, words = [], []
+    for name in (CPD, LINEAR):
+        _, low, high = methods[name]["accuracy_gain"]
+        left = max(0.0, methods[name]["probe_auc"] - 0.5) / before if before > 0 else 1.0
+        verdicts.append(REPRODUCED if low > 0 and left <= 0.5 else REFUTED if high < 0 else UNDECIDED)
+        words.append(
+            f"{name}: HR-LR accuracy {100 * low:+.2f} to {100 * high:+.2f} points, {left:.0%} of the probe's gap left"
+        )
+    best = REPRODUCED if REPRODUCED in verdicts else REFUTED if set(verdicts) == {REFUTED} else UNDECIDED
+    return Judgement(best, "; ".join(words), 1)
+
+
+def _overlap_grows(results: Mapping[str, Any]) -> Judgement | None:
+    mixed, low = (_numbers(results, "distances", model) for model in ("highlow144", "lowres144"))
+    if not mixed or not low:
+        return None
+    a, b = mixed["HR-LR"]["cosine"], low["HR-LR"]["cosine"]
+    apart = a["overlap_ci"][0] > b["overlap_ci"][1]
+    reverse = a["overlap_ci"][1] < b["overlap_ci"][0]
+    verdict = REPRODUCED if apart else REFUTED if reverse else UNDECIDED
+    why = f"overlap of HR-LR cosines: highlow144 {a['overlap']:.1%}, lowres144 {b['overlap']:.1%}"
+    return Judgement(verdict, why, 1)
+
+
+def _drift_brings_peak(results: Mapping[str, Any]) -> Judgement | None:
+    found = _numbers(results, "alignment", "highlow144")
+    if not found or CPD not in found["methods"]:
+        return None
+    before, after = found["methods"]["none"], found["methods"][CPD]
+    _, low, high = after["accuracy_gain"]
+    verdict = REPRODUCED if low > 0 and after["d_prime"] > before["d_prime"] else REFUTED if high < 0 else UNDECIDED
+    why = f"d' of same and different people, HR-LR: {before['d_prime']:.2f} before, {after['d_prime']:.2f} after CPD"
+    return Judgement(verdict, why, 1)
+
+
+CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Judgement | None]], ...] = (
+    (
+        "Models trained on the high-resolution faces alone are poor",
+        "reproduced if lowres144 beats highres144 and lowres32 beats highres32; refuted if one loses",
+        _highres_poor,
+    ),
+    (
+        "lowres32 stays competitive",
+        "reproduced if the interval of lowres32 minus lowres144 lies above -2 points, refuted if below",
+        _small_competes,
+    ),
+    (
+        "lowres144 and lowres32 beat every fine-tuned variant",
+        "reproduced if both beat lowres144-finetuned and all three fused models; refuted if one loses",
+        _base_beats_finetuned,
+    ),
+    (
+        "highlow144 is best, by under 1 point",
+        "reproduced if it leads and the interval of its lead over the next best (remedy aside) ends below 1 point; "
+        "refuted if it loses or leads by more",
+        _mixed_is_best,
+    ),
+    (
+        "Freezing whole backbones is worse than releasing the output layers",
+        "reproduced if fused-output beats fused-head, refuted if it loses",
+        _releasing_helps,
+    ),
+    (
+        "Networks put the two true resolutions into different regions",
+        "reproduced if a linear probe tells the same faces' views apart with AUC above 0.75 in lowres144 and "
+        "highlow144 (intervals above it), refuted if both lie below",
+        _resolutions_apart,
+    ),
+    (
+        "Aligning the two clouds (Coherent Point Drift or a linear map) removes much of that gap",
+        "reproduced if one of the two raises HR-LR accuracy of highlow144 and leaves at most half of the probe's AUC "
+        "above chance; refuted if both lower accuracy",
+        _alignment_helps,
+    ),
+    (
+        "Distances within and between people overlap more in highlow144 than in lowres144",
+        "reproduced if the intervals of the overlap of HR-LR cosines lie apart in this order, refuted in the other",
+        _overlap_grows,
+    ),
+    (
+        "Coherent Point Drift brings back a peak of the distances within a person",
+        "reproduced if d' rises and HR-LR accuracy with it (interval above 0), refuted if accuracy falls",
+        _drift_brings_peak,
+    ),
+)

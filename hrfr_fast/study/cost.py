@@ -1,0 +1,78 @@
+"""How long a study will take on this device, from a few measured steps of each input size."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hrfr_fast.data.shards import Packed
+from hrfr_fast.regimes import Regime
+from hrfr_fast.study.plan import Job, Plan
+
+STEPS = 3  # after one to warm up
+PICTURES = 32
+FORWARD = 1 / 3  # of a training step's time: the backward pass costs twice the forward pass
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one input size on this device: pictures a second, trained on and embedded (two passes, face and mirror)."""
+
+    trained: float
+    embedded: float
+
+
+def measure(plan: Plan) -> dict[int, Speed]:
+    """Time a few steps of one plain run of each input size. Writes to a temporary directory only."""
+    chosen: dict[int, Job] = {}
+    for job in plan.jobs:
+        if not job.regime.parents:
+            chosen.setdefault(job.regime.input_size, job)
+    with tempfile.TemporaryDirectory(prefix="hrfr-study-") as folder:
+        return {size: _measure(job, Path(folder) / str(size)) for size, job in chosen.items()}
+
+
+def _measure(job: Job, out: Path) -> Speed:
+    from hrfr_fast.evaluation.embedding import embed
+    from hrfr_fast.stopping import StopFlag
+    from hrfr_fast.training.trainer import Trainer
+
+    settings = replace(job.settings, out=str(out), steps=STEPS + 1, log_every=1, eval_every=0.0, plateau=0)
+    with Trainer(settings, show_progress=False) as trainer:
+        trainer.start()
+        trainer.loop(StopFlag())
+        assert trainer.clock.last is not None
+        trained = trainer.clock.last.images_per_second  # of the last step alone
+        split = trainer.stream.splits[0]
+        records = np.arange(min(PICTURES, split.samples))
+        began = time.perf_counter()
+        embed(trainer.backbone, split, job.regime.input_size, trainer.compute, records=records)
+        return Speed(trained, len(records) / (time.perf_counter() - began))
+
+
+def seconds_of(job: Job, plan: Plan, speeds: Mapping[int, Speed], pictures: int) -> float:
+    """Estimated seconds of training and judging one job.
+
+    Args:
+        pictures: distinct ones in all pair sets.
+    """
+    speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()))
+    trained = job.settings.steps * job.settings.batch_size * work_of(job.regime) / speed.trained
+    detailed = job.seed < plan.preset.detailed_seeds
+    views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if detailed else 0)
+    return trained + views * pictures / speed.embedded
+
+
+def work_of(regime: Regime) -> float:
+    """Of a training step in which everything moves: 1; where the bodies are frozen only their forward pass is left."""
+    return sum(phase.share * (1 if "body" in phase.train else FORWARD) for phase in regime.phases)
+
+
+def pictures_to_verify(packed: Packed) -> int:
+    """Distinct pictures over all pair sets."""
+    from hrfr_fast.evaluation.embedding import distinct_pictures
+
+    return sum(len(distinct_pictures(pairs.split)[0]) for pairs in packed.pairs.values())

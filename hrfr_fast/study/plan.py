@@ -1,0 +1,145 @@
+"""What a study runs, in which order: regimes and seeds become training runs, parents before children."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrfr_fast.data.shards import Packed
+from hrfr_fast.errors import UsageError
+from hrfr_fast.regimes import CONTROLS, TABLE, Regime, in_order, regime_named
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.study.presets import Preset
+
+DOSED = ("highlow144", "lowres144-finetuned")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run. ``label``: the regime's name, with the dose where there is one."""
+
+    label: str
+    regime: Regime
+    seed: int
+    stage: str
+    """"regime", "control" or "dose"."""
+    settings: TrainSettings
+    dose: dict[str, float] | None = None
+    """``{"highres_identities": share}`` or ``{"highres_share": share}``."""
+
+    @property
+    def run(self) -> Path:
+        return self.settings.run_directory
+
+    def __str__(self) -> str:
+        return f"{self.label}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
+
+    jobs: tuple[Job, ...]
+    preset: Preset
+    seeds: tuple[int, ...]
+    packed: Packed
+    out: Path
+    device: str = "auto"
+
+    @property
+    def labels(self) -> list[str]:
+        """Each once, in order."""
+        return list(dict.fromkeys(job.label for job in self.jobs))
+
+    def of(self, label: str) -> list[Job]:
+        """The jobs of one label, by seed."""
+        return [job for job in self.jobs if job.label == label]
+
+
+def make_plan(
+    regimes: Iterable[str],
+    preset: Preset,
+    packed: Packed,
+    out: str | Path,
+    *,
+    seeds: int = 0,
+    device: str = "auto",
+    dose: bool = False,
+) -> Plan:
+    """The plan.
+
+    Args:
+        regimes: names or .toml files; "all" stands for the ten of the table and their controls. Parents are added.
+        seeds: 0 .. seeds - 1 are run; 0: as the preset says.
+        dose: add the dose-response stage.
+
+    Raises:
+        UsageError: an unknown regime, a split that is not packed, or a budget the preset does not know.
+    """
+    names: list[str] = []
+    for name in regimes:
+        names += [one.name for one in TABLE + CONTROLS] if name == "all" else [name]
+    if not names:
+        raise UsageError("no regime was given; --regimes all, or names with commas between them")
+    ordered = [(name, regime_named(name)) for name in in_order(names)]
+    for _, regime in ordered:
+        missing = [split for split in regime.sources if split not in packed.splits]
+        if missing:
+            raise UsageError(f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed")
+    numbers = tuple(range(seeds or preset.seeds))
+    out, jobs = Path(out), []
+    for seed in numbers:
+        for name, regime in ordered:
+            settings = settings_of(name, regime, preset, packed, out, seed, device)
+            stage = "control" if regime.control_of else "regime"
+            jobs.append(Job(regime.name, regime, seed, stage, settings))
+        if dose:
+            jobs += _dose_jobs([job for job in jobs if job.seed == seed], preset)
+    return Plan(tuple(jobs), preset, numbers, packed, out, device)
+
+
+def settings_of(
+    name: str, regime: Regime, preset: Preset, packed: Packed, out: Path, seed: int, device: str
+) -> TrainSettings:
+    """The training settings of one run; it lies in ``out/runs/seed<k>``, beside its parents."""
+    batch = preset.batch_size(regime.input_size)
+    steps = budget_of(regime, preset, packed, batch)
+    epoch = _epoch(regime, packed) / batch
+    watched = bool(preset.plateau) and regime.budget == "highres"
+    looks = max(preset.looks, 3 * preset.plateau if watched else 0)
+    own = {
+        "regime": name, "data": str(packed.path), "out": str(out / "runs" / f"seed{seed}" / regime.name),
+        "seed": seed, "steps": steps, "batch_size": batch, "device": device,
+        "eval_every": steps / epoch / (looks + 1) if looks else 0.0,
+        "plateau": preset.plateau if watched else 0,
+    }  # fmt: skip
+    return TrainSettings().updated(dict(preset.settings) | own, f"preset {preset.name}")
+
+
+def budget_of(regime: Regime, preset: Preset, packed: Packed, batch: int) -> int:
+    """Optimiser steps. Raises UsageError where the preset does not say."""
+    if not regime.phases:
+        return 1  # assembled from its parents; no step is taken
+    if regime.budget in preset.steps:
+        return preset.steps[regime.budget]
+    if regime.budget not in preset.epochs:
+        raise UsageError(f"preset {preset.name} gives no steps or epochs for budget {regime.budget!r} ({regime.name})")
+    split = "lowres" if regime.budget == "lowres" else regime.sources[-1]
+    return max(1, math.ceil(preset.epochs[regime.budget] * packed.splits[split].samples / batch))
+
+
+def _epoch(regime: Regime, packed: Packed) -> int:
+    return sum(packed.splits[split].samples for split in regime.sources)
+
+
+def _dose_jobs(jobs: list[Job], preset: Preset) -> list[Job]:
+    """One seed's dose-response runs, of those of DOSED that are in the study."""
+    made = []
+    for job in (job for job in jobs if job.label in DOSED):
+        doses = [("highres_identities", share) for share in preset.dose_identities]
+        doses += [("highres_share", share) for share in preset.dose_shares if len(job.regime.sources) > 1]
+        for name, share in doses:
+            label = f"{job.label}-{name.removeprefix('highres_')}{100 * share:g}"
+            settings = job.settings.updated({"out": str(job.run.parent / label), name: share}, "dose")
+            made.append(Job(label, job.regime, job.seed, "dose", settings, {name: share}))
+    return made

@@ -1,0 +1,112 @@
+"""How large a study is: budgets, seeds and what is judged, as data. A preset of one's own is a TOML file."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.resolution import SIDES
+from hrfr_fast.evaluation.views import HR
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything about a study but its regimes and data. Raises UsageError for values out of range.
+
+    Regimes of one budget (see ``regimes.BUDGETS``) take equally many steps; a budget is given in ``steps``, or in
+    ``epochs`` over the split it is named after, at the batch size of the regime's input size.
+    """
+
+    name: str
+    summary: str
+    seeds: int
+    steps: Mapping[str, int] = field(default_factory=dict)
+    """Budget -> optimiser steps."""
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    """Budget -> passes over lowres (budget "lowres") or highres (all others), where ``steps`` says nothing."""
+    plateau: int = 0
+    """Looks without a gain that make a plateau for budget "highres", whose steps are then the most; 0: all steps."""
+    batch: Mapping[str, int] = field(default_factory=lambda: {"32": 1024, "144": 512})
+    """Input size in pixels -> batch size. An input size that is not here takes that of the next larger one."""
+    looks: int = 5
+    """Verifications on the way, at equal distances."""
+    sides: tuple[int, ...] = SIDES
+    """Test resolutions of the accuracy-by-resolution curve in pixels, 0: as they are."""
+    detailed_seeds: int = 1
+    """The first so many seeds also get the resolution curve and identification."""
+    analysed: tuple[str, ...] = ("lowres144", "highlow144", "crossres144", "lowres144-finetuned", "lowres32")
+    """Regimes whose embeddings are analysed, with their first seed; the first is what the others are compared with."""
+    probed: tuple[str, ...] = ("lowres144", "highlow144", "crossres144", "crossres144-views")
+    """Regimes whose true-resolution probe is compared over all seeds: the remedy, its reference and its control."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further training settings, the same for every regime."""
+    dose_identities: tuple[float, ...] = (0.25, 0.5)
+    """Shares of the highres identities in the dose-response stage; none and all are runs of the study itself."""
+    dose_shares: tuple[float, ...] = (0.05, 0.2, 0.4)
+    """Shares of highres pictures among highlow144's batches of the same stage."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "seeds": self.seeds >= 1, "plateau": self.plateau >= 0, "looks": self.looks >= 0,
+            "detailed_seeds": self.detailed_seeds >= 0, "batch": bool(self.batch),
+            "sides": bool(self.sides) and min(self.sides) >= 0,
+            "dose_identities": all(0 < share < 1 for share in self.dose_identities),
+            "dose_shares": all(0 < share < 1 for share in self.dose_shares),
+        }  # fmt: skip
+        for name, holds in rules.items():
+            if not holds:
+                raise UsageError(f"preset {self.name}: {name} is {getattr(self, name)}; that is out of range")
+
+    def batch_size(self, input_size: int) -> int:
+        """Samples a step for a regime of this input size."""
+        known = sorted(map(int, self.batch))
+        return self.batch[str(next((size for size in known if size >= input_size), known[-1]))]
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "full", "the study as designed: full width, 20 passes over lowres; for a GPU", seeds=3,
+            epochs={"lowres": 20.0, "highres": 120.0, "finetune": 20.0, "fused": 20.0, "own": 20.0}, plateau=3,
+            looks=20,
+        ),
+        Preset(
+            "cpu-small", "a quarter of the width, 1.6 passes over `synth --scale small`, 2 seeds: half an hour on two "
+            "CPU cores with bf16 instructions, three quarters of one without", seeds=2,
+            steps={"lowres": 320, "highres": 120, "finetune": 100, "fused": 100, "own": 100},
+            batch={"32": 16, "144": 16}, looks=1, sides=(12, 24, 36, 72, HR),
+            settings={"width": 16, "embedding_size": 128, "learning_rate": 0.05},
+        ),
+    )
+}  # fmt: skip
+
+
+def preset_named(name: str) -> Preset:
+    """The preset called ``name``, or the one in the file ``name`` where that ends in .toml. Raises UsageError."""
+    if name.endswith(".toml"):
+        return load_preset(Path(name))
+    if name not in PRESETS:
+        raise UsageError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}, or give a .toml file of one")
+    return PRESETS[name]
+
+
+def load_preset(path: Path) -> Preset:
+    """A preset from a TOML file: fields of Preset over those of ``base`` (a preset's name, "full" if not given)."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a preset: {error}") from None
+    base = preset_named(str(values.pop("base", "full")))
+    known = {one.name: one for one in fields(Preset)}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"{path}: there is no field {name!r}; there are {', '.join(known)}")
+        wanted = type(getattr(base, name))
+        if isinstance(value, list) and wanted is tuple:
+            values[name] = tuple(value)
+        elif not isinstance(value, wanted):
+            raise UsageError(f"{path}: {name} must be {wanted.__name__}, it is {value!r}")
+    return replace(base, **{"name": path.stem} | values)

@@ -1,0 +1,342 @@
+"""From scores to tables: what the study found, as results.json and one CSV a table."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast import __version__
+from hrfr_fast.analysis.finding import Finding
+from hrfr_fast.data.shards import PairSet
+from hrfr_fast.evaluation.compare import Estimate, Outcomes, contrasts_of, outcomes
+from hrfr_fast.evaluation.evaluate import caveats
+from hrfr_fast.evaluation.rates import resampled_rates
+from hrfr_fast.evaluation.resolution import CROSSES
+from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.evaluation.views import LR36
+from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.study.claims import claims_of
+from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
+from hrfr_fast.study.plan import Job, Plan
+from hrfr_fast.study.remedy import remedy_of
+
+HR_HR, HR_LR = "HR-HR", "HR-LR"
+FORMAT = "hrfr-fast study 1"
+Scores = dict[str, dict[int, NDArray[np.float64]]]
+
+
+def gather(plan: Plan, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Everything the report shows, as plain JSON values; rates are shares in [0, 1], intervals [low, high].
+
+    Raises UsageError when there are no test pairs, or fewer than the ten a fold needs.
+    """
+    judged = {label: {job.seed: _judged(job.run) for job in plan.of(label)} for label in plan.labels}
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "hrfr_fast": __version__,
+        "preset": asdict(plan.preset),
+        "seeds": list(plan.seeds),
+        "data": _data(plan),
+        "regimes": {label: _facts(plan, label) for label in plan.labels},
+        "contrasts": [],
+        "findings": [_finding(one) for one in findings],
+    }
+    pairs = main_pairs(plan.packed)
+    if pairs is not None:
+        _compare(plan, pairs, judged, results)
+    results["claims"] = claims_of(results)
+    cleaned: dict[str, Any] = json.loads(json.dumps(results))
+    return cleaned
+
+
+def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judged]], results: dict[str, Any]) -> None:
+    """Add rates, intervals, contrasts, curves, doses and the remedy's criterion, all on the main test pairs."""
+    units = units_of(pairs)
+    crossed = {view: _scores(judged, lambda one, view=view: one.by_view.get(view)) for view in CROSSES}  # type: ignore[misc]
+    verified = {view: _verified(scores, pairs) for view, scores in crossed.items()}
+    found = {view: _outcomes(verified[view], pairs) for view in CROSSES}
+    rates = {view: _rates(crossed[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
+    for label, entry in results["regimes"].items():
+        entry |= _verification(verified[HR_HR][label], found[HR_HR][label], rates[HR_HR][label], units)
+        entry["cross_resolution"] = {
+            view: found[view][label].accuracy.summary(units)
+            | ({"tar_at_far": _tars(rates[view][label], units)} if view in rates else {})
+            for view in CROSSES
+        }
+        entry["identification"] = _first(one.identification for one in judged[label].values())
+    _resolution_curves(judged, pairs, results)
+    compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage != "dose"}
+    results["contrasts"] = [one.to_json() for one in contrasts_of(compared, units)]
+    results["dose"] = _doses(plan, found[HR_HR], units)
+    faces = plan.packed.splits.get(FACES)
+    results["remedy"] = remedy_of(
+        found[HR_HR], {label: rates[HR_LR][label]["0.01"] for label in plan.labels}, units,
+        {label: {seed: one.probe for seed, one in seeds.items()} for label, seeds in judged.items()},
+        faces.labels if faces else None,
+    )  # fmt: skip
+
+
+def _judged(run: Path) -> Judged:
+    found = read_judged(run)
+    assert found is not None, f"{run} was judged before tables are made"
+    return found
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    packed, pairs = plan.packed, main_pairs(plan.packed)
+    content: dict[str, Any] = {
+        "path": str(packed.path),
+        "digest": packed.digest,
+        "synthetic": "synthetic" in packed.manifest.get("provenance", {}),
+        "splits": {
+            name: {"pictures": split.samples, "identities": split.identities, "pixels": split.size}
+            for name, split in packed.splits.items()
+        },
+        "pairs": None,
+    }
+    if pairs is not None:
+        content["pairs"] = {
+            "name": pairs.name, "pairs": len(pairs), "pixels": pairs.split.size, "identities": units_of(pairs),
+            "level": "pair" if pairs.identities is None else "identity", "notes": caveats(pairs),
+        }  # fmt: skip
+        if pairs.split.size <= LR36:
+            content["pairs"]["notes"].append("its pictures have low resolution: no view of them shows a high one")
+    return content
+
+
+def units_of(pairs: PairSet) -> int:
+    """What the bootstrap draws from: the number of identities, or of pairs where identities are not known."""
+    return len(pairs) if pairs.identities is None else len(np.unique(pairs.identities))
+
+
+def _facts(plan: Plan, label: str) -> dict[str, Any]:
+    jobs = plan.of(label)
+    first = jobs[0]
+    runs = {str(job.seed): str(job.run.relative_to(plan.out)) for job in jobs}
+    own = {job.seed: json.loads((job.run / "results.json").read_text()) for job in jobs}
+    others = sorted({name for result in own.values() for name in result})
+    return {
+        "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
+        "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
+        "steps": _steps(first), "batch_size": first.settings.batch_size,
+        "runs": runs,
+        "other_pairs": {
+            name: {
+                "kind": own[first.seed][name]["kind"],
+                "accuracy": float(np.mean([result[name]["accuracy"] for result in own.values()])),
+                "first_seed_interval": own[first.seed][name]["accuracy_ci"],
+                "pairs": own[first.seed][name]["pairs"],
+            }
+            for name in others if all(name in result for result in own.values())
+        },
+    }  # fmt: skip
+
+
+def _steps(job: Job) -> int:
+    """Taken, which is fewer than planned where a plateau ended the run."""
+    from hrfr_fast.training.checkpoint import read_metadata, weights_of
+
+    return int(read_metadata(weights_of(job.run))["step"])
+
+
+def _finding(one: Finding) -> dict[str, Any]:
+    figures = [{"file": f"analysis/{figure.path.name}", "caption": figure.caption} for figure in one.figures]
+    return {
+        "key": one.key, "question": one.question, "answer": one.answer, "numbers": one.numbers, "figures": figures,
+    }  # fmt: skip
+
+
+def _scores(judged: Mapping[str, Mapping[int, Judged]], pick: Any) -> Scores:
+    """Label -> seed -> scores, where there are some."""
+    return {
+        label: {seed: scores for seed, one in seeds.items() if (scores := pick(one)) is not None}
+        for label, seeds in judged.items()
+    }
+
+
+def _verified(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verification]]:
+    return {
+        label: {seed: verify(one, pairs.same, pairs.identities, resamples=0) for seed, one in seeds.items()}
+        for label, seeds in scores.items()
+        if seeds
+    }
+
+
+def _outcomes(verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet) -> dict[str, Outcomes]:
+    correct = {label: {seed: one.correct for seed, one in seeds.items()} for label, seeds in verified.items()}
+    return outcomes(correct, pairs.same, pairs.identities) if correct else {}
+
+
+def _rates(
+    scores: Scores, verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet
+) -> dict[str, dict[str, Estimate]]:
+    """Label -> "auc", "eer", "0.1" ... (TAR at that FAR) -> estimate."""
+    result: dict[str, dict[str, Estimate]] = {}
+    for label, seeds in scores.items():
+        resampled = [resampled_rates(seeds[seed], pairs.same, pairs.identities) for seed in sorted(seeds)]
+        whole = [verified[label][seed] for seed in sorted(seeds)]
+        plain = [{"auc": one.auc, "eer": one.eer} | one.tar_at_far for one in whole]
+        result[label] = {
+            name: Estimate(
+                tuple(sorted(seeds)),
+                np.array([values[name] for values in plain]),
+                np.stack([one[name] for one in resampled], axis=1),
+            )
+            for name in plain[0]
+        }
+    return result
+
+
+def _verification(
+    verified: Mapping[int, Verification], found: Outcomes, rates: Mapping[str, Estimate], units: int
+) -> dict[str, Any]:
+    folds = np.array([one.folds for one in verified.values()])
+    first = next(iter(verified.values()))
+    return {
+        "accuracy": found.accuracy.summary(units),
+        "auc": rates["auc"].summary(units),
+        "eer": rates["eer"].summary(units),
+        "tar_at_far": _tars(rates, units),
+        "folds": {str(seed): one.folds for seed, one in verified.items()},
+        "fold_spread": float(folds.std(axis=1, ddof=1).mean()),
+        "warnings": first.warnings,
+    }
+
+
+def _tars(rates: Mapping[str, Estimate], units: int) -> dict[str, Any]:
+    return {name: one.summary(units) for name, one in rates.items() if name not in ("auc", "eer")}
+
+
+def _resolution_curves(judged: Mapping[str, Mapping[int, Judged]], pairs: PairSet, results: dict[str, Any]) -> None:
+    """Accuracy by test resolution, of the seeds that have the curve."""
+    sides = sorted({side for seeds in judged.values() for one in seeds.values() for side in one.by_side})
+    for entry in results["regimes"].values():
+        entry["by_resolution"] = []
+    for side in sides:
+        scores = _scores(judged, lambda one, side=side: one.by_side.get(side))  # type: ignore[misc]
+        for label, found in _outcomes(_verified(scores, pairs), pairs).items():
+            row = {"pixels": side} | found.accuracy.summary(units_of(pairs))
+            results["regimes"][label]["by_resolution"].append(row)
+
+
+def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[str, Any]]:
+    """Accuracy by dose: the dosed runs, and as ends of the scale the runs without and with all highres identities."""
+    rows: list[dict[str, Any]] = []
+    for label in plan.labels:
+        job = plan.of(label)[0]
+        if job.dose:
+            ((kind, value),) = job.dose.items()
+            rows.append({"regime": job.regime.name, "kind": kind, "dose": value, "label": label})
+    for regime in sorted({row["regime"] for row in rows}):
+        ends = {0.0: "lowres144", 1.0: regime}
+        rows += [
+            {"regime": regime, "kind": "highres_identities", "dose": dose, "label": label}
+            for dose, label in ends.items() if label in found
+        ]  # fmt: skip
+    return [
+        row | found[str(row["label"])].accuracy.summary(units)
+        for row in sorted(rows, key=lambda row: (row["regime"], row["kind"], row["dose"]))
+    ]
+
+
+def _first(values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+# ---- tables on disk -------------------------------------------------------------------------------------------------
+
+
+def write_tables(results: Mapping[str, Any], out: Path) -> None:
+    """Write ``out/results.json`` and ``out/tables/*.csv``."""
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", results)
+    for name, rows in tables(results).items():
+        if rows:
+            write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode())
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Every table as flat rows, by name."""
+    regimes = {label: entry for label, entry in results["regimes"].items() if "accuracy" in entry}
+    named = ("accuracy", "auc", "eer")
+    return {
+        "verification": [
+            {"regime": label, "stage": entry["stage"], "steps": entry["steps"], "fold_spread": entry["fold_spread"]}
+            | {"seed_spread": entry["accuracy"]["seed_spread"]}
+            | {key: value for name in named for key, value in _flat(name, entry[name]).items()}
+            | {k: v for far, tar in entry["tar_at_far"].items() for k, v in _flat(f"tar_at_far_{far}", tar).items()}
+            for label, entry in regimes.items()
+        ],
+        "folds": [
+            {"regime": label, "seed": seed, "fold": fold, "accuracy": accuracy}
+            for label, entry in regimes.items()
+            for seed, folds in entry["folds"].items()
+            for fold, accuracy in enumerate(folds)
+        ],
+        "seeds": [
+            {"regime": label, "seed": seed, "accuracy": accuracy}
+            for label, entry in regimes.items()
+            for seed, accuracy in entry["accuracy"]["by_seed"].items()
+        ],
+        "contrasts": [
+            {name: one[name] for name in _CONTRAST} | {"low": one["interval"][0], "high": one["interval"][1]}
+            for one in results["contrasts"]
+        ],
+        "mcnemar": [
+            {"a": one["a"], "b": one["b"], "seed": seed} | counts
+            for one in results["contrasts"]
+            for seed, counts in one["mcnemar"].items()
+        ],
+        "cross_resolution": [
+            {"regime": label, "views": view} | _flat("accuracy", one)
+            for label, entry in regimes.items()
+            for view, one in entry["cross_resolution"].items()
+        ],
+        "resolution": [
+            {"regime": label, "pixels": row["pixels"]} | _flat("accuracy", row)
+            for label, entry in regimes.items()
+            for row in entry["by_resolution"]
+        ],
+        "identification": [
+            {"regime": label, "probes": view, "rank": rank, "rate": entry["identification"][view][f"rank{rank}"]}
+            | dict(zip(("low", "high"), entry["identification"][view][f"rank{rank}_ci"], strict=True))
+            for label, entry in regimes.items()
+            if entry["identification"]
+            for view in ("HR", "LR")
+            for rank in (1, 5)
+        ],
+        "other_pairs": [
+            {"regime": label, "pairs": name} | {k: v for k, v in one.items() if k != "first_seed_interval"}
+            for label, entry in results["regimes"].items()
+            for name, one in entry["other_pairs"].items()
+        ],
+        "dose": [
+            {name: row[name] for name in ("regime", "kind", "dose", "label")} | _flat("accuracy", row)
+            for row in results.get("dose", [])
+        ],
+        "claims": [{name: one[name] for name in ("claim", "verdict", "leaning", "why")} for one in results["claims"]],
+    }
+
+
+_CONTRAST = (
+    "a", "b", "fixed", "seeds", "pairs", "identities", "difference", "p", "p_holm", "verdict", "detectable",
+    "needed_identities", "needed_pairs", "needed_seeds",
+)  # fmt: skip
+
+
+def _flat(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one["value"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

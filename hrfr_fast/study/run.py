@@ -1,0 +1,215 @@
+"""Run a study: train what is not trained yet, judge every run, gather, analyse, report.
+
+Everything is found again on disk, so a study that was stopped, or killed, continues with the same command: finished
+runs are reused when settings and data are the same, a run in the middle is resumed from its last checkpoint.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.analysis.finding import Finding
+from hrfr_fast.data.shards import open_packed
+from hrfr_fast.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.files import write_json
+from hrfr_fast.progress import console
+from hrfr_fast.stopping import StopFlag
+from hrfr_fast.study.cost import measure, pictures_to_verify, seconds_of
+from hrfr_fast.study.judge import judge
+from hrfr_fast.study.plan import Job, Plan, make_plan
+from hrfr_fast.study.presets import preset_named
+
+SAME = "study-job.json"
+"""In each run directory: the settings it was asked for and the digest of its data."""
+SPEED_ONLY = ("device", "engine", "save_minutes", "log_every", "verify_checksums", "activation_checkpointing", "data")
+"""Settings that do not change what a run computes; the data are compared by digest."""
+
+
+def run_study(
+    regimes: list[str],
+    data: str | Path = "packed",
+    out: str | Path = "study",
+    *,
+    preset: str = "full",
+    seeds: int = 0,
+    device: str = "auto",
+    dose: bool = False,
+    show_progress: bool = True,
+) -> Path:
+    """Run, or continue, a study; returns its report.
+
+    Args:
+        regimes: names, .toml files, or "all".
+        data: directory written by ``hrfr-fast pack``.
+        preset: a name or a .toml file, see ``presets.py``.
+        seeds: how many; 0: as the preset says.
+        dose: add the dose-response stage.
+
+    Raises:
+        UsageError: see ``make_plan``; a run in ``out`` that was made with other settings or data.
+        Interrupted: Ctrl-C or SIGTERM; everything so far is on disk, and the same command continues.
+        HrfrError: a run failed; says which.
+    """
+    plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
+    for job in plan.jobs:
+        status(job, plan.packed.digest)  # refuse before hours were spent
+    began, done = time.monotonic(), 0
+    with StopFlag() as stop:
+        for number, job in enumerate(plan.jobs, 1):
+            _stop_here(stop, plan)
+            state = status(job, plan.packed.digest)
+            left = _time_left(began, done, len(plan.jobs) - number + 1) if done else ""
+            console.print(f"[bold]{number} of {len(plan.jobs)}[/]: {job}{_IN_WORDS[state]}{left}")
+            if state != "finished":
+                _train(job, plan, resume=state == "begun", show_progress=show_progress)
+                done += 1
+            _judge(job, plan)
+        _stop_here(stop, plan)
+        findings = _analyse(plan, show_progress)
+        _stop_here(stop, plan)
+    return _report(plan, findings)
+
+
+def planned(
+    regimes: list[str],
+    data: str | Path = "packed",
+    out: str | Path = "study",
+    *,
+    preset: str = "full",
+    seeds: int = 0,
+    device: str = "auto",
+    dose: bool = False,
+) -> Plan:
+    """The plan of ``run_study`` with the same arguments."""
+    return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
+
+
+_IN_WORDS = {"finished": " is finished already", "begun": " goes on", "new": ""}
+
+
+def status(job: Job, digest: str) -> str:
+    """ "new", "begun" or "finished". Raises UsageError when the directory holds a run of other settings or data."""
+    path = job.run / SAME
+    if not path.exists():
+        if (job.run / "settings.toml").exists():
+            raise UsageError(f"{job.run} holds a run that is no part of this study; choose another --out")
+        return "new"
+    known = json.loads(path.read_text())
+    wanted = identity_of(job, digest)
+    if known != wanted:
+        raise UsageError(f"{job.run} was made with {_difference(known, wanted)}; choose another --out, or remove it")
+    if (job.run / "report" / "report.html").exists():
+        return "finished"
+    return "begun" if (job.run / "settings.toml").exists() else "new"
+
+
+def identity_of(job: Job, digest: str) -> dict[str, Any]:
+    """What makes two runs the same run: settings that change the result, the regime's fields, the data."""
+    settings = {name: value for name, value in asdict(job.settings).items() if name not in (*SPEED_ONLY, "out")}
+    content = {"settings": settings, "regime": asdict(job.regime), "data_digest": digest}
+    result: dict[str, Any] = json.loads(json.dumps(content))
+    return result
+
+
+def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if known["data_digest"] != wanted["data_digest"]:
+        return "other data"
+    for group in ("settings", "regime"):
+        for name in sorted(set(known[group]) | set(wanted[group])):
+            before, now = known[group].get(name), wanted[group].get(name)
+            if before != now:
+                return f"{name} {before!r}, and now it is {now!r}"
+    return "other settings"
+
+
+def _train(job: Job, plan: Plan, *, resume: bool, show_progress: bool) -> None:
+    from hrfr_fast.training.trainer import train
+
+    job.run.mkdir(parents=True, exist_ok=True)
+    write_json(job.run / SAME, identity_of(job, plan.packed.digest))
+    try:
+        train(job.settings, resume=resume, show_progress=show_progress)
+    except Interrupted as stopped:
+        raise Interrupted(f"stopped during {job}; {_GO_ON}", stopped.exit_code - 128) from None
+    except HrfrError as error:
+        raise type(error)(f"{job}: {error}") from None
+
+
+_GO_ON = "the same `hrfr-fast study` command continues there"
+
+
+def _judge(job: Job, plan: Plan) -> None:
+    from hrfr_fast.training.device import choose_compute
+
+    detailed = job.seed < plan.preset.detailed_seeds and job.stage != "dose"
+    judge(
+        job.run, plan.packed, choose_compute(plan.device, _precision(job)),
+        sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,
+    )  # fmt: skip
+
+
+def _precision(job: Job) -> str:
+    from hrfr_fast.settings import load_settings
+
+    return load_settings(job.run / "settings.toml").precision
+
+
+def _analyse(plan: Plan, show_progress: bool) -> list[Finding]:
+    """The embedding analyses of the preset's regimes, first seed; answered questions only."""
+    from hrfr_fast.analysis.run import IncompleteAnalysis, analyze
+
+    chosen: list[str | Path] = [plan.of(label)[0].run for label in plan.preset.analysed if label in plan.labels]
+    if not chosen or not plan.packed.splits.get("highres_eval"):
+        return []
+    try:
+        return analyze(
+            chosen, plan.out / "analysis", packed=plan.packed.path, device=plan.device, show_progress=show_progress
+        )
+    except IncompleteAnalysis as error:
+        console.print(f"warning: {error}", markup=False)
+        return error.findings
+
+
+def _report(plan: Plan, findings: list[Finding]) -> Path:
+    from hrfr_fast.report.study_report import write_study_report
+    from hrfr_fast.study.results import gather, write_tables
+
+    results = gather(plan, findings)
+    write_tables(results, plan.out)
+    return write_study_report(plan.out, results)
+
+
+def _stop_here(stop: StopFlag, plan: Plan) -> None:
+    if stop:
+        raise Interrupted(f"stopped; {plan.out} is kept, and {_GO_ON}", stop.signal_number or 2)
+
+
+def _time_left(began: float, done: int, left: int) -> str:
+    return f" (about {_duration((time.monotonic() - began) / done * left)} left)"
+
+
+def dry_run(plan: Plan) -> list[dict[str, Any]]:
+    """What would be done and how long it would take here; trains a few throw-away steps and changes nothing.
+
+    Returns:
+        One dict a job: ``label``, ``seed``, ``stage``, ``state``, ``steps``, ``batch_size``, ``seconds``.
+    """
+    states = [status(job, plan.packed.digest) for job in plan.jobs]
+    todo = [job for job, state in zip(plan.jobs, states, strict=True) if state != "finished"]
+    speeds = measure(plan) if todo else {}
+    pictures = pictures_to_verify(plan.packed)
+    return [
+        {
+            "label": job.label, "seed": job.seed, "stage": job.stage, "state": state,
+            "steps": job.settings.steps if job.regime.phases else 0, "batch_size": job.settings.batch_size,
+            "seconds": 0.0 if state == "finished" else seconds_of(job, plan, speeds, pictures),
+        }
+        for job, state in zip(plan.jobs, states, strict=True)
+    ]  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -1,0 +1,169 @@
+"""Comparison of regimes: against SciPy and statsmodels where they have the function, else on data of known truth."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation import bootstrap, compare
+
+
+def pair_list(rng, people, pairs):
+    """Half genuine pairs, half impostors, over ``people`` identities."""
+    first = rng.integers(0, people, pairs)
+    second = np.where(np.arange(pairs) % 2 == 0, first, (first + rng.integers(1, people, pairs)) % people)
+    return first == second, np.stack([first, second], axis=1).reshape(-1).astype(np.int32)
+
+
+def simulated(rng, identities, people, *, seeds, accuracy, true_gain=0.0, seed_spread=0.004):
+    """Decisions of two regimes, bool [P, seeds] each: people, regime x people, seeds and pairs all vary.
+
+    A latent standard normal decides each pair, so that accuracies are exact: Phi(quantile) averages to ``accuracy``.
+    """
+    first, second = identities[0::2], identities[1::2]
+
+    def of_people(size):
+        return size * (rng.standard_normal(people)[first] + rng.standard_normal(people)[second]) / np.sqrt(2)
+
+    hard = of_people(0.5) + 0.5 * rng.standard_normal(len(first))
+    decisions = []
+    for gain in (true_gain, 0.0):
+        own = of_people(0.3)
+        shift = gain + seed_spread * rng.standard_normal(seeds)
+        wanted = stats.norm.ppf(accuracy + shift)  # the latent parts' variances sum to 1 below, so this is the accuracy
+        noise = np.sqrt(1 - 0.5**2 - 0.5**2 - 0.3**2) * rng.standard_normal((len(first), seeds))
+        decisions.append(hard[:, None] + own[:, None] + noise < wanted)
+    return decisions
+
+
+def repeated(rng, people, pairs, times, **truth):
+    """``times`` contrasts on one pair list, resampled together."""
+    same, identities = pair_list(rng, people, pairs)
+    correct = {}
+    for n in range(times):
+        a, b = simulated(rng, identities, people, **truth)
+        correct |= {f"a{n}": dict(enumerate(a.T)), f"b{n}": dict(enumerate(b.T))}
+    results = compare.outcomes(correct, same, identities, resamples=400)
+    return [compare.contrast(f"a{n}", f"b{n}", results, people) for n in range(times)]
+
+
+@pytest.mark.parametrize("seeds,spread", [(3, 0.004), (3, 0.02), (5, 0.01), (1, 0.0)])
+def test_of_200_null_comparisons_180_to_200_are_called_chance(seeds, spread):
+    found = repeated(np.random.default_rng(0), 80, 400, 200, seeds=seeds, accuracy=0.85, seed_spread=spread)
+    assert 180 <= sum(one.verdict == "cannot be told from chance" for one in found) <= 200
+    assert all((one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0) for one in found)
+
+
+@pytest.mark.parametrize("seeds,spread", [(3, 0.01), (5, 0.01)])
+def test_the_interval_covers_the_true_difference(seeds, spread):
+    """A true 2 points are inside 95 % of 200 intervals less three binomial standard errors, or in more."""
+    truth = {"seeds": seeds, "accuracy": 0.85, "seed_spread": spread, "true_gain": 0.02}
+    found = repeated(np.random.default_rng(1), 120, 500, 200, **truth)
+    covered = sum(one.interval[0] <= 0.02 <= one.interval[1] for one in found)
+    assert 181 <= covered <= 200
+    assert np.mean([one.difference for one in found]) == pytest.approx(0.02, abs=0.004)
+
+
+def test_three_points_at_6000_pairs_are_found():
+    truth = {"seeds": 3, "accuracy": 0.9, "true_gain": 0.03, "seed_spread": 0.003}
+    found = repeated(np.random.default_rng(2), 2000, 6000, 40, **truth)
+    assert sum(one.verdict == "likely real" and one.difference > 0 for one in found) >= 38
+
+
+def test_with_one_pair_a_person_the_standard_error_is_the_paired_t_tests():
+    """Each identity in one pair only: resampling identities is resampling pairs, and the t-test on gains must agree."""
+    rng = np.random.default_rng(3)
+    same, identities = np.ones(500, bool), np.repeat(np.arange(500, dtype=np.int32), 2)
+    a, b = rng.random(500) < 0.9, rng.random(500) < 0.87
+    results = compare.outcomes({"a": {0: a}, "b": {0: b}}, same, identities)
+    found = compare.contrast("a", "b", results, 500)
+    reference = stats.ttest_rel(a.astype(float), b.astype(float))
+    interval = reference.confidence_interval()
+    assert found.p == pytest.approx(reference.pvalue, rel=0.25)
+    assert found.interval == pytest.approx((interval.low, interval.high), abs=0.003)
+
+
+def test_when_only_seeds_vary_the_interval_is_students():
+    """Every pair decided alike within a seed, as many wrong as the seed is bad: people add next to nothing."""
+    people, seeds = 4000, 5
+    same, identities = np.ones(people, bool), np.repeat(np.arange(people, dtype=np.int32), 2)
+    wrong = {0: 100, 1: 180, 2: 240, 3: 60, 4: 300}
+    a = {s: np.arange(people) >= wrong[s] for s in range(seeds)}
+    b = {s: np.arange(people) >= 0 for s in range(seeds)}
+    results = compare.outcomes({"a": a, "b": b}, same, identities)
+    found = compare.contrast("a", "b", results, people)
+    gains = -np.array(list(wrong.values())) / people
+    reference = stats.ttest_1samp(gains, 0).confidence_interval()
+    width, wanted = found.interval[1] - found.interval[0], reference.high - reference.low
+    assert wanted * 0.95 < width < wanted * 1.1
+
+
+def test_mcnemar_and_holm_against_statsmodels():
+    rng = np.random.default_rng(4)
+    a, b = rng.random(400) < 0.9, rng.random(400) < 0.85
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    assert compare.mcnemar(a, b)["p"] == pytest.approx(reference_mcnemar(table, exact=True).pvalue)
+    assert compare.mcnemar(a, a)["p"] == 1.0
+    p = [0.011, 0.04, 0.001, 0.3, 0.02]
+    assert compare.holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+
+
+def small(names, seeds):
+    """Regimes with accuracies falling by 3 points from the first to the last, on 400 pairs of 100 people."""
+    rng = np.random.default_rng(5)
+    same, identities = pair_list(rng, 100, 400)
+    correct = {name: {s: rng.random(400) < 0.9 - 0.03 * i for s in range(seeds)} for i, name in enumerate(names)}
+    return compare.outcomes(correct, same, identities, resamples=200)
+
+
+def test_fixed_contrasts_come_first_with_holm_and_the_rest_is_exploratory():
+    found = compare.contrasts_of(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
+    assert [(one.a, one.b) for one in found if one.fixed] == [("highlow144", "lowres144"), ("lowres32", "lowres144")]
+    assert len(found) == 6 and all((one.p_holm is None) != one.fixed for one in found)
+    assert [one.fixed for one in found] == [True, True, False, False, False, False]
+    assert all("exploratory" in one.sentence for one in found if not one.fixed)
+
+
+@pytest.mark.parametrize("seeds,words", [(1, "these two checkpoints"), (2, "at least 3 seeds"), (3, "3 seeds")])
+def test_the_sentence_says_how_far_it_reaches(seeds, words):
+    results = small(("lowres144", "highres144"), seeds)
+    found = compare.contrast("highres144", "lowres144", results, 100)
+    assert words in found.sentence
+    better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
+    assert better in found.sentence
+    assert ("likely real" in found.sentence) <= (seeds >= 3)
+
+
+def test_the_identities_asked_for_do_find_the_difference():
+    """With the number of identities that the advice names, the same truth is found about four times out of five."""
+    truth = {"seeds": 3, "accuracy": 0.85, "true_gain": 0.03, "seed_spread": 0.0}
+    few = repeated(np.random.default_rng(6), 100, 400, 40, **truth)
+    unclear = [one for one in few if abs(one.difference - 0.03) < 0.006]
+    wanted = int(np.median([one.needed_identities for one in unclear if one.needed_identities]))
+    many = repeated(np.random.default_rng(7), wanted, 4 * wanted, 40, **truth)
+    assert 0.6 < np.mean([one.verdict == "likely real" for one in many]) <= 1.0
+
+
+def test_regimes_are_compared_on_the_seeds_both_have():
+    rng = np.random.default_rng(8)
+    same, identities = pair_list(rng, 50, 200)
+    correct = {"a": {s: rng.random(200) < 0.9 for s in (0, 1, 2)}, "b": {s: rng.random(200) < 0.9 for s in (1, 2, 7)}}
+    results = compare.outcomes(correct, same, identities, resamples=100)
+    assert compare.contrast("a", "b", results, 50).seeds == 2
+    gain = np.mean([correct["a"][s].mean() - correct["b"][s].mean() for s in (1, 2)])
+    assert compare.contrast("a", "b", results, 50).difference == pytest.approx(gain)
+    with pytest.raises(UsageError, match="no seed in common"):
+        compare.contrast("b", "c", results | small(("c",), 1), 50)
+
+
+def test_resampled_means_of_columns_equal_those_of_each_alone():
+    rng = np.random.default_rng(9)
+    same, identities = pair_list(rng, 30, 100)
+    values = rng.random((100, 3))
+    together = bootstrap.resampled_means(values, same, identities, resamples=150)
+    alone = np.stack(
+        [bootstrap.resampled_means(values[:, k], same, identities, resamples=150) for k in range(3)], axis=1
+    )
+    assert np.allclose(together, alone)

@@ -1,0 +1,123 @@
+"""The rules by which findings count as reproduced, and the remedy as a success, on results made up for each case."""
+
+import numpy as np
+import pytest
+
+from hrfr_fast.evaluation.compare import Estimate, outcomes
+from hrfr_fast.study.claims import CLAIMS, claims_of
+from hrfr_fast.study.remedy import probe_areas, remedy_of
+
+
+def contrast(a, b, low, high, seeds=3):
+    return {"a": a, "b": b, "difference": (low + high) / 2, "interval": [low, high], "seeds": seeds}
+
+
+def verdicts(contrasts=(), findings=(), probe_auc=None, accuracy=None):
+    regimes = {label: {"stage": "regime", "accuracy": {"value": v}} for label, v in (accuracy or {}).items()}
+    results = {
+        "contrasts": list(contrasts), "findings": list(findings), "regimes": regimes,
+        "remedy": {"probe_auc": probe_auc or {}},
+    }  # fmt: skip
+    return {one["claim"]: (one["verdict"], one["leaning"]) for one in claims_of(results)}
+
+
+def of(start, **given):
+    found = verdicts(**given)
+    return next(value for claim, value in found.items() if claim.startswith(start))
+
+
+@pytest.mark.parametrize(
+    "low,high,seeds,expected",
+    [
+        (-0.01, 0.01, 3, ("reproduced", "reproduced")),
+        (-0.01, 0.01, 2, ("undecided", "reproduced")),
+        (-0.05, -0.03, 3, ("refuted", "refuted")),
+        (-0.05, 0.03, 3, ("undecided", "undecided")),
+    ],
+)
+def test_lowres32_is_competitive_within_two_points(low, high, seeds, expected):
+    assert of("lowres32 stays", contrasts=[contrast("lowres32", "lowres144", low, high, seeds)]) == expected
+    turned = contrast("lowres144", "lowres32", -high, -low, seeds)
+    assert of("lowres32 stays", contrasts=[turned]) == expected
+
+
+def test_every_part_of_a_claim_must_hold():
+    poor = contrast("highres144", "lowres144", -0.2, -0.1)
+    assert of("Models trained", contrasts=[poor]) == ("undecided", "undecided"), "half of it was not run"
+    both = [poor, contrast("highres32", "lowres32", -0.3, -0.1)]
+    assert of("Models trained", contrasts=both) == ("reproduced", "reproduced")
+    assert of("Models trained", contrasts=[poor, contrast("highres32", "lowres32", 0.1, 0.2)])[0] == "refuted"
+    assert of("Models trained", contrasts=[poor, contrast("highres32", "lowres32", -0.1, 0.2)])[0] == "undecided"
+
+
+@pytest.mark.parametrize(
+    "low,high,expected",
+    [(-0.002, 0.008, "reproduced"), (-0.002, 0.02, "undecided"), (0.015, 0.03, "refuted"), (-0.03, -0.01, "refuted")],
+)
+def test_highlow144_is_best_by_under_one_point(low, high, expected):
+    accuracy = {"highlow144": 0.9, "lowres144": 0.9 - (low + high) / 2, "lowres32": 0.5, "crossres144": 0.99}
+    found = of("highlow144 is best", contrasts=[contrast("highlow144", "lowres144", low, high)], accuracy=accuracy)
+    assert found[0] == expected
+
+
+def test_claims_about_the_embedding_space():
+    area = {"linear LR36": {"value": 0.9, "interval": [0.85, 0.95], "by_seed": {"0": 0.9, "1": 0.9, "2": 0.9}}}
+    auc = {"lowres144": area, "highlow144": area}
+    assert of("Networks put", probe_auc=auc) == ("reproduced", "reproduced")
+    methods = {
+        "none": {"probe_auc": 0.9, "d_prime": 1.0, "accuracy_gain": [0, 0, 0]},
+        "CPD affine, 32 axes": {"probe_auc": 0.6, "d_prime": 1.5, "accuracy_gain": [0.02, 0.01, 0.03]},
+        "linear map": {"probe_auc": 0.55, "d_prime": 2.0, "accuracy_gain": [0.05, 0.04, 0.06]},
+    }
+    aligned = {"key": "alignment", "numbers": {"highlow144": {"methods": methods}}}
+    assert of("Aligning", findings=[aligned]) == ("undecided", "reproduced"), "one checkpoint decides nothing"
+    assert of("Coherent", findings=[aligned]) == ("undecided", "reproduced")
+    numbers = {
+        model: {"HR-LR": {"cosine": {"overlap": middle, "overlap_ci": [middle - 0.02, middle + 0.02]}}}
+        for model, middle in (("highlow144", 0.4), ("lowres144", 0.3))
+    }
+    assert of("Distances", findings=[{"key": "distances", "numbers": numbers}])[1] == "reproduced"
+    assert len(verdicts()) == len(CLAIMS) and set(verdicts().values()) == {("undecided", "undecided")}
+
+
+def made_up(gap, tar, accuracy, seeds=3, people=60, pairs=400):
+    """The remedy's inputs: confidence of the probe apart by ``gap`` (a regime each), TAR and accuracy."""
+    rng = np.random.default_rng(0)
+    identities = np.repeat(np.arange(people), 3)
+    low = np.arange(2 * len(identities)) >= len(identities)
+    probes, tars, correct = {}, {}, {}
+    same, cluster = np.ones(pairs, bool), np.repeat(np.arange(pairs, dtype=np.int32), 2)
+    for label in gap:
+        probes[label] = {seed: {"linear LR56": gap[label] * low + rng.normal(size=len(low))} for seed in range(seeds)}
+        values = tar[label] + 0.005 * rng.standard_normal(seeds)
+        tars[label] = Estimate(tuple(range(seeds)), values, values + 0.01 * rng.standard_normal((200, seeds)))
+        correct[label] = {seed: rng.random(pairs) < accuracy[label] for seed in range(seeds)}
+    found = outcomes(correct, same, cluster, resamples=200)
+    return remedy_of(found, tars, pairs, probes, identities)
+
+
+BETTER = {
+    "gap": {"crossres144": 0.2, "highlow144": 3.0}, "tar": {"crossres144": 0.9, "highlow144": 0.5},
+    "accuracy": {"crossres144": 0.97, "highlow144": 0.85},
+}  # fmt: skip
+
+
+def test_the_remedy_succeeds_only_when_all_three_hold_over_three_seeds():
+    assert made_up(**BETTER)["verdict"] == "success"
+    assert made_up(**BETTER, seeds=2)["verdict"] == "undecided"
+    worse = BETTER | {"accuracy": {"crossres144": 0.6, "highlow144": 0.9}}
+    assert made_up(**worse)["verdict"] == "failed"
+    rows = made_up(**BETTER | {"tar": {"crossres144": 0.5, "highlow144": 0.5}})
+    assert rows["verdict"] == "undecided" and rows["against"]["highlow144"]["TAR at FAR 1e-2, HR-LR"]["met"] == "no"
+
+
+def test_probe_areas_are_shares_of_rightly_ordered_views_of_different_people():
+    rng = np.random.default_rng(1)
+    identities = np.repeat(np.arange(20), 2)
+    scores = np.round(np.repeat([0, 1], 40) + rng.normal(size=80), 1)
+    area = probe_areas({"a": {0: {"linear LR36": scores}}}, identities)["a"]["linear LR36"]
+    high, low = scores[:40], scores[40:]
+    others = identities[:, None] != identities[None, :]
+    right = (low[:, None] > high[None, :]) + 0.5 * (low[:, None] == high[None, :])
+    assert area.values[0] == pytest.approx(right[others].mean())
+    assert area.summary(20)["interval"][0] < area.values[0] < area.summary(20)["interval"][1]

@@ -1,0 +1,192 @@
+"""A whole study of tiny runs, through the command line and as functions."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hrfr_fast.cli import app
+from hrfr_fast.data.pack import pack
+from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.verification import verify
+from hrfr_fast.report.study_report import write_study_report
+from hrfr_fast.study.judge import main_pairs, read_judged
+from hrfr_fast.study.plan import make_plan
+from hrfr_fast.study.presets import preset_named
+from hrfr_fast.study.run import planned, run_study
+
+PRESET = """
+base = "cpu-small"
+batch = {32 = 16, 144 = 8}
+steps = {lowres = 4, highres = 4, finetune = 5, fused = 4, own = 4}
+looks = 0
+sides = [12, 0]
+analysed = []
+settings = {width = 8, embedding_size = 32, log_every = 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_tree, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study-packed") / "packed"
+    pack(tiny_tree, out, workers=1, dev_identities=4, show_progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("preset") / "brief.toml"
+    path.write_text(PRESET)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def done(packed, preset, tmp_path_factory):
+    """Two regimes, two seeds."""
+    out = tmp_path_factory.mktemp("study") / "study"
+    run_study(["lowres32", "highres32"], packed, out, preset=preset, device="cpu", show_progress=False)
+    return out
+
+
+def run_cli(packed, preset, out, *more, regimes="lowres32,highres32"):
+    flags = ["--regimes", regimes, "--data", str(packed), "--out", str(out), "--preset", preset, "--device", "cpu"]
+    return [sys.executable, "-m", "hrfr_fast", "study", *flags, *more]
+
+
+def test_results_are_what_the_scores_say(done, packed, preset):
+    results = json.loads((done / "results.json").read_text())
+    plan = planned(["lowres32", "highres32"], packed, done, preset=preset)
+    pairs = main_pairs(plan.packed)
+    for label in ("lowres32", "highres32"):
+        scores = [read_judged(done / "runs" / f"seed{seed}" / label).by_view["HR-HR"] for seed in (0, 1)]
+        whole = [verify(one, pairs.same, pairs.identities) for one in scores]
+        entry = results["regimes"][label]
+        assert entry["accuracy"]["value"] == pytest.approx(np.mean([one.accuracy for one in whole]))
+        assert entry["auc"]["value"] == pytest.approx(np.mean([one.auc for one in whole]))
+        assert [entry["folds"][str(seed)] for seed in (0, 1)] == [one.folds for one in whole]
+        low, high = entry["accuracy"]["interval"]
+        assert low <= entry["accuracy"]["value"] <= high
+        # Training verified the same checkpoint on the same pairs by itself.
+        trained = json.loads((done / "runs" / "seed0" / label / "results.json").read_text())
+        assert trained[pairs.name]["accuracy"] == pytest.approx(entry["accuracy"]["by_seed"]["0"])
+        assert [row["pixels"] for row in entry["by_resolution"]] == [12, 144]
+        assert {"dev-lowres", "dev-highres"} <= set(entry["other_pairs"])
+        assert entry["identification"]["gallery"] == 12
+    (one,) = results["contrasts"]
+    assert not one["fixed"] and one["p_holm"] is None and one["seeds"] == 2
+    gains = [results["regimes"][one["a"]]["accuracy"]["value"] - results["regimes"][one["b"]]["accuracy"]["value"]]
+    assert one["difference"] == pytest.approx(gains[0])
+    assert {claim["verdict"] for claim in results["claims"]} == {"undecided"}, "two seeds decide nothing"
+
+
+def test_the_report_holds_the_numbers_and_needs_no_other_file(done):
+    results, page = json.loads((done / "results.json").read_text()), (done / "report.html").read_text()
+    for entry in results["regimes"].values():
+        assert f"{100 * entry['accuracy']['value']:.1f} %" in page
+        assert f"{100 * entry['accuracy']['interval'][0]:.1f} to {100 * entry['accuracy']['interval'][1]:.1f}" in page
+    assert results["data"]["digest"] in page and "synthetic" in page and "tests the tool" in page
+    assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
+    with open(done / "tables" / "verification.csv") as file:
+        rows = {row["regime"]: row for row in csv.DictReader(file)}
+    assert float(rows["lowres32"]["accuracy"]) == results["regimes"]["lowres32"]["accuracy"]["value"]
+    assert {"accuracy.png", "folds.png", "loss.png", "roc.png", "regime-lowres32.png"} <= set(
+        os.listdir(done / "figures")
+    )
+
+
+def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/checkpoints/last.safetensors")}
+    run_study(["lowres32", "highres32"], packed, done, preset=preset, device="cpu", show_progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/checkpoints/last.safetensors")}
+    other = tmp_path / "other.toml"
+    other.write_text(PRESET.replace("lowres = 4", "lowres = 5"))
+    with pytest.raises(UsageError, match="steps 4, and now it is 5"):
+        run_study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
+
+
+def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_path, done):
+    out = tmp_path / "study"
+    slow = tmp_path / "brief.toml"
+    slow.write_text(PRESET.replace("lowres = 4", "lowres = 40"))
+    command = run_cli(packed, str(slow), out, "--seeds", "1", regimes="lowres32")
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics, deadline = out / "runs" / "seed0" / "lowres32" / "metrics.jsonl", time.monotonic() + 90
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, messages = child.communicate(timeout=60)
+    assert child.returncode == 143 and "continues there" in messages, messages
+    assert not (out / "report.html").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "goes on" in again.stderr and (out / "report.html").exists()
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
+    assert steps == list(range(1, 41)), "every step once: nothing was trained twice"
+
+
+def test_dry_run_prints_plan_and_time_and_changes_nothing(packed, preset, tmp_path):
+    out = tmp_path / "study"
+    printed = CliRunner().invoke(app, run_cli(packed, preset, out, "--dry-run", "--dose", regimes="highlow144")[3:])
+    assert printed.exit_code == 0, printed.output
+    for word in ("highlow144", "highlow144-identities25", "highlow144-share20", "minutes", "12 of 12"):
+        assert word in printed.output
+    assert not out.exists()
+
+
+def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, tmp_path):
+    plan = planned(["all"], packed, tmp_path / "study", preset=preset, seeds=3)
+    assert len(plan.labels) == 13 and len(plan.jobs) == 39
+    for seed in range(3):
+        done: set[str] = set()
+        for job in (job for job in plan.jobs if job.seed == seed):
+            assert set(job.regime.parents) <= done
+            done.add(job.label)
+    steps = {job.label: job.settings.steps for job in plan.jobs}
+    assert steps["lowres144"] == steps["highlow144"] == steps["crossres144"] == steps["crossres144-views"]
+    assert steps["lowres144-finetuned"] == steps["lowres144-continued"]
+
+
+def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
+    preset = preset_named("full")
+    from hrfr_fast.data.shards import open_packed
+
+    plan = make_plan(["lowres144", "highlow144", "highres144"], preset, open_packed(packed), tmp_path)
+    steps = {job.label: job.settings.steps for job in plan.jobs}
+    assert steps["lowres144"] == steps["highlow144"] > 0
+    watched = next(job for job in plan.jobs if job.label == "highres144").settings
+    assert watched.plateau == 3 and watched.eval_every > 0
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("seeds = 0", "out of range"),
+        ("colour = 1", "no field 'colour'"),
+        ("base = 'x'", "no preset is called 'x'"),
+        ("looks = 'many'", "looks must be int"),
+    ],
+)
+def test_a_wrong_preset_is_refused(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        preset_named(str(path))
+
+
+def test_a_report_without_test_pairs_says_so(done, tmp_path):
+    results = json.loads((done / "results.json").read_text())
+    bare = {name: value for name, value in results.items() if name not in ("remedy", "dose")}
+    bare["regimes"] = {
+        label: {key: value for key, value in entry.items() if key not in ("accuracy",)}
+        for label, entry in results["regimes"].items()
+    }
+    bare |= {"contrasts": [], "claims": [], "data": results["data"] | {"pairs": None}}
+    (tmp_path / "runs").symlink_to(done / "runs")
+    assert "no test pairs" in write_study_report(tmp_path, bare).read_text()
