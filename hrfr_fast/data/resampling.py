@@ -63,15 +63,15 @@ def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.fl
 
 @_jit
 def _shrink(pixels, size, small, kernel):  # type: ignore[no-untyped-def]
-    source = np.empty((size * 3, size), np.float32)
-    shrunk = np.empty((small * 3, small), np.float32)
+    source = np.empty(size * 3 * size, np.float32)
+    shrunk = np.empty(small * 3 * small, np.float32)
     _transpose_in(pixels, size, source)
     _degrade(source, size, small, kernel, shrunk)
     out = np.empty((small, small, 3), np.float32)
     for y in range(small):
         for x in range(small):
             for c in range(3):
-                out[y, x, c] = shrunk[x * 3 + c, y]
+                out[y, x, c] = shrunk[(x * 3 + c) * small + y]
     return out
 
 
@@ -93,8 +93,8 @@ def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, era
     side = out.shape[1]
     largest = max(size, np.max(degrade)) if len(degrade) else size
     for chunk in numba.prange((len(offsets) + CHUNK - 1) // CHUNK):
-        source = np.empty((size * 3, size), np.float32)  # [x * 3 + channel, y]: transposed
-        shrunk = np.empty((largest * 3, largest), np.float32)
+        source = np.empty(size * 3 * size, np.float32)  # [x][channel][y]: transposed
+        shrunk = np.empty(largest * 3 * largest, np.float32)
         between = np.empty((largest, side * 3), np.float32)
         result = np.empty((side, side * 3), np.float32)
         for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(offsets))):
@@ -122,7 +122,7 @@ def _transpose_in(pixels, size, source):  # type: ignore[no-untyped-def]
     for y in range(size):
         line = pixels[y * size * 3 : (y + 1) * size * 3]
         for x in range(size * 3):
-            source[x, y] = line[x]
+            source[x * size + y] = line[x]
 
 
 @_jit
@@ -149,6 +149,9 @@ def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-u
     stretch = max(1.0, abs(step))
     radius = (2.0 if kernel == CUBIC else 1.0 if kernel == LINEAR else 0.5) * stretch
     count = min(int(math.ceil(2 * radius)) + (0 if stretch == 1.0 else 1), weights.shape[1])
+    if kernel == CUBIC and stretch == 1.0:
+        _cubic_taps(np.float64(start) * size, step, side, first, weights)
+        return count
     for i in range(side):
         centre = np.float64(start) * size + (i + 0.5) * step
         low = int(math.floor(centre - radius + 0.5 + TIE * stretch))
@@ -164,6 +167,20 @@ def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-u
 
 
 @_jit
+def _cubic_taps(origin, step, side, first, weights):  # type: ignore[no-untyped-def]
+    """The four taps of the cubic that does not shrink, without branches; they sum to 1 by themselves."""
+    for i in range(side):
+        at = origin + (i + 0.5) * step - 0.5
+        low = math.floor(at)
+        t = at - low
+        first[i] = int(low) - 1
+        weights[i, 0] = ((-0.5 * t + 1) * t - 0.5) * t
+        weights[i, 1] = (1.5 * t - 2.5) * t * t + 1
+        weights[i, 2] = ((-1.5 * t + 2) * t + 0.5) * t
+        weights[i, 3] = (0.5 * t - 0.5) * t * t
+
+
+@_jit
 def _most_taps(start, stop, size, side):  # type: ignore[no-untyped-def]
     return int(math.ceil(4 * max(1.0, abs(stop - start) * size / side))) + 2
 
@@ -175,30 +192,36 @@ def _clip(index, size):  # type: ignore[no-untyped-def]
 
 @_jit
 def _horizontal(frame, size, start, stop, kernel, between, side, lines):  # type: ignore[no-untyped-def]
-    """x pass: frame [x * 3 + c][y] to between [y][i * 3 + c]; vectorised over the ``lines`` rows y."""
+    """x pass: frame [x][c][y] to between [y][i * 3 + c].
+
+    Vectorised over channels and the ``lines`` rows y together: they lie in one piece.
+    """
     first = np.empty(side, np.int64)
     weights = np.empty((side, _most_taps(start, stop, size, side)), np.float32)
     count = _taps(start, stop, size, side, kernel, first, weights)
-    line = np.empty(lines, np.float32)
+    length = 3 * lines
+    line = np.empty(length, np.float32)
     for i in range(side):
-        for c in range(3):
-            if count == 4:
-                w0, w1, w2, w3 = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
-                r0 = frame[_clip(first[i], size) * 3 + c]
-                r1 = frame[_clip(first[i] + 1, size) * 3 + c]
-                r2 = frame[_clip(first[i] + 2, size) * 3 + c]
-                r3 = frame[_clip(first[i] + 3, size) * 3 + c]
-                for y in range(lines):
-                    line[y] = w0 * r0[y] + w1 * r1[y] + w2 * r2[y] + w3 * r3[y]
-            else:
-                line[:] = 0
-                for k in range(count):
-                    w = weights[i, k]
-                    r = frame[_clip(first[i] + k, size) * 3 + c]
-                    for y in range(lines):
-                        line[y] += w * r[y]
-            for y in range(lines):
-                between[y, i * 3 + c] = line[y]
+        if count == 4:
+            w0, w1, w2, w3 = weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3]
+            r0 = frame[_clip(first[i], size) * length :]
+            r1 = frame[_clip(first[i] + 1, size) * length :]
+            r2 = frame[_clip(first[i] + 2, size) * length :]
+            r3 = frame[_clip(first[i] + 3, size) * length :]
+            for y in range(length):
+                line[y] = w0 * r0[y] + w1 * r1[y] + w2 * r2[y] + w3 * r3[y]
+        else:
+            line[:] = 0
+            for k in range(count):
+                w = weights[i, k]
+                r = frame[_clip(first[i] + k, size) * length :]
+                for y in range(length):
+                    line[y] += w * r[y]
+        for y in range(lines):
+            target = between[y]
+            target[i * 3] = line[y]
+            target[i * 3 + 1] = line[lines + y]
+            target[i * 3 + 2] = line[2 * lines + y]
 
 
 @_jit
@@ -257,6 +280,12 @@ def _vertical_rounded(between, size, start, stop, gain, out):  # type: ignore[no
             w2, w3 = weights[i, 2] * gain, weights[i, 3] * gain
             r0, r1 = between[_clip(first[i], size)], between[_clip(first[i] + 1, size)]
             r2, r3 = between[_clip(first[i] + 2, size)], between[_clip(first[i] + 3, size)]
+            if out.itemsize == 1:  # in one pass: storing and reading the line again costs a third more
+                target = out[i]
+                for x in range(width):
+                    value = w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + w3 * r3[x]
+                    target[x] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255)) + np.float32(0.5)))
+                continue
             for x in range(width):
                 line[x] = w0 * r0[x] + w1 * r1[x] + w2 * r2[x] + w3 * r3[x]
         else:
@@ -297,7 +326,7 @@ def _degrade(source, size, small, kernel, shrunk):  # type: ignore[no-untyped-de
     for i in range(small):
         _weighted_rows(between, size, first[i], weights[i], count, np.float32(1), line)
         for x in range(small * 3):
-            shrunk[x, i] = line[x]
+            shrunk[x * small + i] = line[x]
 
 
 @_jit
