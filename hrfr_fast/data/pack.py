@@ -146,9 +146,12 @@ def pack(
     request = Request(encoding, dev_identities, resize, dict(sizes or {}), page_size)
     _validate(data, out, request, workers)
     warnings: list[str] = []
-    todo = _candidates(data, request, warnings)
     summary = PackSummary(out, "", False, warnings=warnings)
-    _run(data, out, todo, request, workers, show_progress, stop, summary)
+    with Decoders(workers or _cores()) as decoders:
+        if not (out / manifest.NAME).exists():
+            decoders.start()  # while files are listed; a second run may have nothing to decode
+        todo = _candidates(data, request, warnings)
+        _run(data, out, todo, request, decoders, show_progress, stop, summary)
     if strict and summary.quarantined:
         raise StrictRefusal(
             f"{summary.quarantined} inputs were refused (--strict); everything else is packed, files and reasons are in"
@@ -173,7 +176,8 @@ def pack_pairs(folder: str | Path, out: str | Path, *, workers: int = 0, show_pr
     for candidates in todo:
         candidates.size = _size(candidates, request)
     summary = PackSummary(out, "", False)
-    _run(folder, out, todo, request, workers, show_progress, None, summary)
+    with Decoders(workers or _cores()) as decoders:
+        _run(folder, out, todo, request, decoders, show_progress, None, summary)
     return summary
 
 
@@ -182,7 +186,7 @@ def _run(
     out: Path,
     todo: list[Candidates],
     request: Request,
-    workers: int,
+    decoders: Decoders,
     show_progress: bool,
     stop: StopFlag | None,
     summary: PackSummary,
@@ -200,7 +204,7 @@ def _run(
             summary.shards = {name: _summary(name, entry, "unchanged") for name, entry in _entries(old).items()}
         else:
             content = _pack_all(
-                data, out, work, todo, keys, current, old, request, workers, show_progress, stop, summary
+                data, out, work, todo, keys, current, old, request, decoders, show_progress, stop, summary
             )
     summary.digest = content["digest"]
     _warn_about_pairs(content, summary.warnings)
@@ -219,6 +223,10 @@ def _validate(data: Path, out: Path, request: Request, workers: int) -> None:
         raise UsageError(f"{data}: expected at least one of the folders {', '.join(manifest.SPLITS)}")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: not a directory")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # What there is to pack
@@ -350,7 +358,7 @@ def _pack_all(
     current: dict[str, bool],
     old: dict[str, Any] | None,
     request: Request,
-    workers: int,
+    decoders: Decoders,
     show_progress: bool,
     stop: StopFlag | None,
     summary: PackSummary,
@@ -364,8 +372,7 @@ def _pack_all(
     _check_space(out, work, [c for c in todo if not current[c.name]])
     entries: dict[str, dict[str, Any]] = {}
     refusals: list[dict[str, Any]] = []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with Decoders(workers or cores) as decoders, progress_bar(show_progress) as progress:
+    with progress_bar(show_progress) as progress:
         for candidates in todo:
             name = candidates.name
             if current[name]:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 import os
 from array import array
@@ -210,8 +211,8 @@ def save_listing(path: Path, key: dict[str, Any], lines: Iterator[str]) -> None:
     with open(path, "wb") as raw:
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file:
             file.write(json.dumps(key, sort_keys=True).encode() + b"\n")
-            for line in lines:
-                file.write(os.fsencode(line) + b"\n")
+            while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
+                file.write(os.fsencode("\n".join(some)) + b"\n")
         raw.flush()
         os.fsync(raw.fileno())
 
