@@ -100,17 +100,19 @@ def stages(work: Path, out: Path, dry: bool) -> list[Stage]:
         )  # fmt: skip
         return Stage(f"epoch of {regime}", command, limit, data / "manifest.json", metrics=run / "metrics.jsonl")
 
-    step_results = out / "train_step.json"
+    step_results, kernel_results = out / "train_step.json", out / "resident_kernel.json"
     return [
         Stage("environment", ("-c", ENVIRONMENT), 60),
         Stage("GPU tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-rs", str(ROOT / "tests")), 110),
         Stage("parity", ("-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests" / "engines")), 60),
         Stage(
-            "resident kernel", (str(bench / "resident_kernel.py"), *quick), 45, bench / "resident_kernel.py",
+            "resident kernel", (str(bench / "resident_kernel.py"), "--json", str(kernel_results)), 60,
+            bench / "resident_kernel.py", kernel_results,
         ),
+        # On a GPU our engines in every regime, raw and JPEG; the peers take minutes and tell most on a CPU.
         Stage(
-            "throughput", (str(bench / "throughput.py"), "--quick", *device, "--out", str(out), "--cache",
-            str(work / "bench")), 60, bench / "throughput.py", out / "throughput.json",
+            "throughput", (str(bench / "throughput.py"), *(quick or ("--peer", "none")), *device, "--out", str(out),
+            "--cache", str(work / "bench")), 90, bench / "throughput.py", out / "throughput.json",
         ),
         Stage(
             "training step", (str(bench / "train_step.py"), *quick, *device, "--data", str(data), "--out", str(out),
