@@ -104,7 +104,7 @@ def stages(work: Path, out: Path, dry: bool) -> list[Stage]:
     return [
         Stage("environment", ("-c", ENVIRONMENT), 60),
         Stage("GPU tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-rs", str(ROOT / "tests")), 110),
-        Stage("parity", ("-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests" / "engines")), 60),
+        Stage("parity", ("-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests" / "engines")), 100),
         Stage(
             "resident kernel", (str(bench / "resident_kernel.py"), "--json", str(kernel_results)), 60,
             bench / "resident_kernel.py", kernel_results,
