@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import record  # noqa: E402
+from benchmarks.command import run  # noqa: E402
 
 CHUNK = 500
 SAMPLE_SECONDS = 0.02
@@ -237,10 +238,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from hrfr_fast.errors import HrfrError
-
-    try:
-        typer.run(main)
-    except HrfrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -24,6 +24,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import record  # noqa: E402
+from benchmarks.command import run  # noqa: E402
 from benchmarks.measure import Contestant, Result, compare  # noqa: E402
 from benchmarks.peers import ENGINES, PEERS, PIXELS  # noqa: E402
 from benchmarks.peers.base import Task  # noqa: E402
@@ -186,10 +187,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from hrfr_fast.errors import HrfrError
-
-    try:
-        typer.run(main)
-    except HrfrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

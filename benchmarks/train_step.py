@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from benchmarks.command import run  # noqa: E402
 from benchmarks.peers.eager_step import EagerStep  # noqa: E402
 from benchmarks.record import record  # noqa: E402
 from hrfr_fast.errors import UsageError  # noqa: E402
@@ -389,10 +390,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from hrfr_fast.errors import HrfrError
-
-    try:
-        typer.run(main)
-    except HrfrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

@@ -91,10 +91,14 @@ def analyze(
         console.print(f"left out: {name}: {reason}", markup=False, highlight=False)
     _write_index(out, spaces, findings, failures, left_out)
     if failures:
-        lines = [f"  {failure.question}: {failure.reason}" for failure in failures]
-        heading = f"{len(failures)} of {len(chosen)} questions could not be answered ({len(findings)} are in {out}):"
-        raise IncompleteAnalysis("\n".join([heading, *lines]), findings)
+        raise _incomplete(failures, findings, len(chosen), out)
     return findings
+
+
+def _incomplete(failures: list[_Failure], findings: list[Finding], asked: int, out: Path) -> IncompleteAnalysis:
+    lines = [f"  {failure.question}: {failure.reason}" for failure in failures]
+    heading = f"{len(failures)} of {asked} questions could not be answered ({len(findings)} are in {out}):"
+    return IncompleteAnalysis("\n".join([heading, *lines]), findings)
 
 
 def not_applicable(question: str, models: list[Model], packed: Packed) -> str | None:

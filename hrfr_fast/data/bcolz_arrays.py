@@ -1,5 +1,6 @@
 """bcolz, the array library of the field's validation sets: imported where an array is read or written, not before."""
 
+from importlib import import_module
 from types import ModuleType
 
 from hrfr_fast.errors import UsageError
@@ -8,10 +9,9 @@ from hrfr_fast.errors import UsageError
 def require_bcolz(what: str) -> ModuleType:
     """The bcolz module. Raises UsageError saying that ``what`` needs it and how to get it."""
     try:
-        import bcolz
+        return import_module("bcolz")
     except ImportError as error:
         raise UsageError(
             f"{what} takes `pip install bcolz-zipline` (it comes ready-made for Python 3.11 and 3.12 and is built from"
             " source on 3.13, which needs a C compiler and Python's headers)"
         ) from error
-    return bcolz  # type: ignore[no-any-return]

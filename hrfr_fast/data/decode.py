@@ -9,8 +9,9 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import simplejpeg
@@ -61,10 +62,10 @@ class Chunk:
 
 def decode_chunk(root: str, paths: list[str], target: Target, paired: bool) -> Chunk:
     """Read and decode ``paths`` below ``root``. Under ``paired`` a refused picture takes its partner with it."""
-    return collect(((lambda path=path: read_file(os.path.join(root, path))) for path in paths), target, paired)
+    return collect((partial(read_file, os.path.join(root, path)) for path in paths), target, paired)
 
 
-def collect(readers: Iterable, target: Target, paired: bool) -> Chunk:  # type: ignore[type-arg]
+def collect(readers: Iterable[Callable[[], bytes | NDArray[np.uint8]]], target: Target, paired: bool) -> Chunk:
     """Gather a chunk from functions that each return one picture: a file's bytes, or uint8 RGB pixels."""
     chunk, records = Chunk(), []
     for position, read in enumerate(readers):

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class BcolzPairs(Candidates):
         except Exception as error:  # a damaged or missing block: these pictures are lost, the others are not
             reason = f"bcolz cannot read it: {error}"
             return Chunk(refused=[(i, reason) for i in range(last - first)])
-        return collect(((lambda picture=picture: self._levels(picture)) for picture in block), target, True)
+        return collect((partial(self._levels, picture) for picture in block), target, True)
 
     def _levels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
         if picture.dtype != np.uint8:

@@ -62,7 +62,7 @@ def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.fl
 
 
 @_jit
-def _shrink(pixels, size, small, kernel):  # type: ignore[no-untyped-def]
+def _shrink(pixels, size, small, kernel):
     source = np.empty(size * 3 * size, np.float32)
     shrunk = np.empty(small * 3 * small, np.float32)
     _transpose_in(pixels, size, source)
@@ -83,13 +83,13 @@ def gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.
 
 
 @_jit
-def _gather(data, offsets, out):  # type: ignore[no-untyped-def]
+def _gather(data, offsets, out):
     for b in range(len(offsets)):
         out[b] = data[offsets[b] : offsets[b] + out.shape[1]]
 
 
 @numba.njit(cache=True, parallel=True, nogil=True)
-def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, erase, out, rows):  # type: ignore[no-untyped-def]
+def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, erase, out, rows):
     side = out.shape[1]
     largest = max(size, np.max(degrade)) if len(degrade) else size
     for chunk in numba.prange((len(offsets) + CHUNK - 1) // CHUNK):
@@ -117,7 +117,7 @@ def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, era
 
 
 @_jit
-def _transpose_in(pixels, size, source):  # type: ignore[no-untyped-def]
+def _transpose_in(pixels, size, source):
     """uint8 [y][x * 3 + c] to float32 [x * 3 + c][y]."""
     for y in range(size):
         line = pixels[y * size * 3 : (y + 1) * size * 3]
@@ -126,7 +126,7 @@ def _transpose_in(pixels, size, source):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _weight(t, kernel):  # type: ignore[no-untyped-def]
+def _weight(t, kernel):
     if kernel == BOX:
         return 1.0 if -0.5 + TIE < t <= 0.5 + TIE else 0.0
     t = abs(t)
@@ -140,7 +140,7 @@ def _weight(t, kernel):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-untyped-def]
+def _taps(start, stop, size, side, kernel, first, weights):
     """Fill ``first`` [side] and ``weights`` [side, taps]; returns the number of taps.
 
     Positions in float64: a float32 position near 144 is off by 1e-5 px, which noise shows as 0.01 levels.
@@ -167,7 +167,7 @@ def _taps(start, stop, size, side, kernel, first, weights):  # type: ignore[no-u
 
 
 @_jit
-def _cubic_taps(origin, step, side, first, weights):  # type: ignore[no-untyped-def]
+def _cubic_taps(origin, step, side, first, weights):
     """The four taps of the cubic that does not shrink, without branches; they sum to 1 by themselves."""
     for i in range(side):
         at = origin + (i + 0.5) * step - 0.5
@@ -181,17 +181,17 @@ def _cubic_taps(origin, step, side, first, weights):  # type: ignore[no-untyped-
 
 
 @_jit
-def _most_taps(start, stop, size, side):  # type: ignore[no-untyped-def]
+def _most_taps(start, stop, size, side):
     return int(math.ceil(4 * max(1.0, abs(stop - start) * size / side))) + 2
 
 
 @_jit
-def _clip(index, size):  # type: ignore[no-untyped-def]
+def _clip(index, size):
     return min(max(index, 0), size - 1)
 
 
 @_jit
-def _horizontal(frame, size, start, stop, kernel, between, side, lines):  # type: ignore[no-untyped-def]
+def _horizontal(frame, size, start, stop, kernel, between, side, lines):
     """x pass: frame [x][c][y] to between [y][i * 3 + c].
 
     Vectorised over channels and the ``lines`` rows y together: they lie in one piece.
@@ -225,7 +225,7 @@ def _horizontal(frame, size, start, stop, kernel, between, side, lines):  # type
 
 
 @_jit
-def _apply_colour(between, lines, side, colour):  # type: ignore[no-untyped-def]
+def _apply_colour(between, lines, side, colour):
     """Apply the 3 x 4 matrix in place; a plain brightness factor is returned instead, to go into the y weights."""
     gain = colour[0, 0]
     plain = True
@@ -244,7 +244,7 @@ def _apply_colour(between, lines, side, colour):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _put_line(line, target):  # type: ignore[no-untyped-def]
+def _put_line(line, target):
     """Clamp and round a float32 line, then store it as ``resample`` describes for the type of ``target``.
 
     ``itemsize`` is a constant to the compiler, which keeps one of the three loops.
@@ -267,7 +267,7 @@ def _put_line(line, target):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _vertical_rounded(between, size, start, stop, gain, out):  # type: ignore[no-untyped-def]
+def _vertical_rounded(between, size, start, stop, gain, out):
     """y pass with the final clamp and rounding: between [y][x] to out [i][x]."""
     side, width = out.shape
     first = np.empty(side, np.int64)
@@ -294,7 +294,7 @@ def _vertical_rounded(between, size, start, stop, gain, out):  # type: ignore[no
 
 
 @_jit
-def _vertical(between, size, start, stop, gain, result):  # type: ignore[no-untyped-def]
+def _vertical(between, size, start, stop, gain, result):
     """y pass in float32, for what still comes before the rounding."""
     side = result.shape[0]
     first = np.empty(side, np.int64)
@@ -305,7 +305,7 @@ def _vertical(between, size, start, stop, gain, result):  # type: ignore[no-unty
 
 
 @_jit
-def _weighted_rows(between, size, first, weights, count, gain, line):  # type: ignore[no-untyped-def]
+def _weighted_rows(between, size, first, weights, count, gain, line):
     line[:] = 0
     for k in range(count):
         w = weights[k] * gain
@@ -315,7 +315,7 @@ def _weighted_rows(between, size, first, weights, count, gain, line):  # type: i
 
 
 @_jit
-def _degrade(source, size, small, kernel, shrunk):  # type: ignore[no-untyped-def]
+def _degrade(source, size, small, kernel, shrunk):
     """source [x * 3 + c][y] of side ``size`` to shrunk [x * 3 + c][y] of side ``small``, both passes."""
     between = np.empty((size, small * 3), np.float32)
     _horizontal(source, size, np.float32(0), np.float32(1), kernel, between, small, size)
@@ -330,7 +330,7 @@ def _degrade(source, size, small, kernel, shrunk):  # type: ignore[no-untyped-de
 
 
 @_jit
-def _reflect(index, size):  # type: ignore[no-untyped-def]
+def _reflect(index, size):
     """Reflect-101, as DALI's gaussian_blur does at borders."""
     if size == 1:
         return 0
@@ -340,7 +340,7 @@ def _reflect(index, size):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _gaussian_blur(picture, side, sigma):  # type: ignore[no-untyped-def]
+def _gaussian_blur(picture, side, sigma):
     """In place on float32 [y][x * 3 + c]; radius ceil(3 sigma), weights normalised."""
     radius = int(math.ceil(3 * sigma))
     weights = np.empty(2 * radius + 1, np.float32)
@@ -363,7 +363,7 @@ def _gaussian_blur(picture, side, sigma):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _erase(picture, side, box):  # type: ignore[no-untyped-def]
+def _erase(picture, side, box):
     """In place on float32 [y][x * 3 + c]."""
     x0, x1 = int(math.floor(box[0] * side)), int(math.ceil(box[2] * side))
     y0, y1 = int(math.floor(box[1] * side)), int(math.ceil(box[3] * side))
@@ -372,6 +372,6 @@ def _erase(picture, side, box):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _round_out(result, out):  # type: ignore[no-untyped-def]
+def _round_out(result, out):
     for y in range(len(out)):
         _put_line(result[y], out[y])

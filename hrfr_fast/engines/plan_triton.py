@@ -32,7 +32,7 @@ def kernel_settings(settings: AugmentSettings) -> np.ndarray:
 
 
 @triton.jit
-def draw(seed, epoch, position, block):  # type: ignore[no-untyped-def]
+def draw(seed, epoch, position, block):
     """Four float32 in [0, 1), as ``uniform(philox(...))`` gives them. seed, epoch, position: int64 scalars."""
     key = seed.to(tl.uint64)
     zero = position.to(tl.uint32) & 0
@@ -44,18 +44,18 @@ def draw(seed, epoch, position, block):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _uniform(word):  # type: ignore[no-untyped-def]
+def _uniform(word):
     return (word >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
 
 
 @triton.jit
-def _around(settings, name: tl.constexpr, drawn):  # type: ignore[no-untyped-def]
+def _around(settings, name: tl.constexpr, drawn):
     """setting * (2 drawn - 1)"""
     return tl.load(settings + name) * (2.0 * drawn - 1.0)
 
 
 @triton.jit
-def draw_box(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
+def draw_box(settings, seed, epoch, position):
     """x0, y0, x1, y1 of ``Plan.box``."""
     flip, x, y, zoom = draw(seed, epoch, position, 0)
     half = (1.0 + _around(settings, ZOOM, zoom)) * 0.5
@@ -66,7 +66,7 @@ def draw_box(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def draw_colour(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
+def draw_colour(settings, seed, epoch, position):
     """gain, saturation and offset: ``Plan.colour`` is gain * (saturation * I + (1 - saturation) * luma), offset."""
     first, second, third, fourth = draw(seed, epoch, position, 1)
     brightness = 1.0 + _around(settings, BRIGHTNESS, first)
@@ -77,14 +77,14 @@ def draw_colour(settings, seed, epoch, position):  # type: ignore[no-untyped-def
 
 
 @triton.jit
-def colour_entry(gain, saturation, row, column):  # type: ignore[no-untyped-def]
+def colour_entry(gain, saturation, row, column):
     """One entry of the 3x3 part of ``Plan.colour``; row and column are integers 0 to 2, of any shape."""
     luma = tl.where(column == 0, LUMA_R, tl.where(column == 1, LUMA_G, LUMA_B))
     return gain * (tl.where(row == column, saturation, 0.0) + (1.0 - saturation) * luma)
 
 
 @triton.jit
-def draw_degradation(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
+def draw_degradation(settings, seed, epoch, position):
     """side (int32, 0: none) and kernel (int32 index into KERNELS) of the degradation."""
     chance, drawn, kernel, _ = draw(seed, epoch, position, 2)
     smallest = tl.load(settings + SMALLEST)
@@ -94,14 +94,14 @@ def draw_degradation(settings, seed, epoch, position):  # type: ignore[no-untype
 
 
 @triton.jit
-def draw_blur(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
+def draw_blur(settings, seed, epoch, position):
     """Sigma as a share of the output's side; 0: none."""
     chance, drawn, _, _ = draw(seed, epoch, position, 3)
     return tl.where(chance < tl.load(settings + BLUR), drawn * tl.load(settings + BLUR_SIGMA), 0.0)
 
 
 @triton.jit
-def draw_erasure(settings, seed, epoch, position):  # type: ignore[no-untyped-def]
+def draw_erasure(settings, seed, epoch, position):
     """x0, y0, x1, y1 of ``Plan.erase``; all 0: nothing is erased."""
     chance, size, x, y = draw(seed, epoch, position, 4)
     shape, _, _, _ = draw(seed, epoch, position, 5)

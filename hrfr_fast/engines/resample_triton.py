@@ -39,7 +39,7 @@ ALIGNMENT = tl.constexpr(4)  # bytes: source columns are read in 4-byte pieces
 
 
 @triton.jit
-def _cubic(t):  # type: ignore[no-untyped-def]
+def _cubic(t):
     """Keys 1981, a = -0.5."""
     t = tl.abs(t)
     near = tl.fma(tl.fma(t, 1.5, -2.5), t * t, 1.0)
@@ -48,7 +48,7 @@ def _cubic(t):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _scaled(start, stop, size, outputs):  # type: ignore[no-untyped-def]
+def _scaled(start, stop, size, outputs):
     """First position, step and stretch of one axis in source pixels, float64 as on the host."""
     start, stop = start.to(tl.float64), stop.to(tl.float64)
     step = (stop - start) * size / outputs
@@ -56,14 +56,14 @@ def _scaled(start, stop, size, outputs):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _window(begin, end, first, step, stretch):  # type: ignore[no-untyped-def]
+def _window(begin, end, first, step, stretch):
     """The lowest source pixel that outputs begin .. end (both included) read; it may lie outside the frame."""
     centre = tl.minimum(first + (begin + 0.5) * step, first + (end + 0.5) * step)
     return tl.floor(centre - 2.0 * stretch + 0.5).to(tl.int32)
 
 
 @triton.jit
-def _first_taps(index, begin, first, step, stretch):  # type: ignore[no-untyped-def]
+def _first_taps(index, begin, first, step, stretch):
     """Each output's first tap (int32) and its distance from the centre over the stretch (float32), for the cubic.
 
     Positions are float32 relative to output ``begin``'s, which is float64: a tile is small, so they are exact to
@@ -77,7 +77,7 @@ def _first_taps(index, begin, first, step, stretch):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _horizontal(low, offset, stretch, channel, keys, SIZE: tl.constexpr, TAPS: tl.constexpr, MIX: tl.constexpr):  # type: ignore[no-untyped-def]
+def _horizontal(low, offset, stretch, channel, keys, SIZE: tl.constexpr, TAPS: tl.constexpr, MIX: tl.constexpr):
     """float32 [len(keys), len(low)]: columns are x * 3 + channel of the output, keys x * 3 + channel of the source.
 
     Two taps clamped to one edge pixel are summed before they are placed: an entry costs a comparison and a selection
@@ -102,7 +102,7 @@ def _horizontal(low, offset, stretch, channel, keys, SIZE: tl.constexpr, TAPS: t
 
 
 @triton.jit
-def _rows(row, lines, begin, base, first, step, stretch):  # type: ignore[no-untyped-def]
+def _rows(row, lines, begin, base, first, step, stretch):
     """float32 [len(row), len(lines)]: weights of source rows ``base + lines``, not clamped to the frame.
 
     The reader clamps, so that edges need no care here; where the stretch is above 1 it normalises, too.
@@ -115,7 +115,7 @@ def _rows(row, lines, begin, base, first, step, stretch):  # type: ignore[no-unt
 
 
 @triton.jit
-def _sample(table, counter, skip, epoch_length, slots, number):  # type: ignore[no-untyped-def]
+def _sample(table, counter, skip, epoch_length, slots, number):
     """Epoch, position and record (int64 scalars) of picture ``number`` of the batch; see ``device_order``."""
     at = tl.load(counter) + skip + number
     epoch = at // epoch_length
@@ -125,7 +125,7 @@ def _sample(table, counter, skip, epoch_length, slots, number):  # type: ignore[
 
 
 @triton.jit
-def _erased_pixels(settings, seed, epoch, position, SIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _erased_pixels(settings, seed, epoch, position, SIDE: tl.constexpr):
     """First column and row erased, and the ones after the last; a rectangle never drawn is empty."""
     left, top, right, bottom = draw_erasure(settings, seed, epoch, position)
     right_end, bottom_end = tl.ceil(right.to(tl.float64) * SIDE), tl.ceil(bottom.to(tl.float64) * SIDE)
@@ -138,7 +138,7 @@ def _erased_pixels(settings, seed, epoch, position, SIDE: tl.constexpr):  # type
 
 
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
-def render(  # type: ignore[no-untyped-def]
+def render(
     images, out_labels, pixels, labels, table, counter, settings, matrices,
     seed, skip, epoch_length, slots, begin, end,
     SIZE: tl.constexpr, SIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
@@ -223,7 +223,7 @@ def render(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _finished(result, lift, hidden, ERASE: tl.constexpr, LEVELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _finished(result, lift, hidden, ERASE: tl.constexpr, LEVELS: tl.constexpr):
     """Levels lifted, clamped, erased; and rounded to int32, or normalised with one multiply-add."""
     if LEVELS:
         value = tl.minimum(tl.maximum(result + lift, 0.0), 255.0)
@@ -236,7 +236,7 @@ def _finished(result, lift, hidden, ERASE: tl.constexpr, LEVELS: tl.constexpr): 
 
 
 @triton.jit
-def _columns(  # type: ignore[no-untyped-def]
+def _columns(
     column, keys, low, offset, stretch, matrix, gain, saturation, SIZE: tl.constexpr, SIDE: tl.constexpr,
     TAPS: tl.constexpr, COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr,
 ):  # fmt: skip
@@ -267,7 +267,7 @@ def _columns(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _blurred(tile, part, sigma, BO: tl.constexpr, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _blurred(tile, part, sigma, BO: tl.constexpr, SIDE: tl.constexpr, TERMS: tl.constexpr):
     """float32 [BO, BO]: tile ``tile`` of the rows, ``part`` of the columns of a Gaussian of radius ceil(3 sigma).
 
     Borders reflect (reflect-101). Mirrored terms are made only in the corners that they reach.
@@ -286,12 +286,12 @@ def _blurred(tile, part, sigma, BO: tl.constexpr, SIDE: tl.constexpr, TERMS: tl.
 
 
 @triton.jit
-def _bell(distance, reach, slope):  # type: ignore[no-untyped-def]
+def _bell(distance, reach, slope):
     return tl.where(distance <= reach, tl.exp(distance * distance * slope), 0.0)
 
 
 @triton.jit
-def _folded(weights, keys, taps, pixels, size):  # type: ignore[no-untyped-def]
+def _folded(weights, keys, taps, pixels, size):
     """``weights`` [rows, len(keys)] with what lies beyond the frame added to its edge pixels, and normalised.
 
     ``taps`` [rows, n] are all weights of each row again, at ``pixels`` [rows, n], which may lie outside.
@@ -305,7 +305,7 @@ def _folded(weights, keys, taps, pixels, size):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _resampled(row, keys, start, stop, size, SIDE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _resampled(row, keys, start, stop, size, SIDE: tl.constexpr, TERMS: tl.constexpr):
     """float32 [len(row), len(keys)]: the source box of a frame of ``size`` pixels to SIDE, cubic."""
     first, step, stretch = _scaled(start, stop, size, SIDE)
     low, offset = _first_taps(row, 0, first, step, stretch)
@@ -317,7 +317,7 @@ def _resampled(row, keys, start, stop, size, SIDE: tl.constexpr, TERMS: tl.const
 
 
 @triton.jit
-def _shrunk(row, keys, small, kernel, SIZE: tl.constexpr, TERMS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _shrunk(row, keys, small, kernel, SIZE: tl.constexpr, TERMS: tl.constexpr):
     """float32 [len(row), len(keys)]: a whole frame of SIZE pixels to ``small``, by any of KERNELS."""
     most = tl.maximum(small, SIZE).to(tl.float32)
     low = tl.floor((row + 0.5) * SIZE / small - 2.0 * most / small - 1.0).to(tl.int32)  # before the first tap
@@ -328,7 +328,7 @@ def _shrunk(row, keys, small, kernel, SIZE: tl.constexpr, TERMS: tl.constexpr): 
 
 
 @triton.jit
-def _kernel_between(pixel, output, small, kernel, most, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _kernel_between(pixel, output, small, kernel, most, SIZE: tl.constexpr):
     """The degradation kernel at the distance of source pixel and output.
 
     Twice ``small`` times the distance is a whole number below 2**24, so float32 knows exactly on which side of the
@@ -342,7 +342,7 @@ def _kernel_between(pixel, output, small, kernel, most, SIZE: tl.constexpr):  # 
 
 
 @triton.jit
-def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
+def _shrunk_then_resampled(
     row, keys, start, stop, small, kernel, SIZE: tl.constexpr, SIDE: tl.constexpr, BD: tl.constexpr,
     UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
 ):  # fmt: skip
@@ -360,7 +360,7 @@ def _shrunk_then_resampled(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
-def compose(  # type: ignore[no-untyped-def]
+def compose(
     matrices, table, counter, settings, seed, skip, epoch_length, slots, begin, end,
     SIZE: tl.constexpr, SIDE: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     DEGRADE: tl.constexpr, BLUR: tl.constexpr,
