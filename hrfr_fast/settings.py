@@ -63,6 +63,7 @@ class TrainSettings:
     clip_gradient: float = _setting(5.0, "largest gradient norm; 0: no clipping")
     highres_share: float = _setting(-1.0, "share of highres in mixed regimes; negative: the regime's or as they come")
     highres_identities: float = _setting(1.0, "share of the highres identities to train on: the first ones, by name")
+    most_identities: int = _setting(0, "train on the first so many identities of each split, by name; 0: on all")
     batchnorm: str = _setting("regime", "what statistics inherited from a parent do while their layer trains")
     consistency: float = _setting(-1.0, "lambda of the pull between two views of a face; negative: the regime's")
     degrade_min: int = _setting(28, "fewest pixels a side of the degraded second view")
@@ -104,7 +105,7 @@ class TrainSettings:
             "log_every": self.log_every >= 1, "eval_every": self.eval_every >= 0,
             "save_minutes": self.save_minutes > 0, "scale": self.scale >= 0, "plateau": self.plateau >= 0,
             "highres_identities": 0 < self.highres_identities <= 1, "degrade_min": self.degrade_min >= 1,
-            "profile": self.profile >= 0,
+            "profile": self.profile >= 0, "most_identities": self.most_identities == 0 or self.most_identities >= 2,
         }  # fmt: skip
         for name, holds in rules.items():
             if not holds:

@@ -5,7 +5,7 @@ another picture in low resolution, mapped and renormalised. Coherent Point Drift
 CORAL), sees two clouds; Procrustes and the linear map are also shown which points are the same picture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,36 +29,41 @@ if TYPE_CHECKING:
 KEY = "alignment"
 QUESTION = "Does aligning the two resolutions' point clouds close the gap between them?"
 MOST_FOR_PYCPD = 2000  # points a cloud: its arrays then take some 0.5 GB
+NONE, CPD, LINEAR = "none", "CPD affine, 32 axes", "linear map"
 METHODS = {
-    "none": False,
+    NONE: False,
     "translation (control)": False,
     "CORAL (control)": False,
     "CPD rigid, 3 axes": False,
     "CPD affine, 3 axes": False,
-    "CPD affine, 32 axes": False,
+    CPD: False,
     "Procrustes": True,
-    "linear map": True,
+    LINEAR: True,
 }
 """Method -> whether it is shown which points are the same picture."""
 
 
 def fit(
-    source: NDArray[np.floating], target: NDArray[np.floating], device: "torch.device | str" = "cpu", seed: int = 0
+    source: NDArray[np.floating],
+    target: NDArray[np.floating],
+    device: "torch.device | str" = "cpu",
+    seed: int = 0,
+    methods: Iterable[str] = METHODS,
 ) -> dict[str, maps.Map]:
-    """Every method's map from ``source`` (low-resolution views, [n, D]) to ``target`` (the same pictures, [n, D])."""
+    """Each method's map from ``source`` (low-resolution views, [n, D]) to ``target`` (the same pictures, [n, D])."""
     fewer = np.random.default_rng([seed, 6]).permutation(len(source))[:MOST_FOR_PYCPD]
     some = partial(maps.drift, source[fewer], target[fewer])
     fits: dict[str, Callable[[], maps.Map]] = {
-        "none": lambda: lambda points: np.asarray(points, np.float64),
+        NONE: lambda: lambda points: np.asarray(points, np.float64),
         "translation (control)": lambda: maps.translation(source, target),
         "CORAL (control)": lambda: maps.coral(source, target),
         "CPD rigid, 3 axes": lambda: some(3, partial(cpd.with_pycpd, kind="rigid")),
         "CPD affine, 3 axes": lambda: some(3, partial(cpd.with_pycpd, kind="affine")),
-        "CPD affine, 32 axes": lambda: maps.drift(source, target, 32, partial(cpd.affine, device=device)),
+        CPD: lambda: maps.drift(source, target, 32, partial(cpd.affine, device=device)),
         "Procrustes": lambda: maps.procrustes(source, target),
-        "linear map": lambda: maps.linear(source, target),
+        LINEAR: lambda: maps.linear(source, target),
     }
-    return {method: fits[method]() for method in METHODS}
+    return {method: fits[method]() for method in methods}
 
 
 def judge(
@@ -113,7 +118,7 @@ def measure(spaces: Spaces, model: Model) -> tuple[dict[str, Any], dict[str, NDA
         mine["correspondences"] = METHODS[method]
         mine["accuracy_gain"] = list(
             paired_difference(
-                results[method].correct, results["none"].correct, pairs.same, pairs.identities, seed=spaces.seed
+                results[method].correct, results[NONE].correct, pairs.same, pairs.identities, seed=spaces.seed
             )
         )
         if isinstance(mapped, maps.Reduced):
@@ -139,8 +144,8 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
 
 
 def _sentence(model: Model, methods: dict[str, Any]) -> str:
-    before, drifted = methods["none"], methods["CPD affine, 32 axes"]
-    best = max((name for name in methods if name != "none"), key=lambda name: methods[name]["accuracy"])
+    before, drifted = methods[NONE], methods[CPD]
+    best = max((name for name in methods if name != NONE), key=lambda name: methods[name]["accuracy"])
     control = " (its input shrinks both views alike: a near-identity control)" if model.sees_no_detail else ""
     return (
         f"{model.name}{control}: HR-LR accuracy is {before['accuracy']:.1%} as it is and {drifted['accuracy']:.1%}"

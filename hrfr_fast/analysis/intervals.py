@@ -1,6 +1,6 @@
 """95 % intervals of what an analysis measures, by the same resampling of identities as verification's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,23 @@ def pair_interval(
     seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic of P pairs; ``identities`` int32 [2P] as in evaluation/bootstrap.py."""
-    return _percentiles(
-        [statistic(pair_weights(same, identities, start, count, seed)) for start, count in _blocks(resamples)]
-    )
+    return _percentiles([pair_resamples([statistic], same, identities, resamples=resamples, seed=seed)[:, 0]])
+
+
+def pair_resamples(
+    statistics: Sequence[Statistic],
+    same: NDArray[np.bool_],
+    identities: NDArray[np.int32],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """S statistics of the same P pairs in every resample, [resamples, S]; all see equal resamples."""
+    blocks = []
+    for start, count in _blocks(resamples):
+        weights = pair_weights(same, identities, start, count, seed)
+        blocks.append(np.stack([statistic(weights) for statistic in statistics], axis=1))
+    return np.concatenate(blocks)
 
 
 def mean_of(values: NDArray[np.floating]) -> Statistic:

@@ -3,13 +3,11 @@
 The probe is a classifier (Alain & Bengio, "Understanding intermediate layers using linear classifier probes", 2016)
 that sees an embedding and guesses whether the picture was shown in high or in low resolution. Each embedding is judged
 by a probe that has seen neither the picture nor the identity: folds are of identities, and both views of a picture lie
-in one fold. An AUC of 0.5 means that resolution cannot be read off the embedding. It is also the remedy's measure of
-success: :func:`probe` and :func:`probe_difference`.
+in one fold. An AUC of 0.5 means that resolution cannot be read off the embedding. :func:`probe` is also the remedy's
+measure of success.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ from numpy.typing import NDArray
 
 from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
-from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of, unit_weights
+from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of
 from hrfr_fast.analysis.libraries import require
 from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
 from hrfr_fast.errors import UsageError
-from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, balanced_mean
+from hrfr_fast.evaluation.bootstrap import balanced_mean
 
 KEY = "resolution_gap"
 QUESTION = "Do the embeddings separate by true resolution?"
@@ -111,45 +109,6 @@ def probe(
         low,
         doubled,
     )
-
-
-def probe_difference(
-    first: Sequence[Probe], second: Sequence[Probe], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """Probes of models of regime ``first`` minus those of ``second``, seed by seed, averaged over the seeds.
-
-    Every probe must be of the same pictures. A resample draws identities, the same for all, and, where there are
-    several, seeds: the bootstrap is nested in them, as the study's other intervals are.
-
-    Returns:
-        "auc" and "balanced_accuracy": (difference, low, high), a 95 % interval; negative: ``first`` shows less.
-
-    Raises:
-        UsageError: numbers of probes that differ, none, or probes of different pictures.
-    """
-    if not first or len(first) != len(second):
-        raise UsageError(f"{len(first)} probes against {len(second)}: as many are needed, seed by seed")
-    pairs = list(zip(first, second, strict=True))
-    identities = pairs[0][0].identities
-    if any(not np.array_equal(identities, one.identities) for pair in pairs for one in pair):
-        raise UsageError("the probes are of different pictures; only the same pictures can be compared")
-    measures = {"auc": partial(auc_of, identities=identities), "balanced_accuracy": _balanced}
-    return {name: _difference(pairs, measure, identities, resamples, seed) for name, measure in measures.items()}
-
-
-def _difference(
-    pairs: list[tuple[Probe, Probe]], measure: Any, identities: NDArray[np.int64], resamples: int, seed: int
-) -> tuple[float, float, float]:
-    statistics = [(measure(a.scores, a.low), measure(b.scores, b.low)) for a, b in pairs]
-    once = float(np.mean([at_once(a, len(identities)) - at_once(b, len(identities)) for a, b in statistics]))
-    random, means = np.random.default_rng([seed, 3]), []
-    for start in range(0, resamples, BLOCK):
-        weights = unit_weights(identities, start, min(BLOCK, resamples - start), seed)
-        gains = np.stack([a(weights) - b(weights) for a, b in statistics])  # [seeds, R]
-        drawn = random.integers(0, len(gains), gains.shape)
-        means.append(np.take_along_axis(gains, drawn, axis=0).mean(axis=0))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return once, float(low), float(high)
 
 
 def folds_of(identities: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:

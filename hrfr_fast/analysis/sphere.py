@@ -12,12 +12,15 @@ from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.pairing import identity_pairs
 from hrfr_fast.analysis.spaces import HR, LR36, Model, Spaces
+from hrfr_fast.data.shards import Split
+from hrfr_fast.regimes import REGIMES
 
 KEY = "sphere"
 QUESTION = "Do the embeddings fill the sphere?"
 MOST_FOR_UNIFORMITY = 4000  # points: its distances are quadratic
 DRAWS = 999  # uniform samples the nearest-neighbour distance is compared with
 SIGNIFICANCE = 0.05
+MOST_PEOPLE = 100  # of those trained on: more are not told apart in a picture
 
 
 def uniformity(points: NDArray[np.floating], t: float = 2.0) -> float:
@@ -140,7 +143,30 @@ def measure(spaces: Spaces, model: Model) -> dict[str, Any]:
         norms = np.linalg.norm(spaces.embeddings(model, HR, raw=True), axis=1)
         low_norms = np.linalg.norm(spaces.embeddings(model, LR36, raw=True), axis=1)
         numbers["norm"] = {"HR": _spread(norms), "LR36": _spread(low_norms)}
+        trained = _trained_on(spaces, model)
+        if trained:
+            directions = centres(unit(_raw(spaces, model, trained)), trained.labels)
+            numbers["occupancy_trained"] = occupancy(directions, spaces.seed) | {"people": trained.identities}
     return numbers
+
+
+def _trained_on(spaces: Spaces, model: Model) -> Split | None:
+    """The faces of the first 100 people that a run was trained on; None where they are not in this data."""
+    regime = REGIMES.get(model.metadata.get("regime", ""))
+    if regime is None or model.metadata["data"]["digest"] != spaces.packed.digest:
+        return None
+    split = spaces.packed.splits.get(regime.sources[0])
+    if split is None:
+        return None
+    people = min(model.settings.get("most_identities", 0) or split.identities, MOST_PEOPLE, split.identities)
+    return split.first(people)
+
+
+def _raw(spaces: Spaces, model: Model, split: Split) -> NDArray[np.float32]:
+    """f(x) + f(flip x) of all faces of ``split``, [n, D]."""
+    from hrfr_fast.evaluation.embedding import embed
+
+    return embed(spaces.backbone(model), split, model.input_size, spaces.compute, unit=False)
 
 
 def _spread(values: NDArray[np.floating]) -> dict[str, float]:
@@ -166,15 +192,19 @@ def _sentence(name: str, numbers: dict[str, Any]) -> str:
     )
     if "occupancy" not in numbers:
         return text + "."
-    test = numbers["occupancy"]
+    text += f"; the directions of people never seen in training {_uniform(numbers['occupancy'])}"
+    if "occupancy_trained" in numbers:
+        trained = numbers["occupancy_trained"]
+        text += f"; those of {trained['people']} people it was trained on {_uniform(trained)}"
+    return text + "."
+
+
+def _uniform(test: dict[str, float]) -> str:
     p = p_text(test["uniform_p"])
     if test["uniform_p"] >= SIGNIFICANCE:
-        return f"{text}; the people's directions cannot be told from uniform ({p})."
+        return f"cannot be told from uniform ({p})"
     ratio = test["nearest_neighbour_ratio"]
-    return (
-        f"{text}; the people's directions are not uniform ({p}): nearest neighbours lie at {ratio:.2f} times the"
-        " distance of uniform points."
-    )
+    return f"are not uniform ({p}): nearest neighbours lie at {ratio:.2f} times the distance of uniform points"
 
 
 def _draw_measures(spaces: Spaces, numbers: dict[str, Any], path: Path) -> Figure:
@@ -207,42 +237,54 @@ def _draw_measures(spaces: Spaces, numbers: dict[str, Any], path: Path) -> Figur
 
 
 def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Path) -> Figure:
-    from matplotlib.ticker import MaxNLocator
-
     views = (("144 px", drawing.HIGH, HR), ("144 to 36 px and back", drawing.LOW, LR36))
-    with drawing.figure(path, 1, 3, cell=(4.4, 4.2), subplot_kw={"projection": "3d"}) as axes:
+    trained = _trained_on(spaces, model)
+    with drawing.figure(path, 1 + bool(trained), 2, cell=(4.6, 4.2), subplot_kw={"projection": "3d"}) as axes:
+        directions, lengths = axes[0]
         for label, colour, view in views:
             raw = spaces.embeddings(model, view, raw=True)
-            axes[0][0].scatter(*unit(raw).T, s=6, color=colour, alpha=0.6, linewidths=0, label=label)
-            axes[0][1].scatter(*raw.T, s=6, color=colour, alpha=0.6, linewidths=0)
-        _globe(axes[0][0])
-        people = spaces.identities
-        directions = unit(spaces.embeddings(model))
-        shown = np.unique(people)[:: max(1, len(np.unique(people)) // 12)][:12]
-        for number, person in enumerate(shown):
-            mine = directions[people == person]
-            axes[0][2].scatter(*mine.T, s=30, color=drawing.COLOURS[number % 6], marker="os^"[number // 6 % 3])
-        _globe(axes[0][2])
-        test = numbers["occupancy"]
-        axes[0][0].set_title(f"{model.label}: directions\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
-        axes[0][0].legend(fontsize=8, loc="upper left", markerscale=2)
-        norms = numbers["norm"]
-        axes[0][1].set_title(
+            directions.scatter(*unit(raw).T, s=6, color=colour, alpha=0.6, linewidths=0, label=label)
+            lengths.scatter(*raw.T, s=6, color=colour, alpha=0.6, linewidths=0)
+        test, norms = numbers["occupancy"], numbers["norm"]
+        directions.set_title(f"{model.label}, unseen people:\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
+        directions.legend(fontsize=8, loc="upper left", markerscale=2)
+        lengths.set_title(
             f"with their norms\n{norms['HR']['mean']:.1f} at 144 px, {norms['LR36']['mean']:.1f} at 36 px", fontsize=10
         )
-        axes[0][2].set_title(f"{len(shown)} people, one mark each", fontsize=10)
-        for one in axes[0]:
-            one.set_box_aspect((1, 1, 1))
-            one.grid(False)
-            for axis in (one.xaxis, one.yaxis, one.zaxis):
-                axis.set_major_locator(MaxNLocator(4))
-            one.tick_params(labelsize=7)
-            one.set(xlabel="axis 1", ylabel="axis 2", zlabel="axis 3")
+        _globe(directions)
+        if trained:
+            _draw_trained(axes[1], _raw(spaces, model, trained), trained.labels, numbers["occupancy_trained"])
+        for one in axes.flat:
+            _tidy(one)
     return Figure(
         path,
-        f"The three-dimensional embeddings of {model.name}: as directions on the unit sphere, with the lengths the"
-        " network gave them, and coloured by person. An even cover uses all of the sphere; bare regions are unused.",
+        f"The three-dimensional embeddings of {model.name}: as directions on the unit sphere and with the lengths the"
+        " network gave them, of people it never saw and, coloured by person, of people it was trained on. An even cover"
+        " uses all of the sphere; bare regions are unused.",
     )
+
+
+def _draw_trained(axes: Any, raw: NDArray[np.floating], people: NDArray[np.int64], test: dict[str, float]) -> None:
+    names = np.unique(people)
+    colours = [drawing.COLOURS[place % len(drawing.COLOURS)] for place in np.searchsorted(names, people)]
+    middles = centres(unit(raw), people)
+    axes[0].scatter(*unit(raw).T, s=6, c=colours, alpha=0.6, linewidths=0)
+    axes[0].scatter(*(1.02 * middles).T, s=14, color="black", marker="x", linewidths=0.8)
+    axes[0].set_title(f"{len(names)} people it was trained on:\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
+    axes[1].scatter(*raw.T, s=6, c=colours, alpha=0.6, linewidths=0)
+    axes[1].set_title(f"with their norms\nmean {np.linalg.norm(raw, axis=1).mean():.1f}", fontsize=10)
+    _globe(axes[0])
+
+
+def _tidy(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_box_aspect((1, 1, 1))
+    axes.grid(False)
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(labelsize=7)
+    axes.set(xlabel="axis 1", ylabel="axis 2", zlabel="axis 3")
 
 
 def _globe(axes: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from hrfr_fast.evaluation.verification import roc
 from hrfr_fast.report.plots import COLOURS, figure_file
 from hrfr_fast.study.judge import read_judged
+from hrfr_fast.study.plan import APART
 from hrfr_fast.training.metrics import read_metrics
 
 CAPTIONS = {
@@ -39,12 +40,13 @@ def write_figures(out: Path, results: Mapping[str, Any]) -> dict[str, Path]:
     """Draw all there is data for into ``out/figures``; name -> PNG. ``regime-<label>`` are those of one regime."""
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    judged = {label: entry for label, entry in results["regimes"].items() if "accuracy" in entry}
-    base = {label: entry for label, entry in judged.items() if entry["stage"] != "dose"}
+    trained = {label: entry for label, entry in results["regimes"].items() if entry["stage"] != "sphere"}
+    judged = {label: entry for label, entry in trained.items() if "accuracy" in entry}
+    base = {label: entry for label, entry in judged.items() if entry["stage"] not in APART}
     drawn: dict[str, Path] = {}
     for name, draw, shown in (
-        ("accuracy", _accuracy, judged), ("folds", _folds, base), ("loss", _loss, results["regimes"]),
-        ("progress", _progress, results["regimes"]), ("roc", _roc, base), ("resolution", _resolution, base),
+        ("accuracy", _accuracy, judged), ("folds", _folds, base), ("loss", _loss, trained),
+        ("progress", _progress, trained), ("roc", _roc, base), ("resolution", _resolution, base),
         ("cross", _cross, base), ("identification", _identification, base),
     ):  # fmt: skip
         if shown and draw(folder / f"{name}.png", shown, out):
@@ -53,7 +55,7 @@ def write_figures(out: Path, results: Mapping[str, Any]) -> dict[str, Path]:
         drawn["matrix"] = _matrix(folder / "matrix.png", list(base), results["contrasts"])
     if results.get("dose"):
         drawn["dose"] = _dose(folder / "dose.png", results["dose"])
-    for label, entry in results["regimes"].items():
+    for label, entry in trained.items():
         drawn[f"regime-{label}"] = _one_regime(folder / f"regime-{label}.png", entry, out)
     return drawn
 

@@ -6,9 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE
 from hrfr_fast.evaluation.compare import FEWEST_SEEDS, FIXED_CONTRASTS
 from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.report.study_plots import CAPTIONS, write_figures
+from hrfr_fast.study.plan import APART
 
 QUESTION = "What does a small high-resolution face set add to a large low-resolution one?"
 MAIN = FIXED_CONTRASTS[0]
@@ -36,7 +38,7 @@ def write_study_report(out: Path, results: Mapping[str, Any]) -> Path:
         _section("How much high resolution is needed?", *_pictures(drawn, "dose"), _dose_table(results)),
         _section("Curves of all regimes", *_pictures(drawn, "loss", "progress", "roc")),
         _section("Curves of each regime", *_each_regime(results, drawn)),
-        _section("The embedding space", *_findings(results, out)),
+        _section("The embedding space", _space_table(results), *_findings(results, out)),
         _section("How it was made", _how(results), facts(_provenance(results))),
     ]  # fmt: skip
     return write_page(out / "report.html", "Study", body)
@@ -89,6 +91,12 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
             f"{len(results['seeds'])} seed(s): these checkpoints can be compared, the regimes cannot. Intervals cover "
             f"the choice of test faces alone; {FEWEST_SEEDS} seeds or more are needed to call a difference likely real."
         )
+    short = [label for label, one in results["regimes"].items() if one["plateau"] in ("not reached", "not watched")]
+    if short:
+        texts.append(
+            f"{', '.join(short)}: the steps were spent before training stopped helping, or nobody watched for it; more "
+            "steps may make them better than they look here."
+        )
     pairs = results["data"]["pairs"]
     if pairs:
         texts += pairs["notes"]
@@ -100,7 +108,7 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
 def _accuracy_table(results: Mapping[str, Any]) -> str:
     rows = []
     for label, one in _judged(results).items():
-        if one["stage"] == "dose":
+        if one["stage"] in APART:
             continue
         spread = one["accuracy"]["seed_spread"]
         tars = [_with_interval(one["tar_at_far"][far]) for far in ("0.1", "0.01", "0.001")]
@@ -138,7 +146,8 @@ def _contrasts(results: Mapping[str, Any]) -> list[str]:
         )
         parts.append(
             f"<h3>{escape(a)} against {escape(b)}</h3><p><strong>{escape(one['sentence'])}</strong> "
-            f"{escape(one['advice'])} p = {one['p']:.2g}, Holm-corrected {one['p_holm']:.2g}.</p>"
+            f"{escape(one['advice'])} {escape(one['budgets'])} p = {one['p']:.2g}, Holm-corrected "
+            f"{one['p_holm']:.2g}.</p>"
             f"<p>McNemar, pairs only one of the two decides rightly: {escape(counts)}. It takes pairs as "
             "independent.</p>"
         )
@@ -160,7 +169,9 @@ def _claims(results: Mapping[str, Any]) -> list[str]:
 
 
 def _exploratory(results: Mapping[str, Any]) -> str:
-    rows = [one["sentence"] for one in results["contrasts"] if not one["fixed"] and one["p"] < 0.05]
+    rows = [
+        f"{one['sentence']} {one['budgets']}" for one in results["contrasts"] if not one["fixed"] and one["p"] < 0.05
+    ]
     if not results["contrasts"]:
         return ""
     if not rows:
@@ -177,14 +188,21 @@ def _remedy(results: Mapping[str, Any]) -> list[str]:
     parts = [
         f"<p>By the criterion fixed beforehand: <strong>{escape(remedy['verdict'])}</strong>. Success needs three "
         "seeds, a lower probe AUC on a degradation never trained on, a higher TAR at FAR 1e-2 of sharp against "
-        "degraded faces (both intervals excluding 0), and an accuracy on sharp pairs whose interval stays above "
-        "-0.5 points.</p>"
+        "degraded faces (both intervals excluding 0), an accuracy on sharp pairs whose interval stays above "
+        "-0.5 points, and in every seed at least half of the other's effective rank (no collapse).</p>"
     ]
     for other, rows in remedy["against"].items():
-        lines = [(name, _points(one), {"yes": "met", "no": "not met", "opposite": "the opposite"}[one["met"]])
+        lines = [(name, _change(name, one), {"yes": "met", "no": "not met", "opposite": "the opposite"}[one["met"]])
                  for name, one in rows.items()]  # fmt: skip
         parts.append(f"<h3>crossres144 minus {escape(other)}</h3>" + table(("quantity", "points", "criterion"), lines))
     return parts
+
+
+def _change(name: str, one: Mapping[str, Any]) -> str:
+    if name != "effective rank":
+        return _points(one)
+    low, high = one["interval"]
+    return f"{one['value']:.2f} times ({low:.2f} to {high:.2f} over seeds)"
 
 
 def _points(one: Mapping[str, Any]) -> str:
@@ -196,7 +214,7 @@ def _cross_table(results: Mapping[str, Any]) -> str:
     rows = [
         (label, *(_with_interval(one) for one in entry["cross_resolution"].values()),
          *(_with_interval(entry["cross_resolution"][view]["tar_at_far"]["0.01"]) for view in ("HR-HR", "HR-LR")))
-        for label, entry in _judged(results).items() if entry["stage"] != "dose"
+        for label, entry in _judged(results).items() if entry["stage"] not in APART
     ]  # fmt: skip
     head = ("regime", "accuracy HR-HR", "HR-LR", "LR-LR", "TAR at FAR 0.01 HR-HR", "HR-LR")
     text = "<p>A 32-px model shrinks every view to 32 px: for it the three differ little, a near-identity control.</p>"
@@ -214,7 +232,7 @@ def _other_pairs(results: Mapping[str, Any]) -> str:
     rows = [
         (label, *(_other(entry["other_pairs"].get(n)) for n in names))
         for label, entry in results["regimes"].items()
-        if entry["stage"] != "dose"
+        if entry["stage"] not in APART
     ]
     text = (
         "<p>Pairs of held-out training people, mean over seeds. dev-lowres are real low-resolution faces: compare them "
@@ -256,6 +274,37 @@ def _each_regime(results: Mapping[str, Any], drawn: Mapping[str, Path]) -> Itera
         if picture:
             caption = f"{entry['summary']}. Training loss, accuracy while training and ROC, a colour a seed."
             yield f"<h3>{escape(label)}</h3>" + figure(picture, f"Curves of {label}", caption)
+
+
+def _space_table(results: Mapping[str, Any]) -> str:
+    rows = []
+    for label, one in results.get("space", {"regimes": {}})["regimes"].items():
+        methods, ranks = one["methods"], list(one["effective_rank"].values())
+        if methods:
+            rows.append(
+                (
+                    label, *(_area(methods[name]["probe_auc"]) for name in (NONE, CPD, LINEAR)),
+                    *(_points(methods[name]["accuracy_gain"]) for name in (CPD, LINEAR)),
+                    _with_interval(one["overlap"]), f"{min(ranks):.1f} to {max(ranks):.1f}",
+                )
+            )  # fmt: skip
+    head = (
+        "regime", "probe AUC as it is", "after CPD", "after a linear map", "points gained by CPD",
+        "by a linear map", "overlap HR-LR", "effective rank",
+    )  # fmt: skip
+    text = (
+        "<p>Over all seeds, with 95 % intervals: how well a probe guesses the true resolution of an embedding (AUC; "
+        "chance is 0.5) before and after the low-resolution cloud is moved onto the other, on people the move was not "
+        "fitted on; what that does to HR-LR accuracy; how much the cosines of one person's and of two people's "
+        "pictures overlap. CPD sees two clouds, the linear map is shown which points are the same picture. The figures "
+        "below show the first seed.</p>"
+    )
+    return text + table(head, rows) if rows else ""
+
+
+def _area(one: Mapping[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{one['value']:.3f}\n{low:.3f} to {high:.3f}"
 
 
 def _findings(results: Mapping[str, Any], out: Path) -> Iterable[str]:

@@ -1,14 +1,15 @@
 """The study's findings to reproduce or refute, each with a rule that the data decide, fixed before they were seen.
 
-A claim about regimes needs three seeds; with fewer the verdict is "undecided" and ``leaning`` tells what the
-checkpoints at hand would say. Claims about the embedding space rest on the first seed's checkpoints and are judged
-likewise.
+A claim needs three seeds; with fewer the verdict is "undecided" and ``leaning`` tells what the checkpoints at hand
+would say.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE
 from hrfr_fast.evaluation.compare import FEWEST_SEEDS
+from hrfr_fast.study.space import LOW, MIXED
 
 REPRODUCED, REFUTED, UNDECIDED = "reproduced", "refuted", "undecided"
 COMPETITIVE = -0.02
@@ -16,7 +17,6 @@ UNDER_ONE = 0.01
 SEPARATED = 0.75
 FINETUNED = ("lowres144-finetuned", "fused-head", "fused-output", "fused-highlow")
 BASE = ("lowres144", "lowres32")
-CPD, LINEAR = "CPD affine, 32 axes", "linear map"
 
 
 class Judgement(NamedTuple):
@@ -135,48 +135,59 @@ def _resolutions_apart(results: Mapping[str, Any]) -> Judgement | None:
     return Judgement(verdict, "; ".join(words), min(len(one["by_seed"]) for one in known.values()))
 
 
-def _numbers(results: Mapping[str, Any], key: str, model: str) -> Any:
-    return next((one["numbers"].get(model) for one in results["findings"] if one["key"] == key), None)
+def _space(results: Mapping[str, Any]) -> Any:
+    """highlow144's methods of ``space.space_of``; None where it was not measured."""
+    return results.get("space", {}).get("regimes", {}).get(MIXED, {}).get("methods")
+
+
+def _signed(one: Mapping[str, Any], scale: float = 100) -> str:
+    low, high = one["interval"]
+    return f"{scale * one['value']:+.2f} ({scale * low:+.2f} to {scale * high:+.2f})"
 
 
 def _alignment_helps(results: Mapping[str, Any]) -> Judgement | None:
-    found = _numbers(results, "alignment", "highlow144")
-    if not found or not {CPD, LINEAR, "none"} <= set(found["methods"]):
+    methods = _space(results)
+    if not methods:
         return None
-    methods, before = found["methods"], found["methods"]["none"]["probe_auc"] - 0.5
+    before = methods[NONE]["probe_auc"]["value"] - 0.5
     verdicts, words = [], []
     for name in (CPD, LINEAR):
-        _, low, high = methods[name]["accuracy_gain"]
-        left = max(0.0, methods[name]["probe_auc"] - 0.5) / before if before > 0 else 1.0
+        gain, after = methods[name]["accuracy_gain"], methods[name]["probe_auc"]["value"]
+        low, high = gain["interval"]
+        left = max(0.0, after - 0.5) / before if before > 0 else 1.0
         verdicts.append(REPRODUCED if low > 0 and left <= 0.5 else REFUTED if high < 0 else UNDECIDED)
         words.append(
-            f"{name}: HR-LR accuracy {100 * low:+.2f} to {100 * high:+.2f} points, {left:.0%} of the probe's gap left"
+            f"{name}: HR-LR accuracy {_signed(gain)} points, probe AUC from {before + 0.5:.3f} to {after:.3f}, "
+            f"{left:.0%} of the gap left"
         )
     best = REPRODUCED if REPRODUCED in verdicts else REFUTED if set(verdicts) == {REFUTED} else UNDECIDED
-    return Judgement(best, "; ".join(words), 1)
+    return Judgement(best, "; ".join(words), len(methods[NONE]["probe_auc"]["by_seed"]))
 
 
 def _overlap_grows(results: Mapping[str, Any]) -> Judgement | None:
-    mixed, low = (_numbers(results, "distances", model) for model in ("highlow144", "lowres144"))
-    if not mixed or not low:
+    gain = results.get("space", {}).get("overlap_gain")
+    if not gain:
         return None
-    a, b = mixed["HR-LR"]["cosine"], low["HR-LR"]["cosine"]
-    apart = a["overlap_ci"][0] > b["overlap_ci"][1]
-    reverse = a["overlap_ci"][1] < b["overlap_ci"][0]
-    verdict = REPRODUCED if apart else REFUTED if reverse else UNDECIDED
-    why = f"overlap of HR-LR cosines: highlow144 {a['overlap']:.1%}, lowres144 {b['overlap']:.1%}"
-    return Judgement(verdict, why, 1)
+    low, high = gain["interval"]
+    verdict = REPRODUCED if low > 0 else REFUTED if high < 0 else UNDECIDED
+    regimes = results["space"]["regimes"]
+    each = ", ".join(f"{label} {regimes[label]['overlap']['value']:.1%}" for label in (MIXED, LOW))
+    why = f"overlap of HR-LR cosines: {each}, difference {_signed(gain)} points"
+    return Judgement(verdict, why, len(gain["by_seed"]))
 
 
 def _drift_brings_peak(results: Mapping[str, Any]) -> Judgement | None:
-    found = _numbers(results, "alignment", "highlow144")
-    if not found or CPD not in found["methods"]:
+    methods = _space(results)
+    if not methods:
         return None
-    before, after = found["methods"]["none"], found["methods"][CPD]
-    _, low, high = after["accuracy_gain"]
-    verdict = REPRODUCED if low > 0 and after["d_prime"] > before["d_prime"] else REFUTED if high < 0 else UNDECIDED
-    why = f"d' of same and different people, HR-LR: {before['d_prime']:.2f} before, {after['d_prime']:.2f} after CPD"
-    return Judgement(verdict, why, 1)
+    gain, sharper = methods[CPD]["accuracy_gain"], methods[CPD]["d_prime_gain"]
+    rises = gain["interval"][0] > 0 and sharper["interval"][0] > 0
+    verdict = REPRODUCED if rises else REFUTED if gain["interval"][1] < 0 else UNDECIDED
+    why = (
+        f"d' of same and different people, HR-LR: {methods[NONE]['d_prime']['value']:.2f}, with CPD "
+        f"{_signed(sharper, 1)}; accuracy {_signed(gain)} points"
+    )
+    return Judgement(verdict, why, len(gain["by_seed"]))
 
 
 CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Judgement | None]], ...] = (
@@ -220,12 +231,12 @@ CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Judgement | None]], 
     ),
     (
         "Distances within and between people overlap more in highlow144 than in lowres144",
-        "reproduced if the intervals of the overlap of HR-LR cosines lie apart in this order, refuted in the other",
+        "reproduced if the interval of the difference in overlap of HR-LR cosines lies above 0, refuted if below",
         _overlap_grows,
     ),
     (
         "Coherent Point Drift brings back a peak of the distances within a person",
-        "reproduced if d' rises and HR-LR accuracy with it (interval above 0), refuted if accuracy falls",
+        "reproduced if d' and HR-LR accuracy of highlow144 rise (both intervals above 0), refuted if accuracy falls",
         _drift_brings_peak,
     ),
 )

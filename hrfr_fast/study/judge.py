@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hrfr_fast.training.device import Compute
 
 FACES = "highres_eval"
+FORMAT = 2
+"""Of what is kept; files of another are made anew."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Judged:
     """Scores float64 [P] on the main test pairs by view, and identification and the probe where they were asked for.
 
     ``by_view``: "HR-HR", "HR-LR", "LR-LR". ``by_side``: pixels -> scores. ``probe``: view -> confidence in low
-    resolution, float64 [2N], of N pictures of highres_eval as they are and then in that view.
+    resolution, float64 [2N], of N pictures of highres_eval as they are and then in that view. ``space``: see
+    ``space.arrays_of``.
     """
 
     by_view: dict[str, NDArray[np.float64]]
     by_side: dict[int, NDArray[np.float64]]
     probe: dict[str, NDArray[np.float64]]
+    space: dict[str, NDArray[np.float64]]
     identification: dict[str, Any] | None
 
 
@@ -53,15 +57,15 @@ def judge(
     Args:
         sides: of the resolution curve, in pixels, 0 for the faces as they are; none: no curve.
         identify: 1:N on highres_eval.
-        probe: the classifier that guesses the true resolution.
+        probe: the classifier that guesses the true resolution, and the space of the embeddings.
     """
     from hrfr_fast.evaluation.evaluate import load_backbone
     from hrfr_fast.training.checkpoint import weights_of
 
     weights = weights_of(run)
     asked = {
-        "weights": file_digest(weights), "data": packed.digest, "sides": list(sides), "identify": identify,
-        "probe": probe,
+        "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(sides),
+        "identify": identify, "probe": probe,
     }  # fmt: skip
     known = read_judged(run, asked)
     if known is not None:
@@ -92,12 +96,12 @@ def read_judged(run: Path, asked: dict[str, Any] | None = None) -> Judged | None
 
 
 def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> Judged:
-    groups: dict[str, dict[str, NDArray[np.float64]]] = {"view": {}, "side": {}, "probe": {}}
+    groups: dict[str, dict[str, NDArray[np.float64]]] = {"view": {}, "side": {}, "probe": {}, "space": {}}
     for name, array in arrays.items():
         group, _, key = name.partition("/")
         groups[group][key] = array
     sides = {int(side): scores for side, scores in groups["side"].items()}
-    return Judged(groups["view"], sides, groups["probe"], identification)
+    return Judged(groups["view"], sides, groups["probe"], groups["space"], identification)
 
 
 def _pair_arrays(
@@ -117,11 +121,12 @@ def _pair_arrays(
 def _probe_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute"
 ) -> dict[str, NDArray[np.float64]]:
-    """Linear and kNN probes, trained and tested on LR36, and tested on a degradation nobody trained on."""
+    """Linear and kNN probes, trained and tested on LR36, and tested on a degradation nobody trained on; the space."""
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
     from hrfr_fast.analysis.spaces import HELD_OUT, shrunk
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.evaluation.views import LR36
+    from hrfr_fast.study.space import arrays_of
 
     faces = packed.splits.get(FACES)
     if faces is None or faces.size <= HELD_OUT.side or faces.identities < 2:
@@ -135,7 +140,8 @@ def _probe_arrays(
         for name, tested in (("LR36", low), (HELD_OUT.name, np.concatenate(unseen))):
             found = probe(high, low, faces.labels, kind=kind, tested_lr=tested, resamples=0)
             arrays[f"probe/{kind} {name}"] = found.scores
-    return arrays
+    space = arrays_of(high, low, faces.labels, compute.device)
+    return arrays | {f"space/{name}": values for name, values in space.items()}
 
 
 def _identify(backbone: "nn.Module", size: int, packed: Packed, compute: "Compute") -> dict[str, Any] | None:

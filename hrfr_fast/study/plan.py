@@ -11,6 +11,10 @@ from hrfr_fast.regimes import CONTROLS, TABLE, Regime, in_order, regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.study.presets import Preset
 
+COUNTED_IN = {"lowres": "lowres", "highres": "highres", "finetune": "highres", "fused": "highres"}
+"""Budget -> the split whose passes it is counted in, so that a regime and its control take equally many steps."""
+APART = ("dose", "sphere")
+"""Stages whose runs are not compared with the regimes: each has a question of its own."""
 DOSED = ("highlow144", "lowres144-finetuned")
 
 
@@ -22,7 +26,7 @@ class Job:
     regime: Regime
     seed: int
     stage: str
-    """"regime", "control" or "dose"."""
+    """"regime", "control", or one of APART."""
     settings: TrainSettings
     dose: dict[str, float] | None = None
     """``{"highres_identities": share}`` or ``{"highres_share": share}``."""
@@ -95,6 +99,8 @@ def make_plan(
             jobs.append(Job(regime.name, regime, seed, stage, settings))
         if dose:
             jobs += _dose_jobs([job for job in jobs if job.seed == seed], preset)
+        if seed == numbers[0]:
+            jobs += [_sphere_job(job, preset) for job in jobs if job.label in preset.sphere]
     return Plan(tuple(jobs), preset, numbers, packed, out, device)
 
 
@@ -124,7 +130,12 @@ def budget_of(regime: Regime, preset: Preset, packed: Packed, batch: int) -> int
         return preset.steps[regime.budget]
     if regime.budget not in preset.epochs:
         raise UsageError(f"preset {preset.name} gives no steps or epochs for budget {regime.budget!r} ({regime.name})")
-    split = "lowres" if regime.budget == "lowres" else regime.sources[-1]
+    split = COUNTED_IN.get(regime.budget, regime.sources[-1])
+    if split not in packed.splits:
+        raise UsageError(
+            f"preset {preset.name} counts budget {regime.budget!r} ({regime.name}) in passes over {split}, which is "
+            "not packed; give it in steps"
+        )
     return max(1, math.ceil(preset.epochs[regime.budget] * packed.splits[split].samples / batch))
 
 
@@ -143,3 +154,10 @@ def _dose_jobs(jobs: list[Job], preset: Preset) -> list[Job]:
             settings = job.settings.updated({"out": str(job.run.parent / label), name: share}, "dose")
             made.append(Job(label, job.regime, job.seed, "dose", settings, {name: share}))
     return made
+
+
+def _sphere_job(job: Job, preset: Preset) -> Job:
+    """The same regime with three-dimensional embeddings, to be drawn on the sphere."""
+    label = f"{job.label}-sphere"
+    values = dict(preset.sphere_settings) | {"out": str(job.run.parent / label)}
+    return Job(label, job.regime, job.seed, "sphere", job.settings.updated(values, f"preset {preset.name}"))

@@ -2,8 +2,9 @@
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
 worse, on a degradation that was never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
-both with paired intervals that exclude 0; and the accuracy on high-resolution pairs loses less than 0.5 points, the
-interval's lower end included. Otherwise it is undecided, or failed where an interval shows the opposite.
+both with paired intervals that exclude 0; the accuracy on high-resolution pairs loses less than 0.5 points, the
+interval's lower end included; and the space has not collapsed: in every seed its effective rank is at least half of the
+other's. Otherwise it is undecided, or failed where an interval shows the opposite or the space has collapsed.
 """
 
 from collections.abc import Mapping
@@ -13,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.compare import FEWEST_SEEDS, Estimate, Outcomes
+from hrfr_fast.study.space import probe_area
 
 REMEDY = "crossres144"
 AGAINST = ("highlow144", "crossres144-views")
 """The reference of the criterion, and the control: the same pictures without the pull."""
 TOLERATED = -0.005
-RESAMPLES = 1000
+COLLAPSED = 0.5
+"""Of the other regime's effective rank: with less the gap was closed by giving up directions that tell people apart."""
 Probes = Mapping[str, Mapping[int, Mapping[str, NDArray[np.float64]]]]
 
 
@@ -28,14 +31,16 @@ def remedy_of(
     units: int,
     probes: Probes,
     identities: NDArray[np.int64] | None,
+    ranks: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any] | None:
-    """The criterion's three quantities against each of AGAINST that is there; None without the remedy.
+    """The criterion's four quantities against each of AGAINST that is there; None without the remedy.
 
     Args:
         accuracy: regime -> decisions on the HR-HR pairs. tar: regime -> TAR at FAR 1e-2, HR-LR.
         units: identities of the pairs.
         probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``judge.Judged``.
         identities: int64 [N] of the probed pictures.
+        ranks: regime -> seed -> effective rank of the probed pictures' embeddings.
 
     Returns:
         ``probe_auc`` (regime -> kind and view -> summary), ``against`` (regime -> quantity -> summary of the paired
@@ -52,29 +57,20 @@ def remedy_of(
         return result if areas else None
     for other in AGAINST:
         if other in accuracy:
-            result["against"][other] = _against(other, accuracy, tar, units, areas, people)
+            result["against"][other] = _against(other, accuracy, tar, units, areas, people, ranks or {})
     if AGAINST[0] in result["against"]:
         result["verdict"] = _verdict(result["against"][AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
     return result
 
 
 def probe_areas(probes: Probes, identities: NDArray[np.int64]) -> dict[str, dict[str, Estimate]]:
-    """Regime -> "<kind> <view>" -> AUC of guessing the true resolution, 0.5 being chance, over seeds."""
-    from hrfr_fast.analysis.intervals import at_once, auc_of, unit_weights
-
-    low = np.arange(2 * len(identities)) >= len(identities)
-    doubled = np.concatenate([identities, identities])
-    weights = unit_weights(doubled, 0, RESAMPLES, 0)
+    """Regime -> "<kind> <view>" -> ``probe_area`` of its seeds."""
     result: dict[str, dict[str, Estimate]] = {}
     for label, seeds in probes.items():
         known = {seed: scores for seed, scores in seeds.items() if scores}
         for kind in next(iter(known.values()), {}):
-            areas = [auc_of(known[seed][kind], low, doubled) for seed in sorted(known)]
-            result.setdefault(label, {})[kind] = Estimate(
-                tuple(sorted(known)),
-                np.array([at_once(area, len(low)) for area in areas]),
-                np.stack([area(weights) for area in areas], axis=1),
-            )
+            one = probe_area({seed: scores[kind] for seed, scores in known.items()}, identities)
+            result.setdefault(label, {})[kind] = one
     return result
 
 
@@ -85,8 +81,9 @@ def _against(
     units: int,
     areas: Mapping[str, Mapping[str, Estimate]],
     people: int,
+    ranks: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    rows = {}
+    rows: dict[str, Any] = {}
     for kind, area in areas.get(REMEDY, {}).items():
         if kind in areas.get(other, {}):
             one = area.minus(areas[other][kind]).summary(people, rate=False)
@@ -95,7 +92,17 @@ def _against(
     rows["TAR at FAR 1e-2, HR-LR"] = one | {"met": _met(one["interval"], 0.0)}
     one = accuracy[REMEDY].accuracy.minus(accuracy[other].accuracy).summary(units, rate=False)
     rows["accuracy, HR-HR"] = one | {"met": _met(one["interval"], TOLERATED)}
+    if REMEDY in ranks and other in ranks:
+        rows["effective rank"] = _ratio(ranks[REMEDY], ranks[other])
     return rows
+
+
+def _ratio(mine: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+    """One effective rank over the other by seed; the "interval" is their range, for three seeds give no more."""
+    ratios = {seed: mine[seed] / theirs[seed] for seed in sorted(set(mine) & set(theirs))}
+    least, most = min(ratios.values()), max(ratios.values())
+    met = "yes" if least >= COLLAPSED else "opposite"
+    return {"value": float(np.mean(list(ratios.values()))), "interval": [least, most], "by_seed": ratios, "met": met}
 
 
 def _met(interval: list[float], bound: float) -> str:

@@ -23,8 +23,9 @@ from hrfr_fast.evaluation.views import LR36
 from hrfr_fast.files import write_bytes, write_json
 from hrfr_fast.study.claims import claims_of
 from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
-from hrfr_fast.study.plan import Job, Plan
+from hrfr_fast.study.plan import APART, Job, Plan
 from hrfr_fast.study.remedy import remedy_of
+from hrfr_fast.study.space import space_of
 
 HR_HR, HR_LR = "HR-HR", "HR-LR"
 FORMAT = "hrfr-fast study 1"
@@ -45,8 +46,9 @@ def gather(plan: Plan, findings: Sequence[Finding]) -> dict[str, Any]:
         "data": _data(plan),
         "regimes": {label: _facts(plan, label) for label in plan.labels},
         "contrasts": [],
-        "findings": [_finding(one) for one in findings],
+        "findings": [_finding(one, plan.out) for one in findings],
     }
+    _count_pictures(plan, results["regimes"])
     pairs = main_pairs(plan.packed)
     if pairs is not None:
         _compare(plan, pairs, judged, results)
@@ -71,14 +73,21 @@ def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judge
         }
         entry["identification"] = _first(one.identification for one in judged[label].values())
     _resolution_curves(judged, pairs, results)
-    compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage != "dose"}
-    results["contrasts"] = [one.to_json() for one in contrasts_of(compared, units)]
+    compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage not in APART}
+    results["contrasts"] = [
+        one.to_json() | {"budgets": budgets_differ(results["regimes"][one.a], results["regimes"][one.b])}
+        for one in contrasts_of(compared, units)
+    ]
     results["dose"] = _doses(plan, found[HR_HR], units)
     faces = plan.packed.splits.get(FACES)
+    if faces:
+        spaces = {label: {seed: one.space for seed, one in seeds.items()} for label, seeds in judged.items()}
+        results["space"] = space_of(spaces, faces.labels)
+    ranks = {label: one["effective_rank"] for label, one in results.get("space", {"regimes": {}})["regimes"].items()}
     results["remedy"] = remedy_of(
         found[HR_HR], {label: rates[HR_LR][label]["0.01"] for label in plan.labels}, units,
         {label: {seed: one.probe for seed, one in seeds.items()} for label, seeds in judged.items()},
-        faces.labels if faces else None,
+        faces.labels if faces else None, ranks,
     )  # fmt: skip
 
 
@@ -124,7 +133,7 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
         "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
-        "steps": _steps(first), "batch_size": first.settings.batch_size,
+        "steps": _steps(first), "batch_size": first.settings.batch_size, "plateau": _plateau(jobs),
         "runs": runs,
         "other_pairs": {
             name: {
@@ -145,8 +154,39 @@ def _steps(job: Job) -> int:
     return int(read_metadata(weights_of(job.run))["step"])
 
 
-def _finding(one: Finding) -> dict[str, Any]:
-    figures = [{"file": f"analysis/{figure.path.name}", "caption": figure.caption} for figure in one.figures]
+def _plateau(jobs: Sequence[Job]) -> str | None:
+    """Whether training went on until it no longer helped: "reached" in every seed, "not reached" or "not watched"; None
+    for regimes whose budget is no matter of that."""
+    if jobs[0].regime.budget != "highres":
+        return None
+    if not jobs[0].settings.plateau:
+        return "not watched"
+    return "reached" if all(_steps(job) < job.settings.steps for job in jobs) else "not reached"
+
+
+def _count_pictures(plan: Plan, regimes: Mapping[str, dict[str, Any]]) -> None:
+    """Add "pictures_seen", by the longest line of training that led to a model: a parent's and its own."""
+    for label, entry in regimes.items():  # parents come first
+        job = plan.of(label)[0]
+        own = entry["steps"] * entry["batch_size"] if job.regime.phases else 0
+        entry["pictures_seen"] = own + max(
+            (regimes[parent]["pictures_seen"] for parent in job.regime.parents if parent in regimes), default=0
+        )
+
+
+def budgets_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """A sentence where one of two regimes has seen over a tenth more pictures than the other; else nothing."""
+    seen = [a["pictures_seen"], b["pictures_seen"]]
+    if max(seen) <= 1.1 * min(seen):
+        return ""
+    return (
+        f"Their budgets differ: {seen[0]:,} and {seen[1]:,} pictures seen in training, those of what they start from "
+        "included."
+    )
+
+
+def _finding(one: Finding, out: Path) -> dict[str, Any]:
+    figures = [{"file": str(figure.path.relative_to(out)), "caption": figure.caption} for figure in one.figures]
     return {
         "key": one.key, "question": one.question, "answer": one.answer, "numbers": one.numbers, "figures": figures,
     }  # fmt: skip

@@ -15,10 +15,11 @@ from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
+from hrfr_fast.regimes import is_checkpoint
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.study.cost import measure, pictures_to_verify, seconds_of
-from hrfr_fast.study.judge import judge
-from hrfr_fast.study.plan import Job, Plan, make_plan
+from hrfr_fast.study.judge import file_digest, judge
+from hrfr_fast.study.plan import APART, Job, Plan, make_plan
 from hrfr_fast.study.presets import preset_named
 
 SAME = "study-job.json"
@@ -97,9 +98,12 @@ def status(job: Job, digest: str) -> str:
             raise UsageError(f"{job.run} holds a run that is no part of this study; choose another --out")
         return "new"
     known = json.loads(path.read_text())
-    wanted = identity_of(job, digest)
+    parents, wanted = known.pop("parents", {}), identity_of(job, digest)
     if known != wanted:
         raise UsageError(f"{job.run} was made with {_difference(known, wanted)}; choose another --out, or remove it")
+    for name, weights in parents_of(job).items():
+        if parents.get(name, weights) != weights:
+            raise UsageError(f"{job.run} started from another {name} than there is now; remove it, to train it anew")
     if (job.run / "report" / "report.html").exists():
         return "finished"
     return "begun" if (job.run / "settings.toml").exists() else "new"
@@ -111,6 +115,21 @@ def identity_of(job: Job, digest: str) -> dict[str, Any]:
     content = {"settings": settings, "regime": asdict(job.regime), "data_digest": digest}
     result: dict[str, Any] = json.loads(json.dumps(content))
     return result
+
+
+def parents_of(job: Job) -> dict[str, str]:
+    """Parent -> digest of the last checkpoint that it has now; "" where it has none yet."""
+    from hrfr_fast.training.checkpoint import weights_of
+
+    digests = {}
+    for name in job.regime.parents:
+        if is_checkpoint(name):
+            continue
+        try:
+            digests[name] = file_digest(weights_of(job.run.parent / name))
+        except UsageError:
+            digests[name] = ""
+    return digests
 
 
 def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -128,7 +147,8 @@ def _train(job: Job, plan: Plan, *, resume: bool, show_progress: bool) -> None:
     from hrfr_fast.training.trainer import train
 
     job.run.mkdir(parents=True, exist_ok=True)
-    write_json(job.run / SAME, identity_of(job, plan.packed.digest))
+    if not resume:
+        write_json(job.run / SAME, identity_of(job, plan.packed.digest) | {"parents": parents_of(job)})
     try:
         train(job.settings, resume=resume, show_progress=show_progress)
     except Interrupted as stopped:
@@ -143,7 +163,7 @@ _GO_ON = "the same `hrfr-fast study` command continues there"
 def _judge(job: Job, plan: Plan) -> None:
     from hrfr_fast.training.device import choose_compute
 
-    detailed = job.seed < plan.preset.detailed_seeds and job.stage != "dose"
+    detailed = job.seed < plan.preset.detailed_seeds and job.stage not in APART
     judge(
         job.run, plan.packed, choose_compute(plan.device, _precision(job)),
         sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,
@@ -161,15 +181,20 @@ def _analyse(plan: Plan, show_progress: bool) -> list[Finding]:
     from hrfr_fast.analysis.run import IncompleteAnalysis, analyze
 
     chosen: list[str | Path] = [plan.of(label)[0].run for label in plan.preset.analysed if label in plan.labels]
-    if not chosen or not plan.packed.splits.get("highres_eval"):
-        return []
-    try:
-        return analyze(
-            chosen, plan.out / "analysis", packed=plan.packed.path, device=plan.device, show_progress=show_progress
-        )
-    except IncompleteAnalysis as error:
-        console.print(f"warning: {error}", markup=False)
-        return error.findings
+    spheres: list[str | Path] = [job.run for job in plan.jobs if job.stage == "sphere"]
+    findings: list[Finding] = []
+    for runs, folder, questions in ((chosen, "analysis", None), (spheres, "analysis/sphere", ["sphere"])):
+        if not runs or not plan.packed.splits.get("highres_eval"):
+            continue
+        try:
+            findings += analyze(
+                runs, plan.out / folder, packed=plan.packed.path, device=plan.device, questions=questions,
+                show_progress=show_progress,
+            )  # fmt: skip
+        except IncompleteAnalysis as error:
+            console.print(f"warning: {error}", markup=False)
+            findings += error.findings
+    return findings
 
 
 def _report(plan: Plan, findings: list[Finding]) -> Path:

@@ -114,7 +114,10 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
 
 
 def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> tuple[Split, ...]:
-    """The regime's splits of ``packed``, highres cut to ``highres_identities``. Raises UsageError for a missing one."""
+    """The regime's splits of ``packed``, cut to ``highres_identities`` and ``most_identities``.
+
+    Raises UsageError for a missing one.
+    """
     for name in regime.sources:
         if name not in packed.splits:
             raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
@@ -125,7 +128,8 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
             if split.name == "highres" else split
             for split in splits
         ]  # fmt: skip
-    return tuple(splits)
+    most = settings.most_identities
+    return tuple(split.first(most) if 0 < most < split.identities else split for split in splits)
 
 
 def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed:

@@ -8,7 +8,6 @@ from hrfr_fast.analysis.resolution_gap import (
     folds_of,
     planes,
     probe,
-    probe_difference,
     same_picture_cosine,
     silhouette,
 )
@@ -97,16 +96,6 @@ def test_intervals_resample_people_and_not_pictures():
     assert (unit_weights(np.repeat(np.arange(60), 10), 0, 5, 0).sum(axis=1) == 600).all()
 
 
-def test_the_difference_of_two_probes_is_paired():
-    """Fitted on one degradation and tested on a weaker one, a probe does worse; equal probes differ by nothing."""
-    (hr, strong), (_, weak) = views(4.0), views(1.0)
-    first = probe(hr, strong, IDENTITIES, resamples=0)
-    second = probe(hr, strong, IDENTITIES, tested_lr=weak, resamples=0)
-    gain, low, high = probe_difference([second, second], [first, first])["auc"]
-    assert gain == pytest.approx(second.auc - first.auc) and low <= gain <= high < 0
-    assert probe_difference([first], [first])["balanced_accuracy"] == (0, 0, 0)
-
-
 def test_what_cannot_be_probed_is_refused():
     hr, lr = views(1.0)
     with pytest.raises(UsageError, match="both views"):
@@ -115,8 +104,6 @@ def test_what_cannot_be_probed_is_refused():
         probe(hr, lr, np.zeros_like(IDENTITIES))
     with pytest.raises(UsageError, match="no probe is called 'svm'"):
         probe(hr, lr, IDENTITIES, kind="svm")
-    with pytest.raises(UsageError, match="seed by seed"):
-        probe_difference([], [])
 
 
 def test_plain_measures_of_the_gap():

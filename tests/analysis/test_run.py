@@ -42,7 +42,7 @@ def runs(tiny_packed, tmp_path_factory):
     ]
 
 
-def test_the_command_answers_every_question(runs, tmp_path):
+def test_the_command_answers_every_question(runs, tiny_packed, tmp_path):
     out = tmp_path / "analysis"
     command = [sys.executable, "-m", "hrfr_fast", "analyze", *map(str, runs), "--out", str(out), "--device", "cpu"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
@@ -63,6 +63,10 @@ def test_the_command_answers_every_question(runs, tmp_path):
     assert low <= gap["first"]["LR36"]["linear"]["auc"] <= high
     assert gap["first"][HELD_OUT.name]["trained_on"] is False
     assert 0 <= printed["sphere"]["numbers"]["first"]["occupancy"]["uniform_p"] <= 1
+    assert (
+        printed["sphere"]["numbers"]["first"]["occupancy_trained"]["people"]
+        == open_packed(tiny_packed).splits["lowres"].identities
+    )
     assert printed["alignment"]["numbers"]["first"]["methods"]["none"]["accuracy_gain"] == [0, 0, 0]
     assert printed["kernels"]["numbers"]["pairs"]["first and second"]["kinship"] == "independent"
     assert len(printed["drift"]["numbers"]["first to second"]["verification"]) == 5

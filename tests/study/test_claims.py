@@ -12,10 +12,10 @@ def contrast(a, b, low, high, seeds=3):
     return {"a": a, "b": b, "difference": (low + high) / 2, "interval": [low, high], "seeds": seeds}
 
 
-def verdicts(contrasts=(), findings=(), probe_auc=None, accuracy=None):
+def verdicts(contrasts=(), probe_auc=None, accuracy=None, space=None):
     regimes = {label: {"stage": "regime", "accuracy": {"value": v}} for label, v in (accuracy or {}).items()}
     results = {
-        "contrasts": list(contrasts), "findings": list(findings), "regimes": regimes,
+        "contrasts": list(contrasts), "regimes": regimes, "space": space or {},
         "remedy": {"probe_auc": probe_auc or {}},
     }  # fmt: skip
     return {one["claim"]: (one["verdict"], one["leaning"]) for one in claims_of(results)}
@@ -60,28 +60,39 @@ def test_highlow144_is_best_by_under_one_point(low, high, expected):
     assert found[0] == expected
 
 
+def summary(value, low, high, seeds):
+    return {"value": value, "interval": [low, high], "by_seed": seeds}
+
+
+def aligned(seeds, gain=(0.02, 0.01, 0.03)):
+    """A regime's space, in which both maps close the gap and change accuracy and d' by ``gain``."""
+    methods = {
+        name: {"probe_auc": summary(area, area, area, seeds), "d_prime": summary(1, 1, 1, seeds),
+               "accuracy_gain": summary(*gain, seeds), "d_prime_gain": summary(*gain, seeds)}
+        for name, area in (("none", 0.9), ("CPD affine, 32 axes", 0.6), ("linear map", 0.55))
+    }  # fmt: skip
+    return {"overlap": summary(0.4, 0.38, 0.42, seeds), "methods": methods}
+
+
 def test_claims_about_the_embedding_space():
     area = {"linear LR36": {"value": 0.9, "interval": [0.85, 0.95], "by_seed": {"0": 0.9, "1": 0.9, "2": 0.9}}}
     auc = {"lowres144": area, "highlow144": area}
     assert of("Networks put", probe_auc=auc) == ("reproduced", "reproduced")
-    methods = {
-        "none": {"probe_auc": 0.9, "d_prime": 1.0, "accuracy_gain": [0, 0, 0]},
-        "CPD affine, 32 axes": {"probe_auc": 0.6, "d_prime": 1.5, "accuracy_gain": [0.02, 0.01, 0.03]},
-        "linear map": {"probe_auc": 0.55, "d_prime": 2.0, "accuracy_gain": [0.05, 0.04, 0.06]},
-    }
-    aligned = {"key": "alignment", "numbers": {"highlow144": {"methods": methods}}}
-    assert of("Aligning", findings=[aligned]) == ("undecided", "reproduced"), "one checkpoint decides nothing"
-    assert of("Coherent", findings=[aligned]) == ("undecided", "reproduced")
-    numbers = {
-        model: {"HR-LR": {"cosine": {"overlap": middle, "overlap_ci": [middle - 0.02, middle + 0.02]}}}
-        for model, middle in (("highlow144", 0.4), ("lowres144", 0.3))
-    }
-    assert of("Distances", findings=[{"key": "distances", "numbers": numbers}])[1] == "reproduced"
+    three, one = {"0": 0.0, "1": 0.0, "2": 0.0}, {"0": 0.0}
+    for seeds, verdict in ((three, "reproduced"), (one, "undecided")):
+        space = {"regimes": {"highlow144": aligned(seeds), "lowres144": aligned(seeds)},
+                 "overlap_gain": summary(0.1, 0.08, 0.12, seeds)}  # fmt: skip
+        for claim in ("Aligning", "Coherent", "Distances"):
+            assert of(claim, space=space) == (verdict, "reproduced"), "one checkpoint decides nothing"
+    useless = aligned(three, gain=(-0.02, -0.03, -0.01))
+    for claim in ("Aligning", "Coherent"):
+        assert of(claim, space={"regimes": {"highlow144": useless}})[0] == "refuted"
+    assert of("Distances", space={"regimes": {}, "overlap_gain": None}) == ("undecided", "undecided")
     assert len(verdicts()) == len(CLAIMS) and set(verdicts().values()) == {("undecided", "undecided")}
 
 
-def made_up(gap, tar, accuracy, seeds=3, people=60, pairs=400):
-    """The remedy's inputs: confidence of the probe apart by ``gap`` (a regime each), TAR and accuracy."""
+def made_up(gap, tar, accuracy, ranks=None, seeds=3, people=60, pairs=400):
+    """The remedy's inputs: confidence of the probe apart by ``gap`` (a regime each), TAR, accuracy, effective rank."""
     rng = np.random.default_rng(0)
     identities = np.repeat(np.arange(people), 3)
     low = np.arange(2 * len(identities)) >= len(identities)
@@ -93,7 +104,8 @@ def made_up(gap, tar, accuracy, seeds=3, people=60, pairs=400):
         tars[label] = Estimate(tuple(range(seeds)), values, values + 0.01 * rng.standard_normal((200, seeds)))
         correct[label] = {seed: rng.random(pairs) < accuracy[label] for seed in range(seeds)}
     found = outcomes(correct, same, cluster, resamples=200)
-    return remedy_of(found, tars, pairs, probes, identities)
+    by_seed = {label: {str(s): rank for s in range(seeds)} for label, rank in (ranks or {}).items()}
+    return remedy_of(found, tars, pairs, probes, identities, by_seed)
 
 
 BETTER = {
@@ -102,11 +114,13 @@ BETTER = {
 }  # fmt: skip
 
 
-def test_the_remedy_succeeds_only_when_all_three_hold_over_three_seeds():
+def test_the_remedy_succeeds_only_when_all_hold_over_three_seeds():
     assert made_up(**BETTER)["verdict"] == "success"
     assert made_up(**BETTER, seeds=2)["verdict"] == "undecided"
     worse = BETTER | {"accuracy": {"crossres144": 0.6, "highlow144": 0.9}}
     assert made_up(**worse)["verdict"] == "failed"
+    assert made_up(**BETTER, ranks={"crossres144": 30.0, "highlow144": 50.0})["verdict"] == "success"
+    assert made_up(**BETTER, ranks={"crossres144": 20.0, "highlow144": 50.0})["verdict"] == "failed", "collapsed"
     rows = made_up(**BETTER | {"tar": {"crossres144": 0.5, "highlow144": 0.5}})
     assert rows["verdict"] == "undecided" and rows["against"]["highlow144"]["TAR at FAR 1e-2, HR-LR"]["met"] == "no"
 

@@ -16,11 +16,12 @@ from hrfr_fast.cli import app
 from hrfr_fast.data.pack import pack
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.verification import verify
+from hrfr_fast.files import write_json
 from hrfr_fast.report.study_report import write_study_report
 from hrfr_fast.study.judge import main_pairs, read_judged
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
-from hrfr_fast.study.run import planned, run_study
+from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
 
 PRESET = """
 base = "cpu-small"
@@ -86,11 +87,20 @@ def test_results_are_what_the_scores_say(done, packed, preset):
     assert {claim["verdict"] for claim in results["claims"]} == {"undecided"}, "two seeds decide nothing"
 
 
+def sphere_answer(results):
+    (one,) = results["findings"]
+    assert one["key"] == "sphere" and "people it was trained on" in one["answer"]
+    return one["answer"]
+
+
 def test_the_report_holds_the_numbers_and_needs_no_other_file(done):
     results, page = json.loads((done / "results.json").read_text()), (done / "report.html").read_text()
-    for entry in results["regimes"].values():
+    for entry in (entry for entry in results["regimes"].values() if entry["stage"] == "regime"):
         assert f"{100 * entry['accuracy']['value']:.1f} %" in page
         assert f"{100 * entry['accuracy']['interval'][0]:.1f} to {100 * entry['accuracy']['interval'][1]:.1f}" in page
+    assert "lowres32-sphere" not in page.split("How it was made")[0].replace(sphere_answer(results), "")
+    assert "budgets differ" not in page, "both took four steps of equal batches"
+    assert "more steps may make them better" in page, "nobody watched highres32 for a plateau"
     assert results["data"]["digest"] in page and "synthetic" in page and "tests the tool" in page
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
     with open(done / "tables" / "verification.csv") as file:
@@ -109,6 +119,18 @@ def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_p
     other.write_text(PRESET.replace("lowres = 4", "lowres = 5"))
     with pytest.raises(UsageError, match="steps 4, and now it is 5"):
         run_study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
+
+
+def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
+    plan = planned(["lowres144-finetuned"], packed, tmp_path, preset=preset, seeds=1)
+    parent, child = (next(job for job in plan.jobs if job.label == label) for label in plan.labels)
+    child.run.mkdir(parents=True)
+    said = identity_of(child, plan.packed.digest)
+    write_json(child.run / SAME, said | {"parents": {parent.label: ""}})
+    assert status(child, plan.packed.digest) == "new"
+    write_json(child.run / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
+    with pytest.raises(UsageError, match="another lowres144 than there is now"):
+        status(child, plan.packed.digest)
 
 
 def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_path, done):
@@ -142,7 +164,9 @@ def test_dry_run_prints_plan_and_time_and_changes_nothing(packed, preset, tmp_pa
 
 def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, tmp_path):
     plan = planned(["all"], packed, tmp_path / "study", preset=preset, seeds=3)
-    assert len(plan.labels) == 13 and len(plan.jobs) == 39
+    assert len(plan.labels) == 14 and len(plan.jobs) == 40
+    (sphere,) = (job for job in plan.jobs if job.stage == "sphere")
+    assert (sphere.label, sphere.seed, sphere.settings.embedding_size) == ("lowres32-sphere", 0, 3)
     for seed in range(3):
         done: set[str] = set()
         for job in (job for job in plan.jobs if job.seed == seed):
@@ -157,9 +181,11 @@ def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
     preset = preset_named("full")
     from hrfr_fast.data.shards import open_packed
 
-    plan = make_plan(["lowres144", "highlow144", "highres144"], preset, open_packed(packed), tmp_path)
+    names = ["highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
+    plan = make_plan(names, preset, open_packed(packed), tmp_path)
     steps = {job.label: job.settings.steps for job in plan.jobs}
     assert steps["lowres144"] == steps["highlow144"] > 0
+    assert steps["lowres144-finetuned"] == steps["lowres144-continued"] < steps["lowres144"], "passes over highres"
     watched = next(job for job in plan.jobs if job.label == "highres144").settings
     assert watched.plateau == 3 and watched.eval_every > 0
 

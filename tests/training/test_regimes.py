@@ -229,6 +229,11 @@ def test_fewer_highres_identities_are_the_first_ones(settings, tmp_path):
     assert some.head.weight.shape[0] == 3
 
 
+def test_at_most_so_many_identities_of_each_split(settings, tmp_path):
+    some = Trainer(replace(settings, regime="highlow144", out=str(tmp_path / "a"), most_identities=4), False)
+    assert [split.identities for split in some.stream.splits] == [4, 4] and some.head.weight.shape[0] == 8
+
+
 def test_plateaus_cut_the_rate_and_end_the_run(settings, tmp_path):
     """With a rate too small to gain anything every look is stale: three plateaus of one look each."""
     stuck = replace(
