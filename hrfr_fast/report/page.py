@@ -1,6 +1,7 @@
 """What every report is made of: one self-contained HTML page for screen, phone and paper, light and dark."""
 
 import base64
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -48,11 +49,25 @@ def figure(path: Path, alt: str, caption: str) -> str:
     """The picture inside the page, with its caption; nothing where there is no such file."""
     if not path.exists():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(_webp(path)).decode()
     return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{escape(alt)}" src="data:image/webp;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _webp(path: Path) -> bytes:
+    """A picture as WebP: a drawing without loss is a third of its PNG, a sheet of photographs at quality 90 a sixth."""
+    from PIL import Image
+
+    sizes = []
+    with Image.open(path) as picture:
+        opaque = picture.convert("RGB")
+    for how in ({"lossless": True}, {"quality": 90}):
+        file = io.BytesIO()
+        opaque.save(file, "WEBP", **how)
+        sizes.append(file.getvalue())
+    return min(sizes, key=len)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: Iterable[int] = ()) -> str:

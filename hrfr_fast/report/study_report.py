@@ -71,7 +71,8 @@ def _headline(results: Mapping[str, Any]) -> str:
     judged = _judged(results)
     if not judged:
         return note("There were no test pairs: nothing could be compared.")
-    best = max(judged, key=lambda label: judged[label]["accuracy"]["value"])
+    compared = [label for label, one in judged.items() if one["stage"] not in APART]
+    best = max(compared, key=lambda label: judged[label]["accuracy"]["value"])
     lead = main["sentence"] if main else "highlow144 and lowres144 are not both in this study."
     advice = main["advice"] if main else ""
     value, interval = _with_interval(judged[best]["accuracy"]).split("\n")

@@ -6,6 +6,7 @@ runs are reused when settings and data are the same, a run in the middle is resu
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
 from hrfr_fast.regimes import is_checkpoint
 from hrfr_fast.stopping import StopFlag
-from hrfr_fast.study.cost import measure, pictures_to_verify, seconds_of
+from hrfr_fast.study.cost import measure, pictures_to_verify, seconds_of, work_of
 from hrfr_fast.study.judge import file_digest, judge
 from hrfr_fast.study.plan import APART, Job, Plan, make_plan
 from hrfr_fast.study.presets import preset_named
@@ -56,16 +57,16 @@ def run_study(
     plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
     for job in plan.jobs:
         status(job, plan.packed.digest)  # refuse before hours were spent
-    began, done = time.monotonic(), 0
+    began, done = time.monotonic(), 0.0
     with StopFlag() as stop:
         for number, job in enumerate(plan.jobs, 1):
             _stop_here(stop, plan)
             state = status(job, plan.packed.digest)
-            left = _time_left(began, done, len(plan.jobs) - number + 1) if done else ""
+            left = _time_left(began, done, plan.jobs[number - 1 :], plan) if done else ""
             console.print(f"[bold]{number} of {len(plan.jobs)}[/]: {job}{_IN_WORDS[state]}{left}")
             if state != "finished":
                 _train(job, plan, resume=state == "begun", show_progress=show_progress)
-                done += 1
+                done += work_of(job)
             _judge(job, plan)
         _stop_here(stop, plan)
         findings = _analyse(plan, show_progress)
@@ -211,7 +212,8 @@ def _stop_here(stop: StopFlag, plan: Plan) -> None:
         raise Interrupted(f"stopped; {plan.out} is kept, and {_GO_ON}", stop.signal_number or 2)
 
 
-def _time_left(began: float, done: int, left: int) -> str:
+def _time_left(began: float, done: float, jobs: Sequence[Job], plan: Plan) -> str:
+    left = sum(work_of(job) for job in jobs if status(job, plan.packed.digest) != "finished")
     return f" (about {_duration((time.monotonic() - began) / done * left)} left)"
 
 
