@@ -125,14 +125,16 @@ class Contrast:
         """The contrast in plain words, the better one first."""
         first, second, sign = (self.a, self.b, 1) if self.difference >= 0 else (self.b, self.a, -1)
         low, high = sorted(sign * 100 * end for end in self.interval)
-        by = f"by {sign * 100 * self.difference:.2f} points (95 % interval {low:.2f} to {high:.2f}"
+        points = f"{100 * abs(self.difference):.2f}"
+        verb, by = ("equals", "to 0.01 points") if points == "0.00" else ("beats", f"by {points} points")
+        by += f" (95 % interval {low:.2f} to {high:.2f}"
         corrected = ", Holm-corrected" if self.p_holm is not None else ", exploratory"
         if self.seeds >= FEWEST_SEEDS:
-            return f"{first} beats {second} {by}, {self.seeds} seeds{corrected}): {self.verdict}."
+            return f"{first} {verb} {second} {by}, {self.seeds} seeds{corrected}): {self.verdict}."
         these = "these two checkpoints" if self.seeds == 1 else f"these {self.seeds} pairs of checkpoints"
         verdict = "more than the choice of test faces explains" if self.verdict == "likely real" else self.verdict
         return (
-            f"Between {these}, {first} beats {second} {by} over the test faces alone{corrected}): {verdict}. "
+            f"Between {these}, {first} {verb} {second} {by} over the test faces alone{corrected}): {verdict}. "
             f"Whether the regimes differ needs at least {FEWEST_SEEDS} seeds."
         )
 

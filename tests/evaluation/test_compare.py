@@ -136,6 +136,12 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     assert ("likely real" in found.sentence) <= (seeds >= 3)
 
 
+def test_no_regime_beats_another_by_nothing():
+    results = small(("lowres144",), 3)
+    found = compare.contrast("twin", "lowres144", results | {"twin": results["lowres144"]}, 100)
+    assert "twin equals lowres144 to 0.01 points (95 % interval 0.00 to 0.00" in found.sentence
+
+
 def test_the_identities_asked_for_do_find_the_difference():
     """With the number of identities that the advice names, the same truth is found about four times out of five."""
     truth = {"seeds": 3, "accuracy": 0.85, "true_gain": 0.03, "seed_spread": 0.0}
