@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -327,7 +328,8 @@ def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
         typer.echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))
         return
     for finding in findings:
-        typer.echo(f"{finding.question}\n  {finding.answer}\n")
+        typer.echo(finding.question)
+        typer.echo(indent(finding.answer, "  ") + "\n")
 
 
 def _print_results(results: dict[str, "PairResult"]) -> None:

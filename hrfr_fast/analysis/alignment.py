@@ -140,7 +140,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
         "CPD, translation and CORAL see two clouds; Procrustes and the linear map are also shown which points are the"
         " same picture, which no user of a low-resolution camera knows."
     )
-    return Finding(KEY, QUESTION, " ".join(sentences), numbers, tuple(figures))
+    return Finding(KEY, QUESTION, "\n".join(sentences), numbers, tuple(figures))
 
 
 def _sentence(model: Model, methods: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
             }
         figures.append(_draw(model, cosines, within, across, mine, out / f"{KEY}-{model.name}.png"))
         sentences.append(_sentence(model, mine))
-    return Finding(KEY, QUESTION, " ".join(sentences), numbers, tuple(figures))
+    return Finding(KEY, QUESTION, "\n".join(sentences), numbers, tuple(figures))
 
 
 def _sentence(model: Model, numbers: dict[str, Any]) -> str:

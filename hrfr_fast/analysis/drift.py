@@ -89,7 +89,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
         if results:
             path = out / f"{KEY}-{old.name}-{new.name}.png"
             figures.append(_draw(old, new, numbers[key], results, pairs, path))
-    return Finding(KEY, QUESTION, " ".join(sentences), numbers, tuple(figures))
+    return Finding(KEY, QUESTION, "\n".join(sentences), numbers, tuple(figures))
 
 
 def _sentence(old: Model, new: Model, numbers: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
             f" (McNemar {p_text(mcnemar(lost, won))}, exploratory)."
         )
         figures.append(_draw_flips(first, second, pairs, both, changed, out / f"{KEY}-{first.name}-{second.name}.png"))
-    return Finding(KEY, QUESTION, " ".join(sentences), numbers, tuple(figures))
+    return Finding(KEY, QUESTION, "\n".join(sentences), numbers, tuple(figures))
 
 
 def _draw_failures(model: Model, pairs: PairSet, result: Verification, path: Path) -> Figure:

@@ -23,7 +23,7 @@ class Finding:
     """File stem of everything this analysis writes, e.g. "resolution_gap"."""
     question: str
     answer: str
-    """A plain sentence with the number that answers the question."""
+    """Plain sentences with the numbers that answer the question; a line for each model or pair of models."""
     numbers: dict[str, Any]
     figures: tuple[Figure, ...] = ()
 

@@ -165,7 +165,7 @@ def _answer(numbers: dict[str, Any]) -> str:
             null = entry["independent_pairs"]
             text += f"; {null['pairs']} other, independent pairs of models match with {null['mean']:.2f} on average"
         parts.append(text)
-    return ". ".join(parts) + "."
+    return "\n".join(f"{part}." for part in parts)
 
 
 def _title(name: str, branch: int) -> str:

@@ -249,7 +249,7 @@ def _answer(spaces: Spaces, probes: dict[str, dict[str, Probe]]) -> str:
             f"{model.name}: {verdict}, a linear probe tells HR from LR36 with AUC {mine.auc:.3f}"
             f" (95 % interval {low:.3f} to {high:.3f}; 0.5 is chance{control})"
         )
-    return ". ".join(parts) + "."
+    return "\n".join(f"{part}." for part in parts)
 
 
 def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path) -> Figure:
@@ -264,7 +264,8 @@ def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path
             drawing.dots(one, labels, series)
             one.axvline(0.5, color="grey", linewidth=0.8)
             title = {"linear": "linear probe", "knn": f"probe of {NEIGHBOURS} nearest neighbours"}[kind]
-            one.set(title=title, xlabel="AUC of guessing the true resolution", xlim=(0, 1.02))
+            one.set(title=title, xlabel="AUC of guessing the true resolution")
+            one.set_xlim(min(one.get_xlim()[0], 0.45), 1.01)
         drawing.legend_below(axes[0][0])
     return Figure(
         path,

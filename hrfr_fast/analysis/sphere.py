@@ -180,7 +180,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
     for model in spaces.models:
         if numbers[model.name]["dimensions"] == 3:
             figures.append(_draw_sphere(spaces, model, numbers[model.name], out / f"{KEY}-{model.name}.png"))
-    return Finding(KEY, QUESTION, " ".join(_sentence(m.label, numbers[m.name]) for m in spaces.models), numbers,
+    return Finding(KEY, QUESTION, "\n".join(_sentence(m.label, numbers[m.name]) for m in spaces.models), numbers,
                    tuple(figures))  # fmt: skip
 
 

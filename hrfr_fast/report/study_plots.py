@@ -200,14 +200,18 @@ def _roc(path: Path, regimes: Mapping[str, Any], out: Path) -> bool:
 def _one_regime(path: Path, entry: Mapping[str, Any], out: Path) -> Path:
     """Loss, accuracy on the way and ROC of one regime, every seed."""
     same = _same(entry, out)
+    logged = 0
     with figure_file(path, 3, size=(11.0, 3.3)) as (left, middle, right):
         for colour, seed in zip(cycle(COLOURS), entry["runs"], strict=False):
             train, watched = _lines(entry, out, "train", seed), _lines(entry, out, "verification", seed)
+            logged += len(train)
             left.plot([x["step"] for x in train], [x["loss"] for x in train], color=colour, label=f"seed {seed}")
             middle.plot([x["step"] for x in watched], [100 * x["accuracy"] for x in watched], "o-", color=colour)
             _curve(right, entry, out, seed, same, color=colour)
         left.set(xlabel="optimiser step", ylabel="training loss")
         left.legend(fontsize=8)
+        if not logged:
+            left.set(xticks=[], yticks=[], xlabel="nothing is trained", ylabel="")
         middle.set(xlabel="optimiser step", ylabel="accuracy on the test pairs (%)")
         right.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
     return path

@@ -170,16 +170,26 @@ def _claims(results: Mapping[str, Any]) -> list[str]:
 
 
 def _exploratory(results: Mapping[str, Any]) -> str:
-    rows = [
-        f"{one['sentence']} {one['budgets']}" for one in results["contrasts"] if not one["fixed"] and one["p"] < 0.05
-    ]
     if not results["contrasts"]:
         return ""
-    if not rows:
+    told = [one for one in results["contrasts"] if not one["fixed"] and one["p"] < 0.05]
+    if not told:
         return "<p>No exploratory comparison is told from chance.</p>"
-    return "<p>Exploratory, not corrected for their number:</p><ul>" + "".join(
-        f"<li>{escape(text)}</li>" for text in rows
-    ) + "</ul>"  # fmt: skip
+    rows = []
+    for one in sorted(told, key=lambda one: -abs(one["difference"])):
+        first, second, sign = (one["a"], one["b"], 1) if one["difference"] > 0 else (one["b"], one["a"], -1)
+        low, high = sorted(100 * sign * end for end in one["interval"])
+        seen = [f"{results['regimes'][label]['pictures_seen']:,}" for label in (first, second)]
+        points = f"{100 * abs(one['difference']):.2f} ({low:.2f} to {high:.2f})"
+        rows.append((first, second, points, f"{one['p']:.2g}", " and ".join(seen) if one["budgets"] else "as many"))
+    few = len(results["seeds"]) < FEWEST_SEEDS
+    scope = f" They are of these checkpoints; regimes need {FEWEST_SEEDS} seeds." if few else ""
+    return (
+        f"<p>Exploratory differences whose 95 % interval excludes 0, not corrected for their number: {len(rows)} of "
+        f"{sum(not one['fixed'] for one in results['contrasts'])} comparisons, of which one in twenty would be here by "
+        f"chance alone.{scope}</p>"
+        + table(("better", "worse", "points (95 % interval)", "p", "pictures seen in training"), rows)
+    )
 
 
 def _remedy(results: Mapping[str, Any]) -> list[str]:
@@ -311,7 +321,8 @@ def _area(one: Mapping[str, Any]) -> str:
 def _findings(results: Mapping[str, Any], out: Path) -> Iterable[str]:
     for one in results["findings"]:
         pictures = "".join(figure(out / f["file"], one["question"], f["caption"]) for f in one["figures"])
-        yield f"<h3>{escape(one['question'])}</h3><p>{escape(one['answer'])}</p>{pictures}"
+        lines = "".join(f"<li>{escape(line)}</li>" for line in one["answer"].splitlines())
+        yield f"<h3>{escape(one['question'])}</h3><ul>{lines}</ul>{pictures}"
 
 
 def _how(results: Mapping[str, Any]) -> str:
