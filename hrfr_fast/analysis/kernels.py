@@ -32,7 +32,7 @@ REMARKS = {
     "independent": "; they began independently",
     "unknown": "; how they began is not known",
 }
-COLUMNS = 32  # kernels a row of the drawing
+COLUMNS = 32  # most kernels a row of the drawing
 
 
 def first_kernels(network: "nn.Module") -> list[NDArray[np.float64]]:
@@ -177,8 +177,9 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
     names = list(kernels)
     first = kernels[names[0]]
     by_power = np.argsort(-np.linalg.norm(first.reshape(len(first), -1), axis=1))
-    lines = max(-(-len(layer) // COLUMNS) for layer in kernels.values())
-    with drawing.figure(path, len(names), 1, cell=(9.0, 0.4 + 0.3 * lines)) as axes:
+    columns = min(COLUMNS, max(map(len, kernels.values())))
+    lines = max(-(-len(layer) // columns) for layer in kernels.values())
+    with drawing.figure(path, len(names), 1, cell=(9.0, 0.4 + 9.0 / columns * lines)) as axes:
         for one, name in zip(axes[:, 0], names, strict=True):
             mine, title = kernels[name], _title(*name)
             if name == names[0]:
@@ -188,7 +189,7 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
                 title += f", in the order of its matches with {_title(*names[0])}"
             else:
                 order = np.arange(len(mine))
-            one.imshow(_mosaic(mine[order]), interpolation="nearest")
+            one.imshow(_mosaic(mine[order], columns), interpolation="nearest")
             one.set_title(title, fontsize=9, loc="left")
             one.axis("off")
     return Figure(
@@ -198,7 +199,7 @@ def _draw(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Fi
     )
 
 
-def _mosaic(kernels: NDArray[np.float64], columns: int = COLUMNS) -> NDArray[np.float64]:
+def _mosaic(kernels: NDArray[np.float64], columns: int) -> NDArray[np.float64]:
     """RGB picture in [0, 1] of kernels [C, 3, k, k] in rows of ``columns``, a white line between them."""
     side = kernels.shape[-1]
     rows = -(-len(kernels) // columns)
