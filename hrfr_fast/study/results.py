@@ -1,7 +1,5 @@
-"""From scores to tables: what the study found, as results.json and one CSV a table."""
+"""From scores to results: what the study found, as one tree of plain values."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +18,6 @@ from hrfr_fast.evaluation.rates import resampled_rates
 from hrfr_fast.evaluation.resolution import CROSSES
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.evaluation.views import LR36
-from hrfr_fast.files import write_bytes, write_json
 from hrfr_fast.study.claims import claims_of
 from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
 from hrfr_fast.study.plan import APART, Job, Plan
@@ -287,96 +284,3 @@ def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[s
 
 def _first(values: Any) -> Any:
     return next((value for value in values if value is not None), None)
-
-
-# ---- tables on disk -------------------------------------------------------------------------------------------------
-
-
-def write_tables(results: Mapping[str, Any], out: Path) -> None:
-    """Write ``out/results.json`` and ``out/tables/*.csv``."""
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", results)
-    for name, rows in tables(results).items():
-        if rows:
-            write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode())
-
-
-def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Every table as flat rows, by name."""
-    regimes = {label: entry for label, entry in results["regimes"].items() if "accuracy" in entry}
-    named = ("accuracy", "auc", "eer")
-    return {
-        "verification": [
-            {"regime": label, "stage": entry["stage"], "steps": entry["steps"], "fold_spread": entry["fold_spread"]}
-            | {"seed_spread": entry["accuracy"]["seed_spread"]}
-            | {key: value for name in named for key, value in _flat(name, entry[name]).items()}
-            | {k: v for far, tar in entry["tar_at_far"].items() for k, v in _flat(f"tar_at_far_{far}", tar).items()}
-            for label, entry in regimes.items()
-        ],
-        "folds": [
-            {"regime": label, "seed": seed, "fold": fold, "accuracy": accuracy}
-            for label, entry in regimes.items()
-            for seed, folds in entry["folds"].items()
-            for fold, accuracy in enumerate(folds)
-        ],
-        "seeds": [
-            {"regime": label, "seed": seed, "accuracy": accuracy}
-            for label, entry in regimes.items()
-            for seed, accuracy in entry["accuracy"]["by_seed"].items()
-        ],
-        "contrasts": [
-            {name: one[name] for name in _CONTRAST} | {"low": one["interval"][0], "high": one["interval"][1]}
-            for one in results["contrasts"]
-        ],
-        "mcnemar": [
-            {"a": one["a"], "b": one["b"], "seed": seed} | counts
-            for one in results["contrasts"]
-            for seed, counts in one["mcnemar"].items()
-        ],
-        "cross_resolution": [
-            {"regime": label, "views": view} | _flat("accuracy", one)
-            for label, entry in regimes.items()
-            for view, one in entry["cross_resolution"].items()
-        ],
-        "resolution": [
-            {"regime": label, "pixels": row["pixels"]} | _flat("accuracy", row)
-            for label, entry in regimes.items()
-            for row in entry["by_resolution"]
-        ],
-        "identification": [
-            {"regime": label, "probes": view, "rank": rank, "rate": entry["identification"][view][f"rank{rank}"]}
-            | dict(zip(("low", "high"), entry["identification"][view][f"rank{rank}_ci"], strict=True))
-            for label, entry in regimes.items()
-            if entry["identification"]
-            for view in ("HR", "LR")
-            for rank in (1, 5)
-        ],
-        "other_pairs": [
-            {"regime": label, "pairs": name} | {k: v for k, v in one.items() if k != "first_seed_interval"}
-            for label, entry in results["regimes"].items()
-            for name, one in entry["other_pairs"].items()
-        ],
-        "dose": [
-            {name: row[name] for name in ("regime", "kind", "dose", "label")} | _flat("accuracy", row)
-            for row in results.get("dose", [])
-        ],
-        "claims": [{name: one[name] for name in ("claim", "verdict", "leaning", "why")} for one in results["claims"]],
-    }
-
-
-_CONTRAST = (
-    "a", "b", "fixed", "seeds", "pairs", "identities", "difference", "p", "p_holm", "verdict", "detectable",
-    "needed_identities", "needed_pairs", "needed_seeds",
-)  # fmt: skip
-
-
-def _flat(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one["value"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]}
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

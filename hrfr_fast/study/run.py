@@ -200,7 +200,8 @@ def _analyse(plan: Plan, show_progress: bool) -> list[Finding]:
 
 def _report(plan: Plan, findings: list[Finding]) -> Path:
     from hrfr_fast.report.study_report import write_study_report
-    from hrfr_fast.study.results import gather, write_tables
+    from hrfr_fast.study.results import gather
+    from hrfr_fast.study.tables import write_tables
 
     results = gather(plan, findings)
     write_tables(results, plan.out)
