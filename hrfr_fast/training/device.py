@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.training.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -66,7 +67,7 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
-    """Resolve ``auto | cpu | cuda`` and ``auto | bf16 | fp16 | fp32``.
+    """Resolve ``auto | cpu | cuda`` and ``auto | bf16 | fp16 | fp32``; on a CPU the process keeps freed memory.
 
     Raises:
         HrfrError: a driver is there but CUDA is unusable, with the fix.
@@ -81,6 +82,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     on_cuda = device == "cuda"
     if on_cuda:
         torch.backends.cudnn.benchmark = True  # shapes are static: let cuDNN time its algorithms once
+    else:
+        keep_freed_memory()
     if precision == "auto":
         precision = _fastest_precision(on_cuda)
     if precision == "fp16" and not on_cuda:
