@@ -86,13 +86,13 @@ PRESETS = {
         ),
         Preset(
             "cpu-small", "a quarter of the width, 2.4 passes over `synth --scale small`, 2 seeds: half an hour on two "
-            "CPU cores with bf16 instructions, three quarters of one without", seeds=2,
+            "CPU cores with bf16 instructions, more without", seeds=2,
             steps={"lowres": 240, "highres": 100, "finetune": 80, "fused": 80, "own": 80},
             batch={"32": 32, "144": 32}, looks=1, sides=(12, 24, 36, 72, HR),
             settings=_NARROW | {"embedding_size": 128},
         ),
         Preset(
-            "cpu-faces", "some thousand real faces on two CPU cores: a quarter of the width, 4 passes, 3 seeds; 7 "
+            "cpu-faces", "some thousand real faces on two CPU cores: a quarter of the width, 4 passes, 3 seeds; 5 "
             "minutes a run at 144 px and 7,000 faces", seeds=3,
             epochs={"lowres": 4.0, "highres": 40.0, "finetune": 8.0, "fused": 8.0, "own": 8.0}, plateau=3,
             batch={"32": 32, "144": 32}, looks=3, sides=(12, 24, 36, 72, HR),
