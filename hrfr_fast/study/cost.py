@@ -63,21 +63,40 @@ def seconds_of(job: Job, plan: Plan, speeds: Mapping[int, Speed], pictures: int)
         pictures: distinct ones in all pair sets.
     """
     speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()))
-    trained = job.settings.steps * job.settings.batch_size * moving_share(job.regime) / speed.trained
+    trained = job.settings.steps * job.settings.batch_size * work_of(job.regime) / speed.trained
     detailed = job.seed < plan.preset.detailed_seeds
     views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if detailed else 0)
     return trained + views * pictures / speed.embedded
 
 
-def work_of(job: Job) -> float:
-    """In pixels trained on, to compare jobs of one study by: time is close to proportional."""
-    pictures = job.settings.steps * job.settings.batch_size * moving_share(job.regime)
-    return pictures * float(job.regime.input_size) ** 2
-
-
-def moving_share(regime: Regime) -> float:
+def work_of(regime: Regime) -> float:
     """Of a training step in which everything moves: 1; where the bodies are frozen only their forward pass is left."""
     return sum(phase.share * (1 if "body" in phase.train else FORWARD) for phase in regime.phases)
+
+
+def estimates(plan: Plan, jobs: list[Job]) -> dict[Path, float]:
+    """Run directory -> estimated seconds of ``jobs``; times a few steps, unless there are none."""
+    speeds = measure(plan) if jobs else {}
+    pictures = pictures_to_verify(plan.packed)
+    return {job.run: seconds_of(job, plan, speeds, pictures) for job in jobs}
+
+
+class Clock:
+    """Time left of a study: what was estimated for the jobs to come, corrected by how the estimate has fared so far."""
+
+    def __init__(self, plan: Plan, jobs: list[Job]) -> None:
+        self.planned = estimates(plan, jobs)
+        self.began, self.done = time.monotonic(), 0.0
+
+    def finished(self, job: Job) -> None:
+        """``job``, one of those given, is trained."""
+        self.done += self.planned.pop(job.run)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        pace = (time.monotonic() - self.began) / self.done if self.done else 1.0
+        return pace * sum(self.planned.values())
 
 
 def pictures_to_verify(packed: Packed) -> int:

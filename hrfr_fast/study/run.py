@@ -5,8 +5,6 @@ runs are reused when settings and data are the same, a run in the middle is resu
 """
 
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
 from hrfr_fast.regimes import is_checkpoint
 from hrfr_fast.stopping import StopFlag
-from hrfr_fast.study.cost import measure, pictures_to_verify, seconds_of, work_of
+from hrfr_fast.study.cost import Clock, estimates
 from hrfr_fast.study.judge import file_digest, judge
 from hrfr_fast.study.plan import APART, Job, Plan, make_plan
 from hrfr_fast.study.presets import preset_named
@@ -55,18 +53,16 @@ def run_study(
         HrfrError: a run failed; says which.
     """
     plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
-    for job in plan.jobs:
-        status(job, plan.packed.digest)  # refuse before hours were spent
-    began, done = time.monotonic(), 0.0
+    states = [status(job, plan.packed.digest) for job in plan.jobs]  # refuses before hours were spent
     with StopFlag() as stop:
-        for number, job in enumerate(plan.jobs, 1):
+        clock = Clock(plan, _unfinished(plan, states))
+        for number, (job, state) in enumerate(zip(plan.jobs, states, strict=True), 1):
             _stop_here(stop, plan)
-            state = status(job, plan.packed.digest)
-            left = _time_left(began, done, plan.jobs[number - 1 :], plan) if done else ""
+            left = "" if state == "finished" else f" (about {_duration(clock.left)} left)"
             console.print(f"[bold]{number} of {len(plan.jobs)}[/]: {job}{_IN_WORDS[state]}{left}")
             if state != "finished":
                 _train(job, plan, resume=state == "begun", show_progress=show_progress)
-                done += work_of(job)
+                clock.finished(job)
             _judge(job, plan)
         _stop_here(stop, plan)
         findings = _analyse(plan, show_progress)
@@ -213,9 +209,8 @@ def _stop_here(stop: StopFlag, plan: Plan) -> None:
         raise Interrupted(f"stopped; {plan.out} is kept, and {_GO_ON}", stop.signal_number or 2)
 
 
-def _time_left(began: float, done: float, jobs: Sequence[Job], plan: Plan) -> str:
-    left = sum(work_of(job) for job in jobs if status(job, plan.packed.digest) != "finished")
-    return f" (about {_duration((time.monotonic() - began) / done * left)} left)"
+def _unfinished(plan: Plan, states: list[str]) -> list[Job]:
+    return [job for job, state in zip(plan.jobs, states, strict=True) if state != "finished"]
 
 
 def dry_run(plan: Plan) -> list[dict[str, Any]]:
@@ -225,14 +220,12 @@ def dry_run(plan: Plan) -> list[dict[str, Any]]:
         One dict a job: ``label``, ``seed``, ``stage``, ``state``, ``steps``, ``batch_size``, ``seconds``.
     """
     states = [status(job, plan.packed.digest) for job in plan.jobs]
-    todo = [job for job, state in zip(plan.jobs, states, strict=True) if state != "finished"]
-    speeds = measure(plan) if todo else {}
-    pictures = pictures_to_verify(plan.packed)
+    seconds = estimates(plan, _unfinished(plan, states))
     return [
         {
             "label": job.label, "seed": job.seed, "stage": job.stage, "state": state,
             "steps": job.settings.steps if job.regime.phases else 0, "batch_size": job.settings.batch_size,
-            "seconds": 0.0 if state == "finished" else seconds_of(job, plan, speeds, pictures),
+            "seconds": seconds.get(job.run, 0.0),
         }
         for job, state in zip(plan.jobs, states, strict=True)
     ]  # fmt: skip
