@@ -25,6 +25,8 @@ from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, resampled_means
 FEWEST_SEEDS = 3
 """With fewer seeds only the checkpoints at hand are compared, not the regimes."""
 POWER = 0.8
+MOST_GROWTH = 1000.0
+"""Times the identities or seeds at hand beyond which a study is not worth planning."""
 
 FIXED_CONTRASTS = (
     ("highlow144", "lowres144"),
@@ -205,13 +207,13 @@ def contrast(a: str, b: str, results: Mapping[str, Outcomes], units: int, *, fix
     difference = float(gain.values.mean())
     low, high, p = student_interval(difference, error)
     pairs = len(results[a].correct)
-    needed_units = _needed(difference, error.identities, error.seeds)
-    needed_seeds = _needed(difference, error.seeds, error.identities) if error.seeds > 0 else None
+    needed_units = error.factor_to_find(difference, "identities", 1 / MOST_GROWTH)
+    needed_seeds = error.factor_to_find(difference, "seeds", FEWEST_SEEDS / len(shared)) if len(shared) > 1 else None
     return Contrast(
         a=a, b=b, fixed=fixed, seeds=len(shared), identities=units, pairs=pairs,
         difference=difference, interval=(low, high), p=p, p_holm=None,
         mcnemar={str(s): mcnemar(_decided(results[a], s), _decided(results[b], s)) for s in shared},
-        detectable=_sum_of_quantiles() * error.total,
+        detectable=error.detectable,
         needed_identities=_scaled(units, needed_units),
         needed_pairs=_scaled(pairs, needed_units),
         needed_seeds=_scaled(len(shared), needed_seeds),
@@ -238,12 +240,60 @@ def contrasts_of(
 
 @dataclass(frozen=True)
 class StandardError:
-    """Of a difference averaged over seeds: total, its two parts, and Satterthwaite's degrees of freedom."""
+    """Of a difference averaged over seeds, by where it comes from.
 
-    total: float
+    With fewer than three seeds ``total`` is the identities' part alone, conditional on the checkpoints.
+    """
+
     identities: float
+    """Standard error from the choice of people."""
     seeds: float
-    freedom: float
+    """From the choice of seeds, less what varies by person and by seed; 0 for one seed."""
+    between: float
+    """Variance of the mean between seeds, with what varies by person and by seed: behind the degrees of freedom."""
+    units: float
+    """Identities (or pairs) drawn."""
+    count: float
+    """Seeds."""
+
+    @property
+    def total(self) -> float:
+        return float(np.hypot(self.identities, self.seeds if self.count >= FEWEST_SEEDS else 0.0))
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's degrees of freedom."""
+        people = max(self.units - 1, 1)
+        if self.count < FEWEST_SEEDS:
+            return people
+        spread = self.identities**4 / people + self.between**2 / (self.count - 1)
+        return self.total**4 / spread if spread else people
+
+    @property
+    def detectable(self) -> float:
+        """The difference that is found at the 5 % level with 80 % power."""
+        from scipy.stats import t
+
+        return float(t.ppf((1 + LEVEL) / 2, self.freedom) + t.ppf(POWER, self.freedom)) * self.total
+
+    def grown(self, *, identities: float = 1.0, seeds: float = 1.0) -> "StandardError":
+        """With so many times the identities or seeds. What varies by person *and* by seed shrinks with both."""
+        both = self.between - self.seeds**2
+        return StandardError(
+            self.identities / np.sqrt(identities), self.seeds / np.sqrt(seeds),
+            (self.seeds**2 + both / identities) / seeds, self.units * identities, self.count * seeds,
+        )  # fmt: skip
+
+    def factor_to_find(self, difference: float, growing: str, least: float) -> float | None:
+        """How many times the "identities" or "seeds", ``least`` or more, find ``difference``; None beyond 1,000."""
+        low, high = np.log(least), np.log(MOST_GROWTH)
+        if abs(difference) < self.grown(**{growing: MOST_GROWTH}).detectable:
+            return None
+        for _ in range(20):
+            middle = (low + high) / 2
+            enough = abs(difference) >= self.grown(**{growing: float(np.exp(middle))}).detectable
+            low, high = (low, middle) if enough else (middle, high)
+        return float(np.exp(high))
 
 
 def standard_error(differences: NDArray[np.float64], gain: NDArray[np.float64], units: int) -> StandardError:
@@ -253,23 +303,14 @@ def standard_error(differences: NDArray[np.float64], gain: NDArray[np.float64], 
         differences: float64 [R, S], a minus b in resample r with the checkpoints of seed s.
         gain: float64 [S], a minus b on the pairs as they are.
         units: identities drawn, for the degrees of freedom.
-
-    Returns:
-        With fewer than three seeds ``total`` is the identities' part, conditional on the checkpoints.
     """
     seeds = len(gain)
     people = float(differences.mean(axis=1).var(ddof=1))
-    freedom = max(units - 1, 1)
     if seeds < 2:
-        return StandardError(np.sqrt(people), np.sqrt(people), 0.0, freedom)
+        return StandardError(np.sqrt(people), 0.0, 0.0, units, seeds)
     between = float(gain.var(ddof=1)) / seeds
     both = max(0.0, float(differences.var(axis=0, ddof=1).mean()) - people) / (seeds - 1)  # person x seed, over S
-    seed_part = max(0.0, between - both)
-    if seeds < FEWEST_SEEDS:
-        return StandardError(np.sqrt(people), np.sqrt(people), np.sqrt(seed_part), freedom)
-    total = people + seed_part
-    spread = people**2 / freedom + between**2 / (seeds - 1)
-    return StandardError(np.sqrt(total), np.sqrt(people), np.sqrt(seed_part), total**2 / spread if spread else freedom)
+    return StandardError(np.sqrt(people), np.sqrt(max(0.0, between - both)), between, units, seeds)
 
 
 def student_interval(difference: float, error: StandardError) -> tuple[float, float, float]:
@@ -311,19 +352,6 @@ def with_holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
     adjusted = holm([one.p for one in contrasts]) if contrasts else []
     return [replace(one, p_holm=p) for one, p in zip(contrasts, adjusted, strict=True)]
-
-
-def _sum_of_quantiles() -> float:
-    """Standard errors a difference must measure to be found at the 5 % level with 80 % power (2.80)."""
-    from scipy.stats import norm
-
-    return float(norm.ppf((1 + LEVEL) / 2) + norm.ppf(POWER))
-
-
-def _needed(difference: float, shrinking: float, fixed: float) -> float | None:
-    """By which factor the units behind ``shrinking`` (a standard error) must grow to find ``difference``."""
-    room = (difference / _sum_of_quantiles()) ** 2 - fixed**2
-    return shrinking**2 / room if difference and room > 0 else None
 
 
 def _scaled(count: int, factor: float | None) -> int | None:

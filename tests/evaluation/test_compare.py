@@ -134,6 +134,7 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
     assert better in found.sentence
     assert ("likely real" in found.sentence) <= (seeds >= 3)
+    assert found.detectable > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
 
 
 def test_no_regime_beats_another_by_nothing():
