@@ -15,6 +15,7 @@ from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
 from hrfr_fast.regimes import is_checkpoint
+from hrfr_fast.settings import TrainSettings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.study.cost import Clock, estimates
 from hrfr_fast.study.judge import file_digest, judge
@@ -96,6 +97,8 @@ def status(job: Job, digest: str) -> str:
         return "new"
     known = json.loads(path.read_text())
     parents, wanted = known.pop("parents", {}), identity_of(job, digest)
+    younger = wanted["settings"].keys() - known["settings"].keys()  # than the run, which had their defaults
+    known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in younger}
     if known != wanted:
         raise UsageError(f"{job.run} was made with {_difference(known, wanted)}; choose another --out, or remove it")
     for name, weights in parents_of(job).items():

@@ -124,6 +124,9 @@ def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
     said = identity_of(child, plan.packed.digest)
     write_json(child.run / SAME, said | {"parents": {parent.label: ""}})
     assert status(child, plan.packed.digest) == "new"
+    older = {name: value for name, value in said["settings"].items() if name != "most_identities"}
+    write_json(child.run / SAME, said | {"settings": older})
+    assert status(child, plan.packed.digest) == "new", "a setting that the run's version did not have is no difference"
     write_json(child.run / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
     with pytest.raises(UsageError, match="another lowres144 than there is now"):
         status(child, plan.packed.digest)
