@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,16 +87,20 @@ class Clock:
 
     def __init__(self, plan: Plan, jobs: list[Job]) -> None:
         self.planned = estimates(plan, jobs)
-        self.began, self.done = time.monotonic(), 0.0
+        self.taken, self.done = 0.0, 0.0
 
-    def finished(self, job: Job) -> None:
-        """``job``, one of those given, is trained."""
+    @contextmanager
+    def doing(self, job: Job) -> Iterator[None]:
+        """Around the training and judging of ``job``, one of those given."""
+        began = time.monotonic()
+        yield
+        self.taken += time.monotonic() - began
         self.done += self.planned.pop(job.run)
 
     @property
     def left(self) -> float:
         """Seconds."""
-        pace = (time.monotonic() - self.began) / self.done if self.done else 1.0
+        pace = self.taken / self.done if self.done else 1.0
         return pace * sum(self.planned.values())
 
 

@@ -61,10 +61,12 @@ def run_study(
             _stop_here(stop, plan)
             left = "" if state == "finished" else f" (about {_duration(clock.left)} left)"
             console.print(f"[bold]{number} of {len(plan.jobs)}[/]: {job}{_IN_WORDS[state]}{left}")
-            if state != "finished":
+            if state == "finished":
+                _judge(job, plan)
+                continue
+            with clock.doing(job):
                 _train(job, plan, resume=state == "begun", show_progress=show_progress)
-                clock.finished(job)
-            _judge(job, plan)
+                _judge(job, plan)
         _stop_here(stop, plan)
         findings = _analyse(plan, show_progress)
         _stop_here(stop, plan)
