@@ -65,8 +65,7 @@ def seconds_of(job: Job, plan: Plan, speeds: Mapping[int, Speed], pictures: int)
     """
     speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()))
     trained = job.settings.steps * job.settings.batch_size * work_of(job.regime) / speed.trained
-    detailed = job.seed < plan.preset.detailed_seeds
-    views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if detailed else 0)
+    views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if plan.detailed(job) else 0)
     return trained + views * pictures / speed.embedded
 
 

@@ -55,6 +55,10 @@ class Plan:
         """Each once, in order."""
         return list(dict.fromkeys(job.label for job in self.jobs))
 
+    def detailed(self, job: Job) -> bool:
+        """Whether ``job`` also gets the resolution curve and identification."""
+        return job.seed < self.preset.detailed_seeds and job.stage not in APART
+
     def of(self, label: str) -> list[Job]:
         """The jobs of one label, by seed."""
         return [job for job in self.jobs if job.label == label]

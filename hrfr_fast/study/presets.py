@@ -93,8 +93,8 @@ PRESETS = {
             looks=20,
         ),
         Preset(
-            "cpu-small", "a quarter of the width, 2.4 passes over `synth --scale small`, 2 seeds: half an hour on two "
-            "CPU cores with bf16 instructions, more without", seeds=2,
+            "cpu-small", "a quarter of the width, 2.4 passes over `synth --scale small`, 2 seeds: under 45 minutes on "
+            "two CPU cores with bf16 instructions, more without", seeds=2,
             steps={"lowres": 240, "highres": 100, "finetune": 80, "fused": 80, "own": 80},
             batch={"32": 32, "144": 32}, looks=1, sides=(12, 24, 36, 72, HR),
             settings=_NARROW | {"embedding_size": 128},

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def gather(plan: Plan, findings: Sequence[Finding]) -> dict[str, Any]:
 def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judged]], results: dict[str, Any]) -> None:
     """Add rates, intervals, contrasts, curves, doses and the remedy's criterion, all on the main test pairs."""
     units = units_of(pairs)
-    crossed = {view: _scores(judged, lambda one, view=view: one.by_view.get(view)) for view in CROSSES}  # type: ignore[misc]
+    crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSSES}
     verified = {view: _verified(scores, pairs) for view, scores in crossed.items()}
     found = {view: _outcomes(verified[view], pairs) for view in CROSSES}
     rates = {view: _rates(crossed[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
@@ -189,10 +190,10 @@ def _finding(one: Finding, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scores(judged: Mapping[str, Mapping[int, Judged]], pick: Any) -> Scores:
-    """Label -> seed -> scores, where there are some."""
+def _scores(judged: Mapping[str, Mapping[int, Judged]], group: Any, key: str | int) -> Scores:
+    """Label -> seed -> the scores under ``key`` of what ``group`` takes from a Judged, where there are some."""
     return {
-        label: {seed: scores for seed, one in seeds.items() if (scores := pick(one)) is not None}
+        label: {seed: group(one)[key] for seed, one in seeds.items() if key in group(one)}
         for label, seeds in judged.items()
     }
 
@@ -256,7 +257,7 @@ def _resolution_curves(judged: Mapping[str, Mapping[int, Judged]], pairs: PairSe
     for entry in results["regimes"].values():
         entry["by_resolution"] = []
     for side in sides:
-        scores = _scores(judged, lambda one, side=side: one.by_side.get(side))  # type: ignore[misc]
+        scores = _scores(judged, attrgetter("by_side"), side)
         for label, found in _outcomes(_verified(scores, pairs), pairs).items():
             row = {"pixels": side} | found.accuracy.summary(units_of(pairs))
             results["regimes"][label]["by_resolution"].append(row)

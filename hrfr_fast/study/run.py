@@ -19,7 +19,7 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.study.cost import Clock, estimates
 from hrfr_fast.study.judge import file_digest, judge
-from hrfr_fast.study.plan import APART, Job, Plan, make_plan
+from hrfr_fast.study.plan import Job, Plan, make_plan
 from hrfr_fast.study.presets import preset_named
 
 SAME = "study-job.json"
@@ -165,7 +165,7 @@ _GO_ON = "the same `hrfr-fast study` command continues there"
 def _judge(job: Job, plan: Plan) -> None:
     from hrfr_fast.training.device import choose_compute
 
-    detailed = job.seed < plan.preset.detailed_seeds and job.stage not in APART
+    detailed = plan.detailed(job)
     judge(
         job.run, plan.packed, choose_compute(plan.device, _precision(job)),
         sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,

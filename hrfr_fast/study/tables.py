@@ -20,7 +20,11 @@ def write_tables(results: Mapping[str, Any], out: Path) -> None:
 
 def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Every table as flat rows, by name."""
-    regimes = {label: entry for label, entry in results["regimes"].items() if "accuracy" in entry}
+    return _of_regimes(results["regimes"]) | _of_comparisons(results)
+
+
+def _of_regimes(entries: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    regimes = {label: entry for label, entry in entries.items() if "accuracy" in entry}
     named = ("accuracy", "auc", "eer")
     return {
         "verification": [
@@ -40,15 +44,6 @@ def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
             {"regime": label, "seed": seed, "accuracy": accuracy}
             for label, entry in regimes.items()
             for seed, accuracy in entry["accuracy"]["by_seed"].items()
-        ],
-        "contrasts": [
-            {name: one[name] for name in _CONTRAST} | {"low": one["interval"][0], "high": one["interval"][1]}
-            for one in results["contrasts"]
-        ],
-        "mcnemar": [
-            {"a": one["a"], "b": one["b"], "seed": seed} | counts
-            for one in results["contrasts"]
-            for seed, counts in one["mcnemar"].items()
         ],
         "cross_resolution": [
             {"regime": label, "views": view} | _flat("accuracy", one)
@@ -70,8 +65,22 @@ def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         ],
         "other_pairs": [
             {"regime": label, "pairs": name} | {k: v for k, v in one.items() if k != "first_seed_interval"}
-            for label, entry in results["regimes"].items()
+            for label, entry in entries.items()
             for name, one in entry["other_pairs"].items()
+        ],
+    }
+
+
+def _of_comparisons(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "contrasts": [
+            {name: one[name] for name in _CONTRAST} | {"low": one["interval"][0], "high": one["interval"][1]}
+            for one in results["contrasts"]
+        ],
+        "mcnemar": [
+            {"a": one["a"], "b": one["b"], "seed": seed} | counts
+            for one in results["contrasts"]
+            for seed, counts in one["mcnemar"].items()
         ],
         "dose": [
             {name: row[name] for name in ("regime", "kind", "dose", "label")} | _flat("accuracy", row)
