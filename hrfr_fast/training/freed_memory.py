@@ -12,7 +12,11 @@ NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees; its memory stays at its highest. False where the C library is not glibc."""
+    """Let this process keep what it frees; its memory stays at its highest. False where the C library is not glibc.
+
+    The first few steps still fetch memory: torch asks for aligned blocks, and each leaves a splinter that keeps the
+    freed block from joining its neighbour until glibc's cache of seven splinters is full (up to nine 64 MB blocks).
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
