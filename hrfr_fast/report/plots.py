@@ -32,14 +32,16 @@ def write_curves(run: Path, verifications: Mapping[str, Verification]) -> list[P
 
 
 @contextmanager
-def figure_file(path: Path, columns: int = 1, *, size: tuple[float, float] | None = None) -> Iterator[Any]:
-    """A figure of ``columns`` axes, ``size`` inches in all, saved to ``path`` when the block ends."""
+def figure_file(
+    path: Path, columns: int = 1, *, rows: int = 1, size: tuple[float, float] | None = None
+) -> Iterator[Any]:
+    """A figure of ``rows`` times ``columns`` axes, ``size`` inches in all, saved to ``path`` when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size or (6.4 * min(columns, 2), 4.0), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for one in axes:
         one.grid(alpha=0.3)
         one.spines[["top", "right"]].set_visible(False)

@@ -24,12 +24,14 @@ CAPTIONS = {
     "with each other; whether each falls and flattens can.",
     "progress": "Accuracy on the test pairs while training, first seed. Watched, never used to choose.",
     "roc": "How many true matches each regime accepts (up) for how many false ones (right), first seed.",
-    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; the first "
-    "seeds only. Where a line is flat, the model does not need the detail that is taken away.",
+    "resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first, with its 95 % interval "
+    "as a band and the other regimes in grey; the first seeds only. Where a line is flat, the model does not need the "
+    "detail that is taken away.",
     "cross": "Accuracy on the same pairs with both faces sharp (HR-HR), the second shrunk to 36 px and back (HR-LR), "
     "or both (LR-LR).",
     "identification": "1:N: how often the right person is first, or among the first five, of the gallery of sharp "
-    "faces; for sharp probes (HR) and probes shrunk to 36 px and back (LR).",
+    "faces; for sharp probes (HR) and probes shrunk to 36 px and back (LR). The first seed, with 95 % intervals over "
+    "people.",
     "dose": "Accuracy against how much high resolution is given: the share of its identities, and the share of its "
     "pictures in every batch.",
 }
@@ -218,21 +220,32 @@ def _one_regime(path: Path, entry: Mapping[str, Any], out: Path) -> Path:
 
 
 def _resolution(path: Path, regimes: Mapping[str, Any], out: Path) -> bool:
-    looks = _looks(regimes)
-    if not any(entry["by_resolution"] for entry in regimes.values()):
+    """A panel a regime, with its interval as a band: thirteen bands in one panel would hide each other."""
+    curves = {
+        label: np.array([[row["pixels"], row["value"], *row["interval"]] for row in entry["by_resolution"]]).T
+        for label, entry in regimes.items()
+        if entry["by_resolution"]
+    }
+    if not curves:
         return False
-    with figure_file(path, size=(7.6, 4.4)) as (axes,):
-        pixels = sorted({row["pixels"] for entry in regimes.values() for row in entry["by_resolution"]})
-        for label, entry in regimes.items():
-            rows = entry["by_resolution"]
-            axes.plot([row["pixels"] for row in rows], [100 * row["value"] for row in rows], marker=".", label=label,
-                      **looks[label])  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_xticks(pixels, [str(p) for p in pixels])
-        axes.minorticks_off()
-        axes.axhline(50, color="grey", linewidth=0.8)
-        axes.set(xlabel="side of the test faces in pixels", ylabel="10-fold accuracy (%)")
-        _legend_beside(axes)
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with figure_file(path, columns, rows=rows, size=(0.8 + 2.6 * columns, 0.5 + 2.0 * rows)) as panels:
+        ends = np.concatenate([100 * curve[2:].ravel() for curve in curves.values()])
+        for axes, (label, (pixels, value, low, high)) in zip(panels, curves.items(), strict=False):
+            for other in curves.values():
+                axes.plot(other[0], 100 * other[1], color="silver", linewidth=0.7)
+            axes.fill_between(pixels, 100 * low, 100 * high, color=COLOURS[0], alpha=0.25, linewidth=0)
+            axes.plot(pixels, 100 * value, marker=".", color=COLOURS[0])
+            axes.set(xscale="log", title=label, ylim=(ends.min() - 1, ends.max() + 1))
+            axes.title.set_size(9)
+            axes.tick_params(labelsize=8)
+            axes.set_xticks(pixels, [f"{p:g}" for p in pixels])
+            axes.minorticks_off()
+        for axes in panels[len(curves) :]:
+            axes.set_visible(False)
+        panels[0].figure.supxlabel("side of the test faces in pixels", fontsize=9)
+        panels[0].figure.supylabel("10-fold accuracy (%)", fontsize=9)
     return True
 
 
