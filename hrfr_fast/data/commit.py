@@ -86,10 +86,3 @@ def complete(out: Path) -> bool:
 def clear(work: Path) -> None:
     """Delete the work directory."""
     shutil.rmtree(work, ignore_errors=True)
-
-
-def forget(work: Path, shard: str) -> None:
-    """Delete what the work directory holds of one shard."""
-    for path in work.iterdir():
-        if path.name.startswith(f"{shard}."):
-            path.unlink()

@@ -41,7 +41,7 @@ class Journal:
         """(candidates, records, bytes of refusals) of the last whole line, None if there is nothing to continue."""
         try:
             lines = self._paths["journal"].read_bytes().split(b"\n")[:-1]
-            if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
+            if not lines or json.loads(lines[0]) != key:
                 return None
             candidates, records, refused = json.loads(lines[-1]) if len(lines) > 1 else (0, 0, 0)
             rows, refusals = (self._paths[kind].stat().st_size for kind in ("rows", "refused"))

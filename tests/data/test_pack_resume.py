@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hrfr_fast.data import pack, workers
+from hrfr_fast.data import pack, pack_shard, workers
 from hrfr_fast.data.check import check_packed
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import HrfrError, Interrupted
@@ -25,7 +25,7 @@ def often(monkeypatch):
     A killed process loses nothing it has written, only a power cut does, so fsync needs to be counted, not done.
     """
     monkeypatch.setattr(workers, "CHUNK_BYTES", 1 << 18)
-    monkeypatch.setattr(pack, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(pack_shard, "SYNC_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
@@ -143,8 +143,8 @@ def test_a_journal_that_lies_is_not_believed(tree, tmp_path):
 
 SCRIPT = """
 import sys
-from hrfr_fast.data import pack, workers
-pack.SYNC_SECONDS = 0.0
+from hrfr_fast.data import pack, pack_shard, workers
+pack_shard.SYNC_SECONDS = 0.0
 workers.CHUNK_BYTES = 1 << 14
 if __name__ == "__main__":
     pack.pack(sys.argv[1], sys.argv[2], workers=2, show_progress=False, page_size=1 << 16)

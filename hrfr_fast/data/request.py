@@ -1,0 +1,121 @@
+"""What is to be packed, and how: the settings, and the candidates they make of a data tree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hrfr_fast.data import beton, manifest
+from hrfr_fast.data.decode import usual_size
+from hrfr_fast.data.pairs import BcolzPairs, choose_identities, development_pairs, find_pair_sets
+from hrfr_fast.data.sources import Candidates, FolderCandidates, Listing, list_split, refuse_shared_identities
+from hrfr_fast.errors import UsageError
+
+SIZES = {"lowres": 36, "highres": 144}
+EVALUATION_SIZES = (36, 144)
+TRAINING = ("lowres", "highres")
+PAIR_FOLDER = "hres_eval_pairs"
+AUTO_RAW_BYTES = 8_000_000_000  # auto: a split larger than this as raw pixels is stored as JPEG
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings that shape the output; all of them are in the manifest. Raises UsageError for a wrong one."""
+
+    encoding: str = "auto"
+    dev_identities: int = 0
+    resize: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    page_size: int = beton.PAGE_SIZE
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ("auto", "raw", "jpeg"):
+            raise UsageError(f"--encoding {self.encoding}: choose auto, raw or jpeg")
+        if self.dev_identities < 0:
+            raise UsageError(f"--dev-identities {self.dev_identities}: it takes 0 or more")
+        if any(not 1 <= size <= 4096 for size in self.sizes.values()):
+            raise UsageError("picture sizes must be within 1..4096 pixels")
+
+
+def tree_candidates(data: Path, request: Request) -> tuple[list[Candidates], list[str]]:
+    """The splits, development pairs and pair sets of the tree ``data``, and warnings about them.
+
+    Raises:
+        UsageError: an identity in two splits, an empty split, a broken pair set.
+        HrfrError: a folder that cannot be read.
+    """
+    listings = {name: list_split(data / name) for name in manifest.SPLITS if (data / name).is_dir()}
+    refuse_shared_identities(listings)
+    warnings = [line for name, listing in listings.items() for line in _warnings(name, listing)]
+    splits: list[Candidates] = []
+    development: list[Candidates] = []
+    for name, listing in listings.items():
+        training = listing
+        if request.dev_identities and name in TRAINING:
+            aside = choose_identities(listing, request.dev_identities, name)
+            training = listing.select(sorted(set(range(len(listing.identities))) - set(aside)))
+            size = request.sizes.get(name, SIZES[name])
+            development.append(development_pairs(name, data / name, listing.select(aside), size))
+        splits.append(FolderCandidates(name, data / name, training, 0))
+    return _settled([*splits, *development, *find_pair_sets(data / PAIR_FOLDER)], request), warnings
+
+
+def pair_candidates(folder: Path, request: Request) -> list[Candidates]:
+    """The pair sets of ``folder`` alone. Raises UsageError where there are none."""
+    found = find_pair_sets(folder)
+    if not found:
+        raise UsageError(
+            f"{folder}: no pair set here; expected <name>.csv, or <name>/data, <name>/meta, <name>_list.npy"
+        )
+    return _settled([*found], request)
+
+
+def encoding_in_words(found: list[Candidates], request: Request) -> str:
+    """Which encoding each split got, and why."""
+    if request.encoding != "auto":
+        return f"encoding {request.encoding}: as asked for"
+    said = []
+    for candidates in (one for one in found if not one.paired):
+        limit = "within" if candidates.encoding == "raw" else "above"
+        said.append(
+            f"{candidates.name} {candidates.encoding} ({_raw(candidates) / 1e9:.3g} GB of pixels, {limit} 8 GB)"
+        )
+    return "encoding auto: " + ", ".join(said)
+
+
+def _settled(found: list[Candidates], request: Request) -> list[Candidates]:
+    """The same candidates, with the size, encoding and handling of other sizes they will be packed with."""
+    for candidates in found:
+        candidates.size = _size(candidates, request)
+        candidates.resize = request.resize
+        as_jpeg = request.encoding == "jpeg" or (request.encoding == "auto" and _raw(candidates) > AUTO_RAW_BYTES)
+        candidates.encoding = "raw" if not as_jpeg else "jpeg-or-raw" if candidates.paired else "jpeg"
+    return found
+
+
+def _raw(candidates: Candidates) -> int:
+    return candidates.count * candidates.size**2 * 3
+
+
+def _size(candidates: Candidates, request: Request) -> int:
+    """The expected side: asked for, fixed by the split's name, or what most of a sample of the pictures have."""
+    name = candidates.name.removeprefix("pairs-")
+    if isinstance(candidates, BcolzPairs) or candidates.name.startswith("pairs-dev-"):
+        return candidates.size
+    asked = request.sizes.get(candidates.name, request.sizes.get(name))
+    if asked is not None:
+        return asked
+    if candidates.name in SIZES:
+        return SIZES[candidates.name]
+    allowed = EVALUATION_SIZES if candidates.name == "highres_eval" else None
+    return usual_size(str(candidates.root), candidates.sample(), allowed) or max(EVALUATION_SIZES)
+
+
+def _warnings(name: str, listing: Listing) -> list[str]:
+    warnings = []
+    empty = [i for i, n in zip(listing.identities, listing.counts, strict=True) if not n]
+    if empty:
+        some = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        warnings.append(f"{name}: {len(empty)} identities without pictures get no label ({some})")
+    if listing.ignored:
+        warnings.append(f"{name}: {listing.ignored} files are not pictures by their names and were ignored")
+    return warnings
