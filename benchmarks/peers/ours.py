@@ -55,10 +55,10 @@ class Engine:
         from hrfr_fast.data.shards import open_packed
         from hrfr_fast.engines import choose_engine
         from hrfr_fast.settings import TrainSettings
-        from hrfr_fast.training.trainer import build_stream
+        from hrfr_fast.training.feed import build_feed
 
         settings = TrainSettings(regime=task.regime, data=str(task.shards), engine=self.engine, device=task.device)
-        stream = build_stream(open_packed(task.shards), settings, task.batch_size)
+        stream = build_feed(open_packed(task.shards), settings, task.batch_size)
         target: Any = Target(torch.device(task.device), getattr(torch, task.dtype))
         engine = choose_engine(settings, stream, target, lambda _: None)
         try:

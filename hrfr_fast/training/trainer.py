@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hrfr_fast import __version__
-from hrfr_fast.data.order import Order, draws_for_share
-from hrfr_fast.data.shards import Packed, PairSet, Split, open_packed
+from hrfr_fast.data.shards import PairSet, open_packed
 from hrfr_fast.engines import choose_engine
-from hrfr_fast.engines.base import Batch, Engine, Feed, Stream
-from hrfr_fast.engines.paired import PairedStream, SecondView, pairs_for_share
+from hrfr_fast.engines.base import Batch, Engine
+from hrfr_fast.engines.paired import PairedStream
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console, progress_bar
-from hrfr_fast.regimes import Regime, regime_named
+from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings, load_settings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
+from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.build import (
     build_class_matrix,
     build_embedder,
@@ -36,6 +36,7 @@ from hrfr_fast.training.build import (
 )
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.feed import build_feed, training_splits
 from hrfr_fast.training.graph import graphs_choice
 from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
@@ -113,46 +114,6 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
     return replace(saved, regime=regime, **{name: getattr(given, name) for name in SPEED_SETTINGS})
 
 
-def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> tuple[Split, ...]:
-    """The regime's splits of ``packed``, cut to ``highres_identities`` and ``most_identities``.
-
-    Raises UsageError for a missing one.
-    """
-    for name in regime.sources:
-        if name not in packed.splits:
-            raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
-    splits = [packed.splits[name] for name in regime.sources]
-    if settings.highres_identities < 1:
-        splits = [
-            split.first(max(2, round(settings.highres_identities * split.identities)))
-            if split.name == "highres" else split
-            for split in splits
-        ]  # fmt: skip
-    most = settings.most_identities
-    return tuple(split.first(most) if 0 < most < split.identities else split for split in splits)
-
-
-def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed:
-    """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
-    regime = regime_named(settings.regime)
-    splits = training_splits(packed, regime, settings)
-    first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
-    share = settings.highres_share if settings.highres_share >= 0 else regime.highres_share
-    if regime.second_view:
-        if share == 0:
-            raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
-        kernels = tuple(kernel.strip() for kernel in settings.kernels.split(","))
-        view = SecondView(settings.degrade_min, settings.degrade_max, kernels)
-        pairs = pairs_for_share(share, batch_size, first, second, settings.accumulate)
-        return PairedStream(
-            (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
-            micro_batches=settings.accumulate,
-        )  # fmt: skip
-    draws = draws_for_share(share, first, second) if second else None
-    order = Order(settings.seed, first, second, draws)
-    return Stream(splits, order, settings.augment, regime.input_size, batch_size)
-
-
 class Trainer:
     """One run's model, optimiser, data and position. Use through ``train``."""
 
@@ -173,7 +134,7 @@ class Trainer:
         self._build()
         if not settings.batch_size:
             self.settings = replace(settings, batch_size=self._largest_batch())
-        self.stream = build_stream(self.packed, self.settings, self.settings.batch_size)
+        self.stream = build_feed(self.packed, self.settings, self.settings.batch_size)
         self.objective = self._objective()
         self.engine: Engine = choose_engine(self.settings, self.stream, self.compute, console.print)
         epoch_steps = self.stream.epoch_length / self.settings.batch_size
@@ -237,31 +198,14 @@ class Trainer:
         return PairedObjective(self.head, self.stream.pairs // self.settings.accumulate, consistency)
 
     def _largest_batch(self) -> int:
-        """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to 1024 whose step fits."""
-        import torch
-
-        if self.compute.device.type == "cpu":
-            return 128 if self.regime.input_size <= 64 else 64
-        size, batch_size, accumulate = self.regime.input_size, 1024, self.settings.accumulate
         if self.regime.phases:
             self._release(max(self.regime.phases, key=lambda phase: len(phase.train)).train)
-        while batch_size > accumulate:
-            try:
-                images = torch.zeros(
-                    batch_size // accumulate, 3, size, size,
-                    dtype=self.compute.image_dtype, device=self.compute.device,
-                ).to(memory_format=torch.channels_last)  # fmt: skip
-                with self.compute.autocast():
-                    embeddings = self.backbone(images)
-                self.head(embeddings, torch.zeros(len(images), dtype=torch.int64, device=images.device)).backward()
-                break
-            except torch.cuda.OutOfMemoryError:
-                batch_size //= 2
-        del self.backbone, self.head
-        torch.cuda.empty_cache()
-        self._build()  # the trial moved BatchNorm's statistics
-        console.print(f"batch size {batch_size}: the largest that fits")
-        return batch_size
+        found = largest_batch(self.backbone, self.head, self.regime.input_size, self.compute, self.settings.accumulate)
+        if self.compute.device.type == "cuda":
+            del self.backbone, self.head
+            self._build()  # the trial moved BatchNorm's statistics
+            console.print(f"batch size {found}: the largest that fits")
+        return found
 
     # ---- phases -------------------------------------------------------------------------------------------------
 
