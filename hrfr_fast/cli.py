@@ -279,7 +279,7 @@ def study(
         Path, typer.Option(help="where runs, tables and the report go; an unfinished study continues")
     ] = Path("study"),
     preset: Annotated[
-        str, typer.Option(help="full, cpu-small, or a .toml file of one: budgets, width, seeds")
+        str, typer.Option(help="full, cpu-small, cpu-faces, or a .toml file of one: budgets, width, seeds")
     ] = "full",
     seeds: Annotated[
         int, typer.Option(help="how many; 0: as the preset says. Three are needed to tell regimes apart")

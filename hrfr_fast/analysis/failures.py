@@ -12,6 +12,7 @@ from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.data.shards import PairSet
 from hrfr_fast.errors import UsageError
+from hrfr_fast.evaluation.compare import mcnemar
 from hrfr_fast.evaluation.verification import Verification, verify
 
 KEY = "failures"
@@ -39,13 +40,6 @@ def flips(first: Verification, second: Verification) -> dict[str, NDArray[np.int
         "lost": np.flatnonzero(lost)[np.argsort(gained[lost], kind="stable")],
         "won": np.flatnonzero(won)[np.argsort(-gained[won], kind="stable")],
     }
-
-
-def mcnemar(lost: int, won: int) -> float:
-    """p-value of the exact two-sided McNemar test (McNemar 1947); it takes pairs as independent."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
 
 
 def counts(result: Verification) -> dict[str, int]:
@@ -81,15 +75,16 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
     for second in spaces.models[1:]:
         both = results[first.name], results[second.name]
         changed = flips(*both)
-        lost, won = len(changed["lost"]), len(changed["won"])
+        lost, won, p = len(changed["lost"]), len(changed["won"]), mcnemar(both[0].correct, both[1].correct)["p"]
         numbers["flips"][f"{first.name} to {second.name}"] = {
             "both_right": int((both[0].correct & both[1].correct).sum()),
             "both_wrong": int((~both[0].correct & ~both[1].correct).sum()),
-            "only_first_right": lost, "only_second_right": won, "mcnemar_p": mcnemar(lost, won),
+            "only_first_right": lost, "only_second_right": won, "mcnemar_p": p,
         }  # fmt: skip
         sentences.append(
             f"From {first.name} to {second.name} {won} wrong decisions become right and {lost} right ones wrong"
-            f" (McNemar {p_text(mcnemar(lost, won))}, exploratory)."
+            f" (of these two checkpoints; McNemar {p_text(p)}, which takes pairs that share people as independent;"
+            " whether the regimes differ is for several seeds to say)."
         )
         figures.append(_draw_flips(first, second, pairs, both, changed, out / f"{KEY}-{first.name}-{second.name}.png"))
     return Finding(KEY, QUESTION, "\n".join(sentences), numbers, tuple(figures))

@@ -270,8 +270,8 @@ def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path
     return Figure(
         path,
         "How well a classifier guesses from an embedding whether the picture was of high or of low resolution: 0.5 is"
-        " chance, 1 is always right. Bars are 95 % intervals over identities; LR56-Lanczos is a degradation nobody"
-        " trained on.",
+        " chance, 1 is always right. Bars are 95 % intervals over identities; LR56-Lanczos is a degradation that the"
+        " probes were not trained on, nor the models unless their settings say so.",
     )
 
 

@@ -20,6 +20,7 @@ QUESTION = "Do the embeddings fill the sphere?"
 MOST_FOR_UNIFORMITY = 4000  # points: its distances are quadratic
 DRAWS = 999  # uniform samples the nearest-neighbour distance is compared with
 SIGNIFICANCE = 0.05
+COLLAPSED = -0.05  # uniformity above it: the mean squared distance of two faces is some 0.01 of a possible 4
 MOST_PEOPLE = 100  # of those trained on: more are not told apart in a picture
 
 
@@ -190,6 +191,8 @@ def _sentence(name: str, numbers: dict[str, Any]) -> str:
         f" ({numbers['effective_rank_of_uniform_points']:.1f} for as many uniform points), uniformity"
         f" {numbers['uniformity']:.2f} ({numbers['uniformity_of_uniform_points']:.2f} if uniform; 0: all in one point)"
     )
+    if numbers["uniformity"] > COLLAPSED:
+        text += "; all faces lie in nearly one point: training collapsed"
     if "occupancy" not in numbers:
         return text + "."
     text += f"; the directions of people never seen in training {_uniform(numbers['occupancy'])}"
@@ -258,9 +261,9 @@ def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Pa
             _tidy(one)
     return Figure(
         path,
-        f"The three-dimensional embeddings of {model.name}: as directions on the unit sphere and with the lengths the"
-        " network gave them, of people it never saw and, coloured by person, of people it was trained on. An even cover"
-        " uses all of the sphere; bare regions are unused.",
+        f"The three-dimensional embeddings of {model.name}: as directions on the unit sphere and with their lengths"
+        " (of the sum over a face and its mirror image), of people it never saw and, coloured by person, of people it"
+        " was trained on. An even cover uses all of the sphere; bare regions are unused.",
     )
 
 

@@ -1,19 +1,12 @@
 """Is one regime better than another, or is it chance?
 
-Two things are random: who stands in the test set, and the seed a network was trained from. The bootstrap draws
-identities (``bootstrap.py``) for all seeds of both regimes at once: what is hard about a pair for both cancels. The
-variance between seeds is added to it, less what varies by person *and* by seed, which both of them hold (a crossed
-random-effects design; resampling seeds as well would count it twice: Owen, "The pigeonhole bootstrap", Annals of
-Applied Statistics 1, 2007). A percentile interval over three to five seeds would be far too narrow, so the interval is
-the difference -+ t x the standard error, with Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946) for the
-sum of two variances. The p-value is read off the same t: it is below 0.05 exactly when the interval excludes 0.
-
-On simulated decisions of known truth the standard error is 1.0 to 1.4 times the true one: an impostor pair weighs
-w_i w_j, which overstates chance that belongs to the pair alone. It errs to the side of calling a difference chance.
+Two things are random: who stands in the test set, and the seed a network was trained from (``standard_error.py``). The
+bootstrap draws identities (``bootstrap.py``) for all seeds of both regimes at once: what is hard about a pair for both
+cancels. Five contrasts are fixed beforehand and corrected together; all others are exploratory.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +14,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, resampled_means
-
-FEWEST_SEEDS = 3
-"""With fewer seeds only the checkpoints at hand are compared, not the regimes."""
-POWER = 0.8
-MOST_GROWTH = 1000.0
-"""Times the identities or seeds at hand beyond which a study is not worth planning."""
+from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, MOST_GROWTH, standard_error, student_interval
 
 FIXED_CONTRASTS = (
     ("highlow144", "lowres144"),
@@ -35,7 +23,8 @@ FIXED_CONTRASTS = (
     ("fused-output", "fused-head"),
     ("crossres144", "highlow144"),
 )
-"""Decided before any result was seen; Holm's correction covers these and only these."""
+"""Decided before any result was seen. Holm's correction covers these and only these, and always all five: a contrast
+that is missing counts as one with p = 1, so that adding its regimes later cannot take a verdict back."""
 
 
 @dataclass(frozen=True)
@@ -100,21 +89,25 @@ class Contrast:
     seeds: int
     identities: int
     """Units the bootstrap drew: identities, or pairs where no identities are known."""
+    level: str
+    """What they are: "identity" or "pair"."""
     pairs: int
     difference: float
     interval: tuple[float, float]
     p: float
     p_holm: float | None
-    """Holm-adjusted over the fixed contrasts; None for exploratory ones."""
+    """Holm-adjusted over the five fixed contrasts; None for exploratory ones."""
     mcnemar: dict[str, dict[str, float]]
     """By seed: pairs only a decides rightly, pairs only b does, exact two-sided p."""
     detectable: float
-    """The smallest difference found with 80 % power by this many identities and seeds."""
+    """The smallest difference found with 80 % power by this many identities and seeds (of a fixed contrast: at the
+    level that Holm asks of the first of five); with fewer than three seeds, between these checkpoints."""
     needed_identities: int | None
-    """Identities that would find a difference of this size with 80 % power and as many seeds; None: no number would."""
+    """Identities (or pairs) that would find a difference of this size with 80 % power and as many seeds; None: no
+    number would, or fewer than three seeds."""
     needed_pairs: int | None
     needed_seeds: int | None
-    """The same for seeds, with as many identities; None: no number would, or too few seeds to know."""
+    """The same for seeds, three at least, with as many identities; None: no number would, or too few seeds to know."""
 
     @property
     def verdict(self) -> str:
@@ -130,7 +123,9 @@ class Contrast:
         points = f"{100 * abs(self.difference):.2f}"
         verb, by = ("equals", "to 0.01 points") if points == "0.00" else ("beats", f"by {points} points")
         by += f" (95 % interval {low:.2f} to {high:.2f}"
-        corrected = ", Holm-corrected" if self.p_holm is not None else ", exploratory"
+        corrected = ", verdict Holm-corrected" if self.p_holm is not None else ", exploratory"
+        if self.level == "pair":
+            corrected += "; pairs taken as independent, so the interval is too narrow"
         if self.seeds >= FEWEST_SEEDS:
             return f"{first} {verb} {second} {by}, {self.seeds} seeds{corrected}): {self.verdict}."
         these = "these two checkpoints" if self.seeds == 1 else f"these {self.seeds} pairs of checkpoints"
@@ -143,22 +138,33 @@ class Contrast:
     @property
     def advice(self) -> str:
         """How much data would be needed to tell."""
-        units = f"{self.identities:,} identities and {self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        text = f"{units} find a difference of {100 * self.detectable:.2f} points four times out of five"
+        units = f"{self.identities:,} {_UNITS[self.level]}"
+        found = f"{100 * self.detectable:.2f} points"
+        if self.seeds < FEWEST_SEEDS:
+            text = (
+                f"With {units} a difference of {found} between checkpoints like these is found four times out of five"
+            )
+            more = f"about {self.needed_seeds} seeds" if self.needed_seeds else f"at least {FEWEST_SEEDS} seeds"
+            return f"{text}; to tell the regimes apart {more} are needed."
+        text = f"{units} and {self.seeds} seeds find a difference of {found} four times out of five"
         if self.verdict == "likely real" or self.difference == 0:
             return text + "."
         ways = []
         if self.needed_identities:
-            ways.append(f"about {self.needed_identities:,} identities ({self.needed_pairs:,} pairs)")
+            pairs = f" ({self.needed_pairs:,} pairs)" if self.level == "identity" else ""
+            ways.append(f"about {self.needed_identities:,} {_UNITS[self.level]}{pairs}")
         if self.needed_seeds:
             ways.append(f"about {self.needed_seeds} seeds")
         if not ways:
-            return text + "; for a difference as small as this one both more identities and more seeds are needed."
+            return f"{text}; for one as small as this both more {_UNITS[self.level]} and more seeds are needed."
         return f"{text}; a difference of this size would need {' or '.join(ways)}."
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the verdict and the sentences."""
         return asdict(self) | {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
+
+
+_UNITS = {"identity": "identities", "pair": "pairs"}
 
 
 def outcomes(
@@ -188,13 +194,16 @@ def outcomes(
     return result
 
 
-def contrast(a: str, b: str, results: Mapping[str, Outcomes], units: int, *, fixed: bool = False) -> Contrast:
+def contrast(
+    a: str, b: str, results: Mapping[str, Outcomes], units: int, *, fixed: bool = False, level: str = "identity"
+) -> Contrast:
     """Compare regimes ``a`` and ``b`` on the seeds both have.
 
     Args:
         results: from ``outcomes``.
         units: number of identities (or pairs) the resamples drew from.
         fixed: one of the five fixed contrasts; ``p_holm`` is then filled by ``with_holm``.
+        level: what the units are, "identity" or "pair".
 
     Raises:
         UsageError: no seed in common.
@@ -203,20 +212,24 @@ def contrast(a: str, b: str, results: Mapping[str, Outcomes], units: int, *, fix
         gain = results[a].accuracy.minus(results[b].accuracy)
     except UsageError as none_shared:
         raise UsageError(f"{a} and {b}: {none_shared}") from None
-    error, shared = standard_error(gain.resampled, gain.values, units), gain.seeds
+    error, seeds = standard_error(gain.resampled, gain.values, units), len(gain.seeds)
+    alpha = (1 - LEVEL) / (len(FIXED_CONTRASTS) if fixed else 1)
     difference = float(gain.values.mean())
     low, high, p = student_interval(difference, error)
     pairs = len(results[a].correct)
-    needed_units = error.factor_to_find(difference, "identities", 1 / MOST_GROWTH)
-    needed_seeds = error.factor_to_find(difference, "seeds", FEWEST_SEEDS / len(shared)) if len(shared) > 1 else None
+    more_units = more_seeds = None
+    if seeds >= FEWEST_SEEDS:
+        more_units = error.factor_to_find(difference, "identities", 1 / MOST_GROWTH, alpha)
+    if seeds > 1:
+        more_seeds = error.factor_to_find(difference, "seeds", FEWEST_SEEDS / seeds, alpha)
     return Contrast(
-        a=a, b=b, fixed=fixed, seeds=len(shared), identities=units, pairs=pairs,
+        a=a, b=b, fixed=fixed, seeds=seeds, identities=units, level=level, pairs=pairs,
         difference=difference, interval=(low, high), p=p, p_holm=None,
-        mcnemar={str(s): mcnemar(_decided(results[a], s), _decided(results[b], s)) for s in shared},
-        detectable=error.detectable,
-        needed_identities=_scaled(units, needed_units),
-        needed_pairs=_scaled(pairs, needed_units),
-        needed_seeds=_scaled(len(shared), needed_seeds),
+        mcnemar={str(s): mcnemar(_decided(results[a], s), _decided(results[b], s)) for s in gain.seeds},
+        detectable=error.detectable(alpha),
+        needed_identities=_scaled(units, more_units),
+        needed_pairs=_scaled(pairs, more_units),
+        needed_seeds=_scaled(seeds, more_seeds),
     )  # fmt: skip
 
 
@@ -224,104 +237,16 @@ def _decided(results: Outcomes, seed: int) -> NDArray[np.bool_]:
     return results.correct[:, results.accuracy.seeds.index(seed)] > 0
 
 
-def contrasts_of(
-    results: Mapping[str, Outcomes], units: int, *, reference: Sequence[tuple[str, str]] = FIXED_CONTRASTS
-) -> list[Contrast]:
+def contrasts_of(results: Mapping[str, Outcomes], units: int, *, level: str = "identity") -> list[Contrast]:
     """The fixed contrasts that can be had, Holm-corrected, then every other pair of regimes, exploratory."""
-    fixed = [pair for pair in reference if pair[0] in results and pair[1] in results]
+    fixed = [(a, b) for a, b in FIXED_CONTRASTS if a in results and b in results]
     known = {frozenset(pair) for pair in fixed}
     names = list(results)
     others = [
         (a, b) for i, a in enumerate(names) for b in names[i + 1 :] if frozenset((a, b)) not in known
     ]  # fmt: skip
-    first = with_holm([contrast(a, b, results, units, fixed=True) for a, b in fixed])
-    return first + [contrast(a, b, results, units) for a, b in others]
-
-
-@dataclass(frozen=True)
-class StandardError:
-    """Of a difference averaged over seeds, by where it comes from.
-
-    With fewer than three seeds ``total`` is the identities' part alone, conditional on the checkpoints.
-    """
-
-    identities: float
-    """Standard error from the choice of people."""
-    seeds: float
-    """From the choice of seeds, less what varies by person and by seed; 0 for one seed."""
-    between: float
-    """Variance of the mean between seeds, with what varies by person and by seed: behind the degrees of freedom."""
-    units: float
-    """Identities (or pairs) drawn."""
-    count: float
-    """Seeds."""
-
-    @property
-    def total(self) -> float:
-        return float(np.hypot(self.identities, self.seeds if self.count >= FEWEST_SEEDS else 0.0))
-
-    @property
-    def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom."""
-        people = max(self.units - 1, 1)
-        if self.count < FEWEST_SEEDS:
-            return people
-        spread = self.identities**4 / people + self.between**2 / (self.count - 1)
-        return self.total**4 / spread if spread else people
-
-    @property
-    def detectable(self) -> float:
-        """The difference that is found at the 5 % level with 80 % power."""
-        from scipy.stats import t
-
-        return float(t.ppf((1 + LEVEL) / 2, self.freedom) + t.ppf(POWER, self.freedom)) * self.total
-
-    def grown(self, *, identities: float = 1.0, seeds: float = 1.0) -> "StandardError":
-        """With so many times the identities or seeds. What varies by person *and* by seed shrinks with both."""
-        both = self.between - self.seeds**2
-        return StandardError(
-            self.identities / np.sqrt(identities), self.seeds / np.sqrt(seeds),
-            (self.seeds**2 + both / identities) / seeds, self.units * identities, self.count * seeds,
-        )  # fmt: skip
-
-    def factor_to_find(self, difference: float, growing: str, least: float) -> float | None:
-        """How many times the "identities" or "seeds", ``least`` or more, find ``difference``; None beyond 1,000."""
-        low, high = np.log(least), np.log(MOST_GROWTH)
-        if abs(difference) < self.grown(**{growing: MOST_GROWTH}).detectable:
-            return None
-        for _ in range(20):
-            middle = (low + high) / 2
-            enough = abs(difference) >= self.grown(**{growing: float(np.exp(middle))}).detectable
-            low, high = (low, middle) if enough else (middle, high)
-        return float(np.exp(high))
-
-
-def standard_error(differences: NDArray[np.float64], gain: NDArray[np.float64], units: int) -> StandardError:
-    """Of the difference averaged over seeds.
-
-    Args:
-        differences: float64 [R, S], a minus b in resample r with the checkpoints of seed s.
-        gain: float64 [S], a minus b on the pairs as they are.
-        units: identities drawn, for the degrees of freedom.
-    """
-    seeds = len(gain)
-    people = float(differences.mean(axis=1).var(ddof=1))
-    if seeds < 2:
-        return StandardError(np.sqrt(people), 0.0, 0.0, units, seeds)
-    between = float(gain.var(ddof=1)) / seeds
-    both = max(0.0, float(differences.var(axis=0, ddof=1).mean()) - people) / (seeds - 1)  # person x seed, over S
-    return StandardError(np.sqrt(people), np.sqrt(max(0.0, between - both)), between, units, seeds)
-
-
-def student_interval(difference: float, error: StandardError) -> tuple[float, float, float]:
-    """(low, high, two-sided p) of a difference; a standard error of 0 gives the difference itself, p = 1 for none."""
-    from scipy.stats import t
-
-    if error.total == 0:
-        return difference, difference, 1.0 if difference == 0 else 0.0
-    reach = float(t.ppf((1 + LEVEL) / 2, error.freedom)) * error.total
-    p = 2 * float(t.sf(abs(difference) / error.total, error.freedom))
-    return difference - reach, difference + reach, p
+    first = with_holm([contrast(a, b, results, units, fixed=True, level=level) for a, b in fixed])
+    return first + [contrast(a, b, results, units, level=level) for a, b in others]
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, float]:
@@ -337,20 +262,21 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, float]:
     return {"only_a": only_a, "only_b": only_b, "p": p}
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p-values (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+def holm(p: Sequence[float], family: int | None = None) -> list[float]:
+    """Adjusted p-values (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given.
+
+    ``family``: how many comparisons there are, those that are missing having p = 1; None: as many as given.
+    """
     order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate([(len(p) - rank) * p[i] for rank, i in enumerate(order)])
+    adjusted = np.maximum.accumulate([((family or len(p)) - rank) * p[i] for rank, i in enumerate(order)])
     result = np.empty(len(p))
     result[order] = np.minimum(adjusted, 1.0)
     return [float(value) for value in result]
 
 
 def with_holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The same contrasts with ``p_holm`` over all of them."""
-    from dataclasses import replace
-
-    adjusted = holm([one.p for one in contrasts]) if contrasts else []
+    """The same fixed contrasts with ``p_holm`` over all five."""
+    adjusted = holm([one.p for one in contrasts], len(FIXED_CONTRASTS)) if contrasts else []
     return [replace(one, p_holm=p) for one, p in zip(contrasts, adjusted, strict=True)]
 
 

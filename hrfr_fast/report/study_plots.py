@@ -14,12 +14,12 @@ from hrfr_fast.study.plan import APART
 from hrfr_fast.training.metrics import read_metrics
 
 CAPTIONS = {
-    "accuracy": "Share of test pairs decided rightly, with 95 % intervals: over people, and over seeds where there are "
-    "three or more. Small dots are single seeds. Intervals of two regimes may overlap and the regimes still differ, "
-    "since they are judged on the same pairs: the contrasts below decide.",
+    "accuracy": "Share of test pairs decided rightly, with 95 % intervals: over people (pairs, where nobody knows the "
+    "people), and over seeds where there are three or more. Small dots are single seeds. Intervals of two regimes may "
+    "overlap and the regimes still differ, since they are judged on the same pairs: the contrasts below decide.",
     "folds": "Accuracy of each of the ten folds, every seed: how much the score depends on which tenth is asked.",
-    "matrix": "Row minus column, in points of accuracy. Bold: the 95 % interval excludes 0. Of that many comparisons "
-    "one in twenty would be bold by chance alone; only the five contrasts are corrected for their number.",
+    "matrix": "Row minus column, in points of accuracy. Bold: told from chance, of the five contrasts after Holm's "
+    "correction, of all others where the 95 % interval excludes 0; of those one in twenty would be bold by chance.",
     "loss": "Training loss of every regime, first seed. Losses over different sets of identities cannot be compared "
     "with each other; whether each falls and flattens can.",
     "progress": "Accuracy on the test pairs while training, first seed. Watched, never used to choose.",
@@ -32,8 +32,8 @@ CAPTIONS = {
     "identification": "1:N: how often the right person is first, or among the first five, of the gallery of sharp "
     "faces; for sharp probes (HR) and probes shrunk to 36 px and back (LR). The first seed, with 95 % intervals over "
     "people.",
-    "dose": "Accuracy against how much high resolution is given: the share of its identities, and the share of its "
-    "pictures in every batch.",
+    "dose": "Accuracy against how much high resolution is given: the share of its identities, with which its share of "
+    "a batch falls too, and the share of its pictures in every batch. At 0 the run with as many steps and none of it.",
 }
 STYLES = ("-", "--", ":")
 
@@ -83,7 +83,7 @@ def _accuracy(path: Path, regimes: Mapping[str, Any], out: Path) -> bool:
             if any(entry["stage"] == stage for entry in regimes.values()):
                 axes.plot([], [], "o-", color=colour, label=stage)
         _legend_above(axes)
-        axes.set_xlabel("10-fold accuracy (%); 50 is guessing")
+        axes.set_xlabel("10-fold accuracy (%)")
     return True
 
 
@@ -106,7 +106,7 @@ def _matrix(path: Path, labels: list[str], contrasts: list[dict[str, Any]]) -> P
     for one in contrasts:
         i, j = labels.index(one["a"]), labels.index(one["b"])
         values[i, j], values[j, i] = 100 * one["difference"], -100 * one["difference"]
-        sure[i, j] = sure[j, i] = one["interval"][0] > 0 or one["interval"][1] < 0
+        sure[i, j] = sure[j, i] = one["verdict"] == "likely real"
     with figure_file(path, size=(2.2 + 0.6 * size, 1.9 + 0.45 * size)) as (axes,):
         most = max(1.0, float(np.nanmax(np.abs(values), initial=0)))
         axes.imshow(values, cmap="PuOr", vmin=-1.6 * most, vmax=1.6 * most, aspect="auto")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE
-from hrfr_fast.evaluation.compare import FEWEST_SEEDS, FIXED_CONTRASTS
+from hrfr_fast.evaluation.compare import FIXED_CONTRASTS
+from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
 from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.report.study_plots import CAPTIONS, write_figures
 from hrfr_fast.study.plan import APART
@@ -38,7 +39,7 @@ def write_study_report(out: Path, results: Mapping[str, Any]) -> Path:
         _section("How much high resolution is needed?", *_pictures(drawn, "dose"), _dose_table(results)),
         _section("Curves of all regimes", *_pictures(drawn, "loss", "progress", "roc")),
         _section("Curves of each regime", *_each_regime(results, drawn)),
-        _section("The embedding space", _space_table(results), *_findings(results, out)),
+        _section("The embedding space", _space_table(results), *_findings(results, out), _unanswered(results)),
         _section("How it was made", _how(results), facts(_provenance(results))),
     ]  # fmt: skip
     return write_page(out / "report.html", "Study", body)
@@ -79,7 +80,7 @@ def _headline(results: Mapping[str, Any]) -> str:
     return (
         f'<p class="lead"><strong>{escape(lead)}</strong></p>'
         f"<p>{escape(advice)} The most accurate here is {escape(best)} with {value} (95 % interval {interval}) of the "
-        "test pairs decided rightly; guessing gives 50 %.</p>"
+        f"test pairs decided rightly; guessing gives {_percent(results['data']['pairs']['guessing'], 0)}.</p>"
     )
 
 
@@ -125,17 +126,25 @@ def _accuracy_table(results: Mapping[str, Any]) -> str:
         "TAR at FAR 0.1", "0.01", "0.001",
     )  # fmt: skip
     text = (
-        "<p>Below each rate its 95 % interval, which resamples people and, with three seeds, seeds. Spreads are "
-        "standard deviations.</p>"
+        f"<p>Below each rate its 95 % interval, over the choice of {_units(results)} and, with three seeds, of seeds. "
+        "Spreads are standard deviations.</p>"
     )
     return table(head, rows) + text if rows else ""
 
 
+def _units(results: Mapping[str, Any]) -> str:
+    by_pair = (results["data"]["pairs"] or {}).get("level") == "pair"
+    return "pairs (nobody knows the people, so it is too narrow)" if by_pair else "test people"
+
+
 def _contrasts(results: Mapping[str, Any]) -> list[str]:
+    if not results["contrasts"]:
+        return []
     fixed = {(one["a"], one["b"]): one for one in results["contrasts"] if one["fixed"]}
     parts = [
-        "<p>Fixed before any result was seen and corrected together by Holm's method. The interval covers the choice "
-        "of test people and, with three seeds or more, of seeds; both regimes see the same pairs and resamples.</p>"
+        "<p>Fixed before any result was seen; the verdicts are corrected together by Holm's method, always as five. "
+        f"The interval, not corrected, covers the choice of {_units(results)} and, with three seeds or more, of seeds; "
+        "both regimes see the same pairs and resamples.</p>"
     ]
     for a, b in FIXED_CONTRASTS:
         one = fixed.get((a, b))
@@ -152,7 +161,7 @@ def _contrasts(results: Mapping[str, Any]) -> list[str]:
             f"<p>McNemar, pairs only one of the two decides rightly: {escape(counts)}. It takes pairs as "
             "independent.</p>"
         )
-    return parts if results["contrasts"] else []
+    return parts
 
 
 def _claims(results: Mapping[str, Any]) -> list[str]:
@@ -240,16 +249,22 @@ def _other_pairs(results: Mapping[str, Any]) -> str:
             "<p>There are no development pairs: <code>pack --dev-identities</code> sets real low-resolution people "
             "aside, who then show whether simulated low resolution resembles the real one.</p>"
         )
-    rows = [
-        (label, *(_other(entry["other_pairs"].get(n)) for n in names))
-        for label, entry in results["regimes"].items()
-        if entry["stage"] not in APART
-    ]
-    text = (
-        "<p>Pairs of held-out training people, mean over seeds. dev-lowres are real low-resolution faces: compare them "
-        "with the simulated LR-LR above.</p>"
-    )
-    return "<h3>Development pairs</h3>" + text + table(("regime", *names), rows)
+    kinds = {name: one["kind"] for entry in results["regimes"].values() for name, one in entry["other_pairs"].items()}
+    parts = ""
+    for kind, title, text in (
+        ("development", "Development pairs", "Pairs of held-out training people, mean over seeds. dev-lowres are real "
+         "low-resolution faces: compare them with the simulated LR-LR above, which shows other people."),
+        ("test", "Other test pairs", "Test pairs the regimes are not compared on, mean over seeds."),
+    ):  # fmt: skip
+        mine = [name for name in names if kinds[name] == kind]
+        rows = [
+            (label, *(_other(entry["other_pairs"].get(name)) for name in mine))
+            for label, entry in results["regimes"].items()
+            if entry["stage"] not in APART
+        ]
+        if mine:
+            parts += f"<h3>{title}</h3><p>{text}</p>" + table(("regime", *mine), rows)
+    return parts
 
 
 def _other(one: Mapping[str, Any] | None) -> str:
@@ -325,21 +340,31 @@ def _findings(results: Mapping[str, Any], out: Path) -> Iterable[str]:
         yield f"<h3>{escape(one['question'])}</h3><ul>{lines}</ul>{pictures}"
 
 
+def _unanswered(results: Mapping[str, Any]) -> str:
+    rows = list(results["unanswered"].items())
+    return "<h3>Not answered</h3>" + table(("question", "why"), rows, wide=(1,)) if rows else ""
+
+
 def _how(results: Mapping[str, Any]) -> str:
     rows = [
         (label, entry["summary"], entry["stage"], f"{entry['input_size']} px", entry["budget"],
-         f"{entry['steps']:,} x {entry['batch_size']}",
+         f"{_steps(entry)} x {entry['batch_size']}",
          f"{len(entry['runs'])}", entry["runs"][next(iter(entry["runs"]))])
         for label, entry in results["regimes"].items()
     ]  # fmt: skip
     preset = results["preset"]
     return (
         f"<p>Preset {escape(preset['name'])}: {escape(preset['summary'])}. Every checkpoint is the last of its run; "
-        "nothing was chosen on the test pairs. Regimes of one budget take equally many steps.</p>"
+        "nothing was chosen on the test pairs of this study.</p>"
         + table(
             ("regime", "trained on", "part", "input", "budget", "steps x batch", "seeds", "first run"), rows, wide=(1,)
         )
     )
+
+
+def _steps(entry: Mapping[str, Any]) -> str:
+    least, most = (limit(entry["steps_by_seed"].values()) for limit in (min, max))
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _provenance(results: Mapping[str, Any]) -> dict[str, object]:

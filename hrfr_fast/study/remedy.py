@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.compare import FEWEST_SEEDS, Estimate, Outcomes
+from hrfr_fast.evaluation.compare import Estimate, Outcomes
+from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
 from hrfr_fast.study.space import probe_area
 
 REMEDY = "crossres144"

@@ -27,13 +27,19 @@ from hrfr_fast.study.space import space_of
 
 HR_HR, HR_LR = "HR-HR", "HR-LR"
 FORMAT = "hrfr-fast study 1"
+NO_HIGHRES = {"lowres144-finetuned": "lowres144-continued"}
+"""Dosed regime -> the run that has had as many steps and no high resolution; lowres144 for all others."""
 Scores = dict[str, dict[int, NDArray[np.float64]]]
 
 
-def gather(plan: Plan, findings: Sequence[Finding]) -> dict[str, Any]:
+def gather(plan: Plan, findings: Sequence[Finding], unanswered: Mapping[str, str]) -> dict[str, Any]:
     """Everything the report shows, as plain JSON values; rates are shares in [0, 1], intervals [low, high].
 
-    Raises UsageError when there are no test pairs, or fewer than the ten a fold needs.
+    Args:
+        unanswered: question -> why the embeddings were not asked it.
+
+    Raises:
+        UsageError: fewer test pairs than the ten of each kind that folds need.
     """
     judged = {label: {job.seed: _judged(job.run) for job in plan.of(label)} for label in plan.labels}
     results: dict[str, Any] = {
@@ -45,6 +51,7 @@ def gather(plan: Plan, findings: Sequence[Finding]) -> dict[str, Any]:
         "regimes": {label: _facts(plan, label) for label in plan.labels},
         "contrasts": [],
         "findings": [_finding(one, plan.out) for one in findings],
+        "unanswered": dict(unanswered),
     }
     _count_pictures(plan, results["regimes"])
     pairs = main_pairs(plan.packed)
@@ -74,7 +81,7 @@ def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judge
     compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage not in APART}
     results["contrasts"] = [
         one.to_json() | {"budgets": budgets_differ(results["regimes"][one.a], results["regimes"][one.b])}
-        for one in contrasts_of(compared, units)
+        for one in contrasts_of(compared, units, level=level_of(pairs))
     ]
     results["dose"] = _doses(plan, found[HR_HR], units)
     faces = plan.packed.splits.get(FACES)
@@ -110,7 +117,8 @@ def _data(plan: Plan) -> dict[str, Any]:
     if pairs is not None:
         content["pairs"] = {
             "name": pairs.name, "pairs": len(pairs), "pixels": pairs.split.size, "identities": units_of(pairs),
-            "level": "pair" if pairs.identities is None else "identity", "notes": caveats(pairs),
+            "level": level_of(pairs), "notes": caveats(pairs),
+            "guessing": float(max(pairs.same.mean(), 1 - pairs.same.mean())),
         }  # fmt: skip
         if pairs.split.size <= LR36:
             content["pairs"]["notes"].append("its pictures have low resolution: no view of them shows a high one")
@@ -122,6 +130,11 @@ def units_of(pairs: PairSet) -> int:
     return len(pairs) if pairs.identities is None else len(np.unique(pairs.identities))
 
 
+def level_of(pairs: PairSet) -> str:
+    """What those units are: "identity" or "pair"."""
+    return "pair" if pairs.identities is None else "identity"
+
+
 def _facts(plan: Plan, label: str) -> dict[str, Any]:
     jobs = plan.of(label)
     first = jobs[0]
@@ -131,7 +144,8 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
         "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
-        "steps": _steps(first), "batch_size": first.settings.batch_size, "plateau": _plateau(jobs),
+        "steps": round(float(np.mean([_steps(job) for job in jobs]))), "batch_size": first.settings.batch_size,
+        "steps_by_seed": {str(job.seed): _steps(job) for job in jobs}, "plateau": _plateau(jobs),
         "runs": runs,
         "other_pairs": {
             name: {
@@ -271,16 +285,28 @@ def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[s
         if job.dose:
             ((kind, value),) = job.dose.items()
             rows.append({"regime": job.regime.name, "kind": kind, "dose": value, "label": label})
-    for regime in sorted({row["regime"] for row in rows}):
-        ends = {0.0: "lowres144", 1.0: regime}
-        rows += [
-            {"regime": regime, "kind": "highres_identities", "dose": dose, "label": label}
-            for dose, label in ends.items() if label in found
-        ]  # fmt: skip
+    rows += [row for row in _anchors(plan, rows) if row["label"] in found]
     return [
         row | found[str(row["label"])].accuracy.summary(units)
         for row in sorted(rows, key=lambda row: (row["regime"], row["kind"], row["dose"]))
     ]
+
+
+def _anchors(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of the study itself that are a dose: none, all, and highres as it comes."""
+    anchors: list[dict[str, Any]] = []
+    for regime, kind in sorted({(row["regime"], row["kind"]) for row in rows}):
+        job = plan.of(regime)[0] if regime in plan.labels else None
+        without = NO_HIGHRES.get(regime, "")
+        if without not in plan.labels:
+            without = "lowres144"
+        anchors.append({"regime": regime, "kind": kind, "dose": 0.0, "label": without})
+        if job and kind == "highres_identities":
+            anchors.append({"regime": regime, "kind": kind, "dose": 1.0, "label": regime})
+        elif job and job.regime.highres_share is None:
+            low, high = (plan.packed.splits[split].samples for split in job.regime.sources)
+            anchors.append({"regime": regime, "kind": kind, "dose": high / (low + high), "label": regime})
+    return anchors
 
 
 def _first(values: Any) -> Any:

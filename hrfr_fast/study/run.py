@@ -68,9 +68,9 @@ def run_study(
                 _train(job, plan, resume=state == "begun", show_progress=show_progress)
                 _judge(job, plan)
         _stop_here(stop, plan)
-        findings = _analyse(plan, show_progress)
+        findings, unanswered = _analyse(plan, show_progress)
         _stop_here(stop, plan)
-    return _report(plan, findings)
+    return _report(plan, findings, unanswered)
 
 
 def planned(
@@ -178,15 +178,16 @@ def _precision(job: Job) -> str:
     return load_settings(job.run / "settings.toml").precision
 
 
-def _analyse(plan: Plan, show_progress: bool) -> list[Finding]:
-    """The embedding analyses of the preset's regimes, first seed; answered questions only."""
+def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
+    """The embedding analyses of the preset's regimes, first seed: what was answered, and why the rest was not."""
     from hrfr_fast.analysis.run import IncompleteAnalysis, analyze
 
     chosen: list[str | Path] = [plan.of(label)[0].run for label in plan.preset.analysed if label in plan.labels]
     spheres: list[str | Path] = [job.run for job in plan.jobs if job.stage == "sphere"]
     findings: list[Finding] = []
+    unanswered: dict[str, str] = {}
     for runs, folder, questions in ((chosen, "analysis", None), (spheres, "analysis/sphere", ["sphere"])):
-        if not runs or not plan.packed.splits.get("highres_eval"):
+        if not runs:
             continue
         try:
             findings += analyze(
@@ -196,15 +197,17 @@ def _analyse(plan: Plan, show_progress: bool) -> list[Finding]:
         except IncompleteAnalysis as error:
             console.print(f"warning: {error}", markup=False)
             findings += error.findings
-    return findings
+        index = json.loads((plan.out / folder / "index.json").read_text())
+        unanswered |= index["left_out"] | index["failed"]
+    return findings, unanswered
 
 
-def _report(plan: Plan, findings: list[Finding]) -> Path:
+def _report(plan: Plan, findings: list[Finding], unanswered: dict[str, str]) -> Path:
     from hrfr_fast.report.study_report import write_study_report
     from hrfr_fast.study.results import gather
     from hrfr_fast.study.tables import write_tables
 
-    results = gather(plan, findings)
+    results = gather(plan, findings, unanswered)
     write_tables(results, plan.out)
     return write_study_report(plan.out, results)
 

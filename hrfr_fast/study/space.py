@@ -15,6 +15,7 @@ from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE, fit
 from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, pair_resamples, unit_weights
 from hrfr_fast.analysis.pairing import Pairs, halves, identity_pairs
 from hrfr_fast.evaluation.compare import Estimate
+from hrfr_fast.evaluation.verification import FOLDS
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,11 @@ def _paired(identities: NDArray[np.int64]) -> bool:
 
 
 def _divisible(identities: NDArray[np.int64]) -> bool:
-    return len(np.unique(identities)) >= 4 and _paired(identities[~halves(identities)])
+    """Whether half of the identities hold the ten pairs of one person that verifying takes."""
+    if len(np.unique(identities)) < 4:
+        return False
+    judged = identities[~halves(identities)]
+    return _paired(judged) and int(identity_pairs(judged, ordered=True).same.sum()) >= FOLDS
 
 
 def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> dict[str, Any]:

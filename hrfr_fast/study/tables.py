@@ -64,7 +64,8 @@ def _of_regimes(entries: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
             for rank in (1, 5)
         ],
         "other_pairs": [
-            {"regime": label, "pairs": name} | {k: v for k, v in one.items() if k != "first_seed_interval"}
+            {"regime": label, "set": name, "kind": one["kind"], "pairs": one["pairs"], "accuracy": one["accuracy"]}
+            | dict(zip(("first_seed_low", "first_seed_high"), one["first_seed_interval"], strict=True))
             for label, entry in entries.items()
             for name, one in entry["other_pairs"].items()
         ],
@@ -102,7 +103,7 @@ def _of_comparisons(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
 
 
 _CONTRAST = (
-    "a", "b", "fixed", "seeds", "pairs", "identities", "difference", "p", "p_holm", "verdict", "detectable",
+    "a", "b", "fixed", "seeds", "pairs", "level", "identities", "difference", "p", "p_holm", "verdict", "detectable",
     "needed_identities", "needed_pairs", "needed_seeds",
 )  # fmt: skip
 

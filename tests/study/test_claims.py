@@ -8,12 +8,15 @@ from hrfr_fast.study.claims import CLAIMS, claims_of
 from hrfr_fast.study.remedy import probe_areas, remedy_of
 
 
-def contrast(a, b, low, high, seeds=3):
-    return {"a": a, "b": b, "difference": (low + high) / 2, "interval": [low, high], "seeds": seeds}
+def contrast(a, b, low, high, seeds=3, p=None, p_holm=None):
+    if p is None:
+        p = 0.001 if low > 0 or high < 0 else 0.5
+    return {"a": a, "b": b, "difference": (low + high) / 2, "interval": [low, high], "seeds": seeds, "p": p,
+            "p_holm": p_holm}  # fmt: skip
 
 
-def verdicts(contrasts=(), probe_auc=None, accuracy=None, space=None):
-    regimes = {label: {"stage": "regime", "accuracy": {"value": v}} for label, v in (accuracy or {}).items()}
+def verdicts(contrasts=(), probe_auc=None, plateau="reached", space=None):
+    regimes = {label: {"plateau": plateau} for label in ("highres144", "highres32")}
     results = {
         "contrasts": list(contrasts), "regimes": regimes, "space": space or {},
         "remedy": {"probe_auc": probe_auc or {}},
@@ -48,6 +51,21 @@ def test_every_part_of_a_claim_must_hold():
     assert of("Models trained", contrasts=both) == ("reproduced", "reproduced")
     assert of("Models trained", contrasts=[poor, contrast("highres32", "lowres32", 0.1, 0.2)])[0] == "refuted"
     assert of("Models trained", contrasts=[poor, contrast("highres32", "lowres32", -0.1, 0.2)])[0] == "undecided"
+    assert of("Models trained", contrasts=both, plateau="not reached")[0] == "undecided", "ended early is not poor"
+
+
+def test_a_fixed_contrast_is_won_only_after_holms_correction():
+    gain = ("fused-output", "fused-head", 0.001, 0.03)
+    assert of("Freezing", contrasts=[contrast(*gain, p=0.02, p_holm=0.04)])[0] == "reproduced"
+    assert of("Freezing", contrasts=[contrast(*gain, p=0.02, p_holm=0.1)])[0] == "undecided"
+
+
+def test_one_loss_of_eight_must_stand_against_eight_chances():
+    tuned = ("lowres144-finetuned", "fused-head", "fused-output", "fused-highlow")
+    clear = [contrast(base, one, -0.01, 0.05, p=0.2) for one in tuned for base in ("lowres144", "lowres32")]
+    for p, verdict in ((0.02, "undecided"), (0.005, "refuted")):
+        lost = contrast("lowres144", "lowres144-finetuned", -0.03, -0.001, p=p)
+        assert of("lowres144 and lowres32 beat", contrasts=[lost, *clear[1:]])[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -55,8 +73,8 @@ def test_every_part_of_a_claim_must_hold():
     [(-0.002, 0.008, "reproduced"), (-0.002, 0.02, "undecided"), (0.015, 0.03, "refuted"), (-0.03, -0.01, "refuted")],
 )
 def test_highlow144_is_best_by_under_one_point(low, high, expected):
-    accuracy = {"highlow144": 0.9, "lowres144": 0.9 - (low + high) / 2, "lowres32": 0.5, "crossres144": 0.99}
-    found = of("highlow144 is best", contrasts=[contrast("highlow144", "lowres144", low, high)], accuracy=accuracy)
+    others = [contrast("highlow144", "lowres32", 0.1, 0.3), contrast("highlow144", "my-own", -0.3, -0.1)]
+    found = of("highlow144 is best", contrasts=[contrast("highlow144", "lowres144", low, high), *others])
     assert found[0] == expected
 
 
@@ -78,6 +96,7 @@ def test_claims_about_the_embedding_space():
     area = {"linear LR36": {"value": 0.9, "interval": [0.85, 0.95], "by_seed": {"0": 0.9, "1": 0.9, "2": 0.9}}}
     auc = {"lowres144": area, "highlow144": area}
     assert of("Networks put", probe_auc=auc) == ("reproduced", "reproduced")
+    assert of("Networks put", probe_auc={"lowres144": area})[0] == "undecided", "it speaks of two"
     three, one = {"0": 0.0, "1": 0.0, "2": 0.0}, {"0": 0.0}
     for seeds, verdict in ((three, "reproduced"), (one, "undecided")):
         space = {"regimes": {"highlow144": aligned(seeds), "lowres144": aligned(seeds)},

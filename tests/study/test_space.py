@@ -50,4 +50,7 @@ def test_too_few_people_leave_out_what_needs_more():
     few = arrays_of(high[:9], low[:9], IDENTITIES[:9])
     assert set(few) == {"across", "effective rank"}
     assert space_of({"highlow144": {0: few}}, IDENTITIES[:9])["regimes"]["highlow144"]["methods"] == {}
+    names = np.repeat(np.arange(8), 2)
+    pairs = arrays_of(high[:16], low[:16], names)
+    assert space_of({"highlow144": {0: pairs}}, names)["regimes"]["highlow144"]["methods"] == {}, "8 pairs of one person"
     assert space_of({"lowres32": {0: {}}}, IDENTITIES) == {"regimes": {}, "overlap_gain": None}

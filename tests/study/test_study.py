@@ -180,10 +180,10 @@ def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
     preset = preset_named("full")
     from hrfr_fast.data.shards import open_packed
 
-    names = ["highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
+    names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
     plan = make_plan(names, preset, open_packed(packed), tmp_path)
     steps = {job.label: job.settings.steps for job in plan.jobs}
-    assert steps["lowres144"] == steps["highlow144"] > 0
+    assert steps["lowres144"] == steps["highlow144"] == steps["lowres32"] > 0
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"] < steps["lowres144"], "passes over highres"
     watched = next(job for job in plan.jobs if job.label == "highres144").settings
     assert watched.plateau == 3 and watched.eval_every > 0
