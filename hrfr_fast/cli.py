@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -33,8 +34,6 @@ def main() -> None:
         app()
     except HrfrError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 
@@ -65,7 +64,7 @@ def _common(
 def synth(
     data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
     scale: Annotated[
-        str, typer.Option(help="tiny, small, bench (10,000 + 500 faces) or paper (a hundred times it)")
+        str, typer.Option(help="tiny, small, bench (10,000 + 500 faces) or paper (1,000,000 + 10,000)")
     ] = "small",
     seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
     workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
@@ -134,7 +133,7 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
     """Verify every checksum; exits with 4 and names shard and record of any damage."""
     from hrfr_fast.data.check import check_packed
 
-    damage = check_packed(packed)
+    damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
         typer.echo(str(one))
     if damage:
@@ -168,13 +167,18 @@ def doctor(
 
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     from hrfr_fast.settings import TrainSettings, load_settings
+    from hrfr_fast.training.resuming import refuse_changes
     from hrfr_fast.training.trainer import train
 
+    if resume and config:
+        raise UsageError("--resume goes on with the settings in the run directory; leave --config out")
     settings = load_settings(config) if config else TrainSettings()
     settings = settings.updated(flags, "command line")
+    if resume:
+        refuse_changes(settings, flags)
     result = train(settings, resume=resume)
     _print_results(result.results)
-    if result.steps:
+    if math.isfinite(result.loss):  # steps were taken now, and not all before it was resumed
         typer.echo(f"{result.steps:,} steps, loss {result.loss:.3f}, {result.speed}")
     typer.echo(f"report: {result.report}")
 
@@ -195,13 +199,14 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     for one in fields(TrainSettings):
         if one.default is not MISSING:
-            text = f"{one.metadata['help']} [default: {'auto' if one.name == 'batch_size' else one.default}]"
+            # Round brackets: help texts are Rich markup, where square ones vanish.
+            text = f"{one.metadata['help']} (default: {'auto' if one.name == 'batch_size' else one.default or 'none'})"
             if one.name in CHOICES:
                 text = f"{' | '.join(CHOICES[one.name])}: {text}"
             kind = str if one.name == "batch_size" else type(one.default)  # a number, or the word auto
             parameters.append(_option(one.name, kind | None, None, text))
     for one in fields(AugmentSettings):
-        text = f"augmentation, see settings.toml [default: {one.default}]"
+        text = f"{one.metadata['help']} (default: {one.default})"
         parameters.append(_option(f"augment_{one.name}", type(one.default) | None, None, text))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__doc__ = "Train a regime on packed faces, then verify its last checkpoint."
@@ -272,7 +277,7 @@ def analyze(
 @app.command()
 def study(
     regimes: Annotated[
-        str, typer.Option(help="names or .toml files with commas between; all: the ten of the table")
+        str, typer.Option(help="names or .toml files with commas between; all: the ten of the table and their controls")
     ] = "all",
     data: Annotated[Path, typer.Option(help="directory written by pack")] = Path("packed"),
     out: Annotated[
@@ -355,7 +360,7 @@ def _sizes(given: list[str]) -> dict[str, int]:
     sizes = {}
     for one in given:
         split, _, pixels = one.partition("=")
-        if not pixels.isdigit() or int(pixels) < 8:
+        if not (pixels.isascii() and pixels.isdigit()) or int(pixels) < 8:
             raise UsageError(f"--size {one}: give SPLIT=PIXELS with at least 8 pixels, as in --size lowres=40")
         sizes[split] = int(pixels)
     return sizes

@@ -26,6 +26,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "graphs": ("auto", "on", "off"),
 }
 
+SPEED_ONLY = (
+    "device", "engine", "compile", "graphs", "profile", "save_minutes", "log_every", "verify_checksums",
+    "activation_checkpointing",
+)  # fmt: skip
+"""Settings that do not change what a run computes: a resumed run may have others."""
+
 
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -112,6 +118,10 @@ class TrainSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}; that is out of range")
         if self.batch_size % self.accumulate:
             raise UsageError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if 0 < self.batch_size < 2 * self.accumulate:
+            raise UsageError(
+                f"batch_size {self.batch_size} in {self.accumulate} micro-batches: BatchNorm needs 2 samples in each"
+            )
         if self.plateau and not self.eval_every:
             raise UsageError("plateau counts verifications; eval_every must not be 0")
 

@@ -1,12 +1,14 @@
 """Ctrl-C and SIGTERM as a flag that long loops look at between two pieces of work.
 
-A second signal raises KeyboardInterrupt at once, for whoever does not want to wait for the piece in hand.
+A second signal raises Interrupted at once, for whoever does not want to wait for the piece in hand.
 """
 
 import signal
 import threading
 from types import FrameType
 from typing import Self
+
+from hrfr_fast.errors import Interrupted
 
 
 class StopFlag:
@@ -34,5 +36,5 @@ class StopFlag:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self:
-            raise KeyboardInterrupt
+            raise Interrupted("stopped at once, at the second signal; what was written before it is kept", number)
         self.signal_number = number

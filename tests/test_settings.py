@@ -1,8 +1,10 @@
+import re
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.errors import UsageError
 from hrfr_fast.settings import TrainSettings, load_settings
 
@@ -30,6 +32,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         ('head = "arc"', "head is 'arc'; it must be one of arcface"),
         ('batch_size = "many"', "batch_size must be auto or a whole number"),
         ("batch_size = 10\naccumulate = 3", "10 is not a multiple of accumulate 3"),
+        ("batch_size = 8\naccumulate = 8", "BatchNorm needs 2 samples in each"),
         ("augment = 3", "augment must be a table"),
         ("[augment]\nflop = 1", "there is no augmentation 'flop'"),
         ("[augment]\nshift = 0.9", r"augmentation shift is 0.9; it must lie in \[0, 0.5\]"),
@@ -42,7 +45,7 @@ def test_a_wrong_file_is_told_what_and_where(tmp_path, text, message):
         load_settings(tmp_path / "mine.toml")
 
 
-def test_every_setting_has_a_flag_and_help():
+def test_every_setting_has_a_flag_help_and_its_default():
     from typer.testing import CliRunner
 
     from hrfr_fast.cli import app
@@ -51,6 +54,12 @@ def test_every_setting_has_a_flag_and_help():
     for name in tomllib.loads(_as_toml()):
         if name != "augment":
             assert f"--{name.replace('_', '-')}" in shown, name
+    settings = [*fields(TrainSettings), *fields(AugmentSettings)]
+    words = re.sub(r"[^\w(:]+", " ", shown)
+    for one in (one for one in settings if one.name != "augment"):
+        start = re.sub(r"[^\w(:]+", " ", one.metadata["help"]).strip()[:25]
+        assert start in words, f"{one.name}: {start}"
+    assert shown.count("(default:") == len(settings) - 1
 
 
 def _as_toml() -> str:

@@ -13,7 +13,7 @@ from hrfr_fast.report.plots import COLOURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HIGH, LOW, THIRD = COLOURS[:3]
+HIGH, LOW = COLOURS[:2]
 Dot = tuple[float, tuple[float, float] | None]
 """A value and its interval."""
 

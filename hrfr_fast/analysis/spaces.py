@@ -192,7 +192,12 @@ def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
 
     weights = weights_of(run_or_checkpoint)
     file = weights.parent.parent / "settings.toml"
-    settings = tomllib.loads(file.read_text()) if weights.parent.name == "checkpoints" and file.is_file() else {}
+    settings: dict[str, Any] = {}
+    if weights.parent.name == "checkpoints" and file.is_file():
+        try:
+            settings = tomllib.loads(file.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read as settings: {error}") from None
     return Model(name, weights, read_metadata(weights), settings)
 
 

@@ -8,8 +8,8 @@ Order of execution: degrade (down to a few pixels), resample the source box to t
 then one clamp and one rounding.
 """
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,39 +23,35 @@ KERNELS = ("cubic", "linear", "box")
 """Degradation kernels by number: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
 
 
+def _share(default: float, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How strongly to augment. The defaults are those of every regime but crossres144."""
+    """How strongly to augment; the defaults are those of every regime. crossres144's degraded second view is not among
+    them: it has settings of its own. Raises UsageError for values out of range."""
 
-    flip: float = 0.5
-    """Probability of a horizontal flip, 0 to 1."""
-    shift: float = 0.0625
-    """Largest shift to each side, as a share of the frame: 2 px of 32. 0 to 0.5."""
-    zoom: float = 0.0
-    """The source box is 1 - zoom to 1 + zoom of the frame. 0 to 0.5."""
-    brightness: float = 0.2
-    """Factor 1 - brightness to 1 + brightness. 0 to 1, as the next two."""
-    contrast: float = 0.0
-    saturation: float = 0.0
-    grey: float = 0.0
-    """Probability of a grey picture."""
-    blur: float = 0.0
-    """Probability of a Gaussian blur."""
-    blur_sigma: float = 0.02
-    """Largest standard deviation, as a share of the output's side. 0 to 0.1."""
-    erase: float = 0.0
-    """Probability of one erased rectangle (2 % to 20 % of the picture, filled with level 128)."""
-    degrade: float = 0.0
-    """Probability that the frame is first shrunk, with a random kernel, to a side drawn between the next two."""
-    degrade_min: int = 16
-    degrade_max: int = 48
+    flip: float = _share(0.5, "probability of a horizontal flip")
+    shift: float = _share(0.0625, "largest shift to each side, as a share of the frame: 2 px of 32; 0 to 0.5")
+    zoom: float = _share(0.0, "the source box is 1 - zoom to 1 + zoom of the frame; 0 to 0.5")
+    brightness: float = _share(0.2, "brightness times 1 - this to 1 + this; 0 to 1")
+    contrast: float = _share(0.0, "contrast times 1 - this to 1 + this; 0 to 1")
+    saturation: float = _share(0.0, "saturation times 1 - this to 1 + this; 0 to 1")
+    grey: float = _share(0.0, "probability of a grey picture")
+    blur: float = _share(0.0, "probability of a Gaussian blur")
+    blur_sigma: float = _share(0.02, "its largest standard deviation, as a share of the output's side; 0 to 0.1")
+    erase: float = _share(0.0, "probability of one erased rectangle: 2 % to 20 % of the picture, level 128")
+    degrade: float = _share(0.0, "probability that the frame is first shrunk, with a random kernel")
+    degrade_min: int = field(default=16, metadata={"help": "fewest pixels a side to which it is shrunk"})
+    degrade_max: int = field(default=48, metadata={"help": "most pixels a side to which it is shrunk"})
 
     def __post_init__(self) -> None:
         most = {"shift": 0.5, "zoom": 0.5, "blur_sigma": 0.1, "degrade_min": 4096, "degrade_max": 4096}
-        for field in fields(self):
-            value, limit = getattr(self, field.name), most.get(field.name, 1.0)
+        for one in fields(self):
+            value, limit = getattr(self, one.name), most.get(one.name, 1.0)
             if not 0 <= value <= limit:
-                raise UsageError(f"augmentation {field.name} is {value}; it must lie in [0, {limit:g}]")
+                raise UsageError(f"augmentation {one.name} is {value}; it must lie in [0, {limit:g}]")
         if not 1 <= self.degrade_min <= self.degrade_max:
             raise UsageError(
                 f"degrade_min is {self.degrade_min} and degrade_max {self.degrade_max}; 1 <= min <= max is needed"

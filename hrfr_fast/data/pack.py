@@ -50,7 +50,6 @@ class PackSummary:
     shards: dict[str, ShardSummary] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     encoding: str = ""  # the choice and its reason
-    completed_earlier: bool = False  # an interrupted move into place was completed first
 
     @property
     def quarantined(self) -> int:
@@ -172,7 +171,7 @@ class _Pack:
         """Bring the output directory up to date and fill in the summary."""
         summary = self.summary
         with disk_errors(self.out), commit.locked(self.out) as work:
-            summary.completed_earlier = commit.complete(self.out)
+            commit.complete(self.out)  # a move into place that a kill interrupted
             earlier = Earlier.look(self.out, self.todo, self.request.page_size)
             if earlier.manifest is not None and earlier.complete:
                 summary.nothing_to_do, content = True, earlier.manifest

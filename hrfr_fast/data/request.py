@@ -84,6 +84,10 @@ def encoding_in_words(found: list[Candidates], request: Request) -> str:
 
 def _settled(found: list[Candidates], request: Request) -> list[Candidates]:
     """The same candidates, with the size, encoding and handling of other sizes they will be packed with."""
+    names = [candidates.name.removeprefix("pairs-") for candidates in found]
+    for name in request.sizes:
+        if name.removeprefix("pairs-") not in names:
+            raise UsageError(f"--size {name}: no split or pair set is called so; there are {', '.join(names)}")
     for candidates in found:
         candidates.size = _size(candidates, request)
         candidates.resize = request.resize

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from hrfr_fast.settings import TrainSettings
     from hrfr_fast.training.device import Compute
 
-ENGINES = ("resident", "dali", "ffcv")
 RESIDENT_SHARE = 0.6  # of the free device memory: the rest is for activations, gradients and the allocator's slack
 
 

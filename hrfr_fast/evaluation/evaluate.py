@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hrfr_fast.data.shards import Packed, PairSet, open_packed
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import pair_scores
-from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.evaluation.verification import Verification, too_few, verify
+from hrfr_fast.progress import console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +71,17 @@ def evaluate_pairs(
             pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size)
         )
     return results
+
+
+def verifiable(pair_sets: Iterable[PairSet], say: Callable[[str], None]) -> list[PairSet]:
+    """Those with enough pairs of both kinds; ``say`` is told which others are left out, and why."""
+    kept = []
+    for pairs in pair_sets:
+        if reason := too_few(pairs.same):
+            say(f"pair set {pairs.name} is left out: {reason}")
+        else:
+            kept.append(pairs)
+    return kept
 
 
 def parse_view(text: str) -> tuple[int, int]:
@@ -153,7 +165,7 @@ def evaluate(
     compute = choose_compute(device, precision)
     backbone, metadata = load_backbone(weights_of(run_or_checkpoint), compute)
     with _opened(Path(pairs or metadata["data"]["path"])) as packed:
-        pair_sets = chosen_pairs(packed, names)
+        pair_sets = verifiable(chosen_pairs(packed, names), console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)

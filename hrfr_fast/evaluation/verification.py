@@ -110,10 +110,16 @@ def _refuse_unusable(scores: NDArray[np.float64], same: NDArray[np.bool_], ident
         raise UsageError(f"{len(scores)} scores for {len(same)} pairs; lengths must agree")
     if not np.isfinite(scores).all():
         raise UsageError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")
-    if min(same.sum(), (~same).sum()) < FOLDS:
-        raise UsageError(
-            f"{int(same.sum())} genuine and {int((~same).sum())} impostor pairs; at least {FOLDS} of each are needed"
-        )
+    if reason := too_few(same):
+        raise UsageError(reason)
+
+
+def too_few(same: NDArray[np.bool_]) -> str:
+    """Why ``same`` (bool [P]) has too few pairs to make folds of; "" where it has enough."""
+    genuine, impostor = int(same.sum()), int((~same).sum())
+    if min(genuine, impostor) >= FOLDS:
+        return ""
+    return f"{genuine} genuine and {impostor} impostor pairs; at least {FOLDS} of each are needed"
 
 
 def fold_of_each(same: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hrfr_fast.data.shards import Packed
-from hrfr_fast.regimes import Regime
+from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.study.plan import Job, Plan
 
 STEPS = 3  # after one to warm up
@@ -27,10 +27,11 @@ class Speed:
 
 
 def measure(plan: Plan) -> dict[int, Speed]:
-    """Time a few steps of one plain run of each input size. Writes to a temporary directory only."""
+    """Time a few steps of one run of each input size, of those that wait for no other. Writes to a temporary directory
+    only."""
     chosen: dict[int, Job] = {}
-    for job in plan.jobs:
-        if not job.regime.parents:
+    for job in sorted(plan.jobs, key=lambda job: len(job.regime.parents)):
+        if job.regime.phases and all(is_checkpoint(parent) for parent in job.regime.parents):
             chosen.setdefault(job.regime.input_size, job)
     with tempfile.TemporaryDirectory(prefix="hrfr-study-") as folder:
         return {size: _measure(job, Path(folder) / str(size)) for size, job in chosen.items()}
@@ -63,7 +64,9 @@ def seconds_of(job: Job, plan: Plan, speeds: Mapping[int, Speed], pictures: int)
     Args:
         pictures: distinct ones in all pair sets.
     """
-    speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()))
+    speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()), None)
+    if speed is None:
+        return 0.0  # nothing is trained
     trained = job.settings.steps * job.settings.batch_size * work_of(job.regime) / speed.trained
     views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if plan.detailed(job) else 0)
     return trained + views * pictures / speed.embedded

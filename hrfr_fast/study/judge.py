@@ -4,8 +4,8 @@ Scores are kept and not rates, so that regimes can be compared pair by pair, and
 anything again.
 """
 
-import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.data.beton import file_digest
 from hrfr_fast.data.shards import Packed, PairSet
+from hrfr_fast.evaluation.verification import too_few
 from hrfr_fast.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class Judged:
 
 
 def main_pairs(packed: Packed) -> PairSet | None:
-    """The set regimes are compared on: the largest of the test sets."""
-    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test"]
+    """The set regimes are compared on: the largest of the test sets that can be verified on."""
+    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not too_few(pairs.same)]
     return max(tests, key=len, default=None)
 
 
@@ -88,7 +90,7 @@ def read_judged(run: Path, asked: dict[str, Any] | None = None) -> Judged | None
         said = json.loads((run / "judged.json").read_text())
         with np.load(run / "scores.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
     if asked is not None and said["asked"] != asked:
         return None
@@ -152,9 +154,3 @@ def _identify(backbone: "nn.Module", size: int, packed: Packed, compute: "Comput
     if faces is None or faces.size <= LR36 or faces.identities < 2 or faces.samples == faces.identities:
         return None
     return identify(backbone, faces, size, compute)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -94,6 +94,8 @@ def make_plan(
         missing = [split for split in regime.sources if split not in packed.splits]
         if missing:
             raise UsageError(f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed")
+    if seeds < 0:
+        raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
     numbers = tuple(range(seeds or preset.seeds))
     out, jobs = Path(out), []
     for seed in numbers:

@@ -64,7 +64,10 @@ class Preset:
     def __post_init__(self) -> None:
         rules = {
             "seeds": self.seeds >= 1, "plateau": self.plateau >= 0, "looks": self.looks >= 0,
-            "detailed_seeds": self.detailed_seeds >= 0, "batch": bool(self.batch),
+            "detailed_seeds": self.detailed_seeds >= 0,
+            "batch": bool(self.batch) and all(side.isdecimal() and size >= 2 for side, size in self.batch.items()),
+            "steps": all(steps >= 1 for steps in self.steps.values()),
+            "epochs": all(epochs > 0 for epochs in self.epochs.values()),
             "sides": bool(self.sides) and min(self.sides) >= 0,
             "dose_identities": all(0 < share < 1 for share in self.dose_identities),
             "dose_shares": all(0 < share < 1 for share in self.dose_shares),
@@ -126,7 +129,10 @@ def load_preset(path: Path) -> Preset:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a preset: {error}") from None
-    base = preset_named(str(values.pop("base", "full")))
+    base_name = values.pop("base", "full")
+    if base_name not in PRESETS:
+        raise UsageError(f"{path}: base is {base_name!r}; it must be one of {', '.join(PRESETS)}")
+    base = PRESETS[base_name]
     known = {one.name: one for one in fields(Preset)}
     for name, value in values.items():
         if name not in known:
@@ -136,4 +142,7 @@ def load_preset(path: Path) -> Preset:
             values[name] = tuple(value)
         elif not isinstance(value, wanted):
             raise UsageError(f"{path}: {name} must be {wanted.__name__}, it is {value!r}")
-    return replace(base, **{"name": path.stem} | values)
+    try:
+        return replace(base, **{"name": path.stem} | values)
+    except (TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: a value in a list or table is of the wrong kind: {error}") from None

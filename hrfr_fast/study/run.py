@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
+from hrfr_fast.data.beton import file_digest
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
 from hrfr_fast.regimes import is_checkpoint
-from hrfr_fast.settings import TrainSettings
+from hrfr_fast.settings import SPEED_ONLY, TrainSettings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.study.cost import Clock, estimates
-from hrfr_fast.study.judge import file_digest, judge
+from hrfr_fast.study.judge import judge
 from hrfr_fast.study.plan import Job, Plan, make_plan
 from hrfr_fast.study.presets import preset_named
 
 SAME = "study-job.json"
 """In each run directory: the settings it was asked for and the digest of its data."""
-SPEED_ONLY = ("device", "engine", "save_minutes", "log_every", "verify_checksums", "activation_checkpointing", "data")
-"""Settings that do not change what a run computes; the data are compared by digest."""
+NOT_COMPARED = (*SPEED_ONLY, "data", "out")
+"""Settings that may differ where two runs are the same; the data are compared by digest."""
 
 
 def run_study(
@@ -97,8 +98,8 @@ def status(job: Job, digest: str) -> str:
         if (job.run / "settings.toml").exists():
             raise UsageError(f"{job.run} holds a run that is no part of this study; choose another --out")
         return "new"
-    known = json.loads(path.read_text())
-    parents, wanted = known.pop("parents", {}), identity_of(job, digest)
+    known, wanted = _known(path), identity_of(job, digest)
+    parents = known.pop("parents", {})
     younger = wanted["settings"].keys() - known["settings"].keys()  # than the run, which had their defaults
     known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in younger}
     if known != wanted:
@@ -111,9 +112,19 @@ def status(job: Job, digest: str) -> str:
     return "begun" if (job.run / "settings.toml").exists() else "new"
 
 
+def _known(path: Path) -> dict[str, Any]:
+    """What ``identity_of`` was when the run was begun."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+        known["settings"] = {n: value for n, value in known["settings"].items() if n not in NOT_COMPARED}
+        return known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
+
+
 def identity_of(job: Job, digest: str) -> dict[str, Any]:
     """What makes two runs the same run: settings that change the result, the regime's fields, the data."""
-    settings = {name: value for name, value in asdict(job.settings).items() if name not in (*SPEED_ONLY, "out")}
+    settings = {name: value for name, value in asdict(job.settings).items() if name not in NOT_COMPARED}
     content = {"settings": settings, "regime": asdict(job.regime), "data_digest": digest}
     result: dict[str, Any] = json.loads(json.dumps(content))
     return result

@@ -7,7 +7,6 @@ kill between two writes never pairs the weights of one step with the momentum of
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +76,6 @@ def load_state(path: Path, device: "torch.device") -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise HrfrError(f"{path}: cannot be read, it is damaged: {error}") from None
     return state
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    """Copy a file so that ``target`` is always whole."""
-    with open(source, "rb") as reading, atomic_write(target) as writing:
-        shutil.copyfileobj(reading, writing)
 
 
 def weights_of(run_or_checkpoint: str | os.PathLike[str]) -> Path:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.files import write_bytes
+
 SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")
 
 
@@ -19,12 +21,13 @@ class Metrics:
 
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(self.path, "a")  # noqa: SIM115
         step = kept[-1]["step"] if kept else 0
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, **values: Any) -> None:
+        """Append a line, and its SCALARS to TensorBoard. ``values`` hold "step", verifications also "pairs"."""
         self._file.write(json.dumps({"kind": kind, **values}) + "\n")
         self._file.flush()
         prefix = f"{values['pairs']}/" if kind == "verification" else ""
@@ -33,6 +36,7 @@ class Metrics:
                 self._board.add_scalar(f"{kind}/{prefix}{name}", values[name], values["step"])
 
     def close(self) -> None:
+        """Make all lines durable and end both."""
         os.fsync(self._file.fileno())
         self._file.close()
         self._board.close()

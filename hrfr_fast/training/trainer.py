@@ -18,11 +18,11 @@ from hrfr_fast.engines import choose_engine
 from hrfr_fast.engines.base import Batch, Engine
 from hrfr_fast.engines.paired import PairedStream
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
-from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs
+from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs, verifiable
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.regimes import regime_named
-from hrfr_fast.settings import TrainSettings, load_settings
+from hrfr_fast.settings import TrainSettings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
 from hrfr_fast.training.batch_size import largest_batch
@@ -44,6 +44,7 @@ from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learnin
 from hrfr_fast.training.phases import Stretch, laid_out, release
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
+from hrfr_fast.training.resuming import resumed_settings
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
     from torch import optim
 
     from hrfr_fast.training.step import Objective
-
-
-SPEED_SETTINGS = ("out", "device", "engine", "compile", "graphs", "profile")
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,11 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
     Args:
         settings: what to train; relative paths are taken from the current directory.
         resume: continue the run in ``settings.run_directory`` from its last checkpoint, with the settings saved
-            there (only what changes speed alone may differ: see resumed_settings).
+            there (only what changes speed alone may differ: see ``resuming.py``).
 
     Raises:
         UsageError: unknown regime, missing split or parent, a run directory in use, a resumed run whose data changed.
-        HrfrError: the loss is no longer finite; says at which step and what to do.
+        HrfrError: the loss is no longer finite, or a batch does not fit the GPU; says at which step and what to do.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
         DamageFound: with ``verify_checksums``, a record that does not match its checksum.
     """
@@ -98,20 +96,7 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
             trainer.restore()
         trainer.start()
         trainer.loop(stop)
-        return trainer.finish()
-
-
-def resumed_settings(given: TrainSettings) -> TrainSettings:
-    """The settings a run was started with; what only changes speed is taken as given now.
-
-    A regime of the user's is read from the copy in the run directory.
-    """
-    path = given.run_directory / "settings.toml"
-    if not path.exists():
-        raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
-    saved = load_settings(path)
-    regime = str(given.run_directory / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
-    return replace(saved, regime=regime, **{name: getattr(given, name) for name in SPEED_SETTINGS})
+        return trainer.finish(stop)
 
 
 class Trainer:
@@ -125,6 +110,7 @@ class Trainer:
         self.compute = choose_compute(settings.device, settings.precision)
         settings = replace(settings, precision=self.compute.precision)  # a resumed run must not choose again
         self.packed = open_packed(settings.data)
+        self.pair_sets = verifiable(self.packed.pairs.values(), console.print)
         self.regime = regime_named(settings.regime)
         self.parents = find_parents(self.regime, settings)
         settings = with_inherited_shape(settings, self.regime, self.parents)
@@ -292,16 +278,19 @@ class Trainer:
                 self._show(bar, task)
                 if stop:
                     self.save()
-                    raise Interrupted(
-                        f"stopped at step {self.step:,} of {self.total_steps:,}; continue with\n  "
-                        f"hrfr-fast train --out {self.run} --resume",
-                        stop.signal_number or 2,
-                    )
+                    raise self._interrupted(stop)
                 if time.monotonic() - saved > 60 * self.settings.save_minutes:
                     self._log(everything=True)
                     with self.clock.paused():
                         self.save()
                     saved = time.monotonic()
+
+    def _interrupted(self, stop: StopFlag) -> Interrupted:
+        return Interrupted(
+            f"stopped at step {self.step:,} of {self.total_steps:,}; continue with\n  "
+            f"hrfr-fast train --out {self.run} --resume",
+            stop.signal_number or 2,
+        )
 
     def _one_step(self, batch: Batch) -> None:
         number, stretch = self._stretch()
@@ -313,9 +302,20 @@ class Trainer:
         if self.take_step.prepares_next:
             with self.clock.paused():
                 self.take_step.prepare(batch)
-        self.losses.add(self.take_step(batch, self.step))
+        self.losses.add(self._taken(batch))
         self.profiler.step()
         self.step += 1
+
+    def _taken(self, batch: Batch) -> Any:
+        import torch
+
+        try:
+            return self.take_step(batch, self.step)
+        except torch.cuda.OutOfMemoryError as error:
+            raise HrfrError(
+                f"step {self.step + 1:,} does not fit the GPU's memory ({str(error).splitlines()[0]}); try a smaller "
+                "--batch-size, a larger --accumulate, or --activation-checkpointing"
+            ) from None
 
     def _next_eval(self) -> float:
         every = self.settings.eval_every
@@ -384,17 +384,17 @@ class Trainer:
         """Verify without intervals; a development set, where there is one, chooses ``best`` and tells plateaus."""
         self._log(everything=True)
         self.next_eval = self._next_eval()
-        pair_sets, chosen = list(self.packed.pairs.values()), self._selection_set()
-        results = self._verify(pair_sets, resamples=0)
+        chosen = self._selection_set()
+        results = self._verify(self.pair_sets, resamples=0)
         self._keep_best(results)
-        if pair_sets:
-            self.last_accuracy = results[chosen or pair_sets[0].name].verification.accuracy
+        if self.pair_sets:
+            self.last_accuracy = results[chosen or self.pair_sets[0].name].verification.accuracy
         if not self.stretches or self._stretch()[1] is self.stretches[-1]:
             self.plateau.look(1 - results[chosen].verification.accuracy if chosen else None)
 
     def _selection_set(self) -> str | None:
         """The pair set that chooses ``best``: development pairs only, of high resolution where there are any."""
-        names = [name for name, pairs in self.packed.pairs.items() if pairs.kind == "development"]
+        names = [pairs.name for pairs in self.pair_sets if pairs.kind == "development"]
         return min(names, key=lambda name: ("highres" not in name, name), default=None)
 
     def _keep_best(self, results: dict[str, PairResult]) -> None:
@@ -466,13 +466,20 @@ class Trainer:
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]
         self.next_eval, self.plateau = state["next_eval"], Plateau(**state["plateau"])
 
-    def finish(self) -> TrainResult:
-        """The last checkpoint, its verification with intervals, the pictures and the report."""
+    def finish(self, stop: StopFlag) -> TrainResult:
+        """The last checkpoint, its verification with intervals, the pictures and the report.
+
+        Raises Interrupted between two pair sets; the checkpoint is written by then.
+        """
         from hrfr_fast.report.plots import write_curves
         from hrfr_fast.report.run_report import write_run_report
 
         self.save()
-        results = self._verify(list(self.packed.pairs.values()), resamples=2000)
+        results: dict[str, PairResult] = {}
+        for pairs in self.pair_sets:
+            if stop:
+                raise self._interrupted(stop)
+            results |= self._verify([pairs], resamples=2000)
         self._keep_best(results)
         if not self._checkpoint("best.safetensors").exists():
             # Without development pairs nothing may be selected: best is last, and says so.

@@ -187,7 +187,8 @@ def test_input_that_cannot_be_meant_is_refused_before_anything_changes(tree, tmp
 
 
 @pytest.mark.parametrize(
-    "settings", [{"encoding": "png"}, {"workers": -1}, {"dev_identities": 7}, {"sizes": {"lowres": 0}}]
+    "settings",
+    [{"encoding": "png"}, {"workers": -1}, {"dev_identities": 7}, {"sizes": {"lowres": 0}}, {"sizes": {"lowrse": 36}}],
 )
 def test_wrong_settings_are_usage_errors(tree, tmp_path, settings):
     with pytest.raises(UsageError):

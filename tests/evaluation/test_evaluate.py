@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
-from hrfr_fast.evaluation.evaluate import evaluate, parse_view, view_name, view_notes
+from hrfr_fast.evaluation.evaluate import evaluate, parse_view, verifiable, view_name, view_notes
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.device import choose_compute
@@ -55,6 +56,15 @@ def test_a_degraded_view_differs_and_a_repeated_picture_scores_one(tiny_packed):
     pictures = pairs.split.read(np.arange(pairs.split.samples))
     assert (pictures == pictures[unique[place]]).all()
     assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == len(unique)
+
+
+def test_a_pair_set_with_too_few_pairs_is_left_out_by_name(tiny_packed):
+    pairs = open_packed(tiny_packed).pairs["hres"]
+    few = replace(pairs, name="few")
+    few.__dict__["same"] = np.arange(len(pairs)) < 4  # where the cached property keeps it
+    said = []
+    assert verifiable([few, pairs], said.append) == [pairs]
+    assert len(said) == 1 and "few is left out: 4 genuine" in said[0]
 
 
 def test_each_side_of_a_pair_can_have_a_view_of_its_own(tiny_packed):

@@ -52,5 +52,5 @@ def test_too_few_people_leave_out_what_needs_more():
     assert space_of({"highlow144": {0: few}}, IDENTITIES[:9])["regimes"]["highlow144"]["methods"] == {}
     names = np.repeat(np.arange(8), 2)
     pairs = arrays_of(high[:16], low[:16], names)
-    assert space_of({"highlow144": {0: pairs}}, names)["regimes"]["highlow144"]["methods"] == {}, "8 pairs of one person"
+    assert space_of({"highlow144": {0: pairs}}, names)["regimes"]["highlow144"]["methods"] == {}, "8 genuine pairs"
     assert space_of({"lowres32": {0: {}}}, IDENTITIES) == {"regimes": {}, "overlap_gain": None}

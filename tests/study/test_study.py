@@ -194,7 +194,9 @@ def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
     [
         ("seeds = 0", "out of range"),
         ("colour = 1", "no field 'colour'"),
-        ("base = 'x'", "no preset is called 'x'"),
+        ("base = 'x'", "base is 'x'; it must be one of full"),
+        ("sides = ['a']", "a value in a list or table is of the wrong kind"),
+        ("batch = {abc = 32}", "batch is .* out of range"),
         ("looks = 'many'", "looks must be int"),
     ],
 )

@@ -20,7 +20,8 @@ from hrfr_fast.training.checkpoint import read_metadata
 from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
-from hrfr_fast.training.trainer import Trainer, resumed_settings, train
+from hrfr_fast.training.resuming import resumed_settings
+from hrfr_fast.training.trainer import Trainer, train
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -14,6 +14,7 @@ from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import evaluate
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.metrics import read_metrics
+from hrfr_fast.training.resuming import refuse_changes, resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
 
 
@@ -40,6 +41,18 @@ def settings(tiny_packed, tmp_path):
 
 def weights(run):
     return load_file(run / "checkpoints" / "last.safetensors")
+
+
+def test_a_resumed_run_keeps_its_settings_and_says_so(settings):
+    """What changes speed alone may be given anew; else a setting asked for by name must be the run's own."""
+    settings.run_directory.mkdir()
+    settings.save(settings.run_directory / "settings.toml")
+    given = TrainSettings(out=settings.out, steps=9, batch_size=24, log_every=3)
+    refuse_changes(given, ["batch_size", "log_every"])
+    with pytest.raises(UsageError, match="has steps 7, and --resume cannot change it to 9"):
+        refuse_changes(given, ["batch_size", "steps"])
+    going_on = resumed_settings(given)
+    assert (going_on.steps, going_on.log_every, going_on.device) == (7, 3, "cpu")
 
 
 def interrupted(settings, after):
@@ -79,6 +92,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, regime, 
     assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
     steps_logged = [m["step"] for m in read_metrics(parts.run_directory / "metrics.jsonl") if m["kind"] == "train"]
     assert steps_logged == sorted(set(steps_logged)) and steps_logged[-1] == steps
+
+
+def test_stopped_while_it_is_verified_a_run_goes_on_there(settings):
+    with Trainer(settings, show_progress=False) as trainer:
+        trainer.start()
+        trainer.loop(StopAfter(10**9))
+        with pytest.raises(Interrupted, match="--resume"):
+            trainer.finish(StopAfter(1))
+    assert not (settings.run_directory / "results.json").exists()
+    train(settings, resume=True, show_progress=False)
+    assert (settings.run_directory / "results.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(settings):
