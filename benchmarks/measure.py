@@ -144,6 +144,8 @@ def _result(one: Contestant, task: Task, opened: float, taken: list[Round], prob
 def _serve(name: str, connection: Connection, log: str) -> None:
     """Answer until told to quit: ("prepare" | "open", task), ("round", seconds), ("close",)."""
     _to_log(log)
+    # FFCV asks at import whether CUDA is there; answered by the driver, that would forbid CUDA to forked children.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     from benchmarks.peers import load
 
     peer = load(name)

@@ -114,11 +114,11 @@ def stages(work: Path, out: Path, dry: bool) -> list[Stage]:
             "throughput", (str(bench / "throughput.py"), *(quick or ("--peer", "none")), *device, "--out", str(out),
             "--cache", str(work / "bench")), 90, bench / "throughput.py", out / "throughput.json",
         ),
+        train("lowres32", 90),
         Stage(
             "training step", (str(bench / "train_step.py"), *quick, *device, "--data", str(data), "--out", str(out),
             "--rounds", "2" if dry else "3"), 130, data / "manifest.json", step_results,
         ),
-        train("lowres32", 60),
         train("highlow144", 130, "--profile", "2" if dry else "20"),
     ]  # fmt: skip
 

@@ -70,7 +70,8 @@ def affine(
         # a = Xhat' P' Yhat and ypy = Yhat' d(P1) Yhat of the paper; px = P X was gathered in pieces.
         a = (px - p1[:, None] * mean_x).T @ centred
         ypy = centred.T @ (p1[:, None] * centred)
-        matrix = torch.linalg.lstsq(ypy, a.T).solution
+        # On the CPU, D x D: CUDA's least squares takes full rank for granted, which a collapsed space has not.
+        matrix = torch.linalg.lstsq(ypy.cpu(), a.T.cpu()).solution.to(ypy.device)
         offset = mean_x - mean_y @ matrix
         done += 1
         before = sigma2

@@ -1,6 +1,6 @@
 """The engines, and the choice among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,9 @@ from hrfr_fast.engines.base import Engine, Feed
 from hrfr_fast.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
+    from hrfr_fast.data.shards import Split
     from hrfr_fast.settings import TrainSettings
     from hrfr_fast.training.device import Compute
 
@@ -93,21 +96,35 @@ def choose_engine(settings: "TrainSettings", stream: Feed, compute: "Compute", s
     return ResidentCUDA(stream, device, dtype, verify=verify)
 
 
+def resident_pixels(asked: str, splits: "Iterable[Split]", compute: "Compute") -> int:
+    """Bytes of device memory that pixels will take: those of ``splits`` where the engine will be resident, else 0."""
+    pixels = decoded_bytes(splits)
+    if compute.device.type != "cuda" or asked not in ("auto", "resident"):
+        return 0
+    return pixels if pixels <= RESIDENT_SHARE * _free(compute.device) else 0
+
+
+def decoded_bytes(splits: "Iterable[Split]") -> int:
+    """Size of all pictures of ``splits`` as raw pixels."""
+    return sum(split.samples * split.size * split.size * 3 for split in splits)
+
+
+def _free(device: "torch.device") -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def situation(stream: Feed, compute: "Compute") -> Situation:
     """What there is here, now."""
     from importlib.util import find_spec
 
     from hrfr_fast.engines.dali import dali_is_installed
 
-    device_free = 0
-    if compute.device.type == "cuda":
-        import torch
-
-        device_free = torch.cuda.mem_get_info(compute.device)[0]
     return Situation(
         on_cuda=compute.device.type == "cuda",
-        pixels=sum(split.samples * split.size * split.size * 3 for split in stream.splits),
-        device_free=device_free,
+        pixels=decoded_bytes(stream.splits),
+        device_free=_free(compute.device) if compute.device.type == "cuda" else 0,
         shards=sum(split.path.stat().st_size for split in stream.splits),
         host_free=free_memory(),
         jpeg=any(split.encoding != "raw" for split in stream.splits),
@@ -129,4 +146,5 @@ def free_memory() -> int:
 
 
 def gib(count: int) -> str:
+    """Bytes in words."""
     return f"{count / 2**30:.1f} GiB"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
 from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
+from hrfr_fast.engines.pace import Pace
 from hrfr_fast.engines.pixels import cores
 from hrfr_fast.errors import HrfrError, UsageError
 
@@ -141,10 +142,12 @@ class Dali:
         kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
         host = Host(self.stream, start, stop, self.checksums, pinned=on_cuda)
         pipes = [_build(host, part, device_id, kind, cores()) for part in range(len(self.stream.splits))]
+        pace = Pace(self.device)
         try:
             for number in range(host.count):
                 parts = [self._run(pipe, host, number) for pipe in pipes]
                 yield self._join(host.work(number), parts)
+                pace.step()
         finally:
             # Shut down here and not whenever the garbage collector comes by: it ends DALI's threads.
             for pipe in pipes:

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
 from hrfr_fast.data.shards import Split
 from hrfr_fast.engines.base import Feed, FirstUse, Part, Work
+from hrfr_fast.engines.pace import AHEAD
 from hrfr_fast.engines.pixels import fetch
 
 if TYPE_CHECKING:
     from nvidia.dali.types import BatchInfo
 
 PREFETCH = 2  # batches DALI works on ahead of the one in use
-KEPT = PREFETCH + 4  # batches whose arrays stay alive: DALI reads them without a copy
+# Batches whose arrays stay alive, since DALI reads them without a copy: those it works on, those whose step may still
+# wait on the device (pace.AHEAD), and two to spare.
+KEPT = PREFETCH + AHEAD + 2
 CUBIC, LINEAR, BOX = (KERNELS.index(name) for name in ("cubic", "linear", "box"))
 NOT_DEGRADED = -1
 
@@ -67,9 +70,11 @@ class Host:
         self._made: dict[int, Future[tuple[Work, list[Fed]]]] = {}
 
     def work(self, number: int) -> Work:
+        """What batch ``number`` is made of."""
         return self._result(number)[0]
 
     def fed(self, number: int, part: int) -> "Fed":
+        """Batch ``number`` of split ``part``; the next one is begun. Raises StopIteration past the last."""
         if number >= self.count:
             raise StopIteration
         made = self._result(number)[1][part]
@@ -101,6 +106,7 @@ class Host:
         return work, fed
 
     def close(self) -> None:
+        """End the thread and let go of all arrays."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._made.clear()
 

@@ -26,7 +26,7 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
     box, colour, degrade, kernel, blur, erase = (torch.as_tensor(array, device=device) for array in plan)
     shrinks, blurs = bool((plan.degrade > 0).any()), bool((plan.blur > 0).any())
     small = int(plan.degrade.max()) if shrinks else size
-    # The steepest steps are read off the plan on the host: nothing waits for the device.
+    # The steepest steps are read off the plan on the host, not fetched from the device.
     down = size / int(plan.degrade[plan.degrade > 0].min()) if shrinks else 1.0
     steepest = float(abs(plan.box[:, 2:] - plan.box[:, :2]).max()) * max(size, small) / side
     axes = []

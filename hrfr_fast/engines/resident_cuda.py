@@ -15,6 +15,7 @@ import numpy as np
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import Split
 from hrfr_fast.engines.base import Batch, Feed, Stream, plain_stream, refuse_damaged
+from hrfr_fast.engines.pace import Pace
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.engines.resample_torch import resample_torch
 
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
-
-
-def resident_bytes(stream: Feed) -> int:
-    """Device memory that the decoded pixels of ``stream`` need."""
-    return sum(split.samples * split.size * split.size * 3 for split in stream.splits)
 
 
 def kernels_run_on(device: "torch.device") -> bool:
@@ -132,7 +128,7 @@ class ResidentCUDA:
 
         if self._side is not None:
             self._side.wait_stream(torch.cuda.current_stream(self.device))  # which made what the side stream reads
-        starts = list(range(start, stop, self.stream.batch_size))
+        starts, pace = range(start, stop, self.stream.batch_size), Pace(self.device)
         ready = self._make(starts[0]) if starts else None
         for number in range(len(starts)):
             batch = ready
@@ -146,6 +142,8 @@ class ResidentCUDA:
                 batch.labels.record_stream(current)
             ready = self._make(starts[number + 1]) if number + 1 < len(starts) else None
             yield batch
+            del batch
+            pace.step()
 
     def _make(self, start: int) -> Batch:
         import torch

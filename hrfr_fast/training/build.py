@@ -133,6 +133,8 @@ def build_class_matrix(
     Raises:
         UsageError: a parent's head that is to be inherited and was trained on other identities.
     """
+    import torch
+
     from hrfr_fast.model.heads import build_head
 
     head = build_head(
@@ -149,6 +151,9 @@ def build_class_matrix(
                 f"{parents[0].weights}: its head is over {known['classes']:,} identities; these data have {classes:,}"
             )
         checkpoint.load_part(parents[0].weights, "head", head)
+    if compute.device.type == "cuda":
+        # 220 GFLOP a step at 1,024 x 52,500 classes: 3 ms of an H100 in float32, most of a step at 32 px.
+        head.matmul_dtype = compute.autocast_dtype if compute.autocast_dtype == torch.bfloat16 else torch.float32
     return head.to(compute.device)
 
 

@@ -3,20 +3,31 @@
 import os
 from pathlib import Path
 
+from hrfr_fast.errors import UsageError
 from hrfr_fast.training.device import Compute
 
 EAGER_UTILISATION = 0.15  # of a GPU's matrix rate, by an eager channels-last bf16 step; a prediction, not a measurement
 PAYS_AFTER = 300.0  # seconds of eager training: compiling takes about a minute and saves about a third
 
 
-def compile_choice(choice: str, compute: Compute, training_flops: float, peak: float | None) -> str:
+def compile_choice(
+    choice: str, compute: Compute, training_flops: float, peak: float | None, *, checkpointing: bool = False
+) -> str:
     """``auto | on | off``, with auto turned into off where compiling does not pay.
 
     Args:
         choice: auto compiles only on CUDA and only runs that would train for more than PAYS_AFTER seconds without.
         training_flops: floating-point operations of the whole run.
         peak: the device's measured FLOP/s in matrix products; None where it was not measured (a CPU).
+        checkpointing: activations are recomputed, in a way that torch.compile cannot follow.
+
+    Raises:
+        UsageError: "on" with ``checkpointing``.
     """
+    if checkpointing:
+        if choice == "on":
+            raise UsageError("--activation-checkpointing cannot be compiled; leave --compile on out")
+        return "off"
     if choice != "auto":
         return choice
     if compute.device.type != "cuda" or not peak:

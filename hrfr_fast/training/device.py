@@ -88,6 +88,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         precision = _fastest_precision(on_cuda)
     if precision == "fp16" and not on_cuda:
         raise UsageError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    if on_cuda:
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds what fp32 is asked for to 11 bits
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     return Compute(torch.device(device), dtype, scaled=precision == "fp16")
 
@@ -101,7 +103,7 @@ def _fastest_precision(on_cuda: bool) -> str:
     import torch
 
     if on_cuda:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if native else "fp32"
 

@@ -40,7 +40,13 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=fused)
+    if momentum:
+        for parameter in parameters:
+            # v = m * 0 + g is a first step too. SGD's own first step leaves new momenta unwritten where loss scaling
+            # skips it, and the first is often skipped.
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: "optim.Optimizer", rate: float) -> None:

@@ -83,9 +83,14 @@ def step_table(events: Any, steps: int, on_cuda: bool) -> str:
         steps: how many steps they cover.
         on_cuda: kernels' device time counts; else operators' own CPU time.
     """
-    phases = [(event.key, event.count, event.cpu_time_total) for event in events if event.key.startswith(PREFIX)]
-    named = {key for key, *_ in phases}
-    lines = _rows("phase (host time)", {key: (count, total) for key, count, total in phases}, steps)
+    from torch.autograd import DeviceType
+
+    named = {event.key for event in events if event.key.startswith(PREFIX)}
+    phases = {  # each comes a second time as what it covers on the device
+        event.key: (event.count, event.cpu_time_total)
+        for event in events if event.key in named and event.device_type == DeviceType.CPU
+    }  # fmt: skip
+    lines = _rows("phase (host time)", phases, steps) if phases else "a captured step has no phases on the host\n"
     return lines + _rows("kernel" if on_cuda else "operator", _costs(events, on_cuda, named), steps)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.engines.pace import Pace
 from hrfr_fast.training.device import Compute
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class StepClock:
     """
 
     def __init__(self, compute: Compute, batch_size: int, training_flops: float, peak: float | None) -> None:
-        self.on_cuda = compute.device.type == "cuda"
+        self.device, self.on_cuda = compute.device, compute.device.type == "cuda"
         self.batch_size, self.training_flops, self.peak = batch_size, training_flops, peak
         self._total, self._part = _Tally(), _Tally()
         self._marks: list[tuple[Any, Any]] = []  # when the device became free, and when it had its next batch
@@ -84,9 +85,11 @@ class StepClock:
     def batches(self, source: Iterable[Batch]) -> Iterator[Batch]:
         """``source``, with the time that each batch lets the device wait noted."""
         self._began = time.perf_counter()
-        iterator = iter(source)
+        iterator, pace = iter(source), Pace(self.device)
         while True:
             free = self._mark()
+            with self.blocked():
+                pace.step()  # engines do the same; here it is seen to be a wait for the device and not for data
             batch = next(iterator, None)
             if batch is None:
                 return
@@ -195,7 +198,12 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from hrfr_fast.model.backbone import IRSE18
+
     network = copy.deepcopy(backbone).to("meta")
+    for part in network.modules():
+        if isinstance(part, IRSE18):
+            part.activation_checkpointing = False  # what is computed twice is no more work done
     with FlopCounterMode(display=False) as counter:
         embeddings = network(torch.empty(2, 3, size, size, device="meta"))
         if embeddings.requires_grad:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hrfr_fast import __version__
 from hrfr_fast.data.shards import PairSet, open_packed
-from hrfr_fast.engines import choose_engine
+from hrfr_fast.engines import choose_engine, resident_pixels
 from hrfr_fast.engines.base import Batch, Engine
 from hrfr_fast.engines.paired import PairedStream
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
@@ -153,7 +153,9 @@ class Trainer:
             peak = matrix_rate(self.compute)
         whole_run = flops * settings.batch_size * self.total_steps
         choices = {
-            "compile": compile_choice(settings.compile, self.compute, whole_run, peak),
+            "compile": compile_choice(
+                settings.compile, self.compute, whole_run, peak, checkpointing=settings.activation_checkpointing
+            ),
             "graphs": graphs_choice(settings.graphs, self.compute),
         }
         return StepClock(self.compute, settings.batch_size, flops, peak), choices
@@ -186,7 +188,11 @@ class Trainer:
     def _largest_batch(self) -> int:
         if self.regime.phases:
             self._release(max(self.regime.phases, key=lambda phase: len(phase.train)).train)
-        found = largest_batch(self.backbone, self.head, self.regime.input_size, self.compute, self.settings.accumulate)
+        splits = training_splits(self.packed, self.regime, self.settings)
+        resident = resident_pixels(self.settings.engine, splits, self.compute)
+        found = largest_batch(
+            self.backbone, self.head, self.regime.input_size, self.compute, self.settings.accumulate, resident
+        )
         if self.compute.device.type == "cuda":
             del self.backbone, self.head
             self._build()  # the trial moved BatchNorm's statistics

@@ -31,7 +31,7 @@ EVERYTHING = AugmentSettings(
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "epoch"])  # as in production: 1 would become a constant without a type
 def _write_plan(out, positions, settings, seed, epoch):
     position = tl.load(positions + tl.program_id(0))
     epoch = position * 0 + epoch
@@ -51,7 +51,7 @@ def _write_plan(out, positions, settings, seed, epoch):
     tl.store(out + 16, draw_blur(settings, seed, epoch, position))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed", "epoch"])
 def _write_erasure(out, positions, settings, seed, epoch):
     position = tl.load(positions + tl.program_id(0))
     out += tl.program_id(0) * 4

@@ -10,10 +10,10 @@ import torch
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import open_packed
-from hrfr_fast.engines import resident_cuda
+from hrfr_fast.engines import decoded_bytes, resident_cuda
 from hrfr_fast.engines.base import Stream
 from hrfr_fast.engines.resident import ResidentCPU
-from hrfr_fast.engines.resident_cuda import ResidentCUDA, resident_bytes
+from hrfr_fast.engines.resident_cuda import ResidentCUDA
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -95,7 +95,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
 def test_memory_is_stated(tiny_packed):
     stream = stream_of(tiny_packed)
     expected = stream.splits[0].samples * 36 * 36 * 3 + stream.splits[1].samples * 144 * 144 * 3
-    assert resident_bytes(stream) == expected
+    assert decoded_bytes(stream.splits) == expected
 
 
 @pytest.mark.gpu
