@@ -183,11 +183,11 @@ def main(
     workers: Annotated[int, typer.Option(help="worker processes; 0: one a core")] = 0,
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
 ) -> None:
-    """Compare packing speeds, and our memory with its target."""
+    """Compare packing speeds and peak memories."""
     from rich.console import Console
     from rich.table import Table
 
-    from hrfr_fast.engines.pixels import cores
+    from hrfr_fast.machine import cores
     from hrfr_fast.progress import progress_bar
 
     workers = workers or cores()

@@ -24,7 +24,7 @@ PACKAGES = (
 
 def machine() -> dict[str, Any]:
     """What decides speed here, and nothing that names the machine."""
-    from hrfr_fast.engines.pixels import cores
+    from hrfr_fast.machine import cores
 
     found = {
         "cpu": _cpu_model(),

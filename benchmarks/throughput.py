@@ -1,6 +1,6 @@
 """How fast faces reach training: our engines beside the loaders people use today, on the same pictures.
 
-    python benchmarks/throughput.py            # under 4 minutes on 2 cores
+    python benchmarks/throughput.py            # about 4 minutes on 2 cores
     python benchmarks/throughput.py --quick    # under 1 minute
     python benchmarks/throughput.py --record --compare
 
@@ -33,7 +33,7 @@ REGIMES = ("lowres32", "lowres144", "highres144", "highlow144")
 QUICK = ("lowres144",)
 QUICK_PEERS = ("torch+PIL", "torch+OpenCV", "stock FFCV", "stock DALI", "SPDL")
 ONCE, ONCE_IN = ("WebDataset", "LitData"), "lowres144"
-"""Slow to open and never the best peer: one regime shows where they stand and keeps the whole under four minutes."""
+"""Slow to open and never the best peer: one regime shows where they stand and keeps the whole at four minutes."""
 SCALE = "bench"
 
 
@@ -149,7 +149,7 @@ def main(
     compare_it: Annotated[bool, typer.Option("--compare", help="show the ratio to this machine's last record")] = False,
 ) -> None:
     """Measure images/s, CPU time, memory and time to the first batch, side by side."""
-    from hrfr_fast.engines.pixels import cores
+    from hrfr_fast.machine import cores
     from hrfr_fast.training.device import choose_compute
 
     where = choose_compute(device).device.type

@@ -125,6 +125,6 @@ while IFS= read -r raw <&3; do
 done 3<"$dockerfile"
 [ "$user" != root ] || { echo "error: the image runs as root" >&2; exit 1; }
 inside "$entry --version"
-inside 'python3 -c "import torch, cv2, numba, safetensors, ffcv, nvidia.dali; print(\"loaded: torch\", torch.__version__)"'
+inside 'python3 -c "import torch, cv2, numba, safetensors, sklearn, pycpd, ffcv, nvidia.dali; print(\"loaded: torch\", torch.__version__)"'
 shown=(${binds[@]+"${binds[@]/#/--exclude=$root}"}) # on the same file system du would count them
 echo "$(du -sh --one-file-system ${shown[@]+"${shown[@]}"} "$root" | cut -f1) in the image; $((SECONDS - began)) s"

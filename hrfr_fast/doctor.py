@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from hrfr_fast.engines.pixels import cores
+from hrfr_fast.engines.dali import WHEELS
 from hrfr_fast.errors import UsageError
+from hrfr_fast.machine import cores, gib, memory
 from hrfr_fast.training.device import FIX
 
 PROBE_BYTES = 64 << 20
 BLOCK = 4096
 RANDOM_SECONDS = 0.3
-DALI_WHEELS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 DALI_FIX = "pip install nvidia-dali-cuda120 (one wheel only: the cuda120 and cuda130 wheels own the same files)"
 FFCV_FIX = "tools/install_ffcv.sh VENV, from a checkout of hrfr-fast, builds it"
 LEAST_SHM = 1 << 30  # what loaders with worker processes beside this one need; our engines use none
@@ -117,7 +116,7 @@ def judge(facts: Facts) -> Report:
         fixes.insert(0, FIX.format(version=facts.torch, why=why))
     if facts.shm_bytes < LEAST_SHM:
         fixes.append(
-            f"/dev/shm holds {_gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
+            f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
             " workers beside it; in a container, start it with --shm-size=8g"
         )
     return Report(facts, engines, fixes)
@@ -128,7 +127,7 @@ def _resident(facts: Facts, gpu: bool) -> Verdict:
     if broken:
         return Verdict("resident", False, f"cannot run: {broken}", "pip install --force-reinstall numba torch")
     if gpu:
-        room = _gib(int(0.6 * facts.gpu_memory_free_bytes))
+        room = gib(int(0.6 * facts.gpu_memory_free_bytes))
         return Verdict("resident", True, f"on the GPU, for training sets of up to {room} of raw pixels")
     fix = (
         "pip install tbb (the threads numba has to itself now serve one caller)" if facts.threads == "workqueue" else ""
@@ -138,7 +137,7 @@ def _resident(facts: Facts, gpu: bool) -> Verdict:
 
 def _dali(facts: Facts, gpu: bool) -> Verdict:
     if len(facts.dali) > 1:
-        fix = f"pip uninstall -y {' '.join(DALI_WHEELS)}, then {DALI_FIX}"
+        fix = f"pip uninstall -y {' '.join(WHEELS)}, then {DALI_FIX}"
         return Verdict("dali", False, f"two wheels are installed ({', '.join(facts.dali)})", fix)
     if not facts.dali:
         return Verdict("dali", False, "is not installed", DALI_FIX)
@@ -170,7 +169,7 @@ def look(folder: Path) -> Facts:
     """The facts of this machine; a thing that fails to load is a fact too."""
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"{folder}: give a directory one can write to, it is where the disk is measured")
-    total, available = _memory()
+    total, available = memory()
     found: dict[str, Any] = {}
     for one in (_look_at_torch, _look_at_dali, _look_at_ffcv, _look_at_kernel):
         found |= one()
@@ -178,14 +177,6 @@ def look(folder: Path) -> Facts:
     return Facts(
         cores(), total, available, _shm(), gpus, driver, **found, disk=measure_disk(folder)
     )  # fmt: skip
-
-
-def _memory() -> tuple[int, int]:
-    with suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemAvailable"].split()[0]) << 10
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return total, total
 
 
 def _shm() -> int:
@@ -224,7 +215,7 @@ def _look_at_torch() -> dict[str, Any]:
 
 
 def _look_at_dali() -> dict[str, Any]:
-    wheels = tuple(f"{wheel} {found}" for wheel in DALI_WHEELS if (found := _version(wheel)))
+    wheels = tuple(f"{wheel} {found}" for wheel in WHEELS if (found := _version(wheel)))
     return {"dali": wheels, "dali_error": _import_error("nvidia.dali") if wheels else ""}
 
 
@@ -312,10 +303,6 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
-
-
 def rows(facts: Facts) -> list[tuple[str, str]]:
     """The facts as the command shows them."""
     disk = facts.disk
@@ -329,14 +316,14 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("DALI", ", ".join(facts.dali) or "missing"),
         ("FFCV", facts.ffcv or "missing"),
         ("cores", f"{facts.cores}, numba threads: {facts.threads or facts.kernel_error}"),
-        ("memory", f"{_gib(facts.memory_bytes)}, {_gib(facts.memory_available_bytes)} available"),
-        ("/dev/shm", _gib(facts.shm_bytes)),
+        ("memory", f"{gib(facts.memory_bytes)}, {gib(facts.memory_available_bytes)} available"),
+        ("/dev/shm", gib(facts.shm_bytes)),
     ]
     if disk:
         speed = (
             f"write {disk.write_bytes_per_second / 1e6:,.0f} MB/s, read {disk.read_bytes_per_second / 1e6:,.0f} MB/s"
         )
         shown.append(
-            ("disk", f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {_gib(disk.free_bytes)} free")
+            ("disk", f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {gib(disk.free_bytes)} free")
         )
     return shown

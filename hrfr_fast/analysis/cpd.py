@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis.libraries import require
-
 if TYPE_CHECKING:
     import torch
 
@@ -124,7 +122,6 @@ def with_pycpd(
 
     Memory: 24 M N bytes and more in three dimensions.
     """
-    require("pycpd")
     from pycpd import AffineRegistration, RigidRegistration
 
     make = {"rigid": RigidRegistration, "affine": AffineRegistration}[kind]

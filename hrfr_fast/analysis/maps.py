@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.analysis import cpd
-from hrfr_fast.analysis.libraries import require
 
 Map = Callable[[NDArray[np.floating]], NDArray[np.float64]]
 """[n, D] to [n, D], not normalised."""
@@ -35,7 +34,6 @@ def coral(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
     No correspondences. Covariances are shrunk as Ledoit & Wolf (2004) do: there may be fewer points than
     dimensions.
     """
-    require("sklearn")
     from sklearn.covariance import ledoit_wolf
 
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
@@ -57,7 +55,6 @@ def procrustes(source: NDArray[np.floating], target: NDArray[np.floating]) -> Ma
 
 def linear(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
     """Any linear map and offset, ridge regression with the penalty chosen by leave-one-out. Correspondences."""
-    require("sklearn")
     from sklearn.linear_model import RidgeCV
 
     fitted = RidgeCV(alphas=np.logspace(-4, 2, 13)).fit(np.asarray(source, np.float64), np.asarray(target, np.float64))
@@ -85,7 +82,6 @@ class Reduced:
 
 def principal_axes(points: NDArray[np.floating], dimensions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean [D] and the first principal axes [D, d] of ``points`` [n, D]; d is at most min(n - 1, D)."""
-    require("sklearn")
     from sklearn.decomposition import PCA
 
     found = PCA(min(dimensions, len(points) - 1, points.shape[1])).fit(np.asarray(points, np.float64))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.analysis.maps import unit
 from hrfr_fast.errors import UsageError
 
 MOST_GENUINE = 20_000
@@ -23,7 +24,7 @@ class Pairs(NamedTuple):
 
     def cosines(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
         """Cosine of every pair, float64 [P]; the pictures' embeddings in two spaces or views, each [N, D]."""
-        a, b = _unit(first)[self.first], _unit(second)[self.second]
+        a, b = unit(first)[self.first], unit(second)[self.second]
         return np.einsum("pd,pd->p", a, b)
 
 
@@ -76,8 +77,3 @@ def _impostors(identities: NDArray[np.int64], count: int, random: np.random.Gene
         drawn = random.integers(0, len(identities), (2 * count, 2))
         found = np.concatenate([found, drawn[identities[drawn[:, 0]] != identities[drawn[:, 1]]]])
     return found[:count]
-
-
-def _unit(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-    return embeddings / np.maximum(norms, 1e-12)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of
-from hrfr_fast.analysis.libraries import require
 from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.bootstrap import balanced_mean
@@ -113,7 +112,6 @@ def probe(
 
 def folds_of(identities: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """int64 [N]: the fold of each picture, whole identities together. Raises UsageError for a single identity."""
-    require("sklearn")
     from sklearn.model_selection import GroupKFold
 
     folds = min(folds, len(np.unique(identities)))
@@ -163,7 +161,6 @@ def _scatter(points: NDArray[np.floating]) -> float:
 
 def silhouette(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0) -> float:
     """Silhouette of the two views as clusters (Rousseeuw 1987), -1 to 1, 0: none; of 2,000 pictures at most."""
-    require("sklearn")
     from sklearn.metrics import silhouette_score
 
     chosen = np.random.default_rng([seed, 4]).permutation(len(hr))[:MOST_SILHOUETTE]
@@ -173,7 +170,6 @@ def silhouette(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0
 
 def planes(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """2-D positions [2n, 2] of at most 500 pictures' two views: PCA, and t-SNE (van der Maaten & Hinton 2008)."""
-    require("sklearn")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

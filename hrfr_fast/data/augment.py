@@ -9,7 +9,7 @@ then one clamp and one rounding.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +57,6 @@ class AugmentSettings:
                 f"degrade_min is {self.degrade_min} and degrade_max {self.degrade_max}; 1 <= min <= max is needed"
             )
 
-    @classmethod
-    def none(cls) -> Self:
-        """Nothing random at all."""
-        return cls(flip=0.0, shift=0.0, brightness=0.0)
-
 
 class Plan(NamedTuple):
     """What is to be done to B pictures, as C-contiguous arrays with B rows."""
@@ -84,12 +79,12 @@ class Plan(NamedTuple):
         return Plan(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
 
 
-def identity_plan(count: int, *, degrade: int = 0, flip: bool = False) -> Plan:
-    """The whole frame, unchanged but for an optional flip and an optional fixed degradation.
+def identity_plan(count: int, *, degrade: int = 0) -> Plan:
+    """The whole frame, unchanged but for an optional fixed degradation.
 
     This is how test views are made: LR36 of a 144-px face is ``degrade=36`` (cubic, antialiased).
     """
-    box = np.tile(np.array([1, 0, 0, 1] if flip else [0, 0, 1, 1], np.float32), (count, 1))
+    box = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
     colour = np.zeros((count, 3, 4), np.float32)
     colour[:, range(3), range(3)] = 1
     return Plan(

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from hrfr_fast.data.synthetic import MARKER
 from hrfr_fast.data.workers import Decoders
 from hrfr_fast.errors import StrictRefusal, UsageError
 from hrfr_fast.files import write_bytes
+from hrfr_fast.machine import cores
 from hrfr_fast.progress import progress_bar
 from hrfr_fast.stopping import StopFlag
 
@@ -112,7 +112,7 @@ def pack(
     data, out = Path(data), Path(out)
     request = Request(encoding, dev_identities, resize, dict(sizes or {}), page_size)
     _validate(data, out, workers)
-    with Decoders(workers or _cores()) as decoders:
+    with Decoders(workers or cores()) as decoders:
         if not (out / manifest.NAME).exists():
             decoders.start()  # while files are listed; a second run may have nothing to decode
         todo, warnings = tree_candidates(data, request)
@@ -134,7 +134,7 @@ def pack_pairs(folder: str | Path, out: str | Path, *, workers: int = 0, show_pr
     folder, out, request = Path(folder), Path(out), Request()
     folder = folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
     todo, summary = pair_candidates(folder, request), PackSummary(out)
-    with Decoders(workers or _cores()) as decoders:
+    with Decoders(workers or cores()) as decoders:
         _Pack(folder, out, request, todo, decoders, show_progress, None, summary).run()
     return summary
 
@@ -148,10 +148,6 @@ def _validate(data: Path, out: Path, workers: int) -> None:
         raise UsageError(f"{data}: expected at least one of the folders {', '.join(manifest.SPLITS)}")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: not a directory")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

@@ -33,6 +33,7 @@ from hrfr_fast.data.synthetic_faces import DEFAULT, Strengths, render
 from hrfr_fast.data.writer import SplitWriter
 from hrfr_fast.errors import Interrupted, UsageError
 from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.machine import cores
 from hrfr_fast.progress import progress_bar
 from hrfr_fast.stopping import StopFlag
 
@@ -171,7 +172,7 @@ def worker_count(workers: int, pictures: int) -> int:
     """0 means every core this process may use, or none but this process for a small piece of work."""
     if workers < 0:
         raise UsageError(f"workers is {workers}; it must be at least 0 (0: as many as there are cores)")
-    return workers or (1 if pictures <= INLINE_PICTURES else len(os.sched_getaffinity(0)))
+    return workers or (1 if pictures <= INLINE_PICTURES else cores())
 
 
 def check_seed(seed: int) -> None:

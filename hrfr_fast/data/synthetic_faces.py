@@ -274,7 +274,7 @@ def compose(person: Identity, moment: Moment, strengths: Strengths, pixel: float
     _brows(scene, t, m, strengths, skin, hair, person.fine)
     _nose(scene, t, skin)
     _mouth(scene, t, m, strengths, skin, mouth_open)
-    _fine(scene, t, person.fine, strengths, skin)
+    _fine(scene, person.fine, strengths, skin)
     _fringe(scene, t, m, strengths, hair, person.fine)
     _glasses(scene, t, moment.chance, strengths)
     return scene
@@ -469,7 +469,7 @@ def _mouth(
     )
 
 
-def _fine(scene: Scene, t: dict[str, float], fine: Floats, strengths: Strengths, skin: Floats) -> None:
+def _fine(scene: Scene, fine: Floats, strengths: Strengths, skin: Floats) -> None:
     """Freckles, moles and wrinkles: half a pixel or less of a 36-px picture."""
     spots = fine[: SPOTS * 4].reshape(SPOTS, 4)
     freckled = fine[-3] < 0.4

@@ -1,13 +1,12 @@
 """The engines, and the choice among them."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrfr_fast.engines.base import Engine, Feed
 from hrfr_fast.errors import UsageError
+from hrfr_fast.machine import free_memory, gib
 
 if TYPE_CHECKING:
     import torch
@@ -131,20 +130,3 @@ def situation(stream: Feed, compute: "Compute") -> Situation:
         dali=dali_is_installed(),
         ffcv=find_spec("ffcv") is not None,
     )
-
-
-def free_memory() -> int:
-    """Bytes of host memory that can be had without swapping, page cache included, within the container's limit."""
-    free = [2**62]
-    with suppress(OSError, KeyError, ValueError):  # not Linux
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free.append(int(lines["MemAvailable"].split()[0]) << 10)
-    with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
-        # The page cache counts as used there and can be given back, so only the limit itself is a bound.
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(free)
-
-
-def gib(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / 2**30:.1f} GiB"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Self
 from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
 from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
 from hrfr_fast.engines.pace import Pace
-from hrfr_fast.engines.pixels import cores
 from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.machine import cores
 
 if TYPE_CHECKING:
     import torch

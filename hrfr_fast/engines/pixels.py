@@ -3,7 +3,6 @@
 Shared by the resident engine on a CPU, by the FFCV engine after its decoding, and by evaluation.
 """
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,16 +13,12 @@ from numpy.typing import NDArray
 
 from hrfr_fast.data.augment import Plan
 from hrfr_fast.data.shards import Split
+from hrfr_fast.machine import cores
 
 if TYPE_CHECKING:
     import torch
 
 JPEG_CHUNK = 64  # pictures a decoding task: small enough to spread, large enough to hide the hand-over
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE
 from hrfr_fast.evaluation.compare import FIXED_CONTRASTS
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
+from hrfr_fast.regimes import BUDGETS
 from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.report.study_plots import CAPTIONS, write_figures
 from hrfr_fast.study.plan import APART
@@ -353,12 +354,15 @@ def _how(results: Mapping[str, Any]) -> str:
         for label, entry in results["regimes"].items()
     ]  # fmt: skip
     preset = results["preset"]
+    used = {entry["budget"] for entry in results["regimes"].values()}
+    budgets = [f"{name}: {text}" for name, text in BUDGETS.items() if name in used]
     return (
         f"<p>Preset {escape(preset['name'])}: {escape(preset['summary'])}. Every checkpoint is the last of its run; "
         "nothing was chosen on the test pairs of this study.</p>"
         + table(
             ("regime", "trained on", "part", "input", "budget", "steps x batch", "seeds", "first run"), rows, wide=(1,)
         )
+        + f"<p>Budgets: {escape('; '.join(budgets))}.</p>"
     )
 
 

@@ -67,10 +67,6 @@ class TrainResult:
     speed: Speed
     """Of the whole run; verification, checkpoints and preparation do not count."""
 
-    @property
-    def images_per_second(self) -> float:
-        return self.speed.images_per_second
-
 
 def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool = True) -> TrainResult:
     """Train one regime and verify its last checkpoint.

@@ -120,14 +120,6 @@ def test_mistakes_are_named(runs, tmp_path):
         analyze([runs[0], runs[0]], tmp_path)
 
 
-def test_a_missing_library_is_named_with_the_line_that_installs_it(monkeypatch):
-    from hrfr_fast.analysis import libraries
-
-    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
-    with pytest.raises(HrfrError, match=r"scikit-learn is needed.*pip install 'hrfr-fast\[analysis\]'"):
-        libraries.require("sklearn")
-
-
 def test_models_go_by_their_directories(tmp_path):
     runs = [tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"]
     assert model_names(runs) == ["a-seed0", "b-seed0"]

@@ -67,7 +67,7 @@ def test_ranks_share_the_batch(tiny_packed):
 def test_an_epoch_shorter_than_a_batch(tiny_packed):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     splits = open_packed(tiny_packed).splits
-    short = Stream((splits["lowres"],), Order(1, 3), AugmentSettings.none(), SIZE, BATCH)
+    short = Stream((splits["lowres"],), Order(1, 3), AugmentSettings(flip=0.0, shift=0.0, brightness=0.0), SIZE, BATCH)
     with ResidentCUDA(short, DEVICE, torch.uint8) as engine:
         labels = torch.cat([batch.labels.cpu() for batch in engine.batches(0, 2 * BATCH)])
     records = short.order.at(0, 2 * BATCH).record

@@ -2,11 +2,12 @@ import copy
 
 import pytest
 import torch
+from network_size import flops_per_image, parameter_count
 from torch import nn
 from torch.nn import functional
 
 from hrfr_fast.errors import UsageError
-from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone, flops_per_image, parameter_count
+from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from network_size import flops_per_image, parameter_count
 from torch.utils.flop_counter import FlopCounterMode
 
-from hrfr_fast.model.backbone import BackboneSettings, build_backbone, flops_per_image, parameter_count
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.training.roofline import by_kind, roofline_seconds, step_operations
 
 
@@ -23,7 +24,7 @@ def test_operations_are_those_torch_counts(size, width, classes):
 
 @pytest.mark.parametrize("size,gflop,megabytes", [(32, 1.27, 11), (144, 25.7, 228)])
 def test_the_first_byte_model_was_right(size, gflop, megabytes):
-    """DESIGN's estimate, made before any code: BatchNorm passes and convolutions of one training image."""
+    """The estimate made before any code: BatchNorm passes and convolutions of one training image."""
     operations = [one for one in step_operations(BackboneSettings(size), 0, 1024) if one.kind != "optimiser"]
     assert sum(one.flops for one in operations) / 1024 == pytest.approx(gflop * 1e9, rel=0.01)
     assert sum(one.bytes for one in operations) / 1024 == pytest.approx(megabytes * 1e6, rel=0.07)

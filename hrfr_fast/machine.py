@@ -1,0 +1,33 @@
+"""What this machine offers a process: cores and memory."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of host memory: all of it, and what can be had without swapping, page cache included."""
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemAvailable"].split()[0]) << 10
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux
+    return total, total
+
+
+def free_memory() -> int:
+    """What can be had without swapping, within the container's limit."""
+    free = [memory()[1]]
+    with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
+        # The page cache counts as used there and can be given back, so only the limit itself is a bound.
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(free)
+
+
+def gib(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.1f} GiB"
