@@ -17,6 +17,7 @@ from hrfr_fast.data.writer import SplitWriter
 from hrfr_fast.engines.base import Stream
 
 CPU = torch.device("cpu")
+STILL = AugmentSettings(flip=0.0, shift=0.0, brightness=0.0)
 EVERYTHING = AugmentSettings(
     zoom=0.3, contrast=0.3, saturation=0.5, grey=0.2, blur=0.5, erase=0.5, degrade=0.6, degrade_min=9
 )

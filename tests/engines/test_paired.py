@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from engine_cases import STILL
 
 from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
 from hrfr_fast.data.order import Order
@@ -87,7 +88,7 @@ def test_ranks_and_micro_batches_share_the_batch_and_keep_its_composition(stream
 
 def test_an_engine_executes_it_unchanged(stream):
     """With nothing random the sharp view is the face itself, and the degraded one that of the plan."""
-    still = replace(stream, every_view=AugmentSettings.none(), second_view=SecondView(36, 36, ("cubic",)), size=144)
+    still = replace(stream, every_view=STILL, second_view=SecondView(36, 36, ("cubic",)), size=144)
     batch = next(ResidentCPU(still, torch.uint8).batches(24, 48))
     images = batch.images.permute(0, 2, 3, 1).numpy()
     high = still.work(24).parts[1]

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from engine_cases import ENGINES, EVERYTHING, build, stream_over
+from engine_cases import ENGINES, EVERYTHING, STILL, build, stream_over
 from reference import execute
 
 from hrfr_fast.data.augment import AugmentSettings
@@ -48,7 +48,7 @@ def expected(shards):
 @pytest.mark.parametrize("name", ENGINES)
 def test_engine_gives_the_reference_batches(expected, name, encoding, case):
     largest, mean = TOLERANCE["ffcv jpeg" if (name, encoding) == ("ffcv", "jpeg") else encoding]
-    for augment in (AugmentSettings(flip=0.0, shift=0.0, brightness=0.0), EVERYTHING):
+    for augment in (STILL, EVERYTHING):
         stream, pictures = expected(case, encoding, augment)
         with build(name, stream) as engine:
             batches = list(engine.batches(RESUME, RESUME + 2 * BATCH))

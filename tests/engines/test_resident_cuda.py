@@ -6,6 +6,7 @@ On a machine without CUDA the same kernels run in Triton's interpreter, on few a
 import numpy as np
 import pytest
 import torch
+from engine_cases import STILL
 
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.data.order import Order
@@ -67,7 +68,7 @@ def test_ranks_share_the_batch(tiny_packed):
 def test_an_epoch_shorter_than_a_batch(tiny_packed):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     splits = open_packed(tiny_packed).splits
-    short = Stream((splits["lowres"],), Order(1, 3), AugmentSettings(flip=0.0, shift=0.0, brightness=0.0), SIZE, BATCH)
+    short = Stream((splits["lowres"],), Order(1, 3), STILL, SIZE, BATCH)
     with ResidentCUDA(short, DEVICE, torch.uint8) as engine:
         labels = torch.cat([batch.labels.cpu() for batch in engine.batches(0, 2 * BATCH)])
     records = short.order.at(0, 2 * BATCH).record

@@ -129,7 +129,7 @@ def test_a_profiled_run_says_what_limits_it_and_leaves_trace_and_table(tiny_pack
     )  # fmt: skip
     result = train(settings, show_progress=False)
     assert result.speed.limit in ("data", "host", "device") and 0 < result.speed.waiting < 1
-    assert result.images_per_second == result.speed.images_per_second > 0
+    assert result.speed.images_per_second > 0
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [4, 8] and all(0 < line["waiting"] < 1 for line in lines)
     table = (tmp_path / "run" / "profile" / "table.txt").read_text().splitlines()
