@@ -17,7 +17,7 @@ from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.spaces import Model, Spaces
-from hrfr_fast.analysis.sphere import effective_rank
+from hrfr_fast.analysis.uniformity import effective_rank
 
 if TYPE_CHECKING:
     from torch import nn

@@ -162,12 +162,20 @@ def _contrasts(results: Mapping[str, Any]) -> list[str]:
             f"<p>McNemar, pairs only one of the two decides rightly: {escape(counts)}. It takes pairs as "
             "independent.</p>"
         )
-    return parts
+    return parts + _controls(results)
+
+
+def _controls(results: Mapping[str, Any]) -> list[str]:
+    """Each regime beside its control, where both are in the study."""
+    of = {(entry["control_of"], label) for label, entry in results["regimes"].items() if entry["control_of"]}
+    found = [one for one in results["contrasts"] if {(one["a"], one["b"]), (one["b"], one["a"])} & of]
+    lines = [f"<li>{escape(one['sentence'])} {escape(one['budgets'])}</li>" for one in found]
+    return ["<h3>Regimes and their controls</h3>", f"<ul>{''.join(lines)}</ul>"] if lines else []
 
 
 def _claims(results: Mapping[str, Any]) -> list[str]:
     parts = [note(SYNTHETIC)] if results["data"]["synthetic"] else []
-    parts.append("<p>In small print the rule that decides, fixed before any result was seen.</p>")
+    parts.append("<p>In small print the rule that decides: part of the program, not chosen on these results.</p>")
     for one in results["claims"]:
         verdict = one["verdict"]
         if verdict != one["leaning"]:

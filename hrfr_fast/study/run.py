@@ -191,13 +191,21 @@ def _precision(job: Job) -> str:
 
 def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
     """The embedding analyses of the preset's regimes, first seed: what was answered, and why the rest was not."""
-    from hrfr_fast.analysis.run import IncompleteAnalysis, analyze
+    from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
 
-    chosen: list[str | Path] = [plan.of(label)[0].run for label in plan.preset.analysed if label in plan.labels]
+    labels = [label for label in plan.preset.analysed if label in plan.labels]
+    chosen: list[str | Path] = [plan.of(label)[0].run for label in labels]
+    # Kernels of one seed have one start; only those of another seed tell what training alone makes alike.
+    kernels: list[str | Path] = [job.run for label in labels[:2] for job in plan.of(label)[:2]]
     spheres: list[str | Path] = [job.run for job in plan.jobs if job.stage == "sphere"]
+    others = [question for question in QUESTIONS if question != "kernels"]
     findings: list[Finding] = []
     unanswered: dict[str, str] = {}
-    for runs, folder, questions in ((chosen, "analysis", None), (spheres, "analysis/sphere", ["sphere"])):
+    for runs, folder, questions in (
+        (chosen, "analysis", others),
+        (kernels, "analysis/kernels", ["kernels"]),
+        (spheres, "analysis/sphere", ["sphere"]),
+    ):  # fmt: skip
         if not runs:
             continue
         try:

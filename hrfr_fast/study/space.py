@@ -47,7 +47,7 @@ def arrays_of(
     """
     from hrfr_fast.analysis.maps import unit
     from hrfr_fast.analysis.resolution_gap import probe
-    from hrfr_fast.analysis.sphere import effective_rank
+    from hrfr_fast.analysis.uniformity import effective_rank
 
     if not _paired(identities):
         return {}

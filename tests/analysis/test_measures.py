@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm, ortho_group, vonmises_fisher
 
-from hrfr_fast.analysis import distances, drift, failures, kernels, sphere
+from hrfr_fast.analysis import distances, drift, failures, kernels, uniformity
 from hrfr_fast.analysis.intervals import at_once
+from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.spaces import Model
 from hrfr_fast.evaluation.verification import verify
 
@@ -31,51 +32,51 @@ def test_weights_count_as_repetitions():
 
 
 def test_euclidean_is_the_distance_of_unit_vectors():
-    a, b = sphere.uniform_points(50, 7, 0), sphere.uniform_points(50, 7, 1)
+    a, b = uniformity.uniform_points(50, 7, 0), uniformity.uniform_points(50, 7, 1)
     assert distances.euclidean((a * b).sum(axis=1)) == pytest.approx(np.linalg.norm(a - b, axis=1))
 
 
 def test_a_uniform_sphere_is_accepted_as_often_as_promised():
-    clouds = [sphere.uniform_points(200, 3, seed) for seed in range(400)]
-    p_values = np.array([[sphere.rayleigh(cloud), sphere.bingham(cloud)] for cloud in clouds])
+    clouds = [uniformity.uniform_points(200, 3, seed) for seed in range(400)]
+    p_values = np.array([[uniformity.rayleigh(cloud), uniformity.bingham(cloud)] for cloud in clouds])
     assert (p_values < 0.05).mean(axis=0) == pytest.approx([0.05, 0.05], abs=0.035)
 
 
 def test_points_that_are_not_uniform_are_rejected_each_by_the_test_made_for_it():
     random = np.random.default_rng(0)
     leaning = vonmises_fisher([0, 0, 1], 1.0, seed=random).rvs(300)
-    assert sphere.rayleigh(leaning) < 1e-6
+    assert uniformity.rayleigh(leaning) < 1e-6
     axial = leaning * np.sign(random.standard_normal((300, 1)))  # no mean direction any more
-    ring = sphere.unit(random.standard_normal((300, 3)) * [1, 1, 0.3])
-    assert sphere.rayleigh(ring) > 1e-3 and sphere.bingham(ring) < 1e-6
-    assert sphere.rayleigh(axial) > 1e-3
-    clumps = sphere.unit(
-        np.repeat(sphere.uniform_points(60, 3, 2), 5, axis=0) + 0.02 * random.standard_normal((300, 3))
-    )
-    ratio, p = sphere.nearest_neighbours(clumps, draws=199)
+    ring = unit(random.standard_normal((300, 3)) * [1, 1, 0.3])
+    assert uniformity.rayleigh(ring) > 1e-3 and uniformity.bingham(ring) < 1e-6
+    assert uniformity.rayleigh(axial) > 1e-3
+    clumps = unit(np.repeat(uniformity.uniform_points(60, 3, 2), 5, axis=0) + 0.02 * random.standard_normal((300, 3)))
+    ratio, p = uniformity.nearest_neighbours(clumps, draws=199)
     assert ratio < 0.5 and p <= 0.01
-    assert sphere.occupancy(leaning)["uniform_p"] < 0.01
+    assert uniformity.occupancy(leaning)["uniform_p"] < 0.01
 
 
 def test_nearest_neighbours_of_uniform_points_and_of_a_lattice():
-    ratio, p = sphere.nearest_neighbours(sphere.uniform_points(200, 3, 12), draws=199)
+    ratio, p = uniformity.nearest_neighbours(uniformity.uniform_points(200, 3, 12), draws=199)
     assert ratio == pytest.approx(1, abs=0.15) and p > 0.01
     number = np.arange(200) + 0.5
     up, around = 1 - 2 * number / 200, np.pi * (1 + 5**0.5) * number  # Fibonacci lattice: as even as can be
     flat = np.sqrt(1 - up**2)
     lattice = np.stack([flat * np.cos(around), flat * np.sin(around), up], axis=1)
-    ratio, p = sphere.nearest_neighbours(lattice, draws=199)
+    ratio, p = uniformity.nearest_neighbours(lattice, draws=199)
     assert ratio > 1.5 and p <= 0.01
 
 
 def test_uniformity_alignment_and_effective_rank():
-    assert sphere.uniformity(np.tile([[1.0, 0, 0]], (20, 1))) == pytest.approx(0)
+    assert uniformity.uniformity(np.tile([[1.0, 0, 0]], (20, 1))) == pytest.approx(0)
     # Uniform on the 2-sphere: |x - y|^2 is uniform on [0, 4], so the mean of exp(-2 d) is (1 - exp(-8)) / 8.
-    assert sphere.uniformity(sphere.uniform_points(4000, 3)) == pytest.approx(np.log((1 - np.exp(-8)) / 8), abs=0.01)
-    assert sphere.alignment(np.array([1.0, 0.5])) == pytest.approx(0.5)
+    assert uniformity.uniformity(uniformity.uniform_points(4000, 3)) == pytest.approx(
+        np.log((1 - np.exp(-8)) / 8), abs=0.01
+    )
+    assert uniformity.alignment(np.array([1.0, 0.5])) == pytest.approx(0.5)
     random = np.random.default_rng(0)
-    assert sphere.effective_rank(random.standard_normal((5000, 10)) + 7) == pytest.approx(10, abs=0.05)
-    assert sphere.effective_rank(np.outer(random.standard_normal(50), np.ones(6)) + 3) == pytest.approx(1)
+    assert uniformity.effective_rank(random.standard_normal((5000, 10)) + 7) == pytest.approx(10, abs=0.05)
+    assert uniformity.effective_rank(np.outer(random.standard_normal(50), np.ones(6)) + 3) == pytest.approx(1)
 
 
 def test_matching_recovers_a_permutation_that_noise_hides():
@@ -124,7 +125,7 @@ def test_cka_ignores_rotation_scale_and_shift_and_is_centred_kernel_alignment():
 def test_an_old_gallery_serves_rotated_probes_only_after_procrustes():
     random = np.random.default_rng(0)
     identities = np.repeat(np.arange(50), 3)
-    old = sphere.unit(random.standard_normal((50, 12))[identities] + 0.3 * random.standard_normal((150, 12)))
+    old = unit(random.standard_normal((50, 12))[identities] + 0.3 * random.standard_normal((150, 12)))
     new = old @ ortho_group.rvs(12, random_state=2)
     numbers, results, pairs = drift.compare(old, new, identities)
     assert numbers["cka"] == pytest.approx(1) and abs(numbers["mean_cosine"]) < 0.3
