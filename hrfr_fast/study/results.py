@@ -285,28 +285,28 @@ def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[s
         if job.dose:
             ((kind, value),) = job.dose.items()
             rows.append({"regime": job.regime.name, "kind": kind, "dose": value, "label": label})
-    rows += [row for row in _anchors(plan, rows) if row["label"] in found]
+    rows += [row for row in anchors(plan, rows) if row["label"] in found]
     return [
         row | found[str(row["label"])].accuracy.summary(units)
         for row in sorted(rows, key=lambda row: (row["regime"], row["kind"], row["dose"]))
     ]
 
 
-def _anchors(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def anchors(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs of the study itself that are a dose: none, all, and highres as it comes."""
-    anchors: list[dict[str, Any]] = []
+    ends: list[dict[str, Any]] = []
     for regime, kind in sorted({(row["regime"], row["kind"]) for row in rows}):
         job = plan.of(regime)[0] if regime in plan.labels else None
         without = NO_HIGHRES.get(regime, "")
         if without not in plan.labels:
             without = "lowres144"
-        anchors.append({"regime": regime, "kind": kind, "dose": 0.0, "label": without})
+        ends.append({"regime": regime, "kind": kind, "dose": 0.0, "label": without})
         if job and kind == "highres_identities":
-            anchors.append({"regime": regime, "kind": kind, "dose": 1.0, "label": regime})
+            ends.append({"regime": regime, "kind": kind, "dose": 1.0, "label": regime})
         elif job and job.regime.highres_share is None:
             low, high = (plan.packed.splits[split].samples for split in job.regime.sources)
-            anchors.append({"regime": regime, "kind": kind, "dose": high / (low + high), "label": regime})
-    return anchors
+            ends.append({"regime": regime, "kind": kind, "dose": high / (low + high), "label": regime})
+    return ends
 
 
 def _first(values: Any) -> Any:

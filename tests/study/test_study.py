@@ -21,6 +21,7 @@ from hrfr_fast.report.study_report import write_study_report
 from hrfr_fast.study.judge import main_pairs, read_judged
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
+from hrfr_fast.study.results import anchors
 from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
 
 PRESET = """
@@ -159,6 +160,22 @@ def test_dry_run_prints_plan_and_time_and_changes_nothing(packed, preset, tmp_pa
     for word in ("highlow144", "highlow144-identities25", "highlow144-share20", "minutes", "12 of 12"):
         assert word in printed.output
     assert not out.exists()
+
+
+def test_the_ends_of_a_dose_are_runs_of_the_study(packed, preset, tmp_path):
+    names = ["lowres144-finetuned", "lowres144-continued", "highlow144"]
+    plan = planned(names, packed, tmp_path, preset=preset, seeds=1, dose=True)
+    rows = [{"regime": job.regime.name, "kind": next(iter(job.dose))} for job in plan.jobs if job.dose]
+    ends = {(one["regime"], one["kind"], one["label"]): one["dose"] for one in anchors(plan, rows)}
+    low, high = (plan.packed.splits[split].samples for split in ("lowres", "highres"))
+    assert ends == {
+        ("highlow144", "highres_identities", "lowres144"): 0.0,
+        ("highlow144", "highres_identities", "highlow144"): 1.0,
+        ("highlow144", "highres_share", "lowres144"): 0.0,
+        ("highlow144", "highres_share", "highlow144"): high / (low + high),
+        ("lowres144-finetuned", "highres_identities", "lowres144-continued"): 0.0,
+        ("lowres144-finetuned", "highres_identities", "lowres144-finetuned"): 1.0,
+    }
 
 
 def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, tmp_path):
