@@ -313,9 +313,9 @@ def study(
 
 def _print_plan(jobs: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("run", "seed", "part", "state", "steps", "batch", "minutes")
+    table = Table(Column("run", overflow="fold"), "seed", "part", "state", "steps", "batch", "minutes")
     for job in jobs:
         table.add_row(
             job["label"], str(job["seed"]), job["stage"], job["state"], f"{job['steps']:,}", f"{job['batch_size']:,}",

@@ -146,7 +146,8 @@ class Contrast:
             )
             more = f"about {self.needed_seeds} seeds" if self.needed_seeds else f"at least {FEWEST_SEEDS} seeds"
             return f"{text}; to tell the regimes apart {more} are needed."
-        text = f"{units} and {self.seeds} seeds find a difference of {found} four times out of five"
+        strictly = ", even as the first of the five that Holm's method takes" if self.fixed else ""
+        text = f"{units} and {self.seeds} seeds find a difference of {found} four times out of five{strictly}"
         if self.verdict == "likely real" or self.difference == 0:
             return text + "."
         ways = []
