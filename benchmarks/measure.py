@@ -43,11 +43,14 @@ class Result:
     rounds: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values; ``problem`` only where there is one."""
         return {key: value for key, value in asdict(self).items() if key != "problem" or value}
 
 
 @dataclass(frozen=True)
 class Round:
+    """What one timed stretch of a contestant took."""
+
     images: int
     seconds: float
     cpu_seconds: float

@@ -62,6 +62,7 @@ def _gpu() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Of Python and of every package measured with or against, where it is installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -28,6 +28,8 @@ REPEATS, LEAST_FILLS = 7, 4
 
 
 class Case(NamedTuple):
+    """What one rate is measured of; without ``tiles`` those that production takes."""
+
     side: int
     augmentation: str
     batch: int
@@ -35,6 +37,7 @@ class Case(NamedTuple):
 
 
 def main() -> int:
+    """Measure every case and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write everything measured there")
     parser.add_argument("--sweep", action="store_true", help="also try other tile shapes (a minute more)")
@@ -82,6 +85,7 @@ def main() -> int:
 
 
 def cases(sweep: bool) -> Iterator[Case]:
+    """Every output side, augmentation and batch size; with ``sweep`` other tile shapes too."""
     for side in SIDES:
         for augmentation in ("default", "everything"):
             for batch in BATCHES:

@@ -101,6 +101,7 @@ def measure_ceilings(compute: "Compute") -> Ceilings:
 
 
 def wait(compute: "Compute") -> None:
+    """Until the device has done what it was told."""
     import torch
 
     if compute.device.type == "cuda":
@@ -209,6 +210,7 @@ def plain_shape(trainer: "Trainer") -> "BackboneSettings":
 
 
 def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
+    """The eager step of a plain trainer, on one constant batch."""
     step = EagerStep(plain_shape(trainer), trainer.stream.classes, trainer.compute, batch_size)
 
     def steps(count: int) -> None:
