@@ -200,7 +200,8 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     for one in fields(TrainSettings):
         if one.default is not MISSING:
             # Round brackets: help texts are Rich markup, where square ones vanish.
-            text = f"{one.metadata['help']} (default: {'auto' if one.name == 'batch_size' else one.default or 'none'})"
+            shown = {"batch_size": "auto"}.get(one.name, "none" if one.default == "" else one.default)
+            text = f"{one.metadata['help']} (default: {shown})"
             if one.name in CHOICES:
                 text = f"{' | '.join(CHOICES[one.name])}: {text}"
             kind = str if one.name == "batch_size" else type(one.default)  # a number, or the word auto

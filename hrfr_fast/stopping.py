@@ -1,14 +1,14 @@
 """Ctrl-C and SIGTERM as a flag that long loops look at between two pieces of work.
 
-A second signal raises Interrupted at once, for whoever does not want to wait for the piece in hand.
+A second signal ends the process at once, for whoever does not want to wait for the piece in hand: with SystemExit,
+which no handler of errors takes for one.
 """
 
+import os
 import signal
 import threading
 from types import FrameType
-from typing import Self
-
-from hrfr_fast.errors import Interrupted
+from typing import Any, Self
 
 
 class StopFlag:
@@ -19,7 +19,7 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
@@ -32,9 +32,10 @@ class StopFlag:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self:
-            raise Interrupted("stopped at once, at the second signal; what was written before it is kept", number)
+            os.write(2, b"\nstopped at once, at the second signal; what was written before it is kept\n")
+            raise SystemExit(128 + number)
         self.signal_number = number

@@ -29,7 +29,9 @@ PIXELS = {
 
 def load(name: str) -> Peer:
     """The peer or engine of that name."""
+    peer: Peer
     if name in ENGINES:
-        peer: Peer = import_module("benchmarks.peers.ours").Engine(name)
-        return peer
-    return import_module(f"benchmarks.peers.{(PEERS | PIXELS)[name]}").Peer()  # type: ignore[no-any-return]
+        peer = import_module("benchmarks.peers.ours").Engine(name)
+    else:
+        peer = import_module(f"benchmarks.peers.{(PEERS | PIXELS)[name]}").Peer()
+    return peer

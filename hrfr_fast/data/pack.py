@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.disk import check_space, disk_errors
 from hrfr_fast.data.earlier import Earlier
 from hrfr_fast.data.matching import recover
 from hrfr_fast.data.pack_shard import Finished, pack_shard, save_identities
 from hrfr_fast.data.request import PAIR_FOLDER, TRAINING, Request, encoding_in_words, pair_candidates, tree_candidates
 from hrfr_fast.data.shards import Split, pair_set_of, split_of
 from hrfr_fast.data.sources import Candidates
-from hrfr_fast.data.space import check_space, disk_errors
 from hrfr_fast.data.synthetic import MARKER
 from hrfr_fast.data.workers import Decoders
 from hrfr_fast.errors import StrictRefusal, UsageError

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def refuse_shared_identities(listings: dict[str, Listing]) -> None:
 
 
 @dataclass
-class Candidates:
+class Candidates(ABC):
     """Pictures that want to become one shard, in order. ``size`` and ``encoding`` are settled before packing.
 
     Labels are provisional: an identity's number for a split, the candidate's own number for pairs.
@@ -159,9 +160,9 @@ class Candidates:
         """Where the paths count from, as a user would say it."""
         return self.root.name
 
+    @abstractmethod
     def paths(self, first: int, last: int) -> list[str]:
         """Paths relative to ``root`` of the candidates first..last-1."""
-        raise NotImplementedError
 
     def labels(self, first: int, last: int) -> NDArray[np.int64]:
         """Provisional labels of the candidates first..last-1."""

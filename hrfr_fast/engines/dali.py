@@ -15,7 +15,7 @@ cannot do, and what is done instead:
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
@@ -127,14 +127,14 @@ class Dali:
         require_dali()
         self.stream, self.device, self.dtype = stream, device, dtype
         self.checksums = FirstUse(stream.splits, verify)
-        self._running: list[Iterator[Batch]] = []
+        self._running: list[Generator[Batch, None, None]] = []
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         batches = self._batches(start, stop)
         self._running.append(batches)
         return batches
 
-    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def _batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         import torch
 
         on_cuda = self.device.type == "cuda"
@@ -193,7 +193,7 @@ class Dali:
     def close(self) -> None:
         """End the pipelines and their threads."""
         for batches in self._running:
-            batches.close()  # type: ignore[attr-defined]
+            batches.close()
         self._running.clear()
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ exact.
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Self
 
@@ -79,14 +79,14 @@ class FFCV:
         self.checksums = FirstUse(stream.splits, verify)
         self.memory = BatchMemory(dtype)
         self.loaders = {split.name: _build_loader(split) for split in stream.splits}
-        self._running: list[Iterator[Batch]] = []
+        self._running: list[Generator[Batch, None, None]] = []
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         batches = self._batches(start, stop)
         self._running.append(batches)
         return batches
 
-    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def _batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         import torch
 
         made = self._made(start, stop)
@@ -145,7 +145,7 @@ class FFCV:
     def close(self) -> None:
         """End FFCV's threads and give up its files."""
         for batches in self._running:
-            batches.close()  # type: ignore[attr-defined]
+            batches.close()
         self._running.clear()
         self.loaders.clear()
 

@@ -38,7 +38,8 @@ def other_classes(
     Gradients flow to ``directions`` and ``weight``. A cosine that rounding took past 1 is clamped, yet keeps its
     gradient: along the direction it belongs to, which normalising takes away.
     """
-    return _OtherClasses.apply(directions, weight, labels, scale, dtype, entries)  # type: ignore[no-any-return]
+    both: tuple[Tensor, Tensor] = _OtherClasses.apply(directions, weight, labels, scale, dtype, entries)
+    return both
 
 
 class _OtherClasses(torch.autograd.Function):

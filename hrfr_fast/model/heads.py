@@ -8,6 +8,7 @@ Margins are written in cosines, never through acos, whose slope is infinite at |
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def folded_cosine(cosine: Tensor, angle: Tensor) -> Tensor:
     return torch.where(k % 2 == 0, cosine, -cosine) - 2 * k
 
 
-class MarginHead(nn.Module):
+class MarginHead(nn.Module, ABC):
     """Base of all heads. ``weight`` is [classes, embedding_size], one direction a class.
 
     Args:
@@ -152,9 +153,9 @@ class MarginHead(nn.Module):
             raise UsageError(f"matmul_dtype is {self.matmul_dtype}; it must be torch.float32 or torch.bfloat16")
         return self.matmul_dtype
 
+    @abstractmethod
     def target(self, cosine: Tensor, norms: Tensor, step: int | Tensor) -> Tensor:
         """The target logit over s, float32 [B, 1], from its cosine and the embedding's norm, both [B, 1]."""
-        raise NotImplementedError
 
 
 class ArcFace(MarginHead):

@@ -1,5 +1,6 @@
 """How long a study will take on this device, from a few measured steps of each input size."""
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from hrfr_fast.data.shards import Packed
 from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.study.plan import Job, Plan
 
-WARM_UP, STEPS = 1, 3
+STEPS = 3  # timed, in the last phase of training
 PICTURES = 32
 FORWARD = 1 / 3  # of a training step's time: the backward pass costs twice the forward pass
 
@@ -42,13 +43,14 @@ def _measure(job: Job, out: Path) -> Speed:
     from hrfr_fast.stopping import StopFlag
     from hrfr_fast.training.trainer import Trainer
 
-    settings = replace(job.settings, out=str(out), steps=WARM_UP, log_every=WARM_UP, eval_every=0.0, plateau=0)
+    warm_up = 1 + math.ceil(1 / min(phase.share for phase in job.regime.phases))  # every phase gets a step
+    settings = replace(job.settings, out=str(out), steps=warm_up, log_every=warm_up, eval_every=0.0, plateau=0)
     with Trainer(settings, show_progress=False) as trainer:
         trainer.start()
         trainer.loop(StopFlag())  # the last line it logs waits for the device
         batch = next(iter(trainer.engine.batches(0, trainer.stream.batch_size)))
         began = time.perf_counter()
-        losses = [trainer.take_step(batch, WARM_UP) for _ in range(STEPS)]
+        losses = [trainer.take_step(batch, warm_up) for _ in range(STEPS)]
         float(losses[-1])  # waits for the device
         trained = STEPS * trainer.stream.batch_size / (time.perf_counter() - began)
         split = trainer.stream.splits[0]

@@ -115,7 +115,7 @@ def settings_of(
 ) -> TrainSettings:
     """The training settings of one run; it lies in ``out/runs/seed<k>``, beside its parents."""
     batch = preset.batch_size(regime.input_size)
-    steps = budget_of(regime, preset, packed, batch)
+    steps = budget_of(regime, preset, packed)
     epoch = _epoch(regime, packed) / batch
     watched = bool(preset.plateau) and regime.budget == "highres"
     looks = max(preset.looks, 3 * preset.plateau if watched else 0)
@@ -128,8 +128,9 @@ def settings_of(
     return TrainSettings().updated(dict(preset.settings) | own, f"preset {preset.name}")
 
 
-def budget_of(regime: Regime, preset: Preset, packed: Packed, batch: int) -> int:
-    """Optimiser steps. Raises UsageError where the preset does not say."""
+def budget_of(regime: Regime, preset: Preset, packed: Packed) -> int:
+    """Optimiser steps. Passes become steps at the batch size of the largest input, so that regimes of one budget take
+    equally many whatever their own batch. Raises UsageError where the preset does not say."""
     if not regime.phases:
         return 1  # assembled from its parents; no step is taken
     if regime.budget in preset.steps:
@@ -142,6 +143,7 @@ def budget_of(regime: Regime, preset: Preset, packed: Packed, batch: int) -> int
             f"preset {preset.name} counts budget {regime.budget!r} ({regime.name}) in passes over {split}, which is "
             "not packed; give it in steps"
         )
+    batch = preset.batch_size(max(map(int, preset.batch)))
     return max(1, math.ceil(preset.epochs[regime.budget] * packed.splits[split].samples / batch))
 
 

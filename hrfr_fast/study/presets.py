@@ -15,8 +15,7 @@ from hrfr_fast.evaluation.views import HR
 class Preset:
     """Everything about a study but its regimes and data. Raises UsageError for values out of range.
 
-    Regimes of one budget (see ``regimes.BUDGETS``) take equally many steps where it is given in ``steps``, or in
-    ``epochs`` and the batch sizes of all input sizes are equal, as they are in the presets below.
+    Regimes of one budget (see ``regimes.BUDGETS``) take equally many steps; it is given in ``steps`` or in ``epochs``.
     """
 
     name: str
@@ -25,7 +24,8 @@ class Preset:
     steps: Mapping[str, int] = field(default_factory=dict)
     """Budget -> optimiser steps."""
     epochs: Mapping[str, float] = field(default_factory=dict)
-    """Budget -> passes over the split it is counted in (``plan.COUNTED_IN``), where ``steps`` says nothing."""
+    """Budget -> passes over the split it is counted in (``plan.COUNTED_IN``), at the batch size of the largest input,
+    where ``steps`` says nothing."""
     plateau: int = 0
     """Looks without a gain that make a plateau for budget "highres", whose steps are then the most; 0: all steps."""
     batch: Mapping[str, int] = field(default_factory=lambda: {"32": 512, "144": 512})

@@ -296,14 +296,14 @@ def anchors(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     """Runs of the study itself that are a dose: none, all, and highres as it comes."""
     ends: list[dict[str, Any]] = []
     for regime, kind in sorted({(row["regime"], row["kind"]) for row in rows}):
-        job = plan.of(regime)[0] if regime in plan.labels else None
+        job = plan.of(regime)[0]
         without = NO_HIGHRES.get(regime, "")
         if without not in plan.labels:
             without = "lowres144"
         ends.append({"regime": regime, "kind": kind, "dose": 0.0, "label": without})
-        if job and kind == "highres_identities":
+        if kind == "highres_identities":
             ends.append({"regime": regime, "kind": kind, "dose": 1.0, "label": regime})
-        elif job and job.regime.highres_share is None:
+        elif job.regime.highres_share is None:
             low, high = (plan.packed.splits[split].samples for split in job.regime.sources)
             ends.append({"regime": regime, "kind": kind, "dose": high / (low + high), "label": regime})
     return ends

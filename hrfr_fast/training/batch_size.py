@@ -29,7 +29,8 @@ def largest_batch(
         return 128 if size <= 64 else 64
     batch_size = LARGEST
     with torch.cuda.device(compute.device):
-        taken = torch.empty(resident + SLACK, dtype=torch.uint8, device=compute.device)
+        free, _ = torch.cuda.mem_get_info()
+        taken = torch.empty(min(resident + SLACK, free // 2), dtype=torch.uint8, device=compute.device)
         while batch_size > 2 * accumulate and not _fits(backbone, head, batch_size // accumulate, size, compute):
             batch_size //= 2
         del taken

@@ -49,6 +49,7 @@ from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flo
 from hrfr_fast.training.step import TrainStep
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress, TaskID
     from torch import optim
 
@@ -301,17 +302,18 @@ class Trainer:
         assert self.optimizer is not None, "a phase has one"
         self.rate = self._rate_now(stretch)
         set_learning_rate(self.optimizer, self.rate)
-        if self.take_step.prepares_next:
-            with self.clock.paused():
-                self.take_step.prepare(batch)
         self.losses.add(self._taken(batch))
         self.profiler.step()
         self.step += 1
 
-    def _taken(self, batch: Batch) -> Any:
+    def _taken(self, batch: Batch) -> "torch.Tensor":
+        """The loss of one step, compiled or captured first where it has to be; a batch too large is told in words."""
         import torch
 
         try:
+            if self.take_step.prepares_next:
+                with self.clock.paused():
+                    self.take_step.prepare(batch)
             return self.take_step(batch, self.step)
         except torch.cuda.OutOfMemoryError as error:
             raise HrfrError(

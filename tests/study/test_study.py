@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.verification import verify
 from hrfr_fast.files import write_json
 from hrfr_fast.report.study_report import write_study_report
+from hrfr_fast.study.cost import estimates
 from hrfr_fast.study.judge import main_pairs, read_judged
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
@@ -162,6 +164,17 @@ def test_dry_run_prints_plan_and_time_and_changes_nothing(packed, preset, tmp_pa
     assert not out.exists()
 
 
+def test_a_regime_from_a_checkpoint_is_timed_however_short_its_phases(packed, preset, done, tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        f'sources = ["highres"]\ninput_size = 32\nparents = ["{done}/runs/seed0/lowres32"]\n'
+        '[[phases]]\ntrain = ["head"]\nshare = 0.1\n[[phases]]\ntrain = ["body", "output", "head"]\nshare = 0.9\n'
+    )
+    plan = planned([str(mine)], packed, tmp_path / "study", preset=preset, seeds=1, device="cpu")
+    (seconds,) = estimates(plan, list(plan.jobs)).values()
+    assert seconds > 0
+
+
 def test_the_ends_of_a_dose_are_runs_of_the_study(packed, preset, tmp_path):
     names = ["lowres144-finetuned", "lowres144-continued", "highlow144"]
     plan = planned(names, packed, tmp_path, preset=preset, seeds=1, dose=True)
@@ -194,7 +207,7 @@ def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, 
 
 
 def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
-    preset = preset_named("full")
+    preset = replace(preset_named("full"), batch={"32": 1024, "144": 512})
     from hrfr_fast.data.shards import open_packed
 
     names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
