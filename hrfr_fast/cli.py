@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hrfr_fast import __version__
-from hrfr_fast.errors import DamageFound, HrfrError, UsageError
+from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
+    from hrfr_fast.data.summary import PackSummary
     from hrfr_fast.evaluation.evaluate import PairResult
 
 app = typer.Typer(
@@ -99,11 +100,19 @@ def pack(
     from hrfr_fast.data.pack import pack as run
     from hrfr_fast.stopping import StopFlag
 
-    with StopFlag() as stop:
-        summary = run(
-            data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
-            resize=resize, sizes=_sizes(size or []), stop=stop,
-        )  # fmt: skip
+    try:
+        with StopFlag() as stop:
+            summary = run(
+                data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
+                resize=resize, sizes=_sizes(size or []), stop=stop,
+            )  # fmt: skip
+    except IncompletePack as error:
+        _print_pack(error.summary)
+        raise
+    _print_pack(summary)
+
+
+def _print_pack(summary: "PackSummary") -> None:
     from hrfr_fast.progress import console
 
     lines = [*summary.lines(), *(f"warning: {warning}" for warning in summary.warnings)]
@@ -131,14 +140,17 @@ def inspect_command(
 @app.command()
 def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
     """Verify every checksum; exits with 4 and names shard and record of any damage."""
-    from hrfr_fast.data.check import check_packed
+    from hrfr_fast.data.check import check_packed, coverage
+    from hrfr_fast.data.manifest import repair
 
     damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
         typer.echo(str(one))
     if damage:
-        raise DamageFound(f"{packed}: {len(damage)} damaged; `hrfr-fast pack` makes the shards anew from the pictures")
+        raise DamageFound(f"{packed}: {len(damage)} damaged; {repair(packed)}")
     typer.echo(f"{packed}: every checksum matches")
+    for line in coverage(packed):
+        typer.echo(line)
 
 
 @app.command()

@@ -4,6 +4,8 @@ A message says what was wrong, where (file, record), and what to do about it. Th
 message alone; a traceback is only ever shown for a bug in hrfr-fast itself.
 """
 
+from typing import Any
+
 
 class HrfrError(Exception):
     """Base of every error a user can cause or mend. ``exit_code`` is the status of the command."""
@@ -21,6 +23,14 @@ class StrictRefusal(HrfrError):
     """``--strict`` was asked for and some input was refused."""
 
     exit_code = 3
+
+
+class IncompletePack(HrfrError):
+    """Some files could not be read; everything else is packed, and ``summary`` says what."""
+
+    def __init__(self, message: str, summary: Any) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class DamageFound(HrfrError):

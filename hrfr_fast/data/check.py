@@ -1,6 +1,5 @@
 """``hrfr-fast check``: is every byte of a packed directory what it was when it was packed?"""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.earlier import entries_of, read_quarantine
+from hrfr_fast.data.names import one_line
+from hrfr_fast.data.saved_listing import saved_key
 from hrfr_fast.data.shards import check_shard_files, pair_set_of, split_of
 from hrfr_fast.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.progress import progress_bar
@@ -37,8 +39,6 @@ def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
         UsageError: there is no finished pack at ``path``.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such directory")
     try:
         content = manifest.read(path)
     except DamageFound as error:
@@ -51,9 +51,28 @@ def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
         for kind, name, entry in entries:
             damages += _check_shard(path, kind, name, entry)
             progress.advance(task)
-    for line in _quarantine_lines(path):
-        damages.append(line)
-    return damages
+    return damages + list(_other_files(path, content))
+
+
+def coverage(path: str | Path) -> list[str]:
+    """What :func:`check_packed` looks at in the finished pack ``path``, and what it leaves alone, in words."""
+    path = Path(path)
+    content = manifest.read(path)
+    covered = {manifest.NAME, *commit.files_of(content)}
+    lines = [f"checked: {', '.join(sorted(name for name in covered if (path / name).exists()))}"]
+    others = sorted(file.name for file in path.iterdir() if file.name not in covered)
+    if manifest.WORK in others:
+        others.remove(manifest.WORK)
+        lines.append(f"not checked: unfinished work in {manifest.WORK}; the next pack compares it before it goes on")
+    if others:
+        lines.append(f"not checked, no part of the pack: {', '.join(map(one_line, others))}")
+    unreadable = sum(entry["source"].get("unreadable", 0) for entry in entries_of(content).values())
+    if unreadable:
+        lines.append(
+            f"incomplete: {unreadable:,} files could not be read when it was packed;"
+            f" {manifest.command(path, content)} tries them again"
+        )
+    return lines
 
 
 def _check_shard(path: Path, kind: str, name: str, entry: dict[str, Any]) -> list[Damage]:
@@ -91,11 +110,13 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
         yield Damage(file.name, None, "every record matches its checksum, but the file does not match its digest")
 
 
-def _quarantine_lines(path: Path) -> Iterator[Damage]:
-    try:
-        for line in (path / commit.QUARANTINE).read_bytes().splitlines():
-            json.loads(line)
-    except FileNotFoundError:
-        return  # made by synth --packed, which refuses nothing
-    except (OSError, ValueError) as error:
-        yield Damage(commit.QUARANTINE, None, f"not readable as JSON lines: {error}")
+def _other_files(path: Path, content: dict[str, Any]) -> Iterator[Damage]:
+    """The files that only the next pack reads: `synth --packed` writes none of them."""
+    if content["provenance"].get("made_by") != "hrfr-fast pack":
+        return
+    if read_quarantine(path, content) is None:
+        yield Damage(commit.QUARANTINE, None, "missing, or not the one that was written with the shards")
+    for shard, entry in entries_of(content).items():
+        listing = commit.listing_name(shard)
+        if saved_key(path / listing, str(entry.get("digest"))) is None:
+            yield Damage(listing, None, "missing or damaged: the next pack could not tell what changed")

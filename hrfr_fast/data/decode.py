@@ -5,6 +5,7 @@ header is read and judged before any pixel is decoded, so a decompression bomb c
 rather than half decoded. Grey, palette and 16-bit pictures become 8-bit RGB, an alpha channel is dropped.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -23,6 +24,7 @@ from hrfr_fast.data.beton import JPEG, RAW
 MAX_PIXELS = 1 << 24
 MAX_FILE_BYTES = 64 << 20
 JPEG_QUALITY = 95
+NO_FILE = (errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)  # a folder, a socket, a name that no file can have
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
@@ -30,6 +32,13 @@ ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (
 
 class Refused(ValueError):
     """This picture cannot be packed; the message is the reason that goes to ``quarantine.jsonl``."""
+
+
+class Unreadable(Refused):
+    """The system could not read the file: no rights, a failing disk, a lost mount, a link that leads nowhere.
+
+    That says nothing about the picture, so the next pack tries it again.
+    """
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,13 @@ class Chunk:
     crc32: list[int] = field(default_factory=list)
     modes: list[int] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
+    unreadable: set[int] = field(default_factory=set)  # positions in ``refused`` that are to be tried again
 
 
 def decode_chunk(root: str, paths: list[str], target: Target, paired: bool) -> Chunk:
     """Read and decode ``paths`` below ``root``. Under ``paired`` a refused picture takes its partner with it."""
-    return collect((partial(read_file, os.path.join(root, path)) for path in paths), target, paired)
+    read = read_named if paired else read_file
+    return collect((partial(read, os.path.join(root, path)) for path in paths), target, paired)
 
 
 def collect(readers: Iterable[Callable[[], bytes | NDArray[np.uint8]]], target: Target, paired: bool) -> Chunk:
@@ -74,6 +85,8 @@ def collect(readers: Iterable[Callable[[], bytes | NDArray[np.uint8]]], target: 
             picture = record_of(source, target) if isinstance(source, bytes) else (source.tobytes(), RAW)
         except Refused as reason:
             chunk.refused.append((position, str(reason)))
+            if isinstance(reason, Unreadable):
+                chunk.unreadable.add(position)
             continue
         records.append((position, *picture))
     if paired and chunk.refused:
@@ -88,8 +101,27 @@ def collect(readers: Iterable[Callable[[], bytes | NDArray[np.uint8]]], target: 
     return chunk
 
 
+def read_named(path: str) -> bytes:
+    """A picture that a pair list names, as :func:`read_file`.
+
+    A name that leads to nothing is a mistake of the list; the listing notices when the file appears.
+    """
+    try:
+        return read_file(path)
+    except Unreadable as reason:
+        assert isinstance(reason.__cause__, OSError)
+        if reason.__cause__.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.islink(path):
+            raise Refused(str(reason)) from reason
+        raise
+
+
 def read_file(path: str) -> bytes:
-    """The whole file. Raises Refused where the system does not let us, or where it is no picture by its length."""
+    """The whole file.
+
+    Raises:
+        Unreadable: the system does not let us.
+        Refused: it is no picture by its length, or no file at all.
+    """
     try:
         # O_NONBLOCK: a named pipe among the pictures must not hang the packer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -103,7 +135,8 @@ def read_file(path: str) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise Refused(f"cannot be read: {error.strerror}") from error
+        kind = Refused if error.errno in NO_FILE else Unreadable
+        raise kind(f"cannot be read: {error.strerror}") from error
     if not data:
         raise Refused("the file is empty")
     return data
@@ -259,6 +292,8 @@ def _check_png(data: bytes) -> None:
             raise Refused(f"truncated PNG: it ends within a {kind.decode('latin-1')} chunk")
         if zlib.crc32(data[at + 4 : at + 8 + length]) != struct.unpack_from(">I", data, at + 8 + length)[0]:
             raise Refused(f"damaged PNG: the checksum of a {kind.decode('latin-1')} chunk is wrong")
+        if kind == b"acTL":
+            raise Refused("an animated PNG is not one picture")
         if kind == b"IDAT":
             pixels.append(data[at + 8 : at + 8 + length])
         if kind == b"IEND":

@@ -36,6 +36,7 @@ def inspect_packed(path: str | Path) -> dict[str, Any]:
                 "overlap": dict(pairs.overlap),
                 "bytes": packed.manifest["pairs"][name]["bytes"],
                 "quarantined": packed.manifest["pairs"][name]["source"].get("quarantined", 0),
+                "unreadable": packed.manifest["pairs"][name]["source"].get("unreadable", 0),
             }
             for name, pairs in packed.pairs.items()
         },
@@ -57,6 +58,7 @@ def _split(split: Split, entry: dict[str, Any]) -> dict[str, Any]:
             "max": int(counts.max()),
         },
         "quarantined": entry["source"].get("quarantined", 0),
+        "unreadable": entry["source"].get("unreadable", 0),
     }
 
 

@@ -2,11 +2,13 @@
 
 Beside ``<name>.beton.partial`` lie ``<name>.rows`` (one row a record), ``<name>.refused`` (JSON lines) and
 ``<name>.journal``. A line of the journal is written once everything it speaks of is on disk; what the other files hold
-beyond the last whole line is cut off. Continuing is exact because the layout of a shard depends on its rows alone.
+beyond the last whole line is cut off. Continuing is exact because the layout of a shard depends on its rows alone. A
+line also holds checksums of the rows and refusals before it and of itself: damaged work is not continued.
 """
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ class Journal:
         self._paths = {kind: work / f"{name}.{kind}" for kind in ("journal", "rows", "refused")}
         state = self._last_state(key)
         self.continued = state is not None
-        self.candidates, records, refused_bytes = state or (0, 0, 0)
+        self.candidates, records, refused_bytes, *checksums = state or (0, 0, 0, 0, 0)
+        self._checksums = dict(zip(("rows", "refused"), checksums, strict=True))
         self._files = {kind: open(path, "ab") for kind, path in self._paths.items()}  # noqa: SIM115
         self._files["rows"].truncate(records * ROW.itemsize)
         self._files["refused"].truncate(refused_bytes)
@@ -37,17 +40,24 @@ class Journal:
             self._line(key)
             fsync_directory(work)
 
-    def _last_state(self, key: dict[str, Any]) -> tuple[int, int, int] | None:
-        """(candidates, records, bytes of refusals) of the last whole line, None if there is nothing to continue."""
+    def _last_state(self, key: dict[str, Any]) -> tuple[int, ...] | None:
+        """Candidates, records, bytes of refusals, CRC-32 of rows and of refusals by the last whole line.
+
+        None if there is nothing to continue, or nothing that is whole.
+        """
         try:
             lines = self._paths["journal"].read_bytes().split(b"\n")[:-1]
             if not lines or json.loads(lines[0]) != key:
                 return None
-            candidates, records, refused = json.loads(lines[-1]) if len(lines) > 1 else (0, 0, 0)
-            rows, refusals = (self._paths[kind].stat().st_size for kind in ("rows", "refused"))
-        except (OSError, ValueError):
+            *state, checksum = json.loads(lines[-1]) if len(lines) > 1 else _with_checksum([0] * 5)
+            _, records, refused, *expected = state
+            lengths = (records * ROW.itemsize, refused)
+            said = [self._paths[kind].read_bytes()[:n] for kind, n in zip(("rows", "refused"), lengths, strict=True)]
+            if [*state, checksum] != _with_checksum(state) or [zlib.crc32(content) for content in said] != expected:
+                return None
+        except (OSError, ValueError, TypeError):
             return None
-        return None if rows < records * ROW.itemsize or refusals < refused else (candidates, records, refused)
+        return tuple(state)
 
     def rows(self) -> NDArray[np.void]:
         """The rows of all records accounted for."""
@@ -60,9 +70,10 @@ class Journal:
 
     def add(self, candidates: int, rows: NDArray[np.void], refused: list[dict[str, Any]]) -> None:
         """Account for a chunk that ends before candidate ``candidates``. Durable after :meth:`commit`."""
-        self._files["rows"].write(rows.tobytes())
         text = "".join(json.dumps(line) + "\n" for line in refused).encode()
-        self._files["refused"].write(text)
+        for kind, content in (("rows", rows.tobytes()), ("refused", text)):
+            self._files[kind].write(content)
+            self._checksums[kind] = zlib.crc32(content, self._checksums[kind])
         self.candidates = candidates
         self._records += len(rows)
         self._refused_bytes += len(text)
@@ -72,7 +83,8 @@ class Journal:
         for kind in ("rows", "refused"):
             self._files[kind].flush()
             os.fsync(self._files[kind].fileno())
-        self._line([self.candidates, self._records, self._refused_bytes])
+        state = [self.candidates, self._records, self._refused_bytes, *self._checksums.values()]
+        self._line(_with_checksum(state))
 
     def _line(self, value: Any) -> None:
         self._files["journal"].write(json.dumps(value).encode() + b"\n")
@@ -89,3 +101,7 @@ class Journal:
         self.close()
         for path in self._paths.values():
             path.unlink(missing_ok=True)
+
+
+def _with_checksum(state: list[int]) -> list[int]:
+    return [*state, zlib.crc32(json.dumps(state).encode())]

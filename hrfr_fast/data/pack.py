@@ -3,72 +3,30 @@
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.data import beton, commit, manifest
 from hrfr_fast.data.disk import check_space, disk_errors
 from hrfr_fast.data.earlier import Earlier
+from hrfr_fast.data.left_out import PAIR_FOLDER, split_folders
 from hrfr_fast.data.matching import recover
+from hrfr_fast.data.names import one_line
 from hrfr_fast.data.pack_shard import Finished, pack_shard, save_identities
-from hrfr_fast.data.request import PAIR_FOLDER, TRAINING, Request, encoding_in_words, pair_candidates, tree_candidates
+from hrfr_fast.data.request import TRAINING, Request, encoding_in_words, pair_candidates, tree_candidates
 from hrfr_fast.data.shards import Split, pair_set_of, split_of
 from hrfr_fast.data.sources import Candidates
+from hrfr_fast.data.summary import PackSummary, shard_summary
 from hrfr_fast.data.synthetic import MARKER
 from hrfr_fast.data.workers import Decoders
-from hrfr_fast.errors import StrictRefusal, UsageError
+from hrfr_fast.errors import IncompletePack, StrictRefusal, UsageError
 from hrfr_fast.files import write_bytes
 from hrfr_fast.machine import cores
 from hrfr_fast.progress import progress_bar
 from hrfr_fast.stopping import StopFlag
 
 LIBRARIES = ("numpy", "simplejpeg", "opencv-python")
-
-
-@dataclass
-class ShardSummary:
-    """What became of one split or pair set."""
-
-    name: str
-    samples: int
-    identities: int
-    size: int
-    encoding: str
-    quarantined: int
-    action: str  # "packed", "continued from 1,234 of 5,678", "finished earlier" or "unchanged"
-    why: str = ""  # for a shard packed anew though there was one: what changed
-
-
-@dataclass
-class PackSummary:
-    """What a pack did. ``lines()`` is what the command prints."""
-
-    out: Path
-    digest: str = ""
-    nothing_to_do: bool = False
-    shards: dict[str, ShardSummary] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    encoding: str = ""  # the choice and its reason
-
-    @property
-    def quarantined(self) -> int:
-        """Pictures and list lines refused, over all shards."""
-        return sum(shard.quarantined for shard in self.shards.values())
-
-    def lines(self) -> list[str]:
-        """Human-readable account."""
-        lines = ["nothing to do: the input is unchanged"] if self.nothing_to_do else []
-        for s in self.shards.values():
-            what = f"{s.samples // 2:,} pairs" if s.name.startswith("pairs-") else f"{s.identities:,} identities"
-            refused = f", {s.quarantined:,} in quarantine" if s.quarantined else ""
-            why = f" ({s.why})" if s.why else ""
-            lines.append(f"{s.name}: {s.samples:,} faces, {what}, {s.size} px, {s.encoding}{refused}: {s.action}{why}")
-        if self.encoding and not self.nothing_to_do:
-            lines.append(self.encoding)
-        if self.quarantined:
-            lines.append(f"{self.quarantined:,} refused; files and reasons: {self.out / commit.QUARANTINE}")
-        return lines
 
 
 def pack(
@@ -88,7 +46,8 @@ def pack(
     """Pack the tree ``data`` into the directory ``out``.
 
     An interrupted pack is continued, unchanged input is left alone, a changed split is packed anew; ``out`` holds the
-    old output until the new one is whole. The bytes written depend on the input alone, not on ``workers``.
+    old output until the new one is whole. The bytes written depend on the input alone, not on ``workers``. What is
+    kept is compared with its digests first, so that packing again repairs whatever was damaged.
 
     Args:
         data: holds ``lowres``, ``highres``, ``highres_eval`` (``<identity>/<picture>``; one of them at least) and
@@ -105,8 +64,9 @@ def pack(
         page_size: bytes a page of the shards, a power of two.
 
     Raises:
-        UsageError: a wrong setting, nothing to pack, an identity in two splits, a broken pair set.
-        HrfrError: unreadable folder, full disk, dead worker.
+        UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set.
+        HrfrError: a folder or many files that cannot be read, full disk, dead worker.
+        IncompletePack: after everything else is packed, if a few files could not be read; the next pack tries them.
         StrictRefusal, Interrupted: see above.
     """
     data, out = Path(data), Path(out)
@@ -115,9 +75,10 @@ def pack(
     with Decoders(workers or cores()) as decoders:
         if not (out / manifest.NAME).exists():
             decoders.start()  # while files are listed; a second run may have nothing to decode
-        todo, warnings = tree_candidates(data, request)
+        todo, warnings = tree_candidates(data, out, request)
         summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(todo, request))
         _Pack(data, out, request, todo, decoders, show_progress, stop, summary).run()
+    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / commit.QUARANTINE}')
     if strict and summary.quarantined:
         raise StrictRefusal(
             f"{summary.quarantined} inputs were refused (--strict); everything else is packed, files and reasons are in"
@@ -129,23 +90,37 @@ def pack(
 def pack_pairs(folder: str | Path, out: str | Path, *, workers: int = 0, show_progress: bool = False) -> PackSummary:
     """Pack the pair sets of ``folder`` alone: itself a folder of sets, or a tree with ``hres_eval_pairs`` in it.
 
-    Without splits beside them no identities can be recovered. Raises UsageError where there is no pair set.
+    Without splits beside them no identities can be recovered. Raises UsageError where there is no pair set, and
+    IncompletePack where a few files cannot be read.
     """
     folder, out, request = Path(folder), Path(out), Request()
     folder = folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
     todo, summary = pair_candidates(folder, request), PackSummary(out)
     with Decoders(workers or cores()) as decoders:
         _Pack(folder, out, request, todo, decoders, show_progress, None, summary).run()
+    _raise_if_incomplete(summary)
     return summary
+
+
+def _raise_if_incomplete(summary: PackSummary, where: str = "") -> None:
+    if summary.unreadable:
+        lines = map(json.loads, (summary.out / commit.QUARANTINE).read_bytes().splitlines())
+        first = next(line for line in lines if line.get("retry"))
+        raise IncompletePack(
+            f"{summary.unreadable:,} files could not be read, such as {one_line(first['file'])} ({first['reason']}), so"
+            " the pack is incomplete; mend that (rights, links, the disk) or remove them, and run the same command"
+            f" again{where}",
+            summary,
+        )
 
 
 def _validate(data: Path, out: Path, workers: int) -> None:
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
-    if not data.is_dir():
-        raise UsageError(f"{data}: no such directory")
-    if not any((data / name).is_dir() for name in manifest.SPLITS):
-        raise UsageError(f"{data}: expected at least one of the folders {', '.join(manifest.SPLITS)}")
+    splits = split_folders(data)
+    taken = [data.resolve(), *((data / name).resolve() for name in (*splits, PAIR_FOLDER))]
+    if out.resolve() == taken[0] or any(out.resolve().is_relative_to(folder) for folder in taken[1:]):
+        raise UsageError(f"--out {out}: it lies among the pictures of {data}; choose a directory of its own")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: not a directory")
 
@@ -168,10 +143,10 @@ class _Pack:
         summary = self.summary
         with disk_errors(self.out), commit.locked(self.out) as work:
             commit.complete(self.out)  # a move into place that a kill interrupted
-            earlier = Earlier.look(self.out, self.todo, self.request.page_size)
+            earlier = Earlier.look(self.out, self.todo, self.request.page_size, self.show_progress)
             if earlier.manifest is not None and earlier.complete:
                 summary.nothing_to_do, content = True, earlier.manifest
-                summary.shards = {name: _summary(name, e, "unchanged") for name, e in earlier.entries().items()}
+                summary.shards = {name: shard_summary(name, e, "unchanged") for name, e in earlier.entries().items()}
             else:
                 content = self._pack_into(work, earlier)
                 commit.decide(self.out, content)
@@ -194,25 +169,27 @@ class _Pack:
             self.summary.warnings += _lost_warnings(candidates, splits[candidates.name])
         refusals = [line for shard in shards.values() for line in shard.refusals]
         write_bytes(work / commit.QUARANTINE, "".join(json.dumps(line) + "\n" for line in refusals).encode())
-        return manifest.build({name: entries[name] for name in splits}, pairs, self._provenance())
+        quarantine_digest = beton.file_digest(work / commit.QUARANTINE)
+        return manifest.build({n: entries[n] for n in splits}, pairs, self._provenance(), quarantine_digest)
 
     def _shards(self, work: Path, earlier: Earlier) -> dict[str, Finished]:
         """Every shard by name, packed now or taken as it is."""
         shards = {}
         with progress_bar(self.show_progress) as progress:
             for candidates in self.todo:
-                name, why = candidates.name, ""
-                if name in earlier.current:
+                name = candidates.name
+                if name not in earlier.stale:
                     shards[name] = Finished(dict(earlier.entries()[name]), earlier.refusals(name), "unchanged")
                 else:
-                    why = earlier.why(candidates)
                     task = progress.add_task(name, total=candidates.count, note="")
 
                     def advance(done: int, task: Any = task) -> None:
                         progress.update(task, completed=done)
 
                     shards[name] = pack_shard(candidates, work, earlier.keys[name], self.decoders, advance, self.stop)
-                self.summary.shards[name] = _summary(name, shards[name].entry, shards[name].action, why)
+                self.summary.shards[name] = shard_summary(
+                    name, shards[name].entry, shards[name].action, earlier.stale.get(name, "")
+                )
         return shards
 
     def _provenance(self) -> dict[str, Any]:
@@ -230,13 +207,6 @@ class _Pack:
             "encoding": self.summary.encoding,
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
         }
-
-
-def _summary(name: str, entry: dict[str, Any], action: str, why: str = "") -> ShardSummary:
-    quarantined = entry["source"].get("quarantined", 0)
-    return ShardSummary(
-        name, entry["samples"], entry.get("identities", 0), entry["size"], entry["encoding"], quarantined, action, why
-    )
 
 
 def _keep_unfinished(work: Path, earlier: Earlier) -> None:

@@ -12,17 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.decode import Chunk
+from hrfr_fast.data.earlier import is_whole
 from hrfr_fast.data.journal import Journal
+from hrfr_fast.data.left_out import PAIR_FOLDER
+from hrfr_fast.data.names import one_line
 from hrfr_fast.data.pairs import BcolzPairs, PathPairs
-from hrfr_fast.data.request import PAIR_FOLDER
-from hrfr_fast.data.sources import Candidates, save_listing
+from hrfr_fast.data.saved_listing import save_listing, saved_key
+from hrfr_fast.data.sources import Candidates
 from hrfr_fast.data.workers import Decoders
-from hrfr_fast.data.writer import SplitWriter
-from hrfr_fast.errors import Interrupted, UsageError
+from hrfr_fast.data.writer import SplitWriter, holds
+from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_json
 from hrfr_fast.stopping import StopFlag
 
 SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # how much work a kill may cost
+# So many files of a shard may be unreadable (the larger of a number and a share) and the rest is still packed. Beyond
+# it the disk or a mount is at fault, and what was packed before must not be replaced by the remains.
+UNREADABLE, UNREADABLE_SHARE = 100, 0.05
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,10 @@ def pack_shard(
 
     Raises:
         UsageError: none of the pictures can be packed.
-        HrfrError: a worker died.
+        HrfrError: a worker died, or too many files cannot be read.
     """
     done = work / f"{candidates.name}.done.json"
-    finished = _finished_earlier(done, key)
+    finished = _finished_earlier(done, key, candidates)
     if finished:
         advance(candidates.count)
         return finished
@@ -71,17 +78,22 @@ def pack_shard(
         raise
     action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
     finished = _finish(writer, journal, candidates, work, action)
-    save_listing(work / commit.listing_name(candidates.name), key, candidates.listing_lines())
-    write_json(done, {"key": key} | asdict(finished))
+    listing = work / commit.listing_name(candidates.name)
+    save_listing(listing, key, finished.entry["digest"], candidates.listing_lines())
+    write_json(done, manifest.with_checksum({"key": key} | asdict(finished)))
     journal.remove()
     return finished
 
 
-def _finished_earlier(done: Path, key: dict[str, Any]) -> Finished | None:
+def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -> Finished | None:
+    """What an interrupted pack finished, if all of it is whole and no file can be read now that could not then."""
     try:
-        said = json.loads(done.read_bytes())
-        if said["key"] == key:
-            return Finished(said["entry"], said["refusals"], "finished earlier")
+        said = manifest.without_checksum(json.loads(done.read_bytes()))
+        finished = Finished(said["entry"], said["refusals"], "finished earlier")
+        whole = is_whole(done.parent, finished.entry) and not candidates.readable_again(_unreadable(finished.refusals))
+        listing = done.parent / commit.listing_name(candidates.name)
+        if whole and said["key"] == key == saved_key(listing, finished.entry["digest"]):
+            return finished
     except (OSError, ValueError, KeyError, TypeError):
         pass
     done.unlink(missing_ok=True)
@@ -94,11 +106,22 @@ def _open(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Jour
     partial = path.with_name(path.name + ".partial")
     if path.exists():
         os.replace(path, partial)  # killed after the file was renamed and before it was accounted for
-    if not partial.exists():
-        (work / f"{candidates.name}.journal").unlink(missing_ok=True)
     journal = Journal(work, candidates.name, key)
+    if journal.continued and not _may_continue(journal, partial, candidates, key["page_size"]):
+        journal.remove()
+        journal = Journal(work, candidates.name, key)
     restored = journal.rows() if journal.continued else None
     return journal, SplitWriter(path, candidates.count, candidates.size, key["page_size"], restored)
+
+
+def _may_continue(journal: Journal, partial: Path, candidates: Candidates, page_size: int) -> bool:
+    """Whether all that was written is still there, and no file can be read now that could not then."""
+    whole = partial.exists() and holds(partial, journal.rows(), candidates.count, page_size)
+    return whole and not candidates.readable_again(_unreadable(journal.refusals()))
+
+
+def _unreadable(refusals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in refusals if line.get("retry")]
 
 
 def _fill(
@@ -111,11 +134,20 @@ def _fill(
 ) -> None:
     """Decode and append every candidate the journal does not account for yet."""
     since, unsynced = time.monotonic(), 0
+    unreadable = len(_unreadable(journal.refusals()))
     advance(journal.candidates)
     for first, last, chunk in decoders.chunks(candidates, journal.candidates):
         labels = candidates.labels(first, last)[chunk.kept]
         rows = writer.extend(chunk.blob, chunk.lengths, labels, chunk.modes, chunk.crc32)
-        journal.add(last, rows, _refusals(candidates, first, last, chunk.refused))
+        refusals = _refusals(candidates, first, last, chunk)
+        unreadable += len(_unreadable(refusals))
+        if unreadable > max(UNREADABLE, UNREADABLE_SHARE * candidates.count):
+            raise HrfrError(
+                f"{candidates.name}: {unreadable:,} of the first {last:,} files could not be read, such as"
+                f" {one_line(refusals[-1]['file'])}: {refusals[-1]['reason']}. That many are not packed around: mend it"
+                " (rights, the disk, a mount) and run the same command again; what was packed before is untouched"
+            )
+        journal.add(last, rows, refusals)
         advance(last)
         unsynced += len(chunk.blob)
         now = time.monotonic()
@@ -131,16 +163,18 @@ def _fill(
             )
 
 
-def _refusals(candidates: Candidates, first: int, last: int, refused: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    if not refused:
+def _refusals(candidates: Candidates, first: int, last: int, chunk: Chunk) -> list[dict[str, Any]]:
+    if not chunk.refused:
         return []
     paths = candidates.paths(first, last)
     lines: list[dict[str, Any]] = []
-    for position, reason in refused:
+    for position, reason in chunk.refused:
         file = f"{candidates.folder}/{paths[position]}"
         line: dict[str, Any] = {"split": candidates.name, "file": file, "reason": reason}
         if candidates.paired:
             line["pair"] = (first + position) // 2
+        if position in chunk.unreadable:
+            line["retry"] = True
         lines.append(line)
     return lines
 
@@ -149,8 +183,9 @@ def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work:
     refusals = journal.refusals()
     if not writer.samples:
         writer.close()
-        reasons = "; ".join(f"{line['file']}: {line['reason']}" for line in refusals[:3])
-        raise UsageError(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
+        reasons = "; ".join(f"{one_line(line['file'])}: {line['reason']}" for line in refusals[:3])
+        kind = HrfrError if _unreadable(refusals) else UsageError
+        raise kind(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
     if isinstance(candidates, PathPairs | BcolzPairs):
         file = f"{PAIR_FOLDER}/{candidates.name.removeprefix('pairs-')}.csv"
         refusals += [{"split": candidates.name, "file": file} | line for line in candidates.malformed]
@@ -165,6 +200,7 @@ def _source(candidates: Candidates, refusals: list[dict[str, Any]]) -> dict[str,
         "listing": candidates.content,
         "candidates": candidates.count,
         "quarantined": len(refusals),
+        "unreadable": len(_unreadable(refusals)),
         "encoding": candidates.encoding,
         "resize": candidates.resize,
     }

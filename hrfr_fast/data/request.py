@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrfr_fast.data import beton, manifest
+from hrfr_fast.data import beton
 from hrfr_fast.data.decode import usual_size
+from hrfr_fast.data.left_out import PAIR_FOLDER, outside_splits, split_folders
+from hrfr_fast.data.names import one_line
 from hrfr_fast.data.pairs import BcolzPairs, choose_identities, development_pairs, find_pair_sets
 from hrfr_fast.data.sources import Candidates, FolderCandidates, Listing, list_split, refuse_shared_identities
 from hrfr_fast.errors import UsageError
@@ -13,7 +15,6 @@ from hrfr_fast.errors import UsageError
 SIZES = {"lowres": 36, "highres": 144}
 EVALUATION_SIZES = (36, 144)
 TRAINING = ("lowres", "highres")
-PAIR_FOLDER = "hres_eval_pairs"
 AUTO_RAW_BYTES = 8_000_000_000  # auto: a split larger than this as raw pixels is stored as JPEG
 
 
@@ -36,16 +37,17 @@ class Request:
             raise UsageError("picture sizes must be within 1..4096 pixels")
 
 
-def tree_candidates(data: Path, request: Request) -> tuple[list[Candidates], list[str]]:
+def tree_candidates(data: Path, out: Path, request: Request) -> tuple[list[Candidates], list[str]]:
     """The splits, development pairs and pair sets of the tree ``data``, and warnings about them.
 
     Raises:
-        UsageError: an identity in two splits, an empty split, a broken pair set.
+        UsageError: no split, a misspelt one, one laid out otherwise; an identity in two splits, a broken pair set.
         HrfrError: a folder that cannot be read.
     """
-    listings = {name: list_split(data / name) for name in manifest.SPLITS if (data / name).is_dir()}
+    listings = {name: list_split(data / name) for name in split_folders(data)}
     refuse_shared_identities(listings)
     warnings = [line for name, listing in listings.items() for line in _warnings(name, listing)]
+    warnings += outside_splits(data, out)
     splits: list[Candidates] = []
     development: list[Candidates] = []
     for name, listing in listings.items():
@@ -118,8 +120,7 @@ def _warnings(name: str, listing: Listing) -> list[str]:
     warnings = []
     empty = [i for i, n in zip(listing.identities, listing.counts, strict=True) if not n]
     if empty:
-        some = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        some = ", ".join(map(one_line, empty[:5])) + (", ..." if len(empty) > 5 else "")
         warnings.append(f"{name}: {len(empty)} identities without pictures get no label ({some})")
-    if listing.ignored:
-        warnings.append(f"{name}: {listing.ignored} files are not pictures by their names and were ignored")
+    warnings += [f"{name}: {line}; they are not packed" for line in listing.left_out.lines(name)]
     return warnings

@@ -5,6 +5,7 @@ Opening reads the manifest, the shards' headers and their checksum files; pixels
 
 import mmap
 import os
+import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,12 @@ class Split:
     encoding: str  # "raw", "jpeg" or "mixed"
     identity_names: list[str] = field(repr=False, default_factory=list)
 
+    @property
+    def advice(self) -> str:
+        """What to do about damage in this file, as the end of a sentence."""
+        directory = self.path.parent
+        return f"`hrfr-fast check {shlex.quote(str(directory))}` lists all damage, {manifest.repair(directory)}"
+
     @cached_property
     def data(self) -> NDArray[np.uint8]:
         """Read-only uint8 memory map of the whole file."""
@@ -38,14 +45,17 @@ class Split:
 
     @cached_property
     def _tables(self) -> beton.Tables:
-        tables = beton.read_tables(self.path, self.data)
+        try:
+            tables = beton.read_tables(self.path, self.data)
+        except DamageFound as error:
+            raise DamageFound(f"{error}; {self.advice}") from error
         if len(tables.offsets) != self.samples or (self.samples and tables.size != self.size):
             raise DamageFound(
                 f"{self.path}: {len(tables.offsets)} records of {tables.size} px,"
-                f" the manifest says {self.samples} of {self.size} px"
+                f" the manifest says {self.samples} of {self.size} px; {self.advice}"
             )
         if self.samples and not 0 <= tables.labels.min() <= tables.labels.max() < self.identities:
-            raise DamageFound(f"{self.path}: a label lies outside 0..{self.identities - 1}")
+            raise DamageFound(f"{self.path}: a label lies outside 0..{self.identities - 1}; {self.advice}")
         return tables
 
     @property
@@ -73,7 +83,9 @@ class Split:
         """uint32 [N]: CRC-32 of each record's bytes."""
         checksums = np.fromfile(beton.checksum_path(self.path), "<u4")
         if len(checksums) != self.samples:
-            raise DamageFound(f"{beton.checksum_path(self.path)}: {len(checksums)} checksums, {self.samples} records")
+            raise DamageFound(
+                f"{beton.checksum_path(self.path)}: {len(checksums)} checksums, {self.samples} records; {self.advice}"
+            )
         return checksums.astype(np.uint32, copy=False)
 
     def payload(self, record: int) -> NDArray[np.uint8]:
@@ -103,7 +115,7 @@ class Split:
             if decoded.shape != picture.shape:
                 raise ValueError(f"it is {decoded.shape[1]}x{decoded.shape[0]}")
         except ValueError as error:
-            raise DamageFound(f"{self.path}: record {record}: {error}; `hrfr-fast check` lists all damage") from error
+            raise DamageFound(f"{self.path}: record {record}: {error}; {self.advice}") from error
         picture[:] = decoded
 
     def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
@@ -121,7 +133,9 @@ class Split:
         """
         labels = self.labels
         if (np.diff(labels) < 0).any():
-            raise UsageError(f"{self.path}: its records are not in the order of identities; pack again to cut it")
+            raise UsageError(
+                f"{self.path}: its records are not in the order of identities, as `hrfr-fast pack` writes them"
+            )
         count = int(np.searchsorted(labels, identities))
         part = replace(self, samples=count, identities=identities, identity_names=self.identity_names[:identities])
         whole = self._tables
@@ -151,7 +165,7 @@ class PairSet:
         """bool [P]: whether pair i shows one person."""
         labels = self.split.labels
         if len(labels) % 2 or (labels[0::2] != labels[1::2]).any():
-            raise DamageFound(f"{self.split.path}: its records are not pairs")
+            raise DamageFound(f"{self.split.path}: its records are not pairs; {self.split.advice}")
         return np.asarray(labels[0::2] == 1)
 
     @cached_property
@@ -162,9 +176,9 @@ class PairSet:
         try:
             identities = np.load(self.identities_path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DamageFound(f"{self.identities_path}: {error}") from error
+            raise DamageFound(f"{self.identities_path}: {error}; {self.split.advice}") from error
         if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
-            raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]")
+            raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]; {self.split.advice}")
         return np.asarray(identities)
 
     def __len__(self) -> int:
@@ -194,21 +208,23 @@ def open_packed(path: str | Path) -> Packed:
         DamageFound: a file does not fit the manifest: another size, or tables of another shard.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such directory; make it with `hrfr-fast pack DATA --out {path}`")
     content = manifest.read(path)
     try:
         splits = {name: split_of(path, name, entry) for name, entry in content["splits"].items()}
         pairs = {name: pair_set_of(path, name, entry) for name, entry in content["pairs"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamageFound(f"{path / manifest.NAME}: an entry is incomplete ({error!r}); pack again") from error
+        raise DamageFound(
+            f"{path / manifest.NAME}: an entry is incomplete ({error!r}); {manifest.repair(path)}"
+        ) from error
     return Packed(path, content, splits, pairs)
 
 
 def plain_file(directory: Path, name: str) -> Path:
     """``directory / name`` for a name out of a manifest, which must not lead anywhere else."""
     if Path(name).name != name or name.startswith("."):
-        raise DamageFound(f"{directory / manifest.NAME}: {name!r} is not a file name in this directory")
+        raise DamageFound(
+            f"{directory / manifest.NAME}: {name!r} is not a file name in this directory; {manifest.repair(directory)}"
+        )
     return directory / name
 
 
@@ -218,13 +234,20 @@ def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
     checksums = beton.checksum_path(path)
     for file in (path, checksums):
         if not file.is_file():
-            raise UsageError(f"{file} is missing; run `hrfr-fast pack DATA --out {directory}` again")
+            raise UsageError(f"{file} is missing; {manifest.repair(directory)}")
     size = os.path.getsize(path)
     if size != entry["bytes"]:
-        raise DamageFound(f"{path}: {size} bytes, the manifest says {entry['bytes']}; pack again")
+        raise DamageFound(f"{path}: {size} bytes, the manifest says {entry['bytes']}; {manifest.repair(directory)}")
     binding = beton.binding_of(checksums.read_bytes()).hex()
-    if binding != entry["checksums_digest"] or beton.read_header(path).binding.hex() != binding:
-        raise DamageFound(f"{path}: the shard, {checksums.name} and {manifest.NAME} do not belong together; pack again")
+    try:
+        header = beton.read_header(path)
+    except DamageFound as error:
+        raise DamageFound(f"{error}; {manifest.repair(directory)}") from error
+    if binding != entry["checksums_digest"] or header.binding.hex() != binding:
+        raise DamageFound(
+            f"{path}: the shard, {checksums.name} and {manifest.NAME} do not belong together;"
+            f" {manifest.repair(directory)}"
+        )
     return path
 
 
@@ -241,5 +264,5 @@ def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet
     split = Split(f"pairs-{name}", path, entry["size"], entry["samples"], 2, entry["encoding"])
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
     if identities is not None and not identities.is_file():
-        raise UsageError(f"{identities} is missing; run `hrfr-fast pack DATA --out {directory}` again")
+        raise UsageError(f"{identities} is missing; {manifest.repair(directory)}")
     return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"])

@@ -1,13 +1,11 @@
 """What can be packed: identity folders, listed compactly, and the question whether they changed since last time."""
 
-import gzip
 import hashlib
-import itertools
-import json
 import os
+import stat
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.data.decode import Refused, read_file
+from hrfr_fast.data.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
+from hrfr_fast.data.names import one_line
 from hrfr_fast.errors import HrfrError, UsageError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Listing:
     counts: "array[int]" = field(default_factory=lambda: array("q"))
     sizes: "array[int]" = field(default_factory=lambda: array("q"))  # bytes, -1 where the file cannot be examined
     mtimes: "array[int]" = field(default_factory=lambda: array("q"))  # nanoseconds
-    ignored: int = 0  # files that are no pictures by their name
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -44,7 +43,7 @@ class Listing:
     def select(self, chosen: Sequence[int]) -> "Listing":
         """The listing of some identities alone, given by ascending number."""
         starts = np.concatenate([[0], np.cumsum(self.counts)])
-        part = Listing(ignored=self.ignored)
+        part = Listing()
         for i in chosen:
             span = slice(int(starts[i]), int(starts[i + 1]))
             part.add(self.identities[i], self.names[i], self.sizes[span], self.mtimes[span])
@@ -69,56 +68,83 @@ class Listing:
         return digest.hexdigest()
 
     def lines(self) -> Iterator[str]:
-        """One line a file: identity/name, size, modification time."""
+        """One line a file, whatever its name holds: identity/name, size, modification time."""
         at = 0
         for i, identity in enumerate(self.identities):
             for name in self.files(i):
-                yield f"{identity}/{name}\t{self.sizes[at]}\t{self.mtimes[at]}"
+                yield f"{one_line(f'{identity}/{name}')}\t{self.sizes[at]}\t{self.mtimes[at]}"
                 at += 1
 
 
 def list_split(root: Path) -> Listing:
-    """List ``root/<identity>/<picture>``. Hidden names are skipped, other files counted in ``ignored``.
+    """List ``root/<identity>/<picture>``; what lies elsewhere is counted in ``left_out``.
 
     Raises:
         HrfrError: a folder that cannot be read.
-        UsageError: no pictures at all.
+        UsageError: no pictures at all, or most of them where they are not expected.
     """
     listing = Listing()
     try:
-        with os.scandir(root) as entries:
-            found = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
-        listing.ignored = sum(not is_dir for _, is_dir in found)
-        for identity in sorted(name for name, is_dir in found if is_dir):
-            _list_identity(root / identity, identity, listing)
+        for identity in _identities(root, listing.left_out):
+            _list_identity(root, identity, listing)
     except OSError as error:
-        raise HrfrError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
-    if not len(listing):
-        raise UsageError(
-            f"{root}: no pictures; expected {root.name}/<identity>/<picture> with one of {' '.join(EXTENSIONS)}"
-            " (remove the folder if the split is not wanted)"
-        )
+        raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
+    if listing.left_out.pictures > len(listing) or not len(listing):
+        _refuse_layout(root, listing)
     return listing
 
 
-def _list_identity(folder: Path, identity: str, listing: Listing) -> None:
-    found = []
-    with os.scandir(folder) as entries:
+def _identities(root: Path, left_out: LeftOut) -> list[str]:
+    """Names of the identities' folders, sorted. Raises OSError for what cannot be seen, a dangling link among it."""
+    identities = []
+    with os.scandir(root) as entries:
         for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if not name.lower().endswith(EXTENSIONS):
-                listing.ignored += 1
-                continue
+            if not (stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()):
+                kind = kind_of(entry.name)
+                left_out.add(LOOSE if kind == PICTURE else kind, f"{root.name}/{entry.name}")
+            elif entry.name.startswith("."):
+                left_out.add_below(root / entry.name, f"{root.name}/{entry.name}")
+            else:
+                identities.append(entry.name)
+    return sorted(identities)
+
+
+def _list_identity(root: Path, identity: str, listing: Listing) -> None:
+    found = []
+    with os.scandir(root / identity) as entries:
+        for entry in entries:
+            shown = f"{root.name}/{identity}/{entry.name}"
             try:
                 status = entry.stat()
-                found.append((os.fsencode(name), status.st_size, status.st_mtime_ns))
-            except OSError:
-                found.append((os.fsencode(name), -1, 0))  # a dangling link, say; reading it will give the reason
+                size, mtime = status.st_size, status.st_mtime_ns
+                is_folder = stat.S_ISDIR(status.st_mode)
+            except OSError:  # a dangling link, say; reading it will give the reason
+                size, mtime, is_folder = -1, 0, False
+            kind = kind_of(entry.name)
+            if is_folder:
+                listing.left_out.add_below(root / identity / entry.name, shown)
+            elif kind == PICTURE:
+                found.append((os.fsencode(entry.name), size, mtime))
+            else:
+                listing.left_out.add(kind, shown)
     found.sort()
     names, sizes, mtimes = zip(*found, strict=True) if found else ((), (), ())
     listing.add(identity, b"\0".join(names), array("q", sizes), array("q", mtimes))
+
+
+def _refuse_layout(root: Path, listing: Listing) -> None:
+    """Most pictures would be left out: then the tree is laid out in another way, or is still packed in archives."""
+    expected = f"{root.name}/<identity>/<picture>"
+    said = "; ".join(listing.left_out.lines(root.name))
+    if listing.left_out.pictures:
+        raise UsageError(
+            f"{root}: only {len(listing):,} of {len(listing) + listing.left_out.pictures:,} pictures lie where they are"
+            f" expected, in {expected}: {said}. Move the others there (or remove what is not wanted) and pack again"
+        )
+    raise UsageError(
+        f"{root}: no pictures; expected {expected} with one of {' '.join(EXTENSIONS)}{f' ({said})' if said else ''};"
+        " remove the folder if the split is not wanted"
+    )
 
 
 def refuse_shared_identities(listings: dict[str, Listing]) -> None:
@@ -128,7 +154,7 @@ def refuse_shared_identities(listings: dict[str, Listing]) -> None:
         for second in names[i + 1 :]:
             shared = sorted(set(listings[first].identities) & set(listings[second].identities))
             if shared:
-                some = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+                some = ", ".join(map(one_line, shared[:5])) + (", ..." if len(shared) > 5 else "")
                 raise UsageError(
                     f"{len(shared)} identities are in both {first} and {second} ({some}); every identity belongs"
                     " to one split, else training and evaluation overlap"
@@ -172,6 +198,16 @@ class Candidates(ABC):
         """What :func:`changes` compares; one line a file, the path before the first tab."""
         return self.listing.lines() if self.listing is not None else iter(())
 
+    def readable_again(self, refusals: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether any file of ``refusals`` (quarantine lines marked "retry") can be read now."""
+        for line in refusals:
+            try:
+                read_file(str(self.root / str(line["file"]).removeprefix(f"{self.folder}/")))
+                return True
+            except Refused:
+                continue
+        return False
+
     def sample(self, n: int = 64) -> list[str]:
         """Up to ``n`` paths, evenly spread."""
         chosen = np.unique(np.linspace(0, self.count - 1, min(n, self.count)).astype(int)).tolist()
@@ -202,47 +238,3 @@ class FolderCandidates(Candidates):
             name = self._files[1][position - int(self._starts[identity])]
             paths.append(f"{self.listing.identities[identity]}/{name}")
         return paths
-
-
-# The listing kept beside a finished shard, for the next run's question: what changed?
-
-
-def save_listing(path: Path, key: dict[str, Any], lines: Iterator[str]) -> None:
-    """Write ``key`` and the lines, compressed; no time stamp, so equal content gives equal bytes."""
-    with open(path, "wb") as raw:
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file:
-            file.write(json.dumps(key, sort_keys=True).encode() + b"\n")
-            while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
-                file.write(os.fsencode("\n".join(some)) + b"\n")
-        raw.flush()
-        os.fsync(raw.fileno())
-
-
-def saved_key(path: Path) -> dict[str, Any] | None:
-    """The key :func:`save_listing` stored, None where there is none or it cannot be read."""
-    try:
-        with gzip.open(path) as file:
-            key: dict[str, Any] = json.loads(file.readline())
-            return key
-    except (OSError, ValueError, EOFError):
-        return None
-
-
-def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
-    """(added, removed, changed) files since the listing at ``path`` was saved."""
-    before: dict[bytes, bytes] = {}
-    try:
-        with gzip.open(path) as file:
-            file.readline()
-            for line in file:
-                name, _, rest = line.rstrip(b"\n").partition(b"\t")
-                before[name] = rest
-    except (OSError, EOFError):
-        pass
-    added = changed = 0
-    for text in lines:
-        name, _, rest = os.fsencode(text).partition(b"\t")
-        old = before.pop(name, None)
-        added += old is None
-        changed += old is not None and old != rest
-    return added, len(before), changed

@@ -162,6 +162,23 @@ class SplitWriter:
         return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), _encoding(rows["mode"]))
 
 
+def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) -> bool:
+    """Whether the unfinished file ``partial`` still has the records of ``rows`` (:data:`ROW`), every byte of them."""
+    try:
+        lengths = rows["length"].astype(np.int64)
+        offsets = beton.place(lengths, page_size, beton.data_start(capacity, page_size))
+        with open(partial, "rb") as file:
+            for offset, length, expected in zip(
+                offsets.tolist(), lengths.tolist(), rows["crc32"].tolist(), strict=True
+            ):
+                file.seek(offset)
+                if zlib.crc32(file.read(length)) != expected:
+                    return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _encoding(modes: NDArray[np.uint8]) -> str:
     kinds = set(np.unique(modes).tolist())
     return beton.MODE_NAMES[kinds.pop()] if len(kinds) == 1 else "mixed"

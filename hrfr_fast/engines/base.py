@@ -169,5 +169,5 @@ def refuse_damaged(split: Split, records: NDArray[np.int64]) -> None:
         raise DamageFound(
             f"{split.path}: record {int(damaged[0])} does not match its checksum"
             + (f" (and {len(damaged) - 1} more in this batch)" if len(damaged) > 1 else "")
-            + f"; `hrfr-fast check {split.path.parent}` lists all damage, `hrfr-fast pack` makes the shards anew"
+            + f"; {split.advice}"
         )

@@ -1,5 +1,6 @@
 """Small trees of pictures to pack, made on the spot."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ def picture(seed: int, size: int) -> np.ndarray:
 
 def jpeg(image: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), 90, "RGB", "420")
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk: only a power cut would lose anything."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

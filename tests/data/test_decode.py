@@ -35,6 +35,13 @@ def png(width, height, pixels=b"", depth=8, colour=2):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
+def animated(still):
+    """A PNG of two equal frames: https://www.w3.org/TR/png-3/#apng-frame-based-animation."""
+    body = struct.pack(">II", 2, 0)
+    control = struct.pack(">I", len(body)) + b"acTL" + body + struct.pack(">I", zlib.crc32(b"acTL" + body))
+    return still[:33] + control + still[33:]
+
+
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".jpg"])
 def test_every_format_decodes_to_what_opencv_sees(make_picture, extension):
     data = encode(make_picture(1, 36), extension)
@@ -81,6 +88,7 @@ BAD = {
     "wrong size": (lambda p: encode(p[:30], ".png"), "wrong size: 36x30"),
     "text": (lambda p: b"hello, this is not a picture at all" * 9, "not a JPEG, PNG, WebP or BMP"),
     "jpeg marker alone": (lambda p: b"\xff\xd8", "JPEG"),
+    "animated png": (lambda p: animated(encode(p, ".png")), "an animated PNG is not one picture"),
     "flipped png bit": (lambda p: encode(p, ".png")[:-40] + b"x" + encode(p, ".png")[-39:], "damaged PNG"),
     "bmp of endless height": (lambda p: b"BM" + bytes(16) + struct.pack("<ii", 36, -(2**31)) + bytes(40), "absurd"),
 }

@@ -75,7 +75,7 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
     (low / "l000/3.jpg").unlink()
     os.mkfifo(low / "l000/3.jpg")
     (low / "l000/4.jpg").unlink()
-    (low / "l000/4.jpg").symlink_to("nowhere.jpg")
+    os.symlink(low / "l001", low / "l000/4.jpg")  # a folder of pictures, by a picture's name
     for file in (low / "l005").iterdir():
         file.write_bytes(b"not a picture")
     (low / "l006/notes.txt").write_text("ignored")
@@ -83,15 +83,16 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
     summary = run(tree, tmp_path / "out")
     packed = open_packed(tmp_path / "out").splits["lowres"]
     reasons = {line["file"]: line["reason"] for line in refusals(tmp_path / "out")}
-    assert summary.quarantined == len(reasons) == 10 and packed.samples == 50
-    expected = ["decodable JPEG", "empty", "wrong size: 40x40", "empty", "No such file"]
+    assert summary.quarantined == len(reasons) == 9 and packed.samples == 50
+    expected = ["decodable JPEG", "empty", "wrong size: 40x40", "empty"]
     for i, reason in enumerate(expected):
         assert reason in reasons[f"lowres/l000/{i}.jpg"]
     assert packed.identities == 10 and packed.labels.tolist() == [i // 5 for i in range(50)]
     assert "l000" not in packed.identity_names and "l005" not in packed.identity_names
     warnings = "\n".join(summary.warnings)
     assert "identities without pictures" in warnings and "every picture was refused" in warnings
-    assert "not pictures by their names" in warnings
+    assert "1 files are not pictures by their names, such as lowres/l006/notes.txt" in warnings
+    assert "5 pictures lie in 1 folders deeper than lowres/<identity>/<picture>, such as lowres/l000/4.jpg/" in warnings
 
 
 def test_strict_refuses_after_packing_the_rest(tree, tmp_path):

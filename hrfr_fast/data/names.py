@@ -1,0 +1,18 @@
+"""File names as part of a line of text: in a listing, in a message."""
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+
+
+def one_line(name: str) -> str:
+    """``name`` with backslashes and control characters (a newline, a tab, a terminal's escape) written as escapes.
+
+    Different names stay different. A name may hold any of these, and would break the line it is written on.
+    """
+    return _CONTROL.sub(_escape, name) if _CONTROL.search(name) else name
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    return "\\\\" if character == "\\" else f"\\u{ord(character):04x}"
