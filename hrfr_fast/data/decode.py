@@ -142,6 +142,19 @@ def read_file(path: str) -> bytes:
     return data
 
 
+def all_readable(folder: str | os.PathLike[str]) -> bool:
+    """Whether the system lets us list all of ``folder`` and begin to read every file in it, whatever it holds."""
+    failed: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=failed.append):
+        for name in names:
+            try:
+                with open(os.path.join(place, name), "rb") as file:
+                    file.read(1)
+            except OSError as error:
+                failed.append(error)
+    return not failed
+
+
 def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
     """A file's bytes -> (payload, mode). Raises Refused."""
     is_jpeg = data[:2] == b"\xff\xd8"

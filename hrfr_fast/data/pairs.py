@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from hrfr_fast.data import philox as random
 from hrfr_fast.data.bcolz_arrays import require_bcolz
-from hrfr_fast.data.decode import Chunk, Refused, Target, collect
+from hrfr_fast.data.decode import Chunk, Refused, Target, all_readable, collect
 from hrfr_fast.data.names import one_line
 from hrfr_fast.data.sources import Candidates, Listing
-from hrfr_fast.errors import UsageError
+from hrfr_fast.errors import HrfrError, UsageError
 
 PAIRS_AN_IDENTITY = 6
 
@@ -86,14 +86,11 @@ class BcolzPairs(Candidates):
         files = sorted([*directory.rglob("*"), directory.with_name(directory.name + "_list.npy")])
         stats = [(f, f.stat()) for f in files if f.is_file()]
         names = [(f.relative_to(directory.parent).as_posix(), s) for f, s in stats]
-        self._lines = [f"{one_line(name)}\t{s.st_size}\t{s.st_mtime_ns}" for name, s in names]
-        content = "\n".join(f"{one_line(name)}\t{s.st_size}" for name, s in names)
+        self._lines = [f"{name}\t{s.st_size}\t{s.st_mtime_ns}" for name, s in names]
+        content = "\n".join(f"{name}\t{s.st_size}" for name, s in names)
         super().__init__(name, directory, shape[2], shape[0], _digest("\n".join(self._lines)), _digest(content))
         self.dtype, self._array = dtype, None
         self.malformed: list[dict[str, Any]] = []
-
-    def readable_again(self, refusals: Sequence[Mapping[str, Any]]) -> bool:
-        return bool(refusals)  # one array, quickly packed: it is simply tried
 
     def listing_lines(self) -> Iterator[str]:
         return iter(self._lines)
@@ -134,9 +131,10 @@ class BcolzPairs(Candidates):
         except UsageError:
             raise
         except Exception as error:  # a damaged or missing block: these pictures are lost, the others are not
+            if isinstance(error, OSError) or not all_readable(self.directory):  # bcolz hides some of the former
+                raise HrfrError(f"{self.directory}: cannot be read: {error}; mend or remove the array") from error
             reason = f"bcolz cannot read it: {error}"
-            again = set(range(last - first)) if isinstance(error, OSError) else set()
-            return Chunk(refused=[(i, reason) for i in range(last - first)], unreadable=again)
+            return Chunk(refused=[(i, reason) for i in range(last - first)])
         return collect((partial(self._levels, picture) for picture in block), target, True)
 
     def _levels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:

@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 
+import bcolz
+import numpy as np
 import pytest
 
 from hrfr_fast.data import pack_shard
@@ -106,6 +108,23 @@ def test_a_pair_list_naming_no_file_is_a_mistake_of_the_list_but_a_file_that_can
     assert len(open_packed(out).pairs["test"]) == 3
 
 
+def test_an_array_that_cannot_be_read_fails_the_pack(tree, tmp_path):
+    folder = tree / "hres_eval_pairs"
+    folder.mkdir()
+    bcolz.carray(np.zeros((12, 3, 36, 36), np.uint8), rootdir=str(folder / "test"), mode="w", chunklen=4).flush()
+    np.save(folder / "test_list.npy", np.ones(6, bool))
+    block = folder / "test/data/__2.blp"
+    block.rename(tmp_path / "block")
+    block.symlink_to(block)
+    with pytest.raises(HrfrError, match="hres_eval_pairs/test: cannot be read") as error:
+        run(tree, tmp_path / "out")
+    assert error.value.exit_code == 1 and not (tmp_path / "out/manifest.json").exists()
+    block.unlink()
+    (tmp_path / "block").rename(block)
+    run(tree, tmp_path / "out")
+    assert len(open_packed(tmp_path / "out").pairs["test"]) == 6
+
+
 def test_a_lost_disk_does_not_replace_what_was_packed(tree, tmp_path, failing, monkeypatch):
     out = tmp_path / "out"
     run(tree, out)
@@ -120,15 +139,23 @@ def test_a_lost_disk_does_not_replace_what_was_packed(tree, tmp_path, failing, m
     assert run(tree, out).shards["lowres"].action == "packed" and open_packed(out).digest == before
 
 
-def test_an_interrupted_pack_tries_again_too(tree, tmp_path, failing, monkeypatch):
-    failing["3.jpg"] = errno.EIO
-    monkeypatch.setattr(pack_shard, "UNREADABLE", 100)
-    stop = StopFlag()
-    stop.signal_number = 15
-    with pytest.raises(Interrupted):
-        run(tree, tmp_path / "out", stop=stop)
+@pytest.mark.parametrize("shard", ["lowres", "highres"])
+def test_an_interrupted_pack_tries_again_too(tree, tmp_path, failing, monkeypatch, shard):
+    """Whether the shard with the unreadable file was under way or finished when ``shard`` was interrupted."""
+    failing["4.jpg"] = errno.EIO  # of lowres alone
+    stop, fill = StopFlag(), pack_shard._fill
+
+    def stopping(writer, journal, candidates, *rest):
+        if candidates.name == shard:
+            stop.signal_number = 15
+        fill(writer, journal, candidates, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_shard, "_fill", stopping)
+        with pytest.raises(Interrupted):
+            run(tree, tmp_path / "out", stop=stop)
     failing.clear()
-    run(tree, tmp_path / "out")
+    assert run(tree, tmp_path / "out").shards["lowres"].action == "packed"
     assert samples(tmp_path / "out") == 60
 
 
