@@ -113,7 +113,6 @@ def _list_identity(root: Path, identity: str, listing: Listing) -> None:
     found = []
     with os.scandir(root / identity) as entries:
         for entry in entries:
-            shown = f"{root.name}/{identity}/{entry.name}"
             try:
                 status = entry.stat()
                 size, mtime = status.st_size, status.st_mtime_ns
@@ -121,10 +120,12 @@ def _list_identity(root: Path, identity: str, listing: Listing) -> None:
             except OSError:  # a dangling link, say; reading it will give the reason
                 size, mtime, is_folder = -1, 0, False
             kind = kind_of(entry.name)
+            if kind == PICTURE and not is_folder:
+                found.append((os.fsencode(entry.name), size, mtime))
+                continue
+            shown = f"{root.name}/{identity}/{entry.name}"
             if is_folder:
                 listing.left_out.add_below(root / identity / entry.name, shown)
-            elif kind == PICTURE:
-                found.append((os.fsencode(entry.name), size, mtime))
             else:
                 listing.left_out.add(kind, shown)
     found.sort()
