@@ -1,5 +1,6 @@
 """``hrfr-fast check``: is every byte of a packed directory what it was when it was packed?"""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ def coverage(path: str | Path) -> list[str]:
     content = manifest.read(path)
     covered = {manifest.NAME, *commit.files_of(content)}
     lines = [f"checked: {', '.join(sorted(name for name in covered if (path / name).exists()))}"]
+    if manifest.CHECKSUM not in json.loads((path / manifest.NAME).read_bytes()):
+        lines.append(f"{manifest.NAME} is of an earlier version, without a checksum: only its digests were checked")
     others = sorted(file.name for file in path.iterdir() if file.name not in covered)
     if manifest.WORK in others:
         others.remove(manifest.WORK)

@@ -199,6 +199,7 @@ def test_what_an_earlier_version_packed_is_opened_and_kept(tree, out):
         with gzip.GzipFile(filename="", mode="wb", fileobj=open(listing, "wb"), compresslevel=1, mtime=0) as file:  # noqa: SIM115
             file.write(json.dumps(key, sort_keys=True).encode() + b"\n" + rest)
     assert check_packed(out) == [] and read(out)["digest"] == manifest["digest"]
+    assert "manifest.json is of an earlier version" in "\n".join(coverage(out))
     assert run(tree, out, dev_identities=2, encoding="jpeg").nothing_to_do
 
 
