@@ -62,7 +62,12 @@ class Earlier:
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing to do: all that is wanted is here, and nothing else."""
+        """Whether there is nothing to do: all that is wanted is here, and nothing else.
+
+        The pairs of an earlier version, which did not look for defects, are looked through without packing them again.
+        """
+        if self.manifest is None or not all("defects" in entry for entry in self.manifest["pairs"].values()):
+            return False
         return self.quarantine is not None and not self.stale and self.keys.keys() == self.entries().keys()
 
     def entries(self) -> dict[str, dict[str, Any]]:
@@ -101,6 +106,7 @@ def _key(candidates: Candidates, page_size: int) -> dict[str, Any]:
         "resize": candidates.resize,
         "page_size": page_size,
         "candidates": candidates.count,
+        **candidates.options,
     }
 
 
@@ -135,7 +141,7 @@ def _difference(before: dict[str, Any], key: dict[str, Any], path: Path, candida
     if before.get("listing") != key["listing"]:
         added, removed, changed = changes(path, candidates.listing_lines())
         said.append(f"files: {added} added, {removed} removed, {changed} changed")
-    names = [n for n in ("size", "encoding", "resize", "page_size", "format") if before.get(n) != key[n]]
+    names = [n for n in key if n not in ("listing", "candidates") and before.get(n) != key[n]]
     return "; ".join([*said, *(f"{n}: {before.get(n)} -> {key[n]}" for n in names)])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.data.pair_defects import pair_warnings
 from hrfr_fast.data.shards import Split, open_packed
 from hrfr_fast.errors import UsageError
 from hrfr_fast.files import write_bytes
@@ -34,6 +35,7 @@ def inspect_packed(path: str | Path) -> dict[str, Any]:
                 "identities": None if pairs.identities is None else int(len(np.unique(pairs.identities))),
                 "identity_coverage": pairs.identity_coverage,
                 "overlap": dict(pairs.overlap),
+                "warnings": pair_warnings(pairs),
                 "bytes": packed.manifest["pairs"][name]["bytes"],
                 "quarantined": packed.manifest["pairs"][name]["source"].get("quarantined", 0),
                 "unreadable": packed.manifest["pairs"][name]["source"].get("unreadable", 0),

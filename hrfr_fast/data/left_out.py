@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,10 +150,15 @@ def _elsewhere(data: Path, folders: list[str]) -> str:
     )
 
 
-def outside_splits(data: Path, out: Path) -> list[str]:
-    """Warnings about pictures and archives of the tree that lie in no split; ``out`` may lie in the tree, too."""
+def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> list[str]:
+    """Warnings about pictures and archives of the tree that lie in no split.
+
+    Args:
+        out: the output directory, which may lie in the tree, too.
+        of_pairs: names of folders that lists of pairs take their pictures from.
+    """
     warnings = []
-    known = {*SPLITS, PAIR_FOLDER}
+    known = {*SPLITS, PAIR_FOLDER, *of_pairs}
     for name in _subfolders(data):
         folder = data / name
         if name in known or folder.resolve() == out.resolve() or (folder / NAME).exists():

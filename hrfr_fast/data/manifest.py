@@ -59,6 +59,7 @@ def pair_entry(
         "identities_digest": identities_digest,
         "identity_coverage": identity_coverage,
         "overlap": overlap or {},
+        "defects": {},
         "source": source or {},
     }
 

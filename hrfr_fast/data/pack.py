@@ -3,19 +3,21 @@
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.bcolz_arrays import BcolzPairs
 from hrfr_fast.data.disk import check_space, disk_errors
 from hrfr_fast.data.earlier import Earlier
+from hrfr_fast.data.identify import identify
 from hrfr_fast.data.left_out import PAIR_FOLDER, split_folders
-from hrfr_fast.data.matching import recover
 from hrfr_fast.data.names import one_line
-from hrfr_fast.data.pack_shard import Finished, pack_shard, save_identities
-from hrfr_fast.data.request import TRAINING, Request, encoding_in_words, pair_candidates, tree_candidates
-from hrfr_fast.data.shards import Split, pair_set_of, split_of
+from hrfr_fast.data.pack_shard import Finished, pack_shard
+from hrfr_fast.data.pair_defects import pair_warnings
+from hrfr_fast.data.request import Request, encoding_in_words, pair_candidates, tree_candidates
+from hrfr_fast.data.shards import Split, open_packed, split_of
 from hrfr_fast.data.sources import Candidates
 from hrfr_fast.data.summary import PackSummary, shard_summary
 from hrfr_fast.data.synthetic import MARKER
@@ -42,6 +44,7 @@ def pack(
     show_progress: bool = True,
     stop: StopFlag | None = None,
     page_size: int = beton.PAGE_SIZE,
+    carray_channels: str | Mapping[str, str] = "bgr",
 ) -> PackSummary:
     """Pack the tree ``data`` into the directory ``out``.
 
@@ -62,15 +65,17 @@ def pack(
             pictures have for the others.
         stop: looked at between chunks; set, it ends the work with Interrupted, ready to be continued.
         page_size: bytes a page of the shards, a power of two.
+        carray_channels: order of the channels in bcolz carrays, "bgr" or "rgb": of all, or by pair set name.
 
     Raises:
-        UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set.
+        UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set, a
+            carray whose channels are in the other order.
         HrfrError: a folder or many files that cannot be read, full disk, dead worker.
         IncompletePack: after everything else is packed, if a few files could not be read; the next pack tries them.
         StrictRefusal, Interrupted: see above.
     """
     data, out = Path(data), Path(out)
-    request = Request(encoding, dev_identities, resize, dict(sizes or {}), page_size)
+    request = Request(encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels))
     _validate(data, out, workers)
     with Decoders(workers or cores()) as decoders:
         if not (out / manifest.NAME).exists():
@@ -78,6 +83,8 @@ def pack(
         todo, warnings = tree_candidates(data, out, request)
         summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(todo, request))
         _Pack(data, out, request, todo, decoders, show_progress, stop, summary).run()
+    for name, pairs in open_packed(out).pairs.items():
+        summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
     _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / commit.QUARANTINE}')
     if strict and summary.quarantined:
         raise StrictRefusal(
@@ -87,19 +94,41 @@ def pack(
     return summary
 
 
-def pack_pairs(folder: str | Path, out: str | Path, *, workers: int = 0, show_progress: bool = False) -> PackSummary:
+def pack_pairs(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    known: Mapping[str, Split] | None = None,
+    carray_channels: str | Mapping[str, str] = "bgr",
+    workers: int = 0,
+    show_progress: bool = False,
+) -> PackSummary:
     """Pack the pair sets of ``folder`` alone: itself a folder of sets, or a tree with ``hres_eval_pairs`` in it.
 
-    Without splits beside them no identities can be recovered. Raises UsageError where there is no pair set, and
-    IncompletePack where a few files cannot be read.
+    The warnings of its summary are about the folder; what is wrong with a pair set goes with the set.
+
+    Args:
+        folder, out, workers, show_progress: as in ``pack``.
+        known: packed splits, by name, that tell who is on the pictures and which of them were trained on; without any
+            no identities can be recovered.
+        carray_channels: as in ``pack``.
+
+    Raises:
+        UsageError: there is no pair set, a broken one, or a carray whose channels are in the other order.
+        IncompletePack: a few files cannot be read.
     """
-    folder, out, request = Path(folder), Path(out), Request()
+    folder, out, request = Path(folder), Path(out), Request(carray_channels=_by_name(carray_channels))
     folder = folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
-    todo, summary = pair_candidates(folder, request), PackSummary(out)
+    todo, warnings = pair_candidates(folder, request)
+    summary = PackSummary(out, warnings=warnings)
     with Decoders(workers or cores()) as decoders:
-        _Pack(folder, out, request, todo, decoders, show_progress, None, summary).run()
+        _Pack(folder, out, request, todo, decoders, show_progress, None, summary, dict(known or {})).run()
     _raise_if_incomplete(summary)
     return summary
+
+
+def _by_name(carray_channels: str | Mapping[str, str]) -> dict[str, str]:
+    return {"": carray_channels} if isinstance(carray_channels, str) else dict(carray_channels)
 
 
 def _raise_if_incomplete(summary: PackSummary, where: str = "") -> None:
@@ -137,6 +166,8 @@ class _Pack:
     show_progress: bool
     stop: StopFlag | None
     summary: PackSummary
+    known: Mapping[str, Split] = field(default_factory=dict)
+    """Splits packed elsewhere that pairs are looked up in, where this pack has none."""
 
     def run(self) -> None:
         """Bring the output directory up to date and fill in the summary."""
@@ -152,21 +183,25 @@ class _Pack:
                 commit.decide(self.out, content)
             commit.clear(work)
         summary.digest = content["digest"]
-        summary.warnings += [line for name, entry in content["pairs"].items() for line in _pair_warnings(name, entry)]
 
     def _pack_into(self, work: Path, earlier: Earlier) -> dict[str, Any]:
         """Pack what is not current into ``work``, match the pairs, write the quarantine. Returns the manifest."""
         _keep_unfinished(work, earlier)
+        for carray in (one for one in self.todo if isinstance(one, BcolzPairs) and one.name not in earlier.current):
+            carray.refuse_unknown_values()  # before hours are spent on the splits
         check_space(self.out, work, [one for one in self.todo if one.name not in earlier.current])
         shards = self._shards(work, earlier)
         places = {name: self.out if name in earlier.current else work for name in shards}
         entries = {name: shard.entry for name, shard in shards.items()}
         splits = {name: split_of(places[name], name, entries[name]) for name in entries if name in manifest.SPLITS}
         pairs = {name.removeprefix("pairs-"): entries[name] for name in entries if name not in manifest.SPLITS}
-        for name, entry in pairs.items():
-            _identify(name, entry, splits, work, places[f"pairs-{name}"])
-        for candidates in (one for one in self.todo if one.name in splits):
-            self.summary.warnings += _lost_warnings(candidates, splits[candidates.name])
+        for candidates in self.todo:
+            name = candidates.name
+            if name in splits:
+                self.summary.warnings += _lost_warnings(candidates, splits[name])
+            else:
+                known = splits or self.known
+                identify(candidates, shards[name], places[name], work, splits=known, data=self.data)
         refusals = [line for shard in shards.values() for line in shard.refusals]
         write_bytes(work / commit.QUARANTINE, "".join(json.dumps(line) + "\n" for line in refusals).encode())
         quarantine_digest = beton.file_digest(work / commit.QUARANTINE)
@@ -215,32 +250,6 @@ def _keep_unfinished(work: Path, earlier: Earlier) -> None:
     for path in work.iterdir():
         if path.name != "lock" and path.name.split(".")[0] not in wanted:
             path.unlink()
-
-
-def _identify(name: str, entry: dict[str, Any], splits: Mapping[str, Split], work: Path, place: Path) -> None:
-    """Find a test pair set's pictures among the splits, and note what that says in its manifest entry."""
-    if entry["kind"] != "test":
-        return
-    entry["identities_file"] = entry["identities_digest"] = None
-    pairs = pair_set_of(place, name, entry)
-    found = recover(pairs.split, pairs.same, splits)
-    entry["identity_coverage"] = found.coverage
-    entry["overlap"] = {split: n for split, n in found.found.items() if split in TRAINING}
-    entry["contradictions"] = found.contradictions
-    if found.clusters is not None:
-        save_identities(work, entry, found.clusters, found.coverage)
-
-
-def _pair_warnings(name: str, entry: Mapping[str, Any]) -> list[str]:
-    warnings = [
-        f"pair set {name}: {n} of its {entry['samples']} pictures are also in the training split {split}; accuracies on"
-        " it are too optimistic"
-        for split, n in entry["overlap"].items()
-        if n
-    ]
-    if entry.get("contradictions"):
-        warnings.append(f"pair set {name}: {entry['contradictions']} pairs labelled 0 show one identity")
-    return warnings
 
 
 def _lost_warnings(candidates: Candidates, split: Split) -> list[str]:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hrfr_fast.data import beton, commit, manifest
+from hrfr_fast.data.bcolz_arrays import BcolzPairs
 from hrfr_fast.data.decode import Chunk
 from hrfr_fast.data.earlier import is_whole
 from hrfr_fast.data.journal import Journal
-from hrfr_fast.data.left_out import PAIR_FOLDER
 from hrfr_fast.data.names import one_line
-from hrfr_fast.data.pairs import BcolzPairs, PathPairs
+from hrfr_fast.data.pairs import PathPairs
 from hrfr_fast.data.saved_listing import save_listing, saved_key
 from hrfr_fast.data.sources import Candidates
 from hrfr_fast.data.workers import Decoders
@@ -187,8 +187,7 @@ def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work:
         kind = HrfrError if _unreadable(refusals) else UsageError
         raise kind(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
     if isinstance(candidates, PathPairs | BcolzPairs):
-        file = f"{PAIR_FOLDER}/{candidates.name.removeprefix('pairs-')}.csv"
-        refusals += [{"split": candidates.name, "file": file} | line for line in candidates.malformed]
+        refusals += [{"split": candidates.name} | line for line in candidates.malformed]
         entry = _pair_entry(writer, candidates, _source(candidates, refusals), work)
     else:
         entry = _split_entry(writer, candidates, _source(candidates, refusals))
@@ -211,8 +210,8 @@ def _pair_entry(
 ) -> dict[str, Any]:
     kept = writer.rows["label"][: writer.samples].astype(np.int64)
     info = writer.finish(candidates.same[np.arange(candidates.count) // 2].astype(np.int64))
-    if isinstance(candidates, BcolzPairs) and candidates.dtype.base != np.uint8:
-        source["levels"] = f"rint(value * {candidates.factor:g} + 127.5)"
+    if isinstance(candidates, BcolzPairs):
+        source |= {"levels": candidates.levels} | candidates.options
     name = candidates.name.removeprefix("pairs-")
     entry = manifest.pair_entry(name, info, size=candidates.size, kind=candidates.kind, source=source)
     if candidates.identities is not None:

@@ -1,16 +1,14 @@
-"""Verification pairs from outside: CSV lists of picture paths, bcolz arrays as InsightFace's validation sets have them.
+"""Verification pairs: CSV lists of picture paths, pair sets found in a folder, pairs of identities set aside.
 
 Pictures 2i and 2i+1 are pair i. Test pictures are never encoded anew: a JPEG may be stored as it is, all else is raw.
 """
 
 import csv
-import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.data import philox as random
-from hrfr_fast.data.bcolz_arrays import require_bcolz
-from hrfr_fast.data.decode import Chunk, Refused, Target, all_readable, collect
+from hrfr_fast.data.bcolz_arrays import BcolzPairs
+from hrfr_fast.data.manifest import SPLITS
 from hrfr_fast.data.names import one_line
-from hrfr_fast.data.sources import Candidates, Listing
-from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.data.pair_folder import left_out
+from hrfr_fast.data.sources import Candidates, Listing, digest_of_text
+from hrfr_fast.errors import UsageError
 
 PAIRS_AN_IDENTITY = 6
+DRAWS = 100  # of a pair of two identities, until it is not one that was drawn before
 
 
 class PathPairs(Candidates):
@@ -46,7 +46,7 @@ class PathPairs(Candidates):
         self.malformed: list[dict[str, Any]] = []
         lines = list(self.listing_lines_of(root, paths, same))
         content = "\n".join(line.rpartition("\t")[0] for line in lines)
-        super().__init__(name, root, size, len(paths), _digest("\n".join(lines)), _digest(content))
+        super().__init__(name, root, size, len(paths), digest_of_text("\n".join(lines)), digest_of_text(content))
         self._lines = lines
         self.bytes_on_disk = sum(max(0, int(line.split("\t")[2])) for line in lines)
 
@@ -67,111 +67,17 @@ class PathPairs(Candidates):
     def paths(self, first: int, last: int) -> list[str]:
         return self._paths[first:last]
 
+    def folders(self) -> list[Path]:
+        """The folder that each picture lies in, resolved as far as the list's own place."""
+        root = os.path.realpath(self.root)
+        known = {name: Path(os.path.normpath(f"{root}/{name}")) for name in set(map(os.path.dirname, self._paths))}
+        return [known[os.path.dirname(path)] for path in self._paths]
 
-class BcolzPairs(Candidates):
-    """A bcolz carray directory [2P, 3, H, W], BGR, float32 in [-1, 1] or uint8, and ``<name>_list.npy`` [P]."""
-
-    paired = True
-    kind = "test"
-    identities = None
-
-    def __init__(self, name: str, directory: Path) -> None:
-        self.directory = directory
-        self.same = _read_same(directory.with_name(directory.name + "_list.npy"))
-        shape, dtype = _read_meta(directory)
-        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not 1 <= shape[2] <= 4096:
-            raise UsageError(f"{directory}: expected an array of 2P x 3 x S x S pictures, found {shape}")
-        if shape[0] != 2 * len(self.same):
-            raise UsageError(f"{directory}: {shape[0]} pictures and {len(self.same)} labels; two pictures make a pair")
-        files = sorted([*directory.rglob("*"), directory.with_name(directory.name + "_list.npy")])
-        stats = [(f, f.stat()) for f in files if f.is_file()]
-        names = [(f.relative_to(directory.parent).as_posix(), s) for f, s in stats]
-        self._lines = [f"{name}\t{s.st_size}\t{s.st_mtime_ns}" for name, s in names]
-        content = "\n".join(f"{name}\t{s.st_size}" for name, s in names)
-        super().__init__(name, directory, shape[2], shape[0], _digest("\n".join(self._lines)), _digest(content))
-        self.dtype, self._array = dtype, None
-        self.malformed: list[dict[str, Any]] = []
-
-    def listing_lines(self) -> Iterator[str]:
-        return iter(self._lines)
-
-    def paths(self, first: int, last: int) -> list[str]:
-        return [f"[{i}]" for i in range(first, last)]
-
-    @property
-    def folder(self) -> str:
-        return f"{self.directory.parent.name}/{self.directory.name}"
-
-    def open(self) -> Any:
-        """The carray, read-only. Raises UsageError where bcolz cannot read it."""
-        if self._array is None:
-            bcolz = require_bcolz(f"{self.directory}: reading it")
-            try:
-                self._array = bcolz.carray(rootdir=str(self.directory), mode="r")
-            except Exception as error:  # bcolz raises many kinds over a damaged directory
-                raise UsageError(f"{self.directory}: not a readable bcolz array: {error}") from error
-        return self._array
-
-    @cached_property
-    def factor(self) -> float:
-        """127.5, or 128 for pictures stored as (level - 127.5) / 128; level = value * factor + 127.5.
-
-        Both conventions are about. Levels are integers, so the right factor leaves no rounding error; only a clear
-        case departs from the documented 127.5.
-        """
-        values = np.asarray(self.open()[: min(self.count, 8)], np.float64)
-        levels = [values[np.isfinite(values)] * factor + 127.5 for factor in (127.5, 128.0)]
-        usual, other = (float(np.abs(x - np.rint(x)).mean()) if x.size else 0.0 for x in levels)
-        return 128.0 if other < 0.01 < usual else 127.5
-
-    def chunk(self, first: int, last: int, target: Target) -> Chunk:
-        """Decode the pictures first..last-1."""
-        try:
-            block = np.asarray(self.open()[first:last])
-        except UsageError:
-            raise
-        except Exception as error:  # a damaged or missing block: these pictures are lost, the others are not
-            if isinstance(error, OSError) or not all_readable(self.directory):  # bcolz hides some of the former
-                raise HrfrError(f"{self.directory}: cannot be read: {error}; mend or remove the array") from error
-            reason = f"bcolz cannot read it: {error}"
-            return Chunk(refused=[(i, reason) for i in range(last - first)])
-        return collect((partial(self._levels, picture) for picture in block), target, True)
-
-    def _levels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
-        if picture.dtype != np.uint8:
-            if not np.isfinite(picture).all():
-                raise Refused("it holds NaN or infinite values")
-            levels = np.rint(picture.astype(np.float64) * self.factor + 127.5)
-            if levels.min() < 0 or levels.max() > 255:
-                raise Refused(f"values {picture.min():.3f}..{picture.max():.3f} are outside [-1, 1]")
-            picture = levels.astype(np.uint8)
-        return np.ascontiguousarray(picture[::-1].transpose(1, 2, 0))
-
-
-def _read_same(path: Path) -> NDArray[np.bool_]:
-    """The P labels of a bcolz pair set. Never unpickles."""
-    try:
-        same = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path}: the labels of the pairs cannot be read: {error}") from error
-    if same.ndim != 1 or not len(same) or same.dtype.kind not in "biu" or not np.isin(same, (0, 1)).all():
-        raise UsageError(f"{path}: expected one boolean (or 0/1) a pair, found {same.dtype} {same.shape}")
-    return np.asarray(same, bool)
-
-
-def _read_meta(directory: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype as bcolz's own JSON files give them, checked before bcolz sees the directory."""
-    try:
-        shape = tuple(int(n) for n in json.loads((directory / "meta" / "sizes").read_bytes())["shape"])
-        storage = json.loads((directory / "meta" / "storage").read_bytes())
-        dtype = np.dtype(str(storage["dtype"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{directory}: not a bcolz array directory: {error}") from error
-    if dtype.base.kind == "f" and dtype.base.itemsize in (2, 4, 8):
-        return shape, dtype
-    if dtype.base == np.uint8:
-        return shape, dtype
-    raise UsageError(f"{directory}: expected float32 or uint8 pictures, found {dtype}")
+    def places(self, data: Path) -> list[str | None]:
+        """``<split>/<identity>`` of each picture that lies in a split of the tree ``data``, None for the others."""
+        base = data.resolve()
+        splits = {base / split: split for split in SPLITS}
+        return [f"{splits[f.parent]}/{f.name}" if f.parent in splits else None for f in self.folders()]
 
 
 def read_csv(name: str, path: Path) -> PathPairs:
@@ -182,7 +88,7 @@ def read_csv(name: str, path: Path) -> PathPairs:
     """
     paths: list[str] = []
     same: list[bool] = []
-    malformed = []
+    malformed: list[dict[str, Any]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, row in enumerate(csv.reader(file, strict=True), 1):
@@ -196,7 +102,8 @@ def read_csv(name: str, path: Path) -> PathPairs:
                     or not cells[1]
                     or "\0" in "".join(cells)
                 ):
-                    malformed.append({"line": number, "reason": f"malformed line {number}: expected path,path,0|1"})
+                    reason = f"malformed line {number}: expected path,path,0|1"
+                    malformed.append({"file": f"{path.parent.name}/{path.name}", "line": number, "reason": reason})
                     continue
                 paths += cells[:2]
                 same.append(cells[2] == "1")
@@ -206,33 +113,45 @@ def read_csv(name: str, path: Path) -> PathPairs:
         raise UsageError(f"{path}: no line of the form path,path,0|1")
     pairs = PathPairs(name, path.parent, paths, np.array(same, bool), 0)
     pairs.malformed = malformed
-    pairs.fingerprint = _digest(pairs.fingerprint + json.dumps(malformed))
+    pairs.fingerprint = digest_of_text(pairs.fingerprint + json.dumps(malformed))
     return pairs
 
 
-def find_pair_sets(folder: Path) -> list[PathPairs | BcolzPairs]:
-    """Every pair set of ``hres_eval_pairs``, by name. Raises UsageError where two go by one name."""
+def find_pair_sets(
+    folder: Path, channels: Mapping[str, str] | None = None
+) -> tuple[list[PathPairs | BcolzPairs], list[str]]:
+    """Every pair set of ``folder``, by name, and warnings that name what else lies there and why it is no pair set.
+
+    Args:
+        channels: channel order of the bcolz carrays, "bgr" or "rgb", by name; ``""`` stands for all others.
+
+    Raises:
+        UsageError: a broken pair set, or two that go by one name.
+    """
     found: dict[str, PathPairs | BcolzPairs] = {}
     if not folder.is_dir():
-        return []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        pairs: PathPairs | BcolzPairs
-        if path.suffix == ".csv" and path.is_file():
-            name = path.stem
-            pairs = read_csv(f"pairs-{name}", path)
+        return [], []
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        name = path.stem if path.is_file() else path.name
+        if path.suffix.lower() == ".csv" and path.is_file():
+            pairs: PathPairs | BcolzPairs = read_csv(f"pairs-{name}", path)
         elif (path / "meta").is_dir() and (path / "data").is_dir():
-            name = path.name
-            pairs = BcolzPairs(f"pairs-{name}", path)
+            order = {"": "bgr"} | dict(channels or {})
+            pairs = BcolzPairs(f"pairs-{name}", path, order.get(name, order[""]))
         else:
             continue
-        if name in found or name.startswith("dev-"):
+        if name.casefold() in map(str.casefold, found) or name.startswith("dev-"):
             raise UsageError(f"{path}: the name {name!r} of a pair set is taken; rename one")
         if not re.fullmatch(r"[\w-]+", name):
             raise UsageError(f"{path}: a pair set's name may hold letters, digits, '-' and '_' only; rename it")
         found[name] = pairs
-    return [found[name] for name in sorted(found)]
+    sets = [found[name] for name in sorted(found)]
+    return sets, left_out(folder, picture_folders(sets))
+
+
+def picture_folders(sets: Sequence[Candidates]) -> set[Path]:
+    """The resolved folders that the lists among ``sets`` name pictures in."""
+    return {folder for pairs in sets if isinstance(pairs, PathPairs) for folder in pairs.folders()}
 
 
 def choose_identities(listing: Listing, n: int, split: str) -> list[int]:
@@ -263,20 +182,27 @@ def development_pairs(split: str, root: Path, listing: Listing, size: int) -> Pa
             paths += [f"{listing.identities[i]}/{name}" for name in combinations[pick]]
             ids += [i, i]
             same.append(True)
-    n = len(files)
-    genuine = len(same)
-    for k in range(genuine if n > 1 else 0):
-        # Spread over identities: each takes part as often as it does in genuine pairs.
-        first = ids[2 * k]
-        words = random.philox(0, k, 0, purpose=random.SPLIT_CHOICE, view=1)
-        second = (first + 1 + int(words[0]) % (n - 1)) % n
-        for i, word in ((first, words[1]), (second, words[2])):
-            paths.append(f"{listing.identities[i]}/{files[i][int(word) % len(files[i])]}")
+    for chosen in _impostors(files, ids[0::2]):
+        for i, name in chosen:
+            paths.append(f"{listing.identities[i]}/{name}")
             ids.append(i)
         same.append(False)
     name = f"pairs-dev-{split}"
     return PathPairs(name, root, paths, np.array(same, bool), size, "development", np.array(ids, np.int32))
 
 
-def _digest(text: str) -> str:
-    return hashlib.blake2b(os.fsencode(text), digest_size=32).hexdigest()
+def _impostors(files: list[list[str]], first_of_each: list[int]) -> Iterator[list[tuple[int, str]]]:
+    """A pair of two identities for each of ``first_of_each``, as (identity, file) twice; none is drawn again.
+
+    Spread over identities: each takes part as often as it does in genuine pairs.
+    """
+    n, drawn = len(files), set[frozenset[tuple[int, str]]]()
+    for k, first in enumerate(first_of_each if n > 1 else []):
+        for attempt in range(DRAWS):
+            words = random.philox(0, k, attempt, purpose=random.SPLIT_CHOICE, view=1)
+            second = (first + 1 + int(words[0]) % (n - 1)) % n
+            chosen = [(i, files[i][int(word) % len(files[i])]) for i, word in ((first, words[1]), (second, words[2]))]
+            if frozenset(chosen) not in drawn:
+                drawn.add(frozenset(chosen))
+                yield chosen
+                break

@@ -5,11 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hrfr_fast.data import beton
+from hrfr_fast.data.bcolz_arrays import CHANNELS, BcolzPairs
 from hrfr_fast.data.decode import usual_size
 from hrfr_fast.data.left_out import PAIR_FOLDER, outside_splits, split_folders
 from hrfr_fast.data.names import one_line
-from hrfr_fast.data.pairs import BcolzPairs, choose_identities, development_pairs, find_pair_sets
-from hrfr_fast.data.sources import Candidates, FolderCandidates, Listing, list_split, refuse_shared_identities
+from hrfr_fast.data.pair_folder import entries_on_the_way, misplaced
+from hrfr_fast.data.pairs import choose_identities, development_pairs, find_pair_sets, picture_folders
+from hrfr_fast.data.sources import (
+    Candidates,
+    FolderCandidates,
+    Listing,
+    list_split,
+    refuse_shared_identities,
+    similar_identities,
+)
 from hrfr_fast.errors import UsageError
 
 SIZES = {"lowres": 36, "highres": 144}
@@ -27,6 +36,8 @@ class Request:
     resize: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
     page_size: int = beton.PAGE_SIZE
+    carray_channels: Mapping[str, str] = field(default_factory=dict)
+    """Order of the channels of bcolz carrays, "bgr" or "rgb", by pair set; "" stands for all others."""
 
     def __post_init__(self) -> None:
         if self.encoding not in ("auto", "raw", "jpeg"):
@@ -35,6 +46,9 @@ class Request:
             raise UsageError(f"--dev-identities {self.dev_identities}: it takes 0 or more")
         if any(not 1 <= size <= 4096 for size in self.sizes.values()):
             raise UsageError("picture sizes must be within 1..4096 pixels")
+        for order in self.carray_channels.values():
+            if order not in CHANNELS:
+                raise UsageError(f"--carray-channels {order}: choose {' or '.join(CHANNELS)}, or NAME=rgb for one set")
 
 
 def tree_candidates(data: Path, out: Path, request: Request) -> tuple[list[Candidates], list[str]]:
@@ -47,7 +61,7 @@ def tree_candidates(data: Path, out: Path, request: Request) -> tuple[list[Candi
     listings = {name: list_split(data / name) for name in split_folders(data)}
     refuse_shared_identities(listings)
     warnings = [line for name, listing in listings.items() for line in _warnings(name, listing)]
-    warnings += outside_splits(data, out)
+    warnings += similar_identities(listings)
     splits: list[Candidates] = []
     development: list[Candidates] = []
     for name, listing in listings.items():
@@ -58,17 +72,19 @@ def tree_candidates(data: Path, out: Path, request: Request) -> tuple[list[Candi
             size = request.sizes.get(name, SIZES[name])
             development.append(development_pairs(name, data / name, listing.select(aside), size))
         splits.append(FolderCandidates(name, data / name, training, 0))
-    return _settled([*splits, *development, *find_pair_sets(data / PAIR_FOLDER)], request), warnings
+    pairs, left_out = find_pair_sets(data / PAIR_FOLDER, request.carray_channels)
+    of_pairs = entries_on_the_way(data, picture_folders(pairs))
+    warnings += outside_splits(data, out, of_pairs) + left_out + misplaced(data, PAIR_FOLDER)
+    return _settled([*splits, *development, *pairs], request), warnings
 
 
-def pair_candidates(folder: Path, request: Request) -> list[Candidates]:
-    """The pair sets of ``folder`` alone. Raises UsageError where there are none."""
-    found = find_pair_sets(folder)
+def pair_candidates(folder: Path, request: Request) -> tuple[list[Candidates], list[str]]:
+    """The pair sets of ``folder`` alone, and warnings about them. Raises UsageError where there are none."""
+    found, left_out = find_pair_sets(folder, request.carray_channels)
     if not found:
-        raise UsageError(
-            f"{folder}: no pair set here; expected <name>.csv, or <name>/data, <name>/meta, <name>_list.npy"
-        )
-    return _settled([*found], request)
+        expected = f"{folder}: no pair set here; expected <name>.csv, or <name>/data, <name>/meta, <name>_list.npy"
+        raise UsageError("\n".join([expected, *left_out]))
+    return _settled([*found], request), left_out
 
 
 def encoding_in_words(found: list[Candidates], request: Request) -> str:
@@ -90,6 +106,11 @@ def _settled(found: list[Candidates], request: Request) -> list[Candidates]:
     for name in request.sizes:
         if name.removeprefix("pairs-") not in names:
             raise UsageError(f"--size {name}: no split or pair set is called so; there are {', '.join(names)}")
+    carrays = [candidates.name.removeprefix("pairs-") for candidates in found if isinstance(candidates, BcolzPairs)]
+    for name in request.carray_channels:
+        if name and name not in carrays:
+            there = f"there are {', '.join(carrays)}" if carrays else "there is none"
+            raise UsageError(f"--carray-channels {name}: no bcolz carray is called so; {there}")
     for candidates in found:
         candidates.size = _size(candidates, request)
         candidates.resize = request.resize

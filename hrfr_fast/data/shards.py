@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.data import beton, manifest
+from hrfr_fast.data.pair_defects import PairDefects
 from hrfr_fast.errors import DamageFound, UsageError
 
 
@@ -159,6 +160,8 @@ class PairSet:
     identities_path: Path | None
     identity_coverage: float  # share of the pictures whose identity is known, 0..1
     overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
+    defects: PairDefects = field(default_factory=PairDefects)
+    notes: tuple[str, ...] = ()  # what else a reader of its numbers has to know
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -265,4 +268,5 @@ def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
     if identities is not None and not identities.is_file():
         raise UsageError(f"{identities} is missing; {manifest.repair(directory)}")
-    return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"])
+    defects = PairDefects.of_entry(entry)
+    return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"], defects)

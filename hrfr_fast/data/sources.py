@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import unicodedata
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,6 +134,14 @@ def _list_identity(root: Path, identity: str, listing: Listing) -> None:
     listing.add(identity, b"\0".join(names), array("q", sizes), array("q", mtimes))
 
 
+def identity_key(name: str) -> str:
+    """What two spellings of one folder name have in common: composed accents (NFC), no spaces around it.
+
+    The same name typed on macOS and on Linux may differ in both.
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def _refuse_layout(root: Path, listing: Listing) -> None:
     """Most pictures would be left out: then the tree is laid out in another way, or is still packed in archives."""
     expected = f"{root.name}/<identity>/<picture>"
@@ -149,17 +158,42 @@ def _refuse_layout(root: Path, listing: Listing) -> None:
 
 
 def refuse_shared_identities(listings: dict[str, Listing]) -> None:
-    """No identity may be in two splits: training and test would overlap. Raises UsageError naming some."""
+    """No identity may be in two splits, in whatever spelling: training and test would overlap.
+
+    Raises UsageError naming some.
+    """
     names = sorted(listings)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            shared = sorted(set(listings[first].identities) & set(listings[second].identities))
+            keys = {identity_key(name) for name in listings[second].identities}
+            shared = sorted(name for name in listings[first].identities if identity_key(name) in keys)
             if shared:
-                some = ", ".join(map(one_line, shared[:5])) + (", ..." if len(shared) > 5 else "")
+                exact = set(listings[second].identities)
+                shown = [one_line(n) if n in exact else f"{ascii(n)} in another spelling" for n in shared[:5]]
+                some = ", ".join(shown) + (", ..." if len(shared) > 5 else "")
                 raise UsageError(
                     f"{len(shared)} identities are in both {first} and {second} ({some}); every identity belongs"
                     " to one split, else training and evaluation overlap"
                 )
+
+
+def similar_identities(listings: dict[str, Listing]) -> list[str]:
+    """Warnings about identities that differ in case, accents' encoding or spaces alone: perhaps one person twice.
+
+    Case alone is no reason to refuse: there are identity codes that need it.
+    """
+    spellings: dict[str, list[str]] = {}
+    for split, listing in listings.items():
+        for name in listing.identities:
+            spellings.setdefault(identity_key(name).casefold(), []).append(f"{split}/{name}")
+    groups = [group for group in spellings.values() if len(group) > 1]
+    if not groups:
+        return []
+    some = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5]) + ("; ..." if len(groups) > 5 else "")
+    return [
+        f"{len(groups)} identities have several folders whose names differ in case, encoding of accents or spaces alone"
+        f" ({some}); they count as different people, put the pictures of one person into one folder"
+    ]
 
 
 @dataclass
@@ -181,6 +215,11 @@ class Candidates(ABC):
     bytes_on_disk: int = 0
 
     paired = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides the pixels beside the files, by name; part of the key of an unchanged shard."""
+        return {}
 
     @property
     def folder(self) -> str:
@@ -239,3 +278,8 @@ class FolderCandidates(Candidates):
             name = self._files[1][position - int(self._starts[identity])]
             paths.append(f"{self.listing.identities[identity]}/{name}")
         return paths
+
+
+def digest_of_text(text: str) -> str:
+    """BLAKE2b of ``text``, which may hold undecodable file names; 64 hexadecimal digits."""
+    return hashlib.blake2b(os.fsencode(text), digest_size=32).hexdigest()

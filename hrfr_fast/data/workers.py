@@ -13,8 +13,8 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Self
 
+from hrfr_fast.data.bcolz_arrays import BcolzPairs
 from hrfr_fast.data.decode import Chunk, Target, decode_chunk
-from hrfr_fast.data.pairs import BcolzPairs
 from hrfr_fast.data.sources import Candidates
 from hrfr_fast.errors import HrfrError
 

@@ -1,43 +1,14 @@
 import json
 import shutil
 
-import bcolz
 import numpy as np
 import pytest
+from pair_cases import eval_pictures, refusals, run, write_bcolz, write_csv
 
 from hrfr_fast.data.check import check_packed
-from hrfr_fast.data.pack import pack, pack_pairs
+from hrfr_fast.data.pack import pack_pairs
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
-
-
-def run(tree, out, **settings):
-    return pack(tree, out, **{"workers": 1, "show_progress": False, **settings})
-
-
-def write_csv(tree, lines, name="list"):
-    folder = tree / "hres_eval_pairs"
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
-
-
-def write_bcolz(tree, pictures, same, name="hres", convert=lambda p: p / 127.5 - 1, dtype=np.float32):
-    """Pictures uint8 [2P, S, S, 3] RGB as the array a face validation set has: BGR, CHW."""
-    folder = tree / "hres_eval_pairs"
-    folder.mkdir(exist_ok=True)
-    values = convert(pictures[..., ::-1].transpose(0, 3, 1, 2).astype(np.float64)).astype(dtype)
-    bcolz.carray(values, rootdir=str(folder / name), mode="w", chunklen=3).flush()
-    np.save(folder / f"{name}_list.npy", np.asarray(same))
-
-
-def refusals(out):
-    return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-
-
-def eval_pictures(out):
-    split = open_packed(out).splits["highres_eval"]
-    return split.read(np.arange(split.samples)), split.labels
-
 
 LINES = [
     "../highres_eval/e000/0.jpg,../highres_eval/e000/1.jpg,1",
@@ -71,26 +42,6 @@ def test_a_bad_picture_or_line_drops_its_pair_with_the_reason(tree, tmp_path):
     assert (tmp_path / "two/quarantine.jsonl").read_bytes() == (tmp_path / "out/quarantine.jsonl").read_bytes()
 
 
-CONVENTIONS = {
-    "documented": (lambda p: p / 127.5 - 1, np.float32),
-    "divided by 128": (lambda p: (p - 127.5) / 128, np.float32),
-    "bytes": (lambda p: p, np.uint8),
-}
-
-
-@pytest.mark.parametrize("name", CONVENTIONS)
-@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_a_bcolz_set_comes_back_exactly(tree, tmp_path, make_picture, name, encoding):
-    convert, dtype = CONVENTIONS[name]
-    pictures = np.stack([make_picture(9000 + i, 144) for i in range(10)])
-    write_bcolz(tree, pictures, [True, False, True, False, True], convert=convert, dtype=dtype)
-    run(tree, tmp_path / "out", encoding=encoding)
-    pairs = open_packed(tmp_path / "out").pairs["hres"]
-    assert (pairs.split.read(np.arange(10)) == pictures).all() and pairs.split.encoding == "raw"
-    assert pairs.same.tolist() == [True, False, True, False, True]
-    assert pairs.identities is None and pairs.identity_coverage == 0.0
-
-
 def test_pair_pictures_a_little_off_are_matched_and_genuine_pairs_link(tree, tmp_path, make_picture):
     run(tree, tmp_path / "plain")
     known, labels = eval_pictures(tmp_path / "plain")
@@ -118,22 +69,6 @@ def test_overlap_with_training_is_recorded_and_warned_about(tree, tmp_path):
     assert again.nothing_to_do and again.warnings == summary.warnings
 
 
-def test_nan_and_out_of_range_values_lose_their_pair(tree, tmp_path, make_picture):
-    pictures = np.stack([make_picture(i, 144) for i in range(6)])
-
-    def convert(values):
-        values = values / 127.5 - 1
-        values[1, 0, 0, 0] = np.nan
-        values[4, 2, 5, 5] = 1.5
-        return values
-
-    write_bcolz(tree, pictures, [1, 1, 0], convert=convert)
-    run(tree, tmp_path / "out")
-    pairs = open_packed(tmp_path / "out").pairs["hres"]
-    assert (pairs.split.read([0, 1]) == pictures[2:4]).all() and pairs.split.samples == 2
-    assert ["NaN" in refusals(tmp_path / "out")[0]["reason"], "outside" in refusals(tmp_path / "out")[1]["reason"]]
-
-
 def pickled(tree):
     np.save(tree / "hres_eval_pairs/hres_list.npy", np.array([{}, {}], object), allow_pickle=True)
 
@@ -148,7 +83,7 @@ BROKEN = {
     "no labels": (lambda t: (t / "hres_eval_pairs/hres_list.npy").unlink(), "labels of the pairs cannot be read"),
     "labels of another length": (lambda t: np.save(t / "hres_eval_pairs/hres_list.npy", np.ones(3, bool)), "3 labels"),
     "labels no booleans": (lambda t: np.save(t / "hres_eval_pairs/hres_list.npy", np.array([1, 2])), "boolean"),
-    "object dtype": (lambda t: edit_meta(t, "storage", dtype="object"), "expected float32 or uint8"),
+    "object dtype": (lambda t: edit_meta(t, "storage", dtype="object"), "expected float16, float32, float64 or uint8"),
     "shape": (lambda t: edit_meta(t, "sizes", shape=[4, 3, 144, 100]), "2P x 3 x S x S"),
     "meta no json": (lambda t: (t / "hres_eval_pairs/hres/meta/sizes").write_text("x"), "not a bcolz array"),
     "same name": (lambda t: write_csv(t, LINES, "hres"), "taken"),
@@ -166,16 +101,6 @@ def test_a_broken_pair_set_is_a_usage_error(tree, tmp_path, make_picture, name):
         run(tree, tmp_path / "out")
 
 
-def test_a_missing_bcolz_block_loses_its_pairs_only(tree, tmp_path, make_picture):
-    pictures = np.stack([make_picture(i, 144) for i in range(60)])
-    write_bcolz(tree, pictures, [True] * 30)
-    (tree / "hres_eval_pairs/hres/data/__19.blp").write_bytes(b"")
-    run(tree, tmp_path / "out")
-    pairs = open_packed(tmp_path / "out").pairs["hres"]
-    assert 0 < pairs.split.samples < 60 and refusals(tmp_path / "out")
-    assert (pairs.split.read(np.arange(8)) == pictures[:8]).all()
-
-
 def test_development_identities_leave_training_and_make_pairs(tree, tmp_path):
     shutil.copy(tree / "lowres/l000/0.jpg", tree / "lowres/l000/copy.jpg")
     summary = run(tree, tmp_path / "out", dev_identities=3)
@@ -188,6 +113,7 @@ def test_development_identities_leave_training_and_make_pairs(tree, tmp_path):
         assert pairs.same.sum() == 3 * each and (~pairs.same).sum() == 3 * each
         both = pairs.identities.reshape(-1, 2)
         assert ((both[:, 0] == both[:, 1]) == pairs.same).all() and len(np.unique(both)) == 3
+        assert pairs.defects.repeated == 0
         trained = {p.tobytes() for p in packed.splits[split].read(np.arange(packed.splits[split].samples))}
         first = pairs.split.read(np.arange(pairs.split.samples))
         assert not {p.tobytes() for p in first} & trained
