@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hrfr_fast.data.summary import PackSummary
     from hrfr_fast.evaluation.evaluate import PairResult
 
+CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
+
 app = typer.Typer(
     help="Pack faces, train embedders on mixed resolutions, judge them honestly.",
     no_args_is_help=True,
@@ -94,6 +96,7 @@ def pack(
         list[str] | None, typer.Option(help="SPLIT=PIXELS where a split is not 36 (lowres) or 144 (highres) px")
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="resize pictures of another size")] = False,
+    carray_channels: Annotated[list[str] | None, typer.Option(help=CARRAY_HELP)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was refused")] = False,
 ) -> None:
     """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
@@ -104,7 +107,7 @@ def pack(
         with StopFlag() as stop:
             summary = run(
                 data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
-                resize=resize, sizes=_sizes(size or []), stop=stop,
+                resize=resize, sizes=_sizes(size or []), carray_channels=_channels(carray_channels or []), stop=stop,
             )  # fmt: skip
     except IncompletePack as error:
         _print_pack(error.summary)
@@ -244,6 +247,7 @@ def evaluate(
     view: Annotated[
         str, typer.Option(help="hr, lr36 (shrunk to 36 px and back; any number), or hr-lr36: first - second of a pair")
     ] = "hr",
+    carray_channels: Annotated[list[str] | None, typer.Option(help=f"for a folder of pairs: {CARRAY_HELP}")] = None,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
 ) -> None:
@@ -251,7 +255,10 @@ def evaluate(
     from hrfr_fast.evaluation.evaluate import evaluate as run_evaluation
     from hrfr_fast.evaluation.evaluate import parse_view
 
-    results = run_evaluation(run, pairs=pairs, names=name, device=device, degrade=parse_view(view))
+    results = run_evaluation(
+        run, pairs=pairs, names=name, device=device, degrade=parse_view(view),
+        carray_channels=_channels(carray_channels or []),
+    )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
     else:
@@ -354,6 +361,9 @@ def _print_results(results: dict[str, "PairResult"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not results:
+        typer.echo("warning: there were no pairs to verify on")
+        return
     table = Table("pairs", "kind", "view", "n", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
     for key, result in results.items():
         values = result.to_json()
@@ -377,6 +387,15 @@ def _sizes(given: list[str]) -> dict[str, int]:
             raise UsageError(f"--size {one}: give SPLIT=PIXELS with at least 8 pixels, as in --size lowres=40")
         sizes[split] = int(pixels)
     return sizes
+
+
+def _channels(given: list[str]) -> dict[str, str]:
+    """Order of channels by name of a carray, "" for all others; what is no order is refused later."""
+    orders = {}
+    for one in given:
+        name, _, order = one.rpartition("=")
+        orders[name] = order.lower()
+    return orders
 
 
 def _print_table(title: str, values: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Intervals for verification: the bootstrap over identities.
 
 Pairs share identities, so they are not independent draws; people are. A resample draws the identities with
-replacement; with w_i the number of times identity i was drawn, a genuine pair counts w_i times and an impostor pair
-w_i * w_j times (the node bootstrap of Snijders & Borgatti, "Non-parametric standard errors and tests for network
-statistics", Connections 22(2), 1999, for pairs of nodes).
+replacement; with w_i the number of times identity i was drawn, a pair of one identity counts w_i times and a pair of
+two identities w_i * w_j times, whatever its label says (the node bootstrap of Snijders & Borgatti, "Non-parametric
+standard errors and tests for network statistics", Connections 22(2), 1999, for pairs of nodes).
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def pair_weights(
     """Weights of all pairs in resamples start .. start + count - 1.
 
     Args:
-        same: bool [P].
+        same: bool [P]; counts the pairs where no identities are known.
         identities: int32 [2P] cluster of pictures 2i and 2i + 1; None: pairs are the units.
         start, count, seed: which resamples; equal arguments give equal weights for any model (paired comparison).
 
@@ -34,7 +34,7 @@ def pair_weights(
     _, cluster = np.unique(identities, return_inverse=True)
     drawn = _multiplicities(int(cluster.max()) + 1, start, count, seed)
     first, second = drawn[:, cluster[0::2]], drawn[:, cluster[1::2]]
-    return np.where(same, first, first * second)
+    return np.where(cluster[0::2] == cluster[1::2], first, first * second)
 
 
 def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:

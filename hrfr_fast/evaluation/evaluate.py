@@ -2,14 +2,16 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrfr_fast.data.identify import look_up
+from hrfr_fast.data.pair_defects import pair_warnings
 from hrfr_fast.data.shards import Packed, PairSet, open_packed
-from hrfr_fast.errors import UsageError
+from hrfr_fast.errors import HrfrError, UsageError
 from hrfr_fast.evaluation.embedding import pair_scores
 from hrfr_fast.evaluation.verification import Verification, too_few, verify
 from hrfr_fast.progress import console
@@ -32,17 +34,18 @@ class PairResult:
     """Of the model and the view; those of the pairs are added."""
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind, view and caveats."""
+        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind, view and caveats.
+
+        ``overlap`` and ``defects`` are the counts that the caveats tell.
+        """
         more = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
-        return self.verification.to_json() | more
+        counts = {"overlap": dict(self.pairs.overlap), "defects": asdict(self.pairs.defects)}
+        return self.verification.to_json() | more | counts
 
 
 def caveats(pairs: PairSet) -> list[str]:
     """What a reader of the accuracy has to know of the pair set."""
-    notes = []
-    for split, count in pairs.overlap.items():
-        if count:
-            notes.append(f"{count} of its pictures are also in the training split {split}")
+    notes = [*pairs.notes, *pair_warnings(pairs)]
     if pairs.identities is None:
         notes.append("no identities known: the interval treats pairs as independent and is too narrow")
     elif pairs.identity_coverage < 1:
@@ -142,6 +145,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     degrade: int | tuple[int, int] = 0,
+    carray_channels: str | Mapping[str, str] = "bgr",
 ) -> dict[str, PairResult]:
     """Verify a run's ``last`` checkpoint, or any checkpoint, on pairs.
 
@@ -152,35 +156,64 @@ def evaluate(
         names: which pair sets; None for all test and development sets.
         degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
             the first and second picture of every pair ((0, 36): HR-LR). ``parse_view`` makes it from a name.
+        carray_channels: order of the channels in bcolz carrays that are not packed yet, as in ``pack``.
 
     Returns:
         Result by pair set name.
 
     Raises:
-        UsageError: no such checkpoint, pairs or pair set.
+        UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
     """
     from hrfr_fast.training.checkpoint import weights_of
     from hrfr_fast.training.device import choose_compute
 
     compute = choose_compute(device, precision)
     backbone, metadata = load_backbone(weights_of(run_or_checkpoint), compute)
-    with _opened(Path(pairs or metadata["data"]["path"])) as packed:
+    trained = _training_data(metadata["data"])
+    with _opened(Path(pairs or metadata["data"]["path"]), names, trained, carray_channels) as packed:
         pair_sets = verifiable(chosen_pairs(packed, names), console.print)
+        if pairs and trained is None:
+            gone = (
+                f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these"
+                " people cannot be told"
+            )
+            pair_sets = [replace(one, notes=(*one.notes, gone)) for one in pair_sets]
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
 
 
+def _training_data(recorded: Mapping[str, Any]) -> Packed | None:
+    """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
+    try:
+        packed = open_packed(recorded["path"])
+    except HrfrError:
+        return None
+    return packed if packed.digest == recorded["digest"] else None
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Packed]:
-    """The packed directory ``path``; a folder of unpacked pairs is packed to a temporary one first."""
+def _opened(
+    path: Path, names: list[str] | None, trained: Packed | None, carray_channels: str | Mapping[str, str]
+) -> Iterator[Packed]:
+    """The packed directory ``path``; a folder of unpacked pairs is packed to a temporary one first.
+
+    Pairs that are not of the data ``trained`` on are looked up there: what they share with it, and who they show.
+    """
     if (path / "manifest.json").exists():
-        yield open_packed(path)
+        packed = open_packed(path)
+        pair_sets = chosen_pairs(packed, names)
+        if trained is not None and packed.digest != trained.digest:
+            pair_sets = [look_up(pairs, trained.splits) for pairs in pair_sets]
+        yield replace(packed, pairs={pairs.name: pairs for pairs in pair_sets})
         return
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory of pairs; give a packed one or a folder of pair sets")
     from hrfr_fast.data.pack import pack_pairs
 
     with tempfile.TemporaryDirectory(prefix="hrfr-pairs-") as temporary:
-        pack_pairs(path, Path(temporary))
+        known = trained.splits if trained is not None else {}
+        packed_now = pack_pairs(path, Path(temporary), known=known, carray_channels=carray_channels)
+        for line in packed_now.warnings:
+            console.print(f"warning: {line}", markup=False, highlight=False)
         yield open_packed(temporary)

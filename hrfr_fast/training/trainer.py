@@ -108,6 +108,8 @@ class Trainer:
         settings = replace(settings, precision=self.compute.precision)  # a resumed run must not choose again
         self.packed = open_packed(settings.data)
         self.pair_sets = verifiable(self.packed.pairs.values(), console.print)
+        if not self.pair_sets:
+            console.print(f"warning: {settings.data} has no pairs to verify on: nothing will tell what this run learns")
         self.regime = regime_named(settings.regime)
         self.parents = find_parents(self.regime, settings)
         settings = with_inherited_shape(settings, self.regime, self.parents)

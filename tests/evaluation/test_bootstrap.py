@@ -18,6 +18,12 @@ def test_a_genuine_pair_weighs_w_i_and_an_impostor_pair_w_i_w_j():
     assert w7.mean() == pytest.approx(1, abs=0.2)
 
 
+def test_a_wrong_label_does_not_change_how_often_a_pair_is_drawn():
+    identities = np.array([7, 7, 7, 3, 3, 9], np.int32)
+    right = pair_weights(np.array([True, False, False]), identities, 0, 50, seed=1)
+    assert (pair_weights(np.array([False, True, False]), identities, 0, 50, seed=1) == right).all()
+
+
 def test_equal_arguments_give_equal_weights_from_any_start():
     same = np.arange(30) < 15
     whole = pair_weights(same, None, 0, 10, seed=3)

@@ -4,10 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 
+import bcolz
 import numpy as np
 import pytest
 import torch
 
+from hrfr_fast.data.pack import pack
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
@@ -145,3 +147,68 @@ def test_a_file_of_another_kind_is_no_checkpoint(tmp_path):
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(UsageError, match="not a readable safetensors file"):
         evaluate(path, device="cpu")
+
+
+def pairs_of_training_pictures(tree, folder):
+    """A folder of pairs, all of them pictures of ``highres``."""
+    shutil.copytree(tree / "highres", folder / "faces")
+    faces = [sorted(one.iterdir()) for one in sorted((folder / "faces").iterdir())]
+    people = [[path.relative_to(folder) for path in one] for one in faces]
+    genuine = [f"{one[0]},{one[1]},1" for one in people]
+    impostor = [f"{one[0]},{other[1]},0" for one, other in zip(people, people[1:] + people[:1], strict=True)]
+    (folder / "mine.csv").write_text("\n".join([*genuine, *impostor]))
+    return folder
+
+
+def test_a_folder_of_training_pictures_is_told_beside_the_accuracy(run, tiny_tree, tmp_path):
+    """The same as when it is packed; the identities are known, too."""
+    from typer.testing import CliRunner
+
+    from hrfr_fast.cli import app
+
+    folder = pairs_of_training_pictures(tiny_tree, tmp_path / "others")
+    (folder / "pairs.txt").write_text("10 300")
+    command = ["evaluate", str(run), "--pairs", str(folder), "--device", "cpu"]
+    printed = CliRunner().invoke(app, command)
+    assert printed.exit_code == 0, printed.output
+    told = "48 of its 48 pictures are also in the training split highres"
+    assert told in printed.output and "others/pairs.txt was left out" in printed.output
+    result = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["mine"]
+    assert any(told in note for note in result["notes"]) and result["interval_level"] == "identity"
+    assert result["overlap"] == {"highres": 48} and result["defects"]["identity_overlap"] == {"highres": 48}
+
+
+def test_pairs_packed_elsewhere_are_compared_with_what_the_run_was_trained_on(run, tiny_tree, tmp_path):
+    """There the training pictures of the run are test pictures, of which that pack can know nothing."""
+    tree = tmp_path / "data"
+    shutil.copytree(tiny_tree / "highres", tree / "highres_eval")
+    pairs_of_training_pictures(tiny_tree, tree / "hres_eval_pairs")
+    pack(tree, tmp_path / "packed", workers=1, show_progress=False)
+    assert open_packed(tmp_path / "packed").pairs["mine"].overlap == {}
+    result = evaluate(run, pairs=tmp_path / "packed", device="cpu")["mine"].to_json()
+    assert result["overlap"] == {"highres": 48} and any("48 of its 48 pictures" in note for note in result["notes"])
+
+
+def test_without_its_training_data_nobody_can_tell_what_a_run_has_seen(run, tiny_packed, tiny_tree, tmp_path):
+    folder = pairs_of_training_pictures(tiny_tree, tmp_path / "others")
+    hidden = tiny_packed.with_name("hidden")
+    tiny_packed.rename(hidden)
+    try:
+        result = evaluate(run, pairs=folder, device="cpu")["mine"].to_json()
+    finally:
+        hidden.rename(tiny_packed)
+    assert any("whether it has seen these people cannot be told" in note for note in result["notes"])
+
+
+def test_channels_in_the_other_order_are_refused_in_a_folder_of_pairs_too(run, tiny_packed, tmp_path):
+    known = open_packed(tiny_packed).pairs["hres"]
+    values = known.split.read(np.arange(known.split.samples)).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    (tmp_path / "sets").mkdir()
+    bcolz.carray(values, rootdir=str(tmp_path / "sets/rgb"), mode="w").flush()
+    np.save(tmp_path / "sets/rgb_list.npy", known.same)
+    with pytest.raises(UsageError, match="--carray-channels rgb=rgb"):
+        evaluate(run, pairs=tmp_path / "sets", device="cpu")
+    found = evaluate(run, pairs=tmp_path / "sets", device="cpu", carray_channels="rgb")["rgb"]
+    expected = evaluate(run, names=["hres"], device="cpu")["hres"]
+    assert found.verification.scores == pytest.approx(expected.verification.scores)
+    assert found.verification.accuracy_ci == expected.verification.accuracy_ci

@@ -1,15 +1,18 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hrfr_fast.data.pack import pack
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import evaluate
 from hrfr_fast.settings import TrainSettings
@@ -162,3 +165,32 @@ def test_accumulation_gives_the_gradient_of_the_mean(settings):
         [(_, losses)] = trainer.losses.read()
     assert torch.isfinite(moved).all() and moved.abs().max() > 0
     assert losses.shape == (1,) and np.isfinite(losses).all()
+
+
+def small_run(settings, tree, name):
+    pack(tree, tree.parent / "packed", workers=1, show_progress=False)
+    chosen = replace(settings, data=str(tree.parent / "packed"), out=str(tree.parent / name), steps=1)
+    return train(chosen, show_progress=False)
+
+
+def test_a_run_without_pairs_says_so_in_one_line(settings, tiny_tree, tmp_path, capfd):
+    shutil.copytree(tiny_tree / "lowres", tmp_path / "data/lowres")
+    small_run(settings, tmp_path / "data", "run")
+    assert capfd.readouterr().err.count("has no pairs to verify on") == 1
+
+
+def test_what_is_wrong_with_its_pairs_stands_beside_the_accuracy_of_a_run(settings, tiny_tree, tmp_path):
+    """In its results and in its report: here every genuine pair is one picture twice."""
+    tree = tmp_path / "data"
+    for split in ("lowres", "highres_eval"):
+        shutil.copytree(tiny_tree / split, tree / split)
+    faces = sorted(one.relative_to(tree) for one in (tree / "highres_eval").glob("*/000.jpg"))
+    genuine = [f"../{one},../{one},1" for one in faces]
+    impostor = [f"../{one},../{other},0" for one, other in zip(faces, faces[1:] + faces[:1], strict=True)]
+    (tree / "hres_eval_pairs").mkdir()
+    (tree / "hres_eval_pairs/list.csv").write_text("\n".join([*genuine, *impostor]))
+    result = small_run(settings, tree, "run")
+    told = "12 of its 12 pairs labelled same show one picture twice"
+    written = json.loads((tmp_path / "run/results.json").read_text())["list"]
+    assert any(told in note for note in written["notes"]) and written["defects"]["identical_genuine"] == 12
+    assert told in result.report.read_text()
