@@ -1,6 +1,7 @@
 """Whether torch.compile pays for a run, and where its results are kept."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from hrfr_fast.errors import UsageError
@@ -36,6 +37,21 @@ def compile_choice(
 
 
 def use_lasting_cache() -> Path:
-    """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
-    return Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache)))
+    """Keep compiled kernels in the user's cache directory, unless TORCHINDUCTOR_CACHE_DIR says where.
+
+    In the directory for temporary files where there is no home that can be written to; a home only read would end
+    every compilation.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_writable_cache())
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+
+
+def _writable_cache() -> Path:
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except (OSError, RuntimeError):  # RuntimeError: a user without an entry in the system's list has no home
+        return Path(tempfile.gettempdir()) / f"hrfr-fast-{os.getuid()}" / "inductor"
+    return cache

@@ -109,16 +109,42 @@ def broken_compile(function, **options):
     return run
 
 
-def test_a_step_that_cannot_be_compiled_is_taken_all_the_same(monkeypatch):
-    losses, tensors = run(make_step())
-    monkeypatch.setattr(torch, "compile", broken_compile)
+def broken_backward(function, **options):
+    """The backward pass is compiled last: by then statistics have moved and dropout has drawn."""
+
+    def run(*arguments):
+        out = function(*arguments)
+        out.register_hook(lambda gradient: broken_compile(function)())
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("broken", [broken_compile, broken_backward])
+def test_a_step_that_cannot_be_compiled_is_taken_all_the_same(monkeypatch, broken):
+    scaled = Compute(torch.device("cpu"), None, scaled=True)
+    losses, tensors = run(make_step("adaface", scaled))
+    monkeypatch.setattr(torch, "compile", broken)
     said: list[str] = []
-    step = make_step(compile="auto", say=said.append)
+    step = make_step("adaface", scaled, compile="auto", say=said.append)
     after = run(step)
     assert torch.equal(after[0], losses) and all(map(torch.equal, after[1], tensors))
     assert "the network cannot be compiled: no compiler was found; going on without" in said
-    with pytest.raises(HrfrError, match="no compiler was found. Train with --compile"):
-        run(make_step(compile="on"))
+    with pytest.raises(HrfrError, match="no compiler was found. Train with --compile off"):
+        run(make_step(compile="on"), 1)
+
+
+def test_compiled_kernels_are_kept_where_one_can_write(monkeypatch, tmp_path):
+    """A home that can only be read, as in many containers, must not end every compilation."""
+    from hrfr_fast.training.compiling import use_lasting_cache
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert use_lasting_cache() == tmp_path / "hrfr-fast" / "inductor"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert use_lasting_cache().is_relative_to(tempfile.gettempdir())
 
 
 def test_an_objective_that_cannot_be_compiled_leaves_the_network_compiled(monkeypatch):
