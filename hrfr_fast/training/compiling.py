@@ -1,8 +1,4 @@
-"""Whether torch.compile pays for a run, and where its results are kept."""
-
-import os
-import tempfile
-from pathlib import Path
+"""Whether torch.compile pays for a run."""
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.training.device import Compute
@@ -34,24 +30,3 @@ def compile_choice(
     if compute.device.type != "cuda" or not peak:
         return "off"
     return "auto" if training_flops / (EAGER_UTILISATION * peak) > PAYS_AFTER else "off"
-
-
-def use_lasting_cache() -> Path:
-    """Keep compiled kernels in the user's cache directory, unless TORCHINDUCTOR_CACHE_DIR says where.
-
-    In the directory for temporary files where there is no home that can be written to; a home only read would end
-    every compilation.
-    """
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_writable_cache())
-    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-
-
-def _writable_cache() -> Path:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
-        cache.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=cache).close()
-    except (OSError, RuntimeError):  # RuntimeError: a user without an entry in the system's list has no home
-        return Path(tempfile.gettempdir()) / f"hrfr-fast-{os.getuid()}" / "inductor"
-    return cache

@@ -23,7 +23,9 @@ class FakeCuda:
         self.capturing = self.draws_refused = self.broken = self.fails_at_the_end = False
         self.made = 0
         for name, value in {
-            "Stream": lambda: SimpleNamespace(name="another", device=torch.device("cuda", 0), wait_stream=print),
+            "Stream": lambda: SimpleNamespace(
+                name="another", device=torch.device("cuda", 0), wait_stream=lambda other: None
+            ),
             "current_stream": lambda device=None: self.stream,
             "set_stream": lambda stream: setattr(self, "stream", stream),
             "stream": lambda stream: FakeStreamContext(self, stream),

@@ -6,6 +6,7 @@ import torch
 import torch._inductor.config
 from torch import nn
 
+from hrfr_fast.caches import keep_in_cache
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.errors import HrfrError
 from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
@@ -134,17 +135,15 @@ def test_a_step_that_cannot_be_compiled_is_taken_all_the_same(monkeypatch, broke
         run(make_step(compile="on"), 1)
 
 
-def test_compiled_kernels_are_kept_where_one_can_write(monkeypatch, tmp_path):
+def test_compiled_code_is_kept_where_one_can_write(monkeypatch, tmp_path):
     """A home that can only be read, as in many containers, must not end every compilation."""
-    from hrfr_fast.training.compiling import use_lasting_cache
-
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # put back afterwards
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert use_lasting_cache() == tmp_path / "hrfr-fast" / "inductor"
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    assert keep_in_cache("TRITON_CACHE_DIR", "triton") == tmp_path / "hrfr-fast" / "triton"
+    assert keep_in_cache("TRITON_CACHE_DIR", "other") == tmp_path / "hrfr-fast" / "triton", "who sets it decides"
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert use_lasting_cache().is_relative_to(tempfile.gettempdir())
+    assert keep_in_cache("TRITON_CACHE_DIR", "triton").is_relative_to(tempfile.gettempdir())
 
 
 def test_an_objective_that_cannot_be_compiled_leaves_the_network_compiled(monkeypatch):
