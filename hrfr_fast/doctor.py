@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from hrfr_fast.errors import UsageError
-from hrfr_fast.gpu_software import COMPILER_FIX, DALI_WHEELS, dali_fix, install_torch, replace_dali, torch_fix
+from hrfr_fast.gpu_software import (
+    COMPILER_FIX,
+    DALI_WHEELS,
+    architecture_fix,
+    dali_fix,
+    install_torch,
+    replace_dali,
+    torch_fix,
+)
 from hrfr_fast.machine import cores, gib, memory
 
 PROBE_BYTES = 64 << 20
@@ -56,6 +64,9 @@ class Facts:
     torch_cuda: str = ""
     """The CUDA release torch was built for; empty for a CPU build."""
     cuda_usable: bool = False
+    gpu_capability: tuple[int, int] = (0, 0)
+    """The compute capability of the GPU that torch sees, and the architectures torch was built for."""
+    torch_architectures: tuple[str, ...] = ()
     gpu_memory_free_bytes: int = 0
     torch_error: str = ""
     compiler_error: str = ""
@@ -108,13 +119,20 @@ def examine(folder: str | Path = ".") -> Report:
 
 def judge(facts: Facts) -> Report:
     """What each engine can do with these facts, and what to mend."""
-    gpu = bool(facts.gpus) and facts.cuda_usable
+    no_code = (
+        architecture_fix(facts.torch, facts.gpu_capability, facts.torch_architectures, facts.driver)
+        if facts.torch_architectures
+        else ""
+    )
+    gpu = bool(facts.gpus) and facts.cuda_usable and not no_code
     engines = [_resident(facts, gpu), _dali(facts, gpu), _ffcv(facts)]
     fixes = [f"{verdict.engine}: {verdict.fix}" for verdict in engines if verdict.fix]
     if facts.torch_error:
         fixes.insert(0, f"torch: {facts.torch_error}; {install_torch(facts.driver) or 'update the driver'}")
     elif (facts.driver or facts.gpus) and not facts.cuda_usable:
         fixes.insert(0, torch_fix(facts.torch, facts.torch_cuda, facts.driver))
+    elif no_code:
+        fixes.insert(0, no_code)
     if facts.shm_bytes < LEAST_SHM:
         fixes.append(
             f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
@@ -212,11 +230,13 @@ def _look_at_torch() -> dict[str, Any]:
         import torch
     except Exception as error:
         return {"torch_error": _short(error)}
-    found = {"torch": torch.__version__, "torch_cuda": torch.version.cuda or ""}
+    found: dict[str, Any] = {"torch": torch.__version__, "torch_cuda": torch.version.cuda or ""}
     if not torch.cuda.is_available():
         return found
+    found |= {"cuda_usable": True, "torch_architectures": tuple(torch.cuda.get_arch_list())}
     try:
-        return {**found, "cuda_usable": True, "gpu_memory_free_bytes": torch.cuda.mem_get_info()[0]}
+        found["gpu_capability"] = torch.cuda.get_device_capability()
+        return {**found, "gpu_memory_free_bytes": torch.cuda.mem_get_info()[0]}
     except RuntimeError as error:  # a card in use by somebody else, or broken
         return {**found, "torch_error": _short(error)}
 

@@ -4,6 +4,7 @@ Everything here is a function of version texts, so that ``doctor`` can judge mac
 """
 
 import re
+from collections.abc import Sequence
 
 LEAST_DRIVER = {12: 525, 13: 580}
 """CUDA's major version -> the first driver that runs what is built for it, of any minor version."""
@@ -11,6 +12,7 @@ LEAST_DRIVER_CU128 = 570
 """From here on PyTorch's newest CUDA 12 build; it knows the newest GPUs, that for CUDA 12.6 suits older drivers."""
 DALI_WHEELS = {"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
 """Wheel -> the CUDA major version it is built for. Either goes with either build of torch: each loads its own CUDA."""
+INDEX = "https://download.pytorch.org/whl"
 COMPILER_FIX = "install a C compiler and Python's header files (Debian, Ubuntu: gcc libc6-dev python3-dev)"
 
 
@@ -28,7 +30,7 @@ def install_torch(driver: str) -> str:
     if number < LEAST_DRIVER[12]:
         return ""
     build = "cu128" if number >= LEAST_DRIVER_CU128 else "cu126"
-    return f"{command} --index-url https://download.pytorch.org/whl/{build}"
+    return f"{command} --index-url {INDEX}/{build}"
 
 
 def torch_fix(torch: str, cuda: str, driver: str) -> str:
@@ -56,6 +58,27 @@ def torch_fix(torch: str, cuda: str, driver: str) -> str:
     return (
         f"{head}{known}.\nFix: see whether `nvidia-smi` lists the GPU, whether CUDA_VISIBLE_DEVICES hides it, and"
         f" whether the container was started with --gpus all{on_cpu}"
+    )
+
+
+def architecture_fix(torch: str, capability: tuple[int, int], built_for: Sequence[str], driver: str) -> str:
+    """Why this torch has no code for the GPU, and what to do; "" where it has.
+
+    Args:
+        torch: its version.
+        capability: the GPU's compute capability, (9, 0) for an H100.
+        built_for: torch.cuda.get_arch_list(): "sm_90" for code, "compute_90" for what a driver can still compile.
+        driver: the driver's version.
+    """
+    for kind, major, minor in re.findall(r"\b(sm|compute)_(\d+)(\d)", " ".join(built_for)):
+        built = (int(major), int(minor))
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return ""
+    old = f"pip install --force-reinstall torch --index-url {INDEX}/cu126"  # the build that still knows the oldest GPUs
+    command = old if capability < (7, 5) else install_torch(driver)
+    return (
+        f"torch {torch} has no code for this GPU: its compute capability is {capability[0]}.{capability[1]}, the build"
+        f" is for {', '.join(built_for)}.\nFix: `{command}`; or train on the CPU on purpose with --device cpu."
     )
 
 

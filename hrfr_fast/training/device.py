@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrfr_fast.errors import HrfrError, UsageError
-from hrfr_fast.gpu_software import torch_fix
+from hrfr_fast.gpu_software import architecture_fix, torch_fix
 from hrfr_fast.training.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -106,9 +106,13 @@ def _fastest_precision(on_cuda: bool) -> str:
 def _cuda_usable() -> bool:
     import torch
 
-    if torch.cuda.is_available():
-        return True
     driver = _driver()
+    if torch.cuda.is_available():
+        capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        missing = architecture_fix(torch.__version__, capability, built_for, driver)
+        if missing:
+            raise HrfrError(missing)
+        return True
     if driver:
         raise HrfrError(torch_fix(torch.__version__, torch.version.cuda or "", driver))
     return False
