@@ -34,6 +34,8 @@ def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
     if name in ("resident", "resident-torch"):
         from hrfr_fast.engines import resident_cuda
 
+        if name == "resident":
+            pytest.importorskip("triton", reason="Triton exists for Linux only")
         # With Triton's kernels or without. On a CPU without: through the interpreter they are far slower, and have
         # their own tests in test_resident_cuda.py.
         with mock.patch.object(resident_cuda, "kernels_run_on", lambda device: name == "resident"):
