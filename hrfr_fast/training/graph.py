@@ -103,9 +103,9 @@ def _clear_up(graph: "torch.cuda.CUDAGraph", pool: "tuple[int, int]", device: in
         _failed.append(graph)
         end = getattr(torch._C, "_cuda_endAllocateToPool", None)
         end = end or torch._C._cuda_endAllocateCurrentStreamToPool  # type: ignore[attr-defined]  # before torch 2.8
-        with suppress(RuntimeError):  # where the capture did not even begin
-            end(device, pool)
-            torch._C._cuda_releasePool(device, pool)
+        for give_back in (end, torch._C._cuda_releasePool):
+            with suppress(RuntimeError):  # what did not begin, or has ended
+                give_back(device, pool)
     generator = torch.cuda.default_generators[device]
     generator.graphsafe_set_state(generator.clone_state())
 

@@ -15,7 +15,8 @@ INVALID = "CUDA error: operation failed due to a previous error during capture\n
 
 
 class FakeCuda:
-    """Installed by ``FakeCuda(monkeypatch)``. ``fails_at_the_end``: CUDA refuses the capture when it is ended."""
+    """Installed by ``FakeCuda(monkeypatch)``. ``fails_at_the_end``: CUDA refuses the capture when it is ended; "late":
+    torch does, by when its allocator knows of the end."""
 
     def __init__(self, monkeypatch):
         self.stream = SimpleNamespace(name=DEFAULT, device=torch.device("cuda", 0), wait_stream=lambda other: None)
@@ -58,6 +59,8 @@ class FakeCuda:
         self.underway.remove(pool)
 
     def _release(self, device, pool):
+        if not self.pools[pool]:
+            raise RuntimeError("INTERNAL ASSERT FAILED: no such pool")
         self.pools[pool] -= 1
 
     # The generator: a capture marks its state, and only another state is free of the mark.
@@ -90,6 +93,8 @@ class FakeGraph:
 
     def capture_end(self):
         self.cuda.capturing = False  # CUDA's part, whatever comes of it
+        if self.cuda.fails_at_the_end == "late":
+            self.cuda._end(0, POOL)
         if self.cuda.fails_at_the_end:
             raise RuntimeError(INVALID)
         self.cuda._end(0, POOL)

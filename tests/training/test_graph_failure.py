@@ -53,6 +53,7 @@ def nowhere(step, cuda, fail):
 # where the step fails, with what, whether ending the capture fails too, and what the user is told
 FAILURES = {
     "when the capture is ended": (nowhere, None, True, "operation failed due to a previous error"),
+    "when torch ends it": (nowhere, None, "late", "operation failed due to a previous error"),
     "forward pass": (in_the_forward_pass, cannot_be_captured, True, "operation not permitted when stream"),
     "optimiser's step": (in_the_optimizer, cannot_be_captured, True, "operation not permitted when stream"),
     "optimiser's step, unclipped": (in_the_optimizer_unclipped, cannot_be_captured, True, "operation not permitted"),
