@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from hrfr_fast.caches import keep_in_cache
 from hrfr_fast.data.order import Order
 from hrfr_fast.data.shards import Split
 from hrfr_fast.engines.base import Batch, Feed, Stream, plain_stream, refuse_damaged
@@ -100,8 +99,6 @@ class ResidentCUDA:
 
         labels, offset, begin = [], 0, 0
         self._order = order
-        if self.device.type == "cuda":
-            keep_in_cache("TRITON_CACHE_DIR", "triton")
         for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
             source = Source(pixels, begin)
             self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, order.seed))

@@ -1,4 +1,7 @@
-"""Whether torch.compile pays for a run."""
+"""Whether torch.compile pays for a run, and where its results are kept."""
+
+import os
+from pathlib import Path
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.training.device import Compute
@@ -30,3 +33,9 @@ def compile_choice(
     if compute.device.type != "cuda" or not peak:
         return "off"
     return "auto" if training_flops / (EAGER_UTILISATION * peak) > PAYS_AFTER else "off"
+
+
+def use_lasting_cache() -> Path:
+    """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
+    return Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache)))

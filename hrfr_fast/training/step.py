@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.caches import keep_in_cache
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.errors import HrfrError
+from hrfr_fast.training.compiling import use_lasting_cache
 from hrfr_fast.training.device import Compute
 from hrfr_fast.training.graph import StepGraph, rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
@@ -145,7 +145,7 @@ class TrainStep:
         import torch
         import torch._dynamo.config
 
-        cache = keep_in_cache("TORCHINDUCTOR_CACHE_DIR", "inductor")
+        cache = use_lasting_cache()
         torch._dynamo.config.recompile_limit = 64  # counted over all networks of the process; past it: silently eager
         self.say("compiling the step (a minute or more the first time) ...")
         began = time.perf_counter()
