@@ -39,6 +39,11 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands need not import
+            raise
+        what = str(error).partition("\n")[0]
+        _fail(f"the GPU's memory is full: {what} See in `nvidia-smi` what else uses it, or use --device cpu.", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from hrfr_fast.engines.dali import WHEELS
 from hrfr_fast.errors import UsageError
+from hrfr_fast.gpu_software import (
+    COMPILER_FIX,
+    DALI_WHEELS,
+    architecture_fix,
+    dali_fix,
+    install_torch,
+    replace_dali,
+    torch_fix,
+)
 from hrfr_fast.machine import cores, gib, memory
-from hrfr_fast.training.device import FIX
 
 PROBE_BYTES = 64 << 20
 BLOCK = 4096
@@ -56,8 +64,13 @@ class Facts:
     torch_cuda: str = ""
     """The CUDA release torch was built for; empty for a CPU build."""
     cuda_usable: bool = False
+    gpu_capability: tuple[int, int] = (0, 0)
+    """The compute capability of the GPU that torch sees, and the architectures torch was built for."""
+    torch_architectures: tuple[str, ...] = ()
     gpu_memory_free_bytes: int = 0
     torch_error: str = ""
+    compiler_error: str = ""
+    """What Triton lacks to compile kernels for the GPU."""
     dali: tuple[str, ...] = ()
     """Wheel and version; two wheels are one too many."""
     dali_error: str = ""
@@ -106,14 +119,20 @@ def examine(folder: str | Path = ".") -> Report:
 
 def judge(facts: Facts) -> Report:
     """What each engine can do with these facts, and what to mend."""
-    gpu = bool(facts.gpus) and facts.cuda_usable
+    no_code = (
+        architecture_fix(facts.torch, facts.gpu_capability, facts.torch_architectures, facts.driver)
+        if facts.torch_architectures
+        else ""
+    )
+    gpu = bool(facts.gpus) and facts.cuda_usable and not no_code
     engines = [_resident(facts, gpu), _dali(facts, gpu), _ffcv(facts)]
     fixes = [f"{verdict.engine}: {verdict.fix}" for verdict in engines if verdict.fix]
     if facts.torch_error:
-        fixes.insert(0, f"torch: {facts.torch_error}; pip install --force-reinstall torch")
+        fixes.insert(0, f"torch: {facts.torch_error}; {install_torch(facts.driver) or 'update the driver'}")
     elif (facts.driver or facts.gpus) and not facts.cuda_usable:
-        why = "" if facts.torch_cuda else ": it is a CPU build"
-        fixes.insert(0, FIX.format(version=facts.torch, why=why))
+        fixes.insert(0, torch_fix(facts.torch, facts.torch_cuda, facts.driver))
+    elif no_code:
+        fixes.insert(0, no_code)
     if facts.shm_bytes < LEAST_SHM:
         fixes.append(
             f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
@@ -128,7 +147,10 @@ def _resident(facts: Facts, gpu: bool) -> Verdict:
         return Verdict("resident", False, f"cannot run: {broken}", "pip install --force-reinstall numba torch")
     if gpu:
         room = gib(int(0.6 * facts.gpu_memory_free_bytes))
-        return Verdict("resident", True, f"on the GPU, for training sets of up to {room} of raw pixels")
+        text, fix = f"on the GPU, for training sets of up to {room} of raw pixels", ""
+        if facts.compiler_error:
+            text, fix = f"{text}; slowly, and without --compile: {facts.compiler_error}", COMPILER_FIX
+        return Verdict("resident", True, text, fix)
     fix = (
         "pip install tbb (the threads numba has to itself now serve one caller)" if facts.threads == "workqueue" else ""
     )
@@ -137,14 +159,17 @@ def _resident(facts: Facts, gpu: bool) -> Verdict:
 
 def _dali(facts: Facts, gpu: bool) -> Verdict:
     if len(facts.dali) > 1:
-        fix = f"pip uninstall -y {' '.join(WHEELS)}, then {DALI_FIX}"
-        return Verdict("dali", False, f"two wheels are installed ({', '.join(facts.dali)})", fix)
+        two = f"two wheels are installed ({', '.join(facts.dali)}) and own the same files"
+        return Verdict("dali", False, two, replace_dali(list(DALI_WHEELS)))
     if not facts.dali:
         return Verdict("dali", False, "is not installed", DALI_FIX)
     if facts.dali_error:
         return Verdict("dali", False, f"cannot be imported: {facts.dali_error}", DALI_FIX)
     if facts.torch_error:
         return Verdict("dali", False, "needs torch to hand its batches to")
+    wrong_wheel = dali_fix(facts.dali[0].split()[0], facts.driver) if gpu else ""
+    if wrong_wheel:
+        return Verdict("dali", False, "cannot use the GPU", wrong_wheel)
     where = "decodes and resamples on the GPU" if gpu else f"runs its graph on the CPU, {facts.cores} threads"
     return Verdict("dali", True, where)
 
@@ -171,7 +196,7 @@ def look(folder: Path) -> Facts:
         raise UsageError(f"{folder}: give a directory one can write to, it is where the disk is measured")
     total, available = memory()
     found: dict[str, Any] = {}
-    for one in (_look_at_torch, _look_at_dali, _look_at_ffcv, _look_at_kernel):
+    for one in (_look_at_torch, _look_at_compiler, _look_at_dali, _look_at_ffcv, _look_at_kernel):
         found |= one()
     gpus, driver = _gpus()
     return Facts(
@@ -205,17 +230,28 @@ def _look_at_torch() -> dict[str, Any]:
         import torch
     except Exception as error:
         return {"torch_error": _short(error)}
-    found = {"torch": torch.__version__, "torch_cuda": torch.version.cuda or ""}
+    found: dict[str, Any] = {"torch": torch.__version__, "torch_cuda": torch.version.cuda or ""}
     if not torch.cuda.is_available():
         return found
+    found |= {"cuda_usable": True, "torch_architectures": tuple(torch.cuda.get_arch_list())}
     try:
-        return {**found, "cuda_usable": True, "gpu_memory_free_bytes": torch.cuda.mem_get_info()[0]}
+        found["gpu_capability"] = torch.cuda.get_device_capability()
+        return {**found, "gpu_memory_free_bytes": torch.cuda.mem_get_info()[0]}
     except RuntimeError as error:  # a card in use by somebody else, or broken
         return {**found, "torch_error": _short(error)}
 
 
+def _look_at_compiler() -> dict[str, Any]:
+    """What Triton compiles its launchers with, found as it finds it."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        return {"compiler_error": "there is no C compiler"}
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return {} if headers.exists() else {"compiler_error": f"{headers} is missing"}
+
+
 def _look_at_dali() -> dict[str, Any]:
-    wheels = tuple(f"{wheel} {found}" for wheel in WHEELS if (found := _version(wheel)))
+    wheels = tuple(f"{wheel} {found}" for wheel in DALI_WHEELS if (found := _version(wheel)))
     return {"dali": wheels, "dali_error": _import_error("nvidia.dali") if wheels else ""}
 
 

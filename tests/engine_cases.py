@@ -1,6 +1,5 @@
 """Hard pictures, and every engine that can run here, made the same way."""
 
-import os
 from pathlib import Path
 from unittest import mock
 
@@ -22,21 +21,25 @@ EVERYTHING = AugmentSettings(
     zoom=0.3, contrast=0.3, saturation=0.5, grey=0.2, blur=0.5, erase=0.5, degrade=0.6, degrade_min=9
 )
 ENGINES = ("resident", "resident-torch", "dali", "ffcv")
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
     """The engine called ``name``; the test is skipped, saying so, where its library is missing."""
-    if name == "resident":
+    device = torch.device(device)
+    if name == "resident" and device.type == "cpu":
         from hrfr_fast.engines.resident import ResidentCPU
 
         return ResidentCPU(stream, dtype, verify=verify)
-    if name == "resident-torch":
-        from hrfr_fast.engines.resident_cuda import ResidentCUDA
+    if name in ("resident", "resident-torch"):
+        from hrfr_fast.engines import resident_cuda
 
-        # On a CPU the matrix products: through Triton's interpreter its kernels are far slower, and have their own
-        # tests in test_resident_cuda.py.
-        with mock.patch.dict(os.environ, TRITON_INTERPRET="0"):
-            return ResidentCUDA(stream, device, dtype, verify=verify)
+        if name == "resident":
+            pytest.importorskip("triton", reason="Triton exists for Linux only")
+        # With Triton's kernels or without. On a CPU without: through the interpreter they are far slower, and have
+        # their own tests in test_resident_cuda.py.
+        with mock.patch.object(resident_cuda, "kernels_run_on", lambda device: name == "resident"):
+            return resident_cuda.ResidentCUDA(stream, device, dtype, verify=verify)
     if name == "dali":
         pytest.importorskip("nvidia.dali")
         from hrfr_fast.engines.dali import Dali

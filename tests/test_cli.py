@@ -100,3 +100,20 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+def test_a_gpu_without_room_is_told_in_words(monkeypatch):
+    """Outside a training step, which has advice of its own: verification, say, or another program took the memory."""
+    import torch
+
+    from hrfr_fast import cli
+
+    def full():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand a long story")
+
+    told = []
+    monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "_fail", lambda *message: told.append(message))
+    cli.main()
+    assert len(told) == 1 and told[0][1] == 1
+    assert "the GPU's memory is full: CUDA out of memory. Tried to allocate 2.00 GiB. See in `nvidia-smi`" in told[0][0]

@@ -25,7 +25,34 @@ def test_a_healthy_machine_needs_no_fix():
 @pytest.mark.parametrize(
     "change,broken,fix",
     [
-        ({"cuda_usable": False, "torch_cuda": ""}, set(), "CPU build"),
+        (
+            {"cuda_usable": False, "torch_cuda": ""},
+            set(),
+            "CPU build.\nFix: `pip install --force-reinstall torch --index",
+        ),
+        ({"cuda_usable": False, "torch_cuda": "13.0"}, set(), "needs driver 580 or newer; here is 570"),
+        (
+            {"cuda_usable": False, "torch_cuda": "13.0"},
+            set(),
+            "torch --index-url https://download.pytorch.org/whl/cu128`",
+        ),
+        (
+            {"cuda_usable": False, "torch_cuda": "13.0", "driver": "535.54"},
+            set(),
+            "https://download.pytorch.org/whl/cu126`",
+        ),
+        ({"cuda_usable": False, "torch_cuda": "12.8", "driver": "470.82.01"}, set(), "update the driver"),
+        ({"cuda_usable": False, "driver": "580.65.06"}, set(), "--gpus all"),
+        ({"compiler_error": "there is no C compiler"}, set(), "gcc libc6-dev python3-dev"),
+        (
+            {"gpu_capability": (6, 1), "torch_architectures": ("sm_75", "sm_80", "compute_120")},
+            set(),
+            "6.1, the build is",
+        ),
+        ({"gpu_capability": (6, 1), "torch_architectures": ("sm_75", "compute_120")}, set(), "whl/cu126`"),
+        ({"gpu_capability": (12, 0), "torch_architectures": ("sm_80", "sm_90")}, set(), "whl/cu128`"),
+        ({"dali": ("nvidia-dali-cuda130 2.4.0",)}, {"dali"}, "needs driver 580 or newer; here is 570: pip uninstall"),
+        ({"driver": "470.82.01"}, {"dali"}, "nvidia-dali-cuda120 needs driver 525 or newer; here is 470: update"),
         ({"dali": ()}, {"dali"}, "pip install nvidia-dali-cuda120"),
         ({"dali": ("nvidia-dali-cuda120 2.4.0", "nvidia-dali-cuda130 2.4.0")}, {"dali"}, "pip uninstall"),
         ({"dali_error": "ImportError: libx"}, {"dali"}, "nvidia-dali-cuda120"),
@@ -41,6 +68,65 @@ def test_what_is_missing_is_named_with_its_fix(change, broken, fix):
     assert {verdict.engine for verdict in report.engines if not verdict.works} == broken
     assert any(fix in line for line in report.fixes)
     assert report.works == (len(broken) < 3)
+
+
+FITS = {
+    "a CUDA 13 build on a new driver": {"torch_cuda": "13.0", "driver": "580.65.06"},
+    "both of DALI's wheels go with either build": {
+        "torch_cuda": "12.8", "driver": "580.65.06", "dali": ("nvidia-dali-cuda130 2.4.0",),
+    },
+    "as /proc tells it": {
+        "torch_cuda": "13.0", "driver": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 2025",
+    },
+    "code of the same generation": {"gpu_capability": (8, 9), "torch_architectures": ("sm_75", "sm_86")},
+    "code of another form": {"gpu_capability": (9, 0), "torch_architectures": ("sm_90a",)},
+    "what the driver compiles": {"gpu_capability": (12, 1), "torch_architectures": ("sm_90", "compute_120")},
+    "no GPU, any wheel": {
+        "gpus": (), "driver": "", "cuda_usable": False, "torch_cuda": "13.0", "dali": ("nvidia-dali-cuda130 2.4.0",),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_what_fits_needs_no_fix(case):
+    report = doctor.judge(replace(HEALTHY, **FITS[case]))
+    assert report.fixes == [] and all(verdict.works for verdict in report.engines)
+
+
+def test_a_run_on_a_driver_too_old_for_torch_says_which_build_fits(monkeypatch):
+    """PyPI's torch is built for CUDA 13: installing it anew, as once was advised, would change nothing."""
+    import torch
+
+    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.training import device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(device, "_driver", lambda: "NVRM version: NVIDIA UNIX Kernel Module  550.54.15  Tue Mar 5 2024")
+    with pytest.raises(HrfrError, match="needs driver 580 or newer; here is 550(.|\n)*whl/cu126.*--device cpu"):
+        device.choose_compute()
+
+
+def test_a_run_on_a_gpu_without_code_says_so_before_the_first_kernel(monkeypatch):
+    import torch
+
+    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.training import device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    with pytest.raises(HrfrError, match="no code for this GPU: its compute capability is 7.0"):
+        device.choose_compute("cuda")
+
+
+def test_a_missing_compiler_is_found(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert doctor._look_at_compiler() == {"compiler_error": "there is no C compiler"}
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/gcc")
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nothing")
+    assert doctor._look_at_compiler() == {"compiler_error": "/nothing/Python.h is missing"}
 
 
 def test_the_disk_is_measured_and_left_as_it_was(tmp_path):

@@ -92,7 +92,7 @@ def choose_engine(settings: "TrainSettings", stream: Feed, compute: "Compute", s
         return ResidentCPU(stream, dtype, verify=verify)
     from hrfr_fast.engines.resident_cuda import ResidentCUDA
 
-    return ResidentCUDA(stream, device, dtype, verify=verify)
+    return ResidentCUDA(stream, device, dtype, verify=verify, say=say)
 
 
 def resident_pixels(asked: str, splits: "Iterable[Split]", compute: "Compute") -> int:

@@ -22,6 +22,7 @@ from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
 from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
 from hrfr_fast.engines.pace import Pace
 from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.gpu_software import DALI_WHEELS, replace_dali
 from hrfr_fast.machine import cores
 
 if TYPE_CHECKING:
@@ -29,21 +30,20 @@ if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
 ERASE_LEVEL = 128  # resampling.ERASE_LEVEL; importing that would import numba
-WHEELS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
 def require_dali() -> None:
     """Raises UsageError, with the fix, where DALI is missing or two of its wheels overwrite one another."""
-    installed = [name for name in WHEELS if _is_installed(name)]
+    installed = [name for name in DALI_WHEELS if _is_installed(name)]
     if len(installed) > 1:
         raise UsageError(
             f"engine dali: {' and '.join(installed)} are both installed and own the same files; keep one:\n"
-            f"  pip uninstall -y {' '.join(installed)} && pip install {installed[0]}"
+            f"  {replace_dali(installed)}"
         )
     if not dali_is_installed():
         raise UsageError(
-            f"engine dali: NVIDIA DALI is not installed; `pip install {WHEELS[0]}` (or {WHEELS[1]} with CUDA 13),"
-            " Linux only; or use --engine resident"
+            "engine dali: NVIDIA DALI is not installed; `pip install nvidia-dali-cuda120`, Linux only;"
+            " or use --engine resident"
         )
 
 
@@ -138,7 +138,9 @@ class Dali:
         import torch
 
         on_cuda = self.device.type == "cuda"
-        device_id = (self.device.index or 0) if on_cuda else None
+        device_id = None
+        if on_cuda:  # "cuda" without a number is the current one
+            device_id = torch.cuda.current_device() if self.device.index is None else self.device.index
         kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
         host = Host(self.stream, start, stop, self.checksums, pinned=on_cuda)
         pipes = [_build(host, part, device_id, kind, cores()) for part in range(len(self.stream.splits))]
@@ -204,6 +206,12 @@ class Dali:
 
 
 def _build(host: Host, part: int, device_id: int | None, dtype: str, threads: int) -> "Pipeline":
+    pipe = _define(host, part, device_id, dtype, threads)
+    pipe.build()
+    return pipe
+
+
+def _define(host: Host, part: int, device_id: int | None, dtype: str, threads: int) -> "Pipeline":
     from nvidia.dali import pipeline_def, types
 
     kinds = {"uint8": types.UINT8, "float16": types.FLOAT16, "float32": types.FLOAT}
@@ -222,7 +230,6 @@ def _build(host: Host, part: int, device_id: int | None, dtype: str, threads: in
         "ndim": [ndim for _, ndim, _ in inputs], "layout": [layout for _, _, layout in inputs],
     }  # fmt: skip
     pipe: Pipeline = make(feed, names, jpeg, split.size, stream.size, kinds[dtype], device_id is not None)
-    pipe.build()
     return pipe
 
 
@@ -234,7 +241,11 @@ def _graph(feed, names, jpeg, size, side, dtype, on_gpu):  # type: ignore[no-unt
     given = {name: rest[number] for number, name in enumerate(names)}
     if jpeg:
         device = "mixed" if on_gpu else "cpu"
-        frame = fn.decoders.image(frame, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True)
+        # Chroma is interpolated as on a CPU. The hardware decoder would take a share of the batch: a picture's pixels
+        # would depend on where in the batch it lies, and so on the number of ranks.
+        frame = fn.decoders.image(
+            frame, device=device, output_type=types.RGB, jpeg_fancy_upsampling=True, hw_decoder_load=0.0
+        )
     elif on_gpu:
         frame = frame.gpu()
     if "small" in names:

@@ -5,8 +5,9 @@ place in the stream from a counter on the device: a captured graph replays it wi
 on a side stream, one ahead, while the consumer's stream trains on the one before.
 """
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
@@ -18,9 +19,14 @@ from hrfr_fast.engines.base import Batch, Feed, Stream, plain_stream, refuse_dam
 from hrfr_fast.engines.pace import Pace
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.engines.resample_torch import resample_torch
+from hrfr_fast.errors import HrfrError
+from hrfr_fast.gpu_software import COMPILER_FIX
+from hrfr_fast.machine import gib
 
 if TYPE_CHECKING:
     import torch
+
+    from hrfr_fast.engines.renderer import Renderer
 
 UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
@@ -36,32 +42,49 @@ def kernels_run_on(device: "torch.device") -> bool:
 class ResidentCUDA:
     """Batches made on ``device`` (a CPU device works too, slowly: the tests use it).
 
-    Where Triton is missing, plans are drawn on the host and executed as batched matrix products.
+    Where Triton is missing, or cannot compile its kernels, plans are drawn on the host and executed as batched matrix
+    products.
 
     Args:
         stream: what to feed.
         device: where pixels live and batches are made.
         dtype: of the images, see Batch.
         verify: compare every record with its checksum while loading (DamageFound on a mismatch).
+        say: told where the kernels cannot be compiled.
+
+    Raises:
+        HrfrError: the pixels do not fit into the device's memory.
     """
 
     name = "resident"
 
-    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False) -> None:
+    def __init__(
+        self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         import torch
 
-        self.stream, self.device, self.dtype = stream, device, dtype
+        self.stream, self.device, self.dtype, self.say = stream, device, dtype, say
         self.pixels = [self._load(split, verify) for split in stream.splits]
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         # The kernels make order and plan themselves, of one view a face; work of another kind is drawn on the host.
         self.kernels = kernels_run_on(device) and isinstance(stream, Stream)
+        self._kernels_proven = False
+        self._renderers: list[Renderer] = []
         if self.kernels:
             self._prepare_kernels(plain_stream(stream, self.name).order)
 
     def _load(self, split: Split, verify: bool) -> "torch.Tensor":
         import torch
 
-        pixels = torch.empty((split.samples, split.size, split.size, 3), dtype=torch.uint8, device=self.device)
+        shape = (split.samples, split.size, split.size, 3)
+        try:
+            pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise HrfrError(
+                f"{split.path}: {gib(math.prod(shape))} of pixels do not fit into the GPU's memory"
+                f" ({str(error).splitlines()[0]}); use --engine dali, which keeps them on the host"
+            ) from None
         for start in range(0, split.samples, UPLOAD):
             records = np.arange(start, min(start + UPLOAD, split.samples))
             if verify:
@@ -76,7 +99,6 @@ class ResidentCUDA:
 
         labels, offset, begin = [], 0, 0
         self._order = order
-        self._renderers = []
         for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
             source = Source(pixels, begin)
             self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, order.seed))
@@ -159,13 +181,30 @@ class ResidentCUDA:
         size, count = self.stream.size, self.stream.batch_size // self.stream.ranks
         images = torch.empty((count, size, size, 3), dtype=self.dtype, device=self.device)
         labels = torch.empty(count, dtype=torch.int64, device=self.device)
-        if self.kernels:
+        if not (self.kernels and self._filled(images, labels, start)):
+            self._fill_from_host(images, labels, start)
+        return Batch(images.permute(0, 3, 1, 2), labels, start)
+
+    def _filled(self, images: "torch.Tensor", labels: "torch.Tensor", start: int) -> bool:
+        """``fill`` for the batch at ``start``. False, and never tried again, where the kernels cannot be compiled."""
+        import torch
+
+        try:
             self.prepare(start)
             self._counter.fill_(start)
             self.fill(images, labels, self._counter)
-        else:
-            self._fill_from_host(images, labels, start)
-        return Batch(images.permute(0, 3, 1, 2), labels, start)
+        except Exception as error:  # Triton, the C compiler it calls and the driver each have their own
+            if self._kernels_proven or isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            self.kernels = False
+            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            self.say(
+                f"engine: Triton cannot compile the kernels that make pictures ({why}); going on without them, more"
+                f" slowly. Where it is the C compiler that is missing, {COMPILER_FIX}"
+            )
+            return False
+        self._kernels_proven = True
+        return True
 
     def _fill_from_host(self, images: "torch.Tensor", labels: "torch.Tensor", start: int) -> None:
         import torch
@@ -187,8 +226,7 @@ class ResidentCUDA:
         if self._side is not None:
             self._side.synchronize()
         self.pixels.clear()
-        if self.kernels:
-            self._renderers.clear()
+        self._renderers.clear()
 
     def __enter__(self) -> Self:
         return self

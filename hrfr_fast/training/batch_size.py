@@ -2,12 +2,20 @@
 
 from typing import TYPE_CHECKING
 
+from hrfr_fast.errors import HrfrError
+from hrfr_fast.machine import gib
+
 if TYPE_CHECKING:
     from torch import nn
 
     from hrfr_fast.training.device import Compute
 
 LARGEST = 1024
+# What cuDNN and cuBLAS say where no workspace or handle fits.
+NO_MEMORY = (
+    "out of memory", "unable to find an engine", "cudnn_status_alloc_failed", "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",
+)  # fmt: skip
 SLACK = 2 << 30  # bytes for momenta, what a captured graph keeps, and verification beside it
 
 
@@ -22,6 +30,9 @@ def largest_batch(
         size: pixels a side of the input.
         accumulate: micro-batches a step.
         resident: bytes of pixels that will lie in device memory too.
+
+    Raises:
+        HrfrError: not even two pictures a micro-batch fit, or a try failed for another reason than memory.
     """
     import torch
 
@@ -31,11 +42,25 @@ def largest_batch(
     with torch.cuda.device(compute.device):
         free, _ = torch.cuda.mem_get_info()
         taken = torch.empty(min(resident + SLACK, free // 2), dtype=torch.uint8, device=compute.device)
-        while batch_size > 2 * accumulate and not _fits(backbone, head, batch_size // accumulate, size, compute):
+        while not _fits(backbone, head, batch_size // accumulate, size, compute):
+            torch.cuda.empty_cache()  # here, where what the failed try held is gone
             batch_size //= 2
+            if batch_size < 2 * accumulate:
+                raise HrfrError(
+                    f"not even {batch_size * 2} pictures a step fit into the GPU's {gib(free)} of free memory beside"
+                    f" {gib(resident)} of pixels; try --engine dali, which keeps pixels on the host, or"
+                    " --activation-checkpointing"
+                )
         del taken
         torch.cuda.empty_cache()
     return batch_size
+
+
+def says_out_of_memory(error: RuntimeError) -> bool:
+    """Whether it was for want of device memory: CUDA's libraries say so in words of their own."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def _fits(backbone: "nn.Module", head: "nn.Module", count: int, size: int, compute: "Compute") -> bool:
@@ -48,14 +73,11 @@ def _fits(backbone: "nn.Module", head: "nn.Module", count: int, size: int, compu
             embeddings = backbone(images.to(memory_format=torch.channels_last))
         head(embeddings, torch.zeros(count, dtype=torch.int64, device=compute.device)).backward()
         fits = True
-    except torch.cuda.OutOfMemoryError:
-        fits = False
-    except RuntimeError as error:  # cuDNN says so where no algorithm's workspace fits
-        if "unable to find an engine" not in str(error).lower():
-            raise
+    except RuntimeError as error:
+        if not says_out_of_memory(error):
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise HrfrError(f"the largest batch cannot be found: {first}; give one with --batch-size") from error
         fits = False
     for parameter in (*backbone.parameters(), *head.parameters()):
         parameter.grad = None
-    if not fits:
-        torch.cuda.empty_cache()
     return fits

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.gpu_software import architecture_fix, torch_fix
 from hrfr_fast.training.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-FIX = (
-    "An NVIDIA driver is installed but torch {version} cannot use it{why}.\n"
-    "Fix: install a torch built for CUDA (`pip install --force-reinstall torch`) and check `nvidia-smi`; "
-    "or train on the CPU on purpose with --device cpu."
-)
 
 
 @dataclass(frozen=True)
@@ -111,13 +106,21 @@ def _fastest_precision(on_cuda: bool) -> str:
 def _cuda_usable() -> bool:
     import torch
 
+    driver = _driver()
     if torch.cuda.is_available():
+        capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
+        missing = architecture_fix(torch.__version__, capability, built_for, driver)
+        if missing:
+            raise HrfrError(missing)
         return True
-    if _driver_present():
-        why = "" if torch.version.cuda else ": it is a CPU build"
-        raise HrfrError(FIX.format(version=torch.__version__, why=why))
+    if driver:
+        raise HrfrError(torch_fix(torch.__version__, torch.version.cuda or "", driver))
     return False
 
 
-def _driver_present() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
+def _driver() -> str:
+    """What the kernel says of its NVIDIA driver; a word where there is only its tool, as under WSL; else ""."""
+    version = Path("/proc/driver/nvidia/version")
+    if version.exists():
+        return version.read_text(encoding="utf-8").partition("\n")[0]
+    return "nvidia-smi" if shutil.which("nvidia-smi") else ""

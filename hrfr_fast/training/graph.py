@@ -5,12 +5,14 @@ kernels is bound by the host for any batch below some thousand images.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.training.device import Compute
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, optim
 
 WARM_UP = 3  # steps before the capture: cuDNN chooses, workspaces and momenta are made; under DDP it would be 11
@@ -34,7 +36,8 @@ class StepGraph:
         images, labels: an example batch, whose shapes, types and memory format stay.
 
     Raises:
-        RuntimeError: something in ``take`` cannot be captured.
+        Exception: what ``take`` or the end of the capture raised: something cannot be captured, or memory ran out.
+            The current stream, the allocator and the random generator are then as without a capture.
     """
 
     def __init__(self, take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor", labels: "Tensor") -> None:
@@ -43,9 +46,30 @@ class StepGraph:
         self.images, self.labels = images.clone(), labels.clone()  # clone keeps channels-last
         self.number = torch.zeros((), dtype=torch.int64, device=images.device)
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: a data thread of DALI's or ours may allocate while this one captures.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.loss = take(self.images, self.labels, self.number)
+        self.loss = self._capture(take)
+
+    def _capture(self, take: "Callable[[Tensor, Tensor, Tensor], Tensor]") -> "Tensor":
+        import torch
+
+        stream, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+        ended, first = False, None
+        try:
+            # thread_local: a data thread of DALI's or ours may allocate while this one captures.
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+                try:
+                    loss = take(self.images, self.labels, self.number)
+                except Exception as error:
+                    first = error
+                    raise
+            ended = True
+            return loss
+        except Exception as error:
+            raise first or error from None  # leaving a capture that failed raises too, and says less
+        finally:
+            first = None  # an error and this frame would keep each other, and what the step held, in memory
+            torch.cuda.set_stream(stream)  # torch.cuda.graph leaves its own current where its end fails
+            if not ended:
+                _clear_up(self.graph, pool, stream.device.index)
 
     def fits(self, images: "Tensor", labels: "Tensor") -> bool:
         """Whether the batch has the captured shapes and type."""
@@ -61,17 +85,44 @@ class StepGraph:
         return self.loss.clone()  # the next replay overwrites it
 
 
+# Graphs whose capture failed: torch's allocator for pinned memory goes on asking them whether it is theirs to serve.
+_failed: "list[torch.cuda.CUDAGraph]" = []
+
+
+def _clear_up(graph: "torch.cuda.CUDAGraph", pool: "tuple[int, int]", device: int) -> None:
+    """Undo in torch what a capture begins and ends only if CUDA ends it well.
+
+    While its allocator takes a capture to be underway, no block that another stream used is handed out again, and the
+    memory pool of the graph is kept for ever. A generator that takes itself to be captured refuses to draw.
+    """
+    import torch
+
+    try:
+        graph.pool()  # there only after a capture that ended; the graph's destructor gives it back
+    except RuntimeError:
+        _failed.append(graph)
+        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+        end = end or torch._C._cuda_endAllocateCurrentStreamToPool  # type: ignore[attr-defined]  # before torch 2.8
+        for give_back in (end, torch._C._cuda_releasePool):
+            with suppress(RuntimeError):  # what did not begin, or has ended
+                give_back(device, pool)
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
+
+
 def warm_up(take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor", labels: "Tensor") -> None:
-    """Run ``take`` WARM_UP times on a side stream, as capture asks for."""
+    """Run ``take`` WARM_UP times on a side stream, as capture asks for; whatever happens, the current stream waits."""
     import torch
 
     number = torch.zeros((), dtype=torch.int64, device=images.device)
     side, current = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(current)
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            take(images, labels, number)
-    current.wait_stream(side)
+    try:
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                take(images, labels, number)
+    finally:
+        current.wait_stream(side)
 
 
 def rates_on_device(optimizer: "optim.Optimizer", like: "Tensor") -> None:

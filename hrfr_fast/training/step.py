@@ -158,7 +158,8 @@ class TrainStep:
                 raise
             except Exception as error:  # compilers fail in many ways; a mistake of ours will show again uncompiled
                 last = loss is self.objective
-                self._cannot(f"{what} cannot be compiled", error, self.compile if last else "auto")
+                choice = self.compile if last else "auto"
+                self._cannot(f"{what} cannot be compiled", _first_line(error), choice, "--compile off")
             else:
                 self.say(f"compiled in {time.perf_counter() - began:.1f} s (kept in {cache})")
                 return
@@ -171,30 +172,50 @@ class TrainStep:
 
     def _capture(self, batch: Batch) -> None:
         if len(self._parts) < 2:
-            self._cannot("the step cannot be captured as a CUDA graph", "its objective is not a module", self.graphs)
-            self.graphs = "off"
+            self._go_on_without_graph("its objective is not a module")
             return
-        began = time.perf_counter()
+        began, why = time.perf_counter(), ""
         rates_on_device(self.optimizer, batch.images)
-        with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
-            warm_up(self._take, batch.images, batch.labels)
-            try:
+        try:
+            with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+                warm_up(self._take, batch.images, batch.labels)
                 self._graph = StepGraph(self._take, batch.images, batch.labels)
-            except RuntimeError as error:
-                self._cannot("the step cannot be captured as a CUDA graph", error, self.graphs)
-                self.graphs = "off"
-            self._wait()
-        if self._graph is not None:
+                self._wait()
+        except Exception as error:  # of many kinds; a mistake of ours will show again without the graph
+            why = _first_line(error)
+        if why:  # out here, since the error kept what the failed step had in memory
+            self._go_on_without_graph(why)
+        else:
             self.say(f"captured the step as one CUDA graph in {time.perf_counter() - began:.1f} s")
 
-    def _cannot(self, what: str, why: object, choice: str) -> None:
-        reason = f"{what}: {str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__}"
+    def _go_on_without_graph(self, why: str) -> None:
+        import torch
+
+        what, self._graph = "the step cannot be captured as a CUDA graph", None
+        try:
+            self._wait()
+            if self.compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+        except RuntimeError as error:  # some errors of CUDA's come back from every later call
+            raise HrfrError(
+                f"{what}: {why}; the GPU cannot be used after that ({_first_line(error)}). Train with --graphs off."
+            ) from None
+        self._cannot(what, why, self.graphs, "--graphs off")
+        self.graphs = "off"
+
+    def _cannot(self, what: str, why: str, choice: str, instead: str) -> None:
         if choice == "on":
-            raise HrfrError(f"{reason}. Train with --compile auto or off, or --graphs auto or off.")
-        self.say(f"{reason}; going on without")
+            raise HrfrError(f"{what}: {why}. Train with {instead}.")
+        self.say(f"{what}: {why}; going on without")
 
     def _wait(self) -> None:
         import torch
 
         if self.compute.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says first; where it says nothing, its name."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith("raised:") else lines[0]  # so torch 2.6 begins a compiler's error

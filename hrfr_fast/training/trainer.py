@@ -25,7 +25,7 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training import checkpoint
-from hrfr_fast.training.batch_size import largest_batch
+from hrfr_fast.training.batch_size import largest_batch, says_out_of_memory
 from hrfr_fast.training.build import (
     build_class_matrix,
     build_embedder,
@@ -128,6 +128,7 @@ class Trainer:
         self.total_steps = steps if self.stretches else 0
         self.phase = -1
         self.optimizer: optim.SGD | None = None
+        self.take_step: TrainStep
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=self.compute.scaled)
         self.plateau = Plateau(settings.plateau)
         self.step = 0
@@ -204,6 +205,8 @@ class Trainer:
         """Release the phase's parts; an optimiser without momentum, and a step of its own."""
         phase = self.stretches[number].phase
         self._release(phase.train)
+        if self.phase >= 0:  # what could not be compiled or captured in the phase before is not tried again
+            self.how = {"compile": self.take_step.compile, "graphs": self.take_step.graphs}
         self.optimizer = build_optimizer(
             [self.backbone, self.head],
             lr=self.settings.learning_rate * phase.rate,
@@ -310,14 +313,14 @@ class Trainer:
 
     def _taken(self, batch: Batch) -> "torch.Tensor":
         """The loss of one step, compiled or captured first where it has to be; a batch too large is told in words."""
-        import torch
-
         try:
             if self.take_step.prepares_next:
                 with self.clock.paused():
                     self.take_step.prepare(batch)
             return self.take_step(batch, self.step)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not says_out_of_memory(error):
+                raise
             raise HrfrError(
                 f"step {self.step + 1:,} does not fit the GPU's memory ({str(error).splitlines()[0]}); try a smaller "
                 "--batch-size, a larger --accumulate, or --activation-checkpointing"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import ENGINES, build, stream_over
+import torch
+from engine_cases import DEVICES, ENGINES, EVERYTHING, build, stream_over
 
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.engines import Situation, pick_engine
@@ -34,11 +35,12 @@ def resident_memory():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_closing_early_leaves_nothing_behind(shards, name):
+@pytest.mark.parametrize("device", DEVICES)
+def test_closing_early_leaves_nothing_behind(shards, device, name):
     splits = [shards["lowres", "raw"], shards["highres", "jpeg"]]
 
     def use():
-        engine = build(name, stream_over(splits, 32, AugmentSettings(degrade=0.5)))
+        engine = build(name, stream_over(splits, 32, AugmentSettings(degrade=0.5)), device=device)
         batches = engine.batches(0, 24 * 1000)
         next(batches), next(batches)
         engine.close()
@@ -54,9 +56,10 @@ def test_closing_early_leaves_nothing_behind(shards, name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_batch_that_is_kept_is_not_written_over(shards, name):
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_that_is_kept_is_not_written_over(shards, device, name):
     stream = stream_over([shards["lowres", "raw"]], 32, AugmentSettings())
-    with build(name, stream) as engine:
+    with build(name, stream, device=device) as engine:
         kept, copies = [], []
         for batch in engine.batches(0, 24 * 8):
             kept.append(batch.images[:1] if batch.start else batch.images)  # a part keeps the whole
@@ -66,7 +69,8 @@ def test_a_batch_that_is_kept_is_not_written_over(shards, name):
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, name, encoding):
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, device, name, encoding):
     split = shards["lowres", encoding]
     for file in (split.path, split.path.with_suffix(".crc32")):
         shutil.copy(file, tmp_path / file.name)
@@ -78,30 +82,56 @@ def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, 
     before = stream.splits[0].verify()
     assert before.tolist() == [record]
     message = rf"{stream.splits[0].path}: record {record} does not match"
-    with pytest.raises(DamageFound, match=message), build(name, stream, verify=True) as engine:
+    with pytest.raises(DamageFound, match=message), build(name, stream, verify=True, device=device) as engine:
         for batch in engine.batches(0, 72):
             assert batch.start == 0
     if encoding == "raw":  # without the check raw pixels are whatever they are
-        with build(name, stream) as engine:
+        with build(name, stream, device=device) as engine:
             assert len(list(engine.batches(0, 72))) == 3
 
 
-def test_dali_pipeline_serves_alone(shards):
+@pytest.mark.parametrize("device", DEVICES)
+def test_dali_pipeline_serves_alone(shards, device):
     pytest.importorskip("nvidia.dali")
     from hrfr_fast.engines.dali import pipeline
 
     stream = stream_over([shards["lowres", "jpeg"]], 32, AugmentSettings())
-    pipe = pipeline(stream, dtype="float32", start=48, stop=96)
-    with build("dali", stream) as engine:
-        expected = list(engine.batches(48, 96))
+    pipe = pipeline(stream, device_id=0 if device == "cuda" else None, dtype="float32", start=48, stop=96)
+    with build("dali", stream, device=device) as engine:
+        expected = [batch._replace(images=batch.images.cpu()) for batch in engine.batches(48, 96)]
     for batch in expected:
         images, labels = pipe.run()
+        images = images.as_cpu()
         assert labels.as_tensor().__array_interface__["shape"] == (24,)
         assert np.array(labels.as_tensor()).tolist() == batch.labels.tolist()
         levels = np.array(images.as_tensor()) * 127.5 + 127.5
         assert np.abs(levels - batch.images.permute(0, 2, 3, 1).numpy()).max() <= 0.51
     with pytest.raises(StopIteration):
         pipe.run()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the parity tests run it")
+@pytest.mark.parametrize("augment", [AugmentSettings(), EVERYTHING], ids=["default", "everything"])
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_dali_accepts_the_graph_of_a_gpu(shards, encoding, augment):
+    """Without a driver nothing runs, but DALI checks operators, arguments and the devices of all inputs."""
+    pytest.importorskip("nvidia.dali")
+    from hrfr_fast.engines.base import FirstUse
+    from hrfr_fast.engines.dali import _define
+    from hrfr_fast.engines.dali_feed import Host
+
+    stream = stream_over([shards["lowres", encoding]], 32, augment)
+    host = Host(stream, 0, 24, FirstUse(stream.splits), pinned=True)
+    pipe = _define(host, 0, 0, "float16", 2)
+    pipe._build_graph()
+    pipe._device_id = None  # with a number DALI asks for the driver before it looks at the graph
+    pipe._init_pipeline_backend()
+    host.close()
+    placed = {(op.name.strip("_").split("_")[0], out.device) for op in pipe._ops for out in op.outputs}
+    pixels = {"Image", "Resize", "Cast", "CoordTransform", "GaussianBlur", "Erase"}
+    assert {device for name, device in placed if name in pixels} == {"gpu"}
+    assert {device for name, device in placed if name == "ExternalSource"} == {"cpu"}
+    assert [out.device for out in pipe._graph_outputs] == ["gpu", "cpu"]
 
 
 def test_two_dali_wheels_are_refused(monkeypatch):

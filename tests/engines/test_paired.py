@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_cases import STILL
+from engine_cases import DEVICES, STILL, build
 
 from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
 from hrfr_fast.data.order import Order
@@ -100,28 +100,30 @@ def test_an_engine_executes_it_unchanged(stream):
     assert np.array_equal(images[17::2], expected)
 
 
-def test_the_resident_engine_for_gpus_draws_it_on_the_host(stream, monkeypatch):
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_resident_engine_for_gpus_draws_it_on_the_host(stream, monkeypatch, device):
     """Its kernels make single views only; they must stay out even where they could run."""
     monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda device: True)
-    with resident_cuda.ResidentCUDA(stream, torch.device("cpu"), torch.uint8) as engine:
+    with resident_cuda.ResidentCUDA(stream, torch.device(device), torch.uint8) as engine:
         found = next(engine.batches(24, 48))
     expected = next(ResidentCPU(stream, torch.uint8).batches(24, 48))
-    assert not engine.kernels and torch.equal(found.labels, expected.labels)
-    assert (found.images.int() - expected.images.int()).abs().max() <= 1
+    assert not engine.kernels and torch.equal(found.labels.cpu(), expected.labels)
+    assert (found.images.cpu().int() - expected.images.int()).abs().max() <= 1
 
 
-def test_dali_executes_it_as_it_is_and_ffcv_refuses(stream):
-    from hrfr_fast.engines.dali import Dali
-    from hrfr_fast.engines.ffcv import FFCV
-
-    with Dali(stream, torch.device("cpu"), torch.uint8) as engine:
+@pytest.mark.parametrize("device", DEVICES)
+def test_dali_executes_it_as_it_is(stream, device):
+    with build("dali", stream, device=device) as engine:
         found = list(engine.batches(24, 72))
     for batch, expected in zip(found, ResidentCPU(stream, torch.uint8).batches(24, 72), strict=True):
-        assert torch.equal(batch.labels, expected.labels)
-        difference = (batch.images.int() - expected.images.int()).abs()
+        assert torch.equal(batch.labels.cpu(), expected.labels)
+        difference = (batch.images.cpu().int() - expected.images.int()).abs()
         assert difference.max() <= 2 and difference.float().mean() < 0.3
+
+
+def test_ffcv_refuses_it(stream):
     with pytest.raises(UsageError, match="ffcv engine cannot show two views"):
-        FFCV(stream, torch.device("cpu"), torch.uint8)
+        build("ffcv", stream)
 
 
 def test_the_share_decides_how_many():

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from engine_cases import ENGINES, EVERYTHING, STILL, build, stream_over
+from engine_cases import DEVICES, ENGINES, EVERYTHING, STILL, build, stream_over
 from reference import execute
 
 from hrfr_fast.data.augment import AugmentSettings
@@ -19,8 +19,10 @@ CASES = {
 }
 # Largest and mean difference in levels. JPEG is held against the exact DCT, which simplejpeg and DALI on a CPU compute
 # equally; FFCV's fast one was measured to be off by up to 7 levels, 1.1 on average, before contrast and resampling
-# magnify that.
-TOLERANCE = {"raw": (1.5, 0.3), "jpeg": (1.5, 0.3), "ffcv jpeg": (16.0, 1.5)}
+# magnify that. For nvJPEG, which decodes for DALI on a GPU, it is reckoned and not measured: DALI's own tests hold it
+# within a level of a CPU's decoder on average; a level in each of Y, Cb and Cr makes 2.8 of blue, and contrast and
+# saturation up to 1.3 * 1.5 times as much.
+TOLERANCE = {"raw": (1.5, 0.3), "jpeg": (1.5, 0.3), "ffcv jpeg": (16.0, 1.5), "nvjpeg": (8.0, 2.0)}
 BATCH = 16
 RESUME = 5 * BATCH  # mid-epoch in the second epoch of the single splits, in the first of the mixed one
 
@@ -43,43 +45,54 @@ def expected(shards):
     return make
 
 
+def tolerance(name, encoding, device):
+    if encoding == "jpeg" and name == "ffcv":
+        return TOLERANCE["ffcv jpeg"]
+    return TOLERANCE["nvjpeg" if (name, encoding, device) == ("dali", "jpeg", "cuda") else encoding]
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.parametrize("name", ENGINES)
-def test_engine_gives_the_reference_batches(expected, name, encoding, case):
-    largest, mean = TOLERANCE["ffcv jpeg" if (name, encoding) == ("ffcv", "jpeg") else encoding]
+@pytest.mark.parametrize("device", DEVICES)
+def test_engine_gives_the_reference_batches(expected, device, name, encoding, case):
+    largest, mean = tolerance(name, encoding, device)
     for augment in (STILL, EVERYTHING):
         stream, pictures = expected(case, encoding, augment)
-        with build(name, stream) as engine:
+        with build(name, stream, device=device) as engine:
             batches = list(engine.batches(RESUME, RESUME + 2 * BATCH))
         assert [batch.start for batch in batches] == [RESUME, RESUME + BATCH]
         for batch in batches:
             assert batch.labels.tolist() == stream.work(batch.start).labels.tolist()
-            assert batch.images.dtype == torch.uint8
-        error = np.abs(torch.stack([batch.images for batch in batches]).permute(0, 1, 3, 4, 2).numpy() - pictures)
+            assert batch.images.dtype == torch.uint8 and batch.images.device.type == batch.labels.device.type == device
+        found = torch.stack([batch.images for batch in batches]).permute(0, 1, 3, 4, 2)
+        error = np.abs(found.cpu().numpy() - pictures)
         assert error.max() <= largest and error.mean() < mean, (error.max(), error.mean())
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_float_batches_are_normalised_channels_last(shards, name, dtype):
+@pytest.mark.parametrize("device", DEVICES)
+def test_float_batches_are_normalised_channels_last(shards, device, name, dtype):
     splits = [shards["lowres", "raw"], shards["highres", "raw"]]
     stream = stream_over(splits, 32, AugmentSettings())
-    with build(name, stream, dtype) as engine, build("resident", stream) as plain:
+    with build(name, stream, dtype, device=device) as engine, build("resident", stream) as plain:
         batch, levels = next(engine.batches(24, 48)), next(plain.batches(24, 48))
     assert batch.images.dtype == dtype and batch.images.is_contiguous(memory_format=torch.channels_last)
-    found = batch.images.double() * 127.5 + 127.5
+    found = batch.images.cpu().double() * 127.5 + 127.5
     assert (found - levels.images).abs().max() < 1.5
 
 
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.parametrize("name", ENGINES)
-def test_slices_of_the_ranks_make_the_whole(shards, name):
-    splits = [shards["lowres", "raw"], shards["highres", "raw"]]
-    with build(name, stream_over(splits, 32, EVERYTHING)) as engine:
+@pytest.mark.parametrize("device", DEVICES)
+def test_slices_of_the_ranks_make_the_whole(shards, device, name, encoding):
+    splits = [shards["lowres", encoding], shards["highres", encoding]]
+    with build(name, stream_over(splits, 32, EVERYTHING), device=device) as engine:
         whole = list(engine.batches(0, 48))
     slices = []
     for rank in range(3):
-        with build(name, stream_over(splits, 32, EVERYTHING, rank=rank, ranks=3)) as engine:
+        with build(name, stream_over(splits, 32, EVERYTHING, rank=rank, ranks=3), device=device) as engine:
             slices.append(list(engine.batches(0, 48)))
     for number, batch in enumerate(whole):
         assert torch.cat([part[number].labels for part in slices]).equal(batch.labels)

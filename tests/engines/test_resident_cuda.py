@@ -15,6 +15,7 @@ from hrfr_fast.engines import decoded_bytes, resident_cuda
 from hrfr_fast.engines.base import Stream
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.engines.resident_cuda import ResidentCUDA
+from hrfr_fast.errors import HrfrError
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -91,6 +92,51 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
         assert made[:2] == [0, 1] and made == list(range(len(made))), "each once, before it is needed"
         engine.prepare(0)  # as a run that starts again would
         assert made[-1] == 0
+
+
+def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch):
+    """A machine without a C compiler or Python's header files has Triton, and cannot use it."""
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    from hrfr_fast.engines.renderer import Renderer
+
+    tried = []
+
+    def no_compiler(*_):
+        tried.append(1)
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand a long story")
+
+    monkeypatch.setattr(Renderer, "__call__", no_compiler)
+    said: list[str] = []
+    stream = stream_of(tiny_packed)
+    with ResidentCUDA(stream, DEVICE, torch.uint8, say=said.append) as engine:
+        for made, wanted in zip(
+            engine.batches(0, 3 * BATCH), ResidentCPU(stream, torch.uint8).batches(0, 3 * BATCH), strict=True
+        ):
+            assert made.labels.tolist() == wanted.labels.tolist()
+            assert (made.images.cpu().int() - wanted.images.int()).abs().max() <= 1
+    assert len(tried) == len(said) == 1
+    assert "(Failed to find C compiler. Please specify via CC environment variable.)" in said[0] and "gcc" in said[0]
+
+
+def test_an_error_of_a_kernel_that_ran_before_is_no_reason_to_do_without(tiny_packed, monkeypatch):
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    from hrfr_fast.engines import renderer
+
+    with ResidentCUDA(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
+        batches = engine.batches(0, 8)
+        next(batches)
+        monkeypatch.setattr(renderer.Renderer, "__call__", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(batches)
+
+
+def test_pixels_that_do_not_fit_are_told_in_words(tiny_packed, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nand a long story")
+
+    monkeypatch.setattr(torch, "empty", no_memory)
+    with pytest.raises(HrfrError, match="beton: .*do not fit.*9.00 GiB.*--engine dali"):
+        ResidentCUDA(stream_of(tiny_packed), DEVICE, torch.uint8)
 
 
 def test_memory_is_stated(tiny_packed):

@@ -128,6 +128,15 @@ def test_the_first_phase_moves_the_head_alone(settings, runs):
     assert run(TrainSettings(out=out, device="cpu"), resume=True).rate == pytest.approx(0.1 * 0.05 * 0.5)
 
 
+def test_what_could_not_be_compiled_in_one_phase_is_not_tried_in_the_next(settings, runs):
+    with Trainer(replace(settings, regime="lowres144-finetuned", out=str(runs / "once")), False) as trainer:
+        trainer.how = {"compile": "auto", "graphs": "auto"}
+        trainer._enter_phase(0)
+        trainer.take_step.compile = trainer.take_step.graphs = "off"  # as a step does that gave up
+        trainer._enter_phase(1)
+        assert (trainer.take_step.compile, trainer.take_step.graphs) == ("off", "off")
+
+
 def test_the_control_of_finetuning_keeps_the_parents_head(settings, runs):
     trainer = Trainer(replace(settings, regime="lowres144-continued", out=str(runs / "child")), False)
     assert torch.equal(weights(runs / "lowres144", "head.")["weight"], trainer.head.weight.detach())

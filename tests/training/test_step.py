@@ -109,16 +109,29 @@ def broken_compile(function, **options):
     return run
 
 
-def test_a_step_that_cannot_be_compiled_is_taken_all_the_same(monkeypatch):
-    losses, tensors = run(make_step())
-    monkeypatch.setattr(torch, "compile", broken_compile)
+def broken_backward(function, **options):
+    """The backward pass is compiled last: by then statistics have moved and dropout has drawn."""
+
+    def run(*arguments):
+        out = function(*arguments)
+        out.register_hook(lambda gradient: broken_compile(function)())
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("broken", [broken_compile, broken_backward])
+def test_a_step_that_cannot_be_compiled_is_taken_all_the_same(monkeypatch, broken):
+    scaled = Compute(torch.device("cpu"), None, scaled=True)
+    losses, tensors = run(make_step("adaface", scaled))
+    monkeypatch.setattr(torch, "compile", broken)
     said: list[str] = []
-    step = make_step(compile="auto", say=said.append)
+    step = make_step("adaface", scaled, compile="auto", say=said.append)
     after = run(step)
     assert torch.equal(after[0], losses) and all(map(torch.equal, after[1], tensors))
     assert "the network cannot be compiled: no compiler was found; going on without" in said
-    with pytest.raises(HrfrError, match="no compiler was found. Train with --compile"):
-        run(make_step(compile="on"))
+    with pytest.raises(HrfrError, match="no compiler was found. Train with --compile off"):
+        run(make_step(compile="on"), 1)
 
 
 def test_an_objective_that_cannot_be_compiled_leaves_the_network_compiled(monkeypatch):
