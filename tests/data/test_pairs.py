@@ -1,7 +1,6 @@
 import json
 import shutil
 
-import bcolz
 import numpy as np
 import pytest
 
@@ -9,6 +8,8 @@ from hrfr_fast.data.check import check_packed
 from hrfr_fast.data.pack import pack, pack_pairs
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import UsageError
+
+bcolz = pytest.importorskip("bcolz")
 
 
 def run(tree, out, **settings):
