@@ -50,9 +50,9 @@ def _correctness(make: Maker) -> list[Stage]:
     kernels = [str(ROOT / "tests" / "engines" / f"test_{name}_triton.py") for name in ("resample", "plan")]
     return [
         make.environment(),
-        Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 150),
+        Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
         make.noise("small", 30),
-        make.script("bf16 compiled and captured against fp32 eager", "curve", 140),
+        make.script("bf16 compiled and captured against fp32 eager", "curve", 150),
         make.script("head of 52500 classes", "head", 30),
         make.script("failures", "failures", 50),
         make.script("resumed", "resume", 40),

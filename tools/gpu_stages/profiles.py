@@ -36,14 +36,15 @@ def record(found: Findings, regime: str, mode: Mode) -> None:
     with Trial(settings, show_progress=False) as trial:
         trial.run_through()
     made = trial.run / "profile"
-    kept = found.options.traces / f"{regime}-{mode}.json.gz"
+    name = f"{regime}-{mode}".replace("+", "-")
+    kept = found.options.traces / f"{name}.json.gz"
     with (made / "trace.json").open("rb") as trace, gzip.open(kept, "wb") as file:
         shutil.copyfileobj(trace, file)
     size = kept.stat().st_size
     if size > LARGEST_TRACE:
         kept.unlink()
     table = (made / "table.txt").read_text()
-    kept.with_name(f"{regime}-{mode}.txt").write_text(table)
+    kept.with_name(f"{name}.txt").write_text(table)
     found.tell(f"{regime}, {mode}", trace_bytes=size, trace_kept=size <= LARGEST_TRACE, table=table.splitlines())
 
 
