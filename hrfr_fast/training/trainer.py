@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -503,7 +503,7 @@ class Trainer:
         report = write_run_report(self.run)
         return TrainResult(self.run, self.step, self.last_loss, results, report, self.clock.whole())
 
-    def __enter__(self) -> "Trainer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ LARGEST = 0.05  # difference between means of SMOOTHED losses, as a share of the
 def main(arguments: Sequence[str] | None = None) -> int:
     found = findings(__doc__, arguments)
     for regime, batch_size in (("lowres32", 256), ("highlow144", 64)):
-        found.attempt(regime, lambda regime=regime, batch_size=batch_size: compare(found, regime, batch_size))
+        found.attempt(regime, compare, regime, batch_size)
     return found.exit_code
 
 

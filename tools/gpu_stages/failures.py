@@ -45,18 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found.tell("out of memory: left out", problem="a CPU has no device memory to run out of")
     else:
         for graphs in ("auto", "off"):
-            found.attempt("out of memory", lambda graphs=graphs: out_of_memory(found, graphs))
+            found.attempt("out of memory", out_of_memory, graphs)
     for precision in ("fp32",) if found.dry else ("bf16", "fp16"):
-        found.attempt("capture", lambda precision=precision: failed_capture(found, precision))
+        found.attempt("capture", failed_capture, precision)
     if not found.dry:
-        found.attempt("capture on", lambda: capture_asked_for(found))
+        found.attempt("capture on", capture_asked_for)
     return found.exit_code
 
 
 def settings_of(found: Findings, name: str, **more: Any) -> TrainSettings:
     """A few steps at 32 px, small in a dry run."""
-    small = {"batch_size": 8, "width": 8, "embedding_size": 16} if found.dry else {"batch_size": 128}
-    common = {"regime": "lowres32", "steps": 6, "eval_every": 0, "log_every": 1, "compile": "off"}
+    small: dict[str, Any] = {"batch_size": 8, "width": 8, "embedding_size": 16} if found.dry else {"batch_size": 128}
+    common: dict[str, Any] = {"regime": "lowres32", "steps": 6, "eval_every": 0, "log_every": 1, "compile": "off"}
     return TrainSettings(
         data=str(found.data), out=str(found.work / name), device=found.device, **(common | small | more)
     )

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "float32" if found.dry else "float16", found.device, cores(),
             )  # fmt: skip
             for name in names:
-                found.attempt(f"{name}, {regime}", lambda name=name, task=task: measure(found, name, task))
+                found.attempt(f"{name}, {regime}", measure, name, task)
     return found.exit_code
 
 
@@ -68,7 +68,7 @@ def measure(found: Findings, name: str, task: Task) -> None:
     if problem:
         found.tell(f"{what}: left out", problem=problem)
         return
-    batches = peer.batches(task)
+    batches: Any = peer.batches(task)
     rates = [rate(batches, task, 0.02 if found.dry else SECONDS) for _ in range(1 + ROUNDS)][1:]
     batches.close()
     found.tell(what, images_per_second=sorted(rates)[ROUNDS // 2], rounds=rates, batch_size=task.batch_size)

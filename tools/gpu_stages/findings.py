@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,15 @@ class Findings:
         self.tell(what, holds=bool(holds), **values)
         self.exit_code |= not holds
 
-    def attempt(self, what: str, work: Callable[[], Any], **values: Any) -> Any:
-        """``work()``, or None where it raised, which is told as a check that does not hold."""
+    def attempt(self, what: str, work: Callable[..., None], *given: Any) -> None:
+        """``work(self, *given)``; where that raises, it is told as a check that does not hold."""
         began = time.perf_counter()
         try:
-            return work()
+            work(self, *given)
         except Exception as error:
+            traceback.print_exc()
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:400]
-            self.check(what, False, problem=reason, seconds=time.perf_counter() - began, **values)
-            return None
+            self.check(what, False, problem=reason, seconds=time.perf_counter() - began)
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:

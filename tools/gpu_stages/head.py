@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hrfr_fast.model.heads import build_head
+from hrfr_fast.model.heads import MarginHead, build_head
 from tools.gpu_stages.findings import Findings, findings
 
 LARGEST = 0.02  # relative difference of losses and of gradients' norms
@@ -14,7 +14,7 @@ LARGEST = 0.02  # relative difference of losses and of gradients' norms
 def main(arguments: Sequence[str] | None = None) -> int:
     found = findings(__doc__, arguments)
     for name in ("arcface", "adaface"):
-        found.attempt(name, lambda name=name: compare(found, name))
+        found.attempt(name, compare, name)
     return found.exit_code
 
 
@@ -38,7 +38,7 @@ def compare(found: Findings, name: str) -> None:
 
 
 def once(
-    head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype, entries: int
+    head: MarginHead, embeddings: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype, entries: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Loss, gradient by embeddings, gradient by class vectors, peak bytes on the device above those held before."""
     head.matmul_dtype, head.chunk_entries = dtype, entries
@@ -50,8 +50,9 @@ def once(
     head.eval()  # AdaFace's averages stay as they are
     loss = head(batch, labels)
     loss.backward()
-    by_weights, head.weight.grad = head.weight.grad, None
-    return loss.detach(), batch.grad, by_weights, torch.cuda.max_memory_allocated() - before if on_cuda else 0
+    by_embeddings, by_weights, head.weight.grad = batch.grad, head.weight.grad, None
+    assert by_embeddings is not None and by_weights is not None
+    return loss.detach(), by_embeddings, by_weights, torch.cuda.max_memory_allocated() - before if on_cuda else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compute = choose_compute(found.device)
     for size, batch in SIZES.items():
         count = 2 if found.dry else batch
-        found.attempt(f"{size} px", lambda size=size, count=count: measure(found, compute, size, count))
+        found.attempt(f"{size} px", measure, compute, size, count)
     return found.exit_code
 
 

@@ -34,10 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--regime", choices=BATCHES, required=True)
     found = Findings(parser.parse_args(arguments))
     for mode, batch_size in cases(found):
-        found.attempt(
-            f"{found.options.regime}, {mode}", lambda mode=mode, size=batch_size: measure(found, mode, size),
-            batch_size=batch_size,
-        )  # fmt: skip
+        found.attempt(f"{found.options.regime}, {mode}, batch {batch_size}", measure, mode, batch_size)
     return found.exit_code
 
 
@@ -47,7 +44,7 @@ def cases(found: Findings) -> list[tuple[Mode, int]]:
         return [(EAGER, 8)]
     main_size, *others = BATCHES[found.options.regime]
     first = [(mode, main_size) for mode in (BOTH, GRAPH, EAGER, COMPILED)]
-    return first + [(mode, size) for modes in ((GRAPH, EAGER), (BOTH,)) for size in others for mode in modes]
+    return first + [(mode, size) for modes in ((GRAPH, EAGER), (BOTH, COMPILED)) for size in others for mode in modes]
 
 
 def measure(found: Findings, mode: Mode, batch_size: int) -> None:

@@ -12,7 +12,7 @@ PARTS = {
 }
 SANITIZER = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
 PYTEST = (
-    "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rs", "-p", "no:cacheprovider",
+    "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rsfE", "-p", "no:cacheprovider",
     "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
 )  # fmt: skip
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")

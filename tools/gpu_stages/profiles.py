@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found.options.traces.mkdir(parents=True, exist_ok=True)
     for mode in (EAGER,) if found.dry else (BOTH, EAGER):
         for regime in BATCHES:
-            found.attempt(f"{regime}, {mode}", lambda regime=regime, mode=mode: record(found, regime, mode))
+            found.attempt(f"{regime}, {mode}", record, regime, mode)
     return found.exit_code
 
 

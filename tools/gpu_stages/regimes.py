@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if regime.parents and not weights:
             found.tell(f"{regime.name}: left out", problem="safetensors is not installed, and it has parents")
         elif regime.phases:
-            found.attempt(regime.name, lambda name=regime.name: train(found, name, weights))
+            found.attempt(regime.name, train, regime.name, weights)
     return found.exit_code
 
 

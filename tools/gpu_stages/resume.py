@@ -18,7 +18,7 @@ LARGEST = 0.01  # of the loss; bf16 kernels that add in any order do not repeat 
 def main(arguments: Sequence[str] | None = None) -> int:
     found = findings(__doc__, arguments)
     for precision in ("fp32",) if found.dry else ("bf16", "fp16"):
-        found.attempt(precision, lambda precision=precision: compare(found, precision))
+        found.attempt(precision, compare, precision)
     return found.exit_code
 
 
