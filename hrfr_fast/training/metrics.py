@@ -32,18 +32,16 @@ class Metrics:
         """Append a line, and its SCALARS to TensorBoard. ``values`` hold "step", verifications also "pairs"."""
         self._file.write(json.dumps({"kind": kind, **values}) + "\n")
         self._file.flush()
-        if self._board is None:
-            return
         prefix = f"{values['pairs']}/" if kind == "verification" else ""
         for name in SCALARS:
-            if name in values:
+            if name in values and self._board:
                 self._board.add_scalar(f"{kind}/{prefix}{name}", values[name], values["step"])
 
     def close(self) -> None:
-        """Make all lines durable and end the files."""
+        """Make all lines durable and end both."""
         os.fsync(self._file.fileno())
         self._file.close()
-        if self._board is not None:
+        if self._board:
             self._board.close()
 
 

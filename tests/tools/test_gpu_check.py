@@ -45,9 +45,9 @@ def test_no_stage_stops_the_next_and_the_summary_tells(tmp_path, capsys):
     assert outcomes[2].exit_code == -signal.SIGKILL and outcomes[2].tail == "deaf"
     assert outcomes[3].exit_code == 143 and outcomes[3].results == [{"rate": 1}, {"saved": 1}], "whole lines alone"
     assert outcomes[4].tail.endswith("manifest.json does not exist") and outcomes[5].tail == "given"
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert [one["state"] for one in summary["stages"]] == [one.state for one in outcomes] and summary["part"] == "A"
-    assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text() == "training\n"
+    assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text(encoding="utf-8") == "training\n"
 
 
 def test_when_time_is_up_the_rest_is_named(tmp_path):
@@ -134,6 +134,6 @@ def test_the_other_stages_are_commands_that_exist(tmp_path):
     ]  # fmt: skip
     for stage in others[2:]:
         command = [sys.executable, *stage.command, "--help"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+        shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT)
         assert shown.returncode == 0, shown.stderr
     assert "-m" in parts.PYTEST and "faulthandler_timeout=60" in parts.PYTEST

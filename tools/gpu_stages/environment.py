@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def driver() -> str:
     """What nvidia-smi says of the devices, or why it does not."""
     try:
-        return subprocess.run(QUERY, capture_output=True, text=True, timeout=20).stdout.strip()
+        return subprocess.run(QUERY, capture_output=True, encoding="utf-8", timeout=20).stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 

@@ -26,7 +26,7 @@ class Findings:
     def tell(self, what: str, **values: Any) -> None:
         """One line: what was measured, and its values."""
         line = json.dumps({"what": what, **values})
-        with self.results.open("a") as file:
+        with self.results.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(line, flush=True)
 

@@ -43,8 +43,8 @@ def record(found: Findings, regime: str, mode: Mode) -> None:
     size = kept.stat().st_size
     if size > LARGEST_TRACE:
         kept.unlink()
-    table = (made / "table.txt").read_text()
-    kept.with_name(f"{name}.txt").write_text(table)
+    table = (made / "table.txt").read_text(encoding="utf-8")
+    kept.with_name(f"{name}.txt").write_text(table, encoding="utf-8")
     found.tell(f"{regime}, {mode}", trace_bytes=size, trace_kept=size <= LARGEST_TRACE, table=table.splitlines())
 
 

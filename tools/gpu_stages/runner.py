@@ -118,7 +118,7 @@ def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> O
         finish(process, 0, grace)
         raise
     state = "stopped at its limit" if not ended else "done" if process.returncode == 0 else "failed"
-    tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-TAIL:])
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
     return Outcome(stage.name, state, round(time.monotonic() - began, 1), process.returncode, tail, found(stage))
 
 
@@ -126,7 +126,7 @@ def found(stage: Stage) -> list[Any]:
     """What a stage left, even where it was stopped: every whole line of JSON, or the one object of the file."""
     if stage.results is None or not stage.results.exists():
         return []
-    text = stage.results.read_text(errors="replace")
+    text = stage.results.read_text(encoding="utf-8", errors="replace")
     try:
         return [json.loads(text)]
     except json.JSONDecodeError:
@@ -158,5 +158,6 @@ def check(stages: list[Stage], out: Path, time_limit: float, grace: float = GRAC
 def _write(out: Path, about: dict[str, Any], outcomes: list[Outcome]) -> None:
     """summary.json, whole at any moment."""
     partial = out / "summary.json.partial"
-    partial.write_text(json.dumps(about | {"stages": [asdict(outcome) for outcome in outcomes]}, indent=1) + "\n")
+    summary = about | {"stages": [asdict(outcome) for outcome in outcomes]}
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     partial.replace(out / "summary.json")
