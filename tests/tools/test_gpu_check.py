@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 import pytest
+import torch
 
 from benchmarks.made_shards import write_noise
 from tools import gpu_check
@@ -87,6 +88,15 @@ def noise(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Work so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def stage_of(part, name, noise, folder):
     """The stage as a dry run makes it, its data in place."""
     (folder / "packed").symlink_to(noise)
@@ -95,7 +105,7 @@ def stage_of(part, name, noise, folder):
 
 
 @pytest.mark.parametrize("part,name", SCRIPTS)
-def test_a_stage_works_on_a_cpu(part, name, noise, tmp_path):
+def test_a_stage_works_on_a_cpu(part, name, noise, tmp_path, one_thread):
     """In this process, to spare the import of PyTorch, with exactly the arguments that it would be started with."""
     stage = stage_of(part, name, noise, tmp_path)
     assert import_module(stage.command[1]).main(stage.command[2:]) == 0
