@@ -28,6 +28,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.command import run  # noqa: E402
 from benchmarks.peers.eager_step import EagerStep  # noqa: E402
 from benchmarks.record import record  # noqa: E402
+from benchmarks.trial import Trial  # noqa: E402
 from hrfr_fast.errors import UsageError  # noqa: E402
 from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
 
@@ -228,11 +229,10 @@ def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seco
     """All arms of one regime in turns. All of ours share one step; engines that cannot work here are named."""
     from hrfr_fast.engines import choose_engine
     from hrfr_fast.errors import HrfrError
-    from hrfr_fast.training.trainer import Trainer
 
     arms, problems = [], {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        trainer = stack.enter_context(Trainer(replace(settings, out=f"{folder}/run"), show_progress=False))
+        trainer = stack.enter_context(Trial(replace(settings, out=f"{folder}/run"), show_progress=False))
         trainer.start()
         trainer.backbone.train()
         trainer.head.train()

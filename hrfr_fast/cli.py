@@ -31,12 +31,21 @@ app = typer.Typer(
 )
 
 
+PACKAGE_OF = {
+    "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "bcolz": "bcolz-zipline",
+    "nvidia": "nvidia-dali-cuda120", "tomli_w": "tomli-w",
+}  # fmt: skip
+"""Distributions whose name is not that of their module."""
+
+
 def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
     try:
         app()
     except HrfrError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _fail(_how_to_install(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except RuntimeError as error:
@@ -44,6 +53,15 @@ def main() -> None:
             raise
         what = str(error).partition("\n")[0]
         _fail(f"the GPU's memory is full: {what} See in `nvidia-smi` what else uses it, or use --device cpu.", 1)
+
+
+def _how_to_install(error: ModuleNotFoundError) -> str:
+    """A dependency that is missing where it is used, and the command that brings it. Raises one of our own again."""
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "hrfr_fast"):
+        raise error
+    package = PACKAGE_OF.get(module, module.replace("_", "-"))
+    return f"{module} is not installed, and this needs it: pip install {package}"
 
 
 def _fail(message: str, code: int) -> None:

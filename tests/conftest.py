@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrfr_fast.data.pack import pack
-from hrfr_fast.data.synthetic import synthesize
-
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel's module is imported
 
@@ -24,6 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data tree of tiny scale, with every split and a bcolz pair set."""
+    from hrfr_fast.data.synthetic import synthesize
+
+    for library in ("simplejpeg", "bcolz"):  # machines that only run the GPU tests lack them
+        pytest.importorskip(library)
     root = tmp_path_factory.mktemp("tiny") / "data"
     synthesize(root, "tiny", workers=1, show_progress=False)
     return root
@@ -32,6 +33,8 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_packed(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny tree, packed raw."""
+    from hrfr_fast.data.pack import pack
+
     out = tmp_path_factory.mktemp("packed") / "packed"
     pack(tiny_tree, out, workers=1, show_progress=False)
     return out

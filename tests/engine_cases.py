@@ -5,7 +5,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import simplejpeg
 import torch
 
 from hrfr_fast.data import beton
@@ -70,6 +69,7 @@ def hard_pictures(faces: np.ndarray) -> np.ndarray:
 
 def write_shard(path: Path, name: str, pictures: np.ndarray, encoding: str) -> Split:
     count, size = pictures.shape[:2]
+    simplejpeg = pytest.importorskip("simplejpeg") if encoding == "jpeg" else None
     writer = SplitWriter(path, count, size, page_size=1 << 18)
     for number, picture in enumerate(pictures):
         if encoding == "raw":

@@ -2,11 +2,13 @@
 
 import json
 
-import bcolz
 import numpy as np
+import pytest
 
 from hrfr_fast.data.pack import pack
 from hrfr_fast.data.shards import open_packed
+
+bcolz = pytest.importorskip("bcolz")
 
 
 def run(tree, out, **settings):

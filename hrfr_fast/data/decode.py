@@ -1,6 +1,6 @@
 """From a picture file to the bytes of a record, trusting nothing.
 
-This is what packing's worker processes run: it imports numpy and simplejpeg, and OpenCV once a file asks for it. A
+This is what packing's worker processes run: it imports numpy, and simplejpeg or OpenCV once a file asks for it. A
 header is read and judged before any pixel is decoded, so a decompression bomb costs nothing; a damaged file is refused
 rather than half decoded. Grey, palette and 16-bit pictures become 8-bit RGB, an alpha channel is dropped.
 """
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from hrfr_fast.data.beton import JPEG, RAW
@@ -175,6 +174,8 @@ def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
     if image.shape[:2] != (target.size, target.size):
         image = resized(image, target.size)
     if target.encoding == "jpeg":
+        import simplejpeg
+
         return simplejpeg.encode_jpeg(np.ascontiguousarray(image), JPEG_QUALITY, "RGB", "444"), JPEG
     return image.tobytes(), RAW
 
@@ -197,6 +198,8 @@ def _check_size(width: int, height: int, target: Target) -> None:
 
 def jpeg_header(data: bytes) -> tuple[int, int, str]:
     """(width, height, colour space) of a JPEG. Raises Refused for broken headers and for CMYK."""
+    import simplejpeg
+
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
@@ -207,6 +210,8 @@ def jpeg_header(data: bytes) -> tuple[int, int, str]:
 
 
 def _decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    import simplejpeg
+
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:

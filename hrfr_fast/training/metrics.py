@@ -11,20 +11,22 @@ SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer
 
 
 class Metrics:
-    """Appends to ``run/metrics.jsonl`` and ``run/tensorboard``.
+    """Appends to ``run/metrics.jsonl`` and, with ``board``, ``run/tensorboard``.
 
     Lines written after ``samples`` (the state a run resumes from) are dropped at the start: they will come again.
     """
 
-    def __init__(self, run: Path, samples: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
-
+    def __init__(self, run: Path, samples: int, *, board: bool = True) -> None:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(self.path, "a")  # noqa: SIM115
         step = kept[-1]["step"] if kept else 0
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board: Any = None
+        if board:
+            from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line, and its SCALARS to TensorBoard. ``values`` hold "step", verifications also "pairs"."""
@@ -32,14 +34,15 @@ class Metrics:
         self._file.flush()
         prefix = f"{values['pairs']}/" if kind == "verification" else ""
         for name in SCALARS:
-            if name in values:
+            if name in values and self._board:
                 self._board.add_scalar(f"{kind}/{prefix}{name}", values[name], values["step"])
 
     def close(self) -> None:
         """Make all lines durable and end both."""
         os.fsync(self._file.fileno())
         self._file.close()
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

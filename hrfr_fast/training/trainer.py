@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -255,9 +255,7 @@ class Trainer:
     def start(self) -> None:
         """Say what will happen, and leave the resolved settings in the run directory."""
         (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        self.settings.save(self.run / "settings.toml")
-        self.regime.save(self.run / "regime.toml")
-        self.metrics = Metrics(self.run, self.samples)
+        self.metrics = self._open_records()
         faces = " + ".join(f"{split.samples:,} {split.name}" for split in self.stream.splits)
         console.print(
             f"[bold]{self.regime.name}[/]: {faces} faces of {self.stream.classes:,} identities at "
@@ -265,6 +263,12 @@ class Trainer:
         )
         for parent in self.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
+
+    def _open_records(self) -> Metrics:
+        """Settings and regime as files, and what the lines of metrics go to."""
+        self.settings.save(self.run / "settings.toml")
+        self.regime.save(self.run / "regime.toml")
+        return Metrics(self.run, self.samples)
 
     def loop(self, stop: StopFlag) -> None:
         """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""
@@ -429,7 +433,12 @@ class Trainer:
         return self.run / "checkpoints" / name
 
     def save(self) -> None:
-        """Write the state to resume from, then the weights. Never called with an unread, maybe infinite, loss."""
+        """Write the state to resume from, then the weights."""
+        self.save_state()
+        self._save_weights("last")
+
+    def save_state(self) -> None:
+        """Write all that ``restore`` needs, after a look at the losses: none may be unread and maybe infinite."""
         import torch
 
         self._log(everything=True)
@@ -449,7 +458,6 @@ class Trainer:
         if self.compute.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state()
         checkpoint.save_state(self._checkpoint("last.state.pt"), state)
-        self._save_weights("last")
 
     def restore(self) -> None:
         """Continue from ``last.state.pt``, or from the start where none was written yet."""
@@ -500,7 +508,7 @@ class Trainer:
         report = write_run_report(self.run)
         return TrainResult(self.run, self.step, self.last_loss, results, report, self.clock.whole())
 
-    def __enter__(self) -> "Trainer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from scipy.stats import ortho_group
 
 from hrfr_fast.analysis import cpd, maps
 from hrfr_fast.analysis.alignment import METHODS, fit, judge
 from hrfr_fast.analysis.pairing import halves, identity_pairs
 from hrfr_fast.errors import UsageError
 
+ortho_group = pytest.importorskip("scipy.stats").ortho_group
 pycpd = pytest.importorskip("pycpd")
 
 

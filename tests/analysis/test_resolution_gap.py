@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score, silhouette_score
 
 from hrfr_fast.analysis.intervals import auc_of, interval, mean_of, unit_weights
 from hrfr_fast.analysis.resolution_gap import (
@@ -12,6 +11,8 @@ from hrfr_fast.analysis.resolution_gap import (
     silhouette,
 )
 from hrfr_fast.errors import UsageError
+
+metrics = pytest.importorskip("sklearn.metrics")
 
 PEOPLE, EACH, DIMENSIONS = 40, 3, 16
 IDENTITIES = np.repeat(np.arange(PEOPLE), EACH)
@@ -55,14 +56,14 @@ def test_folds_keep_identities_and_so_both_views_together():
 def test_the_probes_accuracy_is_scikit_learns():
     found = probe(*views(0.8), IDENTITIES, kind="knn", resamples=0)
     decided = np.where(found.scores == 0.5, found.low, found.scores > 0.5)  # 15 neighbours never tie
-    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(found.low, decided))
+    assert found.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(found.low, decided))
 
 
 def test_the_weighted_area_is_scikit_learns():
     random = np.random.default_rng(0)
     scores, positive = random.integers(0, 12, 300) / 12, random.random(300) < 0.4
     weights = random.integers(0, 4, (3, 300)).astype(float)
-    expected = [roc_auc_score(positive, scores, sample_weight=w) for w in weights]
+    expected = [metrics.roc_auc_score(positive, scores, sample_weight=w) for w in weights]
     assert auc_of(scores, positive)(weights) == pytest.approx(expected)
 
 
@@ -114,11 +115,11 @@ def test_plain_measures_of_the_gap():
     assert distance == pytest.approx(3, rel=1e-6)
     assert in_spreads == pytest.approx(3 / np.sqrt(hr.var(axis=0).sum()), rel=1e-6)
     labels = np.arange(2 * len(hr)) >= len(hr)
-    assert silhouette(hr, shifted) == pytest.approx(silhouette_score(np.concatenate([hr, shifted]), labels))
+    assert silhouette(hr, shifted) == pytest.approx(metrics.silhouette_score(np.concatenate([hr, shifted]), labels))
 
 
 def test_the_plane_shows_the_gap():
     shown = planes(*views(20.0))
     for points in shown.values():
         assert points.shape == (2 * len(IDENTITIES), 2)
-        assert silhouette_score(points, np.arange(len(points)) >= len(points) // 2) > 0.3
+        assert metrics.silhouette_score(points, np.arange(len(points)) >= len(points) // 2) > 0.3

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hrfr_fast.analysis import run as running
 from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
@@ -18,6 +17,8 @@ from hrfr_fast.errors import HrfrError, UsageError
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.training.checkpoint import save_weights
 from hrfr_fast.training.device import choose_compute
+
+Image = pytest.importorskip("PIL.Image")
 
 
 def make_run(path, packed, *, seed=0, **backbone):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
 
 
 def picture(seed: int, size: int) -> np.ndarray:
@@ -20,6 +19,7 @@ def picture(seed: int, size: int) -> np.ndarray:
 
 
 def jpeg(image: np.ndarray) -> bytes:
+    simplejpeg = pytest.importorskip("simplejpeg")
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), 90, "RGB", "420")
 
 

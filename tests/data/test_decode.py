@@ -4,10 +4,11 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 
 from hrfr_fast.data import beton
 from hrfr_fast.data.decode import Refused, Target, decode, decode_chunk, exif_orientation, oriented, record_of
+
+simplejpeg = pytest.importorskip("simplejpeg")
 
 TARGET = Target(36)
 

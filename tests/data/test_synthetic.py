@@ -1,10 +1,8 @@
 import json
 
-import bcolz
 import cv2
 import numpy as np
 import pytest
-import simplejpeg
 
 from hrfr_fast.data import synthetic
 from hrfr_fast.data import synthetic_faces as faces
@@ -13,6 +11,8 @@ from hrfr_fast.data.shards import open_packed
 from hrfr_fast.data.synthetic import SCALES, choose_pairs, synthesize, synthesize_packed
 from hrfr_fast.errors import Interrupted, UsageError
 from hrfr_fast.stopping import StopFlag
+
+bcolz, simplejpeg = pytest.importorskip("bcolz"), pytest.importorskip("simplejpeg")
 
 
 @pytest.fixture(scope="module")

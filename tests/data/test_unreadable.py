@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 
-import bcolz
 import numpy as np
 import pytest
 
@@ -16,6 +15,8 @@ from hrfr_fast.data.pack import pack
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.errors import HrfrError, IncompletePack, Interrupted, StrictRefusal
 from hrfr_fast.stopping import StopFlag
+
+bcolz = pytest.importorskip("bcolz")
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation import bootstrap, compare
 from hrfr_fast.evaluation.standard_error import standard_error
+
+stats = pytest.importorskip("scipy.stats")
+reference_mcnemar = pytest.importorskip("statsmodels.stats.contingency_tables").mcnemar
+multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
 
 
 def pair_list(rng, people, pairs):

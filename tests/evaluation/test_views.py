@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
 from hrfr_fast.data.shards import open_packed
@@ -13,6 +12,8 @@ from hrfr_fast.evaluation.identification import gallery_and_probes, identify, ra
 from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
 from hrfr_fast.evaluation.views import HR, LR36, pair_views
 from hrfr_fast.training.device import choose_compute
+
+top_k_accuracy_score = pytest.importorskip("sklearn.metrics").top_k_accuracy_score
 
 
 class Pixels(nn.Module):

@@ -1,69 +1,149 @@
-"""The check's own promises: whatever a stage does, the next one runs and the summary tells."""
+"""The check's own promises: whatever a stage does, the next one runs and the summary tells; its stages work."""
 
 import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from importlib import import_module
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import pytest
+import torch
 
-import gpu_check
-from gpu_check import ROOT, Stage, check, stages, start
+from benchmarks.made_shards import write_noise
+from tools import gpu_check
+from tools.gpu_stages import parts, runner
+from tools.gpu_stages.parts import PARTS, stages
+from tools.gpu_stages.runner import ROOT, Stage, check
 
 HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 SAVES = (
     "import pathlib, signal, sys, time; "
-    "save = lambda *_: (pathlib.Path(sys.argv[1]).write_text('{\"saved\": 1}\\n'), sys.exit(143)); "
+    "file = open(sys.argv[1], 'a'); print('{\"rate\": 1}', file=file, flush=True); "
+    'save = lambda *_: (print(\'{"saved": 1}\\n{"cut\', file=file, flush=True), sys.exit(143)); '
     "signal.signal(signal.SIGTERM, save); "
     "print('training', flush=True); time.sleep(60)"
 )
 
 
 def test_no_stage_stops_the_next_and_the_summary_tells(tmp_path, capsys):
-    metrics = tmp_path / "metrics.jsonl"
+    lines = tmp_path / "lines.jsonl"
     made = [
         Stage("fine", ("-c", f"import json; json.dump([1], open({str(tmp_path / 'r.json')!r}, 'w'))"), 20,
               results=tmp_path / "r.json"),
         Stage("fails", ("-c", "print('why'); raise SystemExit(3)"), 20),
-        Stage("absent", ("x.py",), 20, tmp_path / "x.py"),
         Stage("hangs", ("-c", HANGS), 1.0),
-        Stage("is stopped", ("-c", SAVES, str(metrics)), 1.0, metrics=metrics),
-        Stage("needs data", ("-c", "print('trained')"), 20, tmp_path / "data" / "manifest.json"),
+        Stage("is stopped", ("-c", SAVES, str(lines)), 1.0, results=lines),
+        Stage("needs data", ("-c", "pass"), 20, needs=(tmp_path / "manifest.json",)),
+        Stage("another program", ("-c", "import sys; print(sys.argv[1])", "given"), 20, program=("env", "A=B")),
     ]  # fmt: skip
-    writes = f"import pathlib; p = pathlib.Path({str(tmp_path / 'data')!r}); p.mkdir(); (p / 'manifest.json').touch()"
-    outcomes = check(made, tmp_path / "out", lambda log: start(["-c", writes], log), grace=1.0)
+    outcomes = check(made, tmp_path / "out", time_limit=60, grace=1.0, part="A")
     assert [(one.name, one.state) for one in outcomes] == [
-        ("fine", "done"), ("fails", "failed"), ("absent", "missing"), ("hangs", "stopped at its limit"),
-        ("is stopped", "stopped at its limit"), ("data", "done"), ("needs data", "done"),
+        ("fine", "done"), ("fails", "failed"),
+        ("hangs", "stopped at its limit"), ("is stopped", "stopped at its limit"),
+        ("needs data", "left out"), ("another program", "done"),
     ]  # fmt: skip
-    assert outcomes[0].results == [1] and outcomes[1].exit_code == 3 and outcomes[1].tail == "why"
-    assert outcomes[3].exit_code == -signal.SIGKILL and outcomes[3].tail == "deaf"
-    assert outcomes[4].exit_code == 143 and outcomes[4].results == [{"saved": 1}]
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [one["state"] for one in summary["stages"]] == [one.state for one in outcomes]
-    assert "===== fails" in (tmp_path / "out" / "log.txt").read_text()
+    assert outcomes[0].results == [[1]] and outcomes[1].exit_code == 3 and outcomes[1].tail == "why"
+    assert outcomes[2].exit_code == -signal.SIGKILL and outcomes[2].tail == "deaf"
+    assert outcomes[3].exit_code == 143 and outcomes[3].results == [{"rate": 1}, {"saved": 1}], "whole lines alone"
+    assert outcomes[4].tail.endswith("manifest.json does not exist") and outcomes[5].tail == "given"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert [one["state"] for one in summary["stages"]] == [one.state for one in outcomes] and summary["part"] == "A"
+    assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text(encoding="utf-8") == "training\n"
 
 
 def test_when_time_is_up_the_rest_is_named(tmp_path):
     made = [Stage("one", ("-c", "import time; time.sleep(30)"), 20), Stage("two", ("-c", "pass"), 20)]
-    outcomes = check(made, tmp_path, None, time_limit=1.5, grace=0.5)
+    outcomes = check(made, tmp_path, time_limit=1.5, grace=0.5)
     assert [one.state for one in outcomes] == ["stopped at its limit", "no time left"]
 
 
 def test_missing_packages_are_named_as_an_installer_knows_them(monkeypatch):
-    assert "torch" not in gpu_check.missing_packages()
-    monkeypatch.setattr(gpu_check, "PACKAGES", {"no_such": "no-such", "no_such.part": "no-such-part", "json": "json"})
-    assert gpu_check.missing_packages() == ["no-such", "no-such-part"]
+    assert runner.missing(("torch", "no_such", "no_such.part")) == ["no_such", "no_such.part"]
+    monkeypatch.setitem(runner.PACKAGE_OF, "no_such", "no-such")
+    assert runner.missing(("no_such",)) == ["no-such"]
+    monkeypatch.setattr(gpu_check, "NEEDED", ("no_such",))
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--part", "A"])
+    assert gpu_check.main() == 2
 
 
-def test_limits_fit_into_nine_minutes_and_commands_are_right(tmp_path):
-    """Every stage's options exist: the command line of each parses, up to its help."""
-    made = stages(tmp_path / "work", tmp_path, dry=False)
-    importance = [stage.name for stage in made]
-    assert importance.index("GPU tests") < importance.index("epoch of lowres32") < importance.index("training step")
-    assert gpu_check.TIME_LIMIT + gpu_check.GRACE < 9 * 60 + 10
-    (train,) = (stage for stage in made if stage.name == "epoch of highlow144")
-    command = [sys.executable, *train.command, "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert shown.returncode == 0 and "--profile" in shown.stdout
+def test_every_part_fits_into_nine_minutes_and_begins_with_what_tells_most(tmp_path):
+    assert gpu_check.TIME_LIMIT + runner.GRACE < 9 * 60 - 20
+    names = {part: [stage.name for stage in stages(part, tmp_path, tmp_path, dry=False)] for part in PARTS}
+    assert names["A"][:2] == ["environment", "GPU tests"] and names["B"][2] == "steps at 32 px"
+    assert names["C"][2:] == ["epoch of lowres32", "epoch of highlow144"]
+
+
+SCRIPTS = [
+    (part, stage.name)
+    for part in PARTS
+    for stage in stages(part, ROOT, ROOT, dry=True)
+    if any("gpu_stages" in argument for argument in stage.command) and stage.name != "data"
+]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("check") / "packed"
+    write_noise(folder, "tiny")
+    return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Work so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def stage_of(part, name, noise, folder):
+    """The stage as a dry run makes it, its data in place."""
+    (folder / "packed").symlink_to(noise)
+    (stage,) = (stage for stage in stages(part, folder, folder / "out", dry=True) if name in stage.name)
+    return stage
+
+
+@pytest.mark.parametrize("part,name", SCRIPTS)
+def test_a_stage_works_on_a_cpu(part, name, noise, tmp_path, one_thread):
+    """In this process, to spare the import of PyTorch, with exactly the arguments that it would be started with."""
+    stage = stage_of(part, name, noise, tmp_path)
+    assert import_module(stage.command[1]).main(stage.command[2:]) == 0
+    found = runner.found(stage)
+    assert found and all(line.get("holds", True) for line in found)
+    assert all("left out" in line["what"] for line in found if "problem" in line)
+
+
+def test_a_check_that_does_not_hold_fails_its_stage(noise, tmp_path, monkeypatch):
+    stage = stage_of("A", "head", noise, tmp_path)
+    head = import_module(stage.command[1])
+    monkeypatch.setattr(head, "LARGEST", 0.0)
+    assert head.main(stage.command[2:]) == 1
+    assert [line["holds"] for line in runner.found(stage)] == [False, False]
+
+
+def test_what_raises_is_told_and_the_stage_goes_on(noise, tmp_path, monkeypatch):
+    stage = stage_of("A", "head", noise, tmp_path)
+    head, original = import_module(stage.command[1]), import_module(stage.command[1]).build_head
+    monkeypatch.setattr(head, "build_head", lambda name, *shape: original({"arcface": "arc"}.get(name, name), *shape))
+    assert head.main(stage.command[2:]) == 1
+    broken, sound = runner.found(stage)
+    assert not broken["holds"] and "no head is called 'arc'" in broken["problem"] and sound["holds"]
+
+
+def test_the_other_stages_are_commands_that_exist(tmp_path):
+    """pytest and the benchmarks, whose own tests are elsewhere: here their options are read."""
+    others = [
+        stage
+        for part in "AB"
+        for stage in stages(part, tmp_path, tmp_path, dry=True)
+        if "gpu_stages" not in " ".join(stage.command)
+    ]
+    assert [stage.name for stage in others] == [
+        "GPU tests", "compute-sanitizer", "whole runs and an eager step", "resident kernel",
+    ]  # fmt: skip
+    for stage in others[2:]:
+        command = [sys.executable, *stage.command, "--help"]
+        shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT)
+        assert shown.returncode == 0, shown.stderr
+    assert "-m" in parts.PYTEST and "faulthandler_timeout=60" in parts.PYTEST

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from hrfr_fast import regimes
@@ -22,6 +21,8 @@ from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.resuming import resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
+
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

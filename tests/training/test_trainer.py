@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hrfr_fast.data.pack import pack
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
@@ -19,6 +18,8 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.metrics import read_metrics
 from hrfr_fast.training.resuming import refuse_changes, resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
+
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 
 class StopAfter:

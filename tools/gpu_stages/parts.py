@@ -1,0 +1,94 @@
+"""The stages of each part, the most telling first."""
+
+import shutil
+from pathlib import Path
+
+from tools.gpu_stages.runner import ROOT, Stage
+
+PARTS = {
+    "A": "correctness: what a GPU computes is what a CPU computes, and what fails, fails well",
+    "B": "rates: every way to execute a step, what feeds it, and where the time goes",
+    "C": "an epoch of lowres32 and of highlow144 over 1,000,000 + 10,000 pictures",
+}
+SANITIZER = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+PYTEST = (
+    "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rsfE", "-p", "no:cacheprovider",
+    "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
+)  # fmt: skip
+QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
+
+
+def stages(part: str, work: Path, out: Path, dry: bool) -> list[Stage]:
+    """Stages of ``part``. ``work``: for data and runs; ``out``: for what is kept; ``dry``: on a CPU, little data."""
+    return {"A": _correctness, "B": _rates, "C": _epochs}[part](Maker(work, out, dry))
+
+
+class Maker:
+    """Makes the stages of one call."""
+
+    def __init__(self, work: Path, out: Path, dry: bool) -> None:
+        self.work, self.out, self.dry, self.data = work, out, dry, work / "packed"
+        self.manifest = self.data / "manifest.json"
+
+    def script(self, name: str, module: str, limit: float, *more: str, data: bool = True) -> Stage:
+        """A file of this folder as a stage; ``data``: it needs the packed noise."""
+        results = self.out / f"{name.replace(' ', '-')}.jsonl"
+        command = (
+            "-m", f"tools.gpu_stages.{module}", "--data", str(self.data), "--work", str(self.work / "runs"),
+            "--results", str(results), *(("--dry-run",) if self.dry else ()), *more,
+        )  # fmt: skip
+        return Stage(name, command, limit, needs=(self.manifest,) if data else (), results=results)
+
+    def environment(self) -> Stage:
+        return self.script("environment", "environment", 40, data=False)
+
+    def noise(self, scale: str, limit: float) -> Stage:
+        return self.script("data", "data", limit, "--scale", "tiny" if self.dry else scale, data=False)
+
+
+def _correctness(make: Maker) -> list[Stage]:
+    kernels = [str(ROOT / "tests" / "engines" / f"test_{name}_triton.py") for name in ("resample", "plan")]
+    return [
+        make.environment(),
+        Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
+        make.noise("small", 30),
+        make.script("bf16 compiled and captured against fp32 eager", "curve", 150),
+        make.script("head of 52500 classes", "head", 30),
+        make.script("failures", "failures", 50),
+        make.script("resumed", "resume", 40),
+        make.script("every regime", "regimes", 80),
+        Stage(
+            "compute-sanitizer", (*PYTEST, "-k", "agrees_with_the_reference or draws_the_plan", *kernels), 60,
+            program=(SANITIZER, "--error-exitcode", "86"), needs=(Path(SANITIZER),),
+        ),
+    ]  # fmt: skip
+
+
+def _rates(make: Maker) -> list[Stage]:
+    bench, kernel = ROOT / "benchmarks", make.out / "resident_kernel.json"
+    small = QUICK_STEP if make.dry else ("--rounds", "3", "--seconds", "0.7")
+    return [
+        make.environment(),
+        make.noise("classes", 40),
+        make.script("steps at 32 px", "modes", 110, "--regime", "lowres32"),
+        Stage(
+            "whole runs and an eager step", (
+                str(bench / "train_step.py"), "--data", str(make.data), "--out", str(make.out), "--engine", "resident",
+                "--engine", "dali", *small,
+            ), 110, needs=(make.manifest,), results=make.out / "train_step.json",
+        ),
+        make.script("steps at 144 px", "modes", 110, "--regime", "highlow144"),
+        make.script("parts and layers", "layers", 40),
+        make.script("profiles", "profiles", 60, "--traces", str(make.out / "traces")),
+        Stage("resident kernel", (str(bench / "resident_kernel.py"), "--json", str(kernel)), 40, results=kernel),
+        make.script("feeding", "feeding", 60, data=False),
+    ]  # fmt: skip
+
+
+def _epochs(make: Maker) -> list[Stage]:
+    return [
+        make.environment(),
+        make.noise("paper", 90),
+        make.script("epoch of lowres32", "epoch", 110, "--regime", "lowres32"),
+        make.script("epoch of highlow144", "epoch", 330, "--regime", "highlow144"),
+    ]

@@ -1,0 +1,59 @@
+"""A run that was stopped and resumed against one that was not: the same losses, as far as the device repeats itself."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.trial import Trial, read_train_lines
+from hrfr_fast.settings import TrainSettings
+from tools.gpu_stages.findings import Findings, findings
+
+STEPS, STOP = 12, 6
+LARGEST = 0.01  # of the loss; bf16 kernels that add in any order do not repeat to the bit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    found = findings(__doc__, arguments)
+    for precision in ("fp32",) if found.dry else ("bf16", "fp16"):
+        found.attempt(precision, compare, precision)
+    return found.exit_code
+
+
+def compare(found: Findings, precision: str) -> None:
+    """Losses of the steps after STOP, once through and once resumed from the state of a second process's trainer."""
+    settings = TrainSettings(
+        regime="lowres32", data=str(found.data), device=found.device, precision=precision, steps=STEPS, eval_every=0,
+        batch_size=8 if found.dry else 128, width=8 if found.dry else 64, embedding_size=16 if found.dry else 512,
+        log_every=1, compile="off", out=str(found.work / f"resume-{precision}-whole"),
+    )  # fmt: skip
+    with Trial(settings, show_progress=False) as trial:
+        whole = np.array(trial.run_through())
+    resumed = stopped_and_resumed(replace(settings, out=str(found.work / f"resume-{precision}-cut")))
+    difference = float(np.abs(whole - resumed).max() / whole[0])
+    found.check(
+        f"resumed in {precision}", len(resumed) == STEPS and difference < LARGEST, largest_difference=difference,
+        whole=whole.round(5).tolist(), resumed=resumed.round(5).tolist(),
+    )  # fmt: skip
+
+
+def stopped_and_resumed(settings: TrainSettings) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """The loss of every step; STOP of them were taken before the state was written, the rest after it was read."""
+    with Trial(settings, show_progress=False) as trial:
+        trial.start()
+        batches = trial.engine.batches(0, STOP * settings.batch_size)
+        for batch in batches:
+            trial._one_step(batch)
+            trial._log()
+        trial.save()
+    with Trial(settings, show_progress=False) as trial:
+        trial.restore()
+        trial.run_through()
+        assert Path(trial.run / "checkpoints" / "last.state.pt").exists()
+        return np.array([line["loss"] for line in read_train_lines(trial)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

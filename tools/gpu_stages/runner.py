@@ -1,0 +1,163 @@
+"""Running stages one after the other: each a process of its own with a time limit, whatever it does.
+
+``summary.json`` is written anew after each stage, its output goes straight to ``logs/``, and its results are lines of
+JSON that it appends as it goes, so a call that is cut short anywhere leaves what it found.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE = 10.0  # seconds between asking a stage to stop and ending it
+TAIL = 25  # lines of a stage's output kept in the summary
+PACKAGE_OF = {
+    "cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn", "tomli_w": "tomli-w",
+    "bcolz": "bcolz-zipline", "nvidia.dali": "nvidia-dali-cuda130",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing to run and how long it may take."""
+
+    name: str
+    command: tuple[str, ...]
+    """Arguments of this Python."""
+    limit: float
+    """Seconds."""
+    program: tuple[str, ...] = ()
+    """What runs Python, with its own arguments; nothing: Python runs by itself."""
+    needs: tuple[Path, ...] = ()
+    """Files without which it cannot run."""
+    results: Path | None = None
+    """A file of JSON, or of JSON lines, that it writes."""
+
+    @property
+    def file_name(self) -> str:
+        return re.sub(r"\W+", "-", self.name)
+
+
+@dataclass
+class Outcome:
+    """What came of a stage. ``state``: done, failed, stopped at its limit, left out, or no time left."""
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    exit_code: int | None = None
+    tail: str = ""
+    results: list[Any] = field(default_factory=list)
+
+
+def is_installed(module: str) -> bool:
+    """Whether ``module`` can be found; a part of a package that is missing cannot."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def missing(modules: tuple[str, ...]) -> list[str]:
+    """Names, as an installer knows them, of those that are not installed."""
+    return [PACKAGE_OF.get(module, module) for module in modules if not is_installed(module)]
+
+
+def start(stage: Stage, log: Path) -> subprocess.Popen[bytes]:
+    """The stage's process, in a group of its own, on this checkout, with its output going to ``log``."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "160"}
+    environment["PYTHONFAULTHANDLER"] = "1"
+    command = [*stage.program, sys.executable, *stage.command]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, cwd=ROOT,
+        )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float, grace: float) -> bool:
+    """Wait that long, then ask the group to stop, then end it. Whether it ended by itself."""
+    try:
+        process.wait(max(0.0, seconds))
+        return True
+    except subprocess.TimeoutExpired:
+        pass
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(grace)
+            break
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+    return False
+
+
+def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> Outcome:
+    """Run one stage to its end, its limit or the end of all time."""
+    absent = [f"{path} does not exist" for path in stage.needs if not path.exists()]
+    if absent:
+        return Outcome(stage.name, "left out", tail="; ".join(absent))
+    limit = min(stage.limit, seconds_left - grace)
+    if limit <= 0:
+        return Outcome(stage.name, "no time left")
+    log = out / "logs" / f"{stage.file_name}.txt"
+    began = time.monotonic()
+    process = start(stage, log)
+    try:
+        ended = finish(process, limit, grace)
+    except BaseException:  # Ctrl-C, or whoever called us gave up: the stage must not go on alone
+        finish(process, 0, grace)
+        raise
+    state = "stopped at its limit" if not ended else "done" if process.returncode == 0 else "failed"
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
+    return Outcome(stage.name, state, round(time.monotonic() - began, 1), process.returncode, tail, found(stage))
+
+
+def found(stage: Stage) -> list[Any]:
+    """What a stage left, even where it was stopped: every whole line of JSON, or the one object of the file."""
+    if stage.results is None or not stage.results.exists():
+        return []
+    text = stage.results.read_text(encoding="utf-8", errors="replace")
+    try:
+        return [json.loads(text)]
+    except json.JSONDecodeError:
+        pass
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def check(stages: list[Stage], out: Path, time_limit: float, grace: float = GRACE, **about: Any) -> list[Outcome]:
+    """Run all stages in order; ``about`` goes into the summary beside their outcomes."""
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    outcomes: list[Outcome] = []
+    _write(out, about, outcomes)
+    for stage in stages:
+        last = run(stage, out, time_limit - (time.monotonic() - began), grace)
+        outcomes.append(last)
+        indented = "\n".join(f"    {line}" for line in last.tail.splitlines())
+        print(f"{last.name}: {last.state} ({last.seconds:.0f} s)\n{indented}", flush=True)
+        _write(out, about, outcomes)
+    return outcomes
+
+
+def _write(out: Path, about: dict[str, Any], outcomes: list[Outcome]) -> None:
+    """summary.json, whole at any moment."""
+    partial = out / "summary.json.partial"
+    summary = about | {"stages": [asdict(outcome) for outcome in outcomes]}
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    partial.replace(out / "summary.json")
