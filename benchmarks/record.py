@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     # Some virtual machines hide the model's name; family and model number still tell one generation from another.
@@ -54,7 +54,7 @@ def _gpu() -> str:
     try:
         shown = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=20, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -77,6 +77,7 @@ def commit() -> str:
     try:
         shown = subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
+            encoding="utf-8", errors="replace",
             timeout=20, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -100,7 +101,7 @@ def record(benchmark: str, results: Iterable[dict[str, Any]], **settings: Any) -
 
 def append(entry: dict[str, Any], history: Path = HISTORY) -> None:
     """One more line of the history."""
-    with history.open("a") as file:
+    with history.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, sort_keys=True) + "\n")
 
 
@@ -111,7 +112,7 @@ def read(history: Path = HISTORY) -> list[dict[str, Any]]:
     if not history.exists():
         return []
     entries = []
-    for number, line in enumerate(history.read_text().splitlines(), 1):
+    for number, line in enumerate(history.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError as error:

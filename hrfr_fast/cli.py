@@ -317,7 +317,7 @@ def study(
         _print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
         return
     report = run_study(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
-    contrasts = json.loads((report.parent / "results.json").read_text())["contrasts"]
+    contrasts = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))["contrasts"]
     for one in contrasts:
         if one["fixed"]:
             typer.echo(one["sentence"])

@@ -191,11 +191,11 @@ def _gpus() -> tuple[tuple[str, ...], str]:
     try:
         shown = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=30, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         kernel = Path("/proc/driver/nvidia/version")
-        return (), kernel.read_text().splitlines()[0] if kernel.exists() else ""
+        return (), kernel.read_text(encoding="utf-8").splitlines()[0] if kernel.exists() else ""
     lines = tuple(line.strip() for line in shown.splitlines() if line.strip())
     return lines, lines[0].rpartition(",")[2].strip() if lines else ""
 

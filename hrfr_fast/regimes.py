@@ -226,7 +226,7 @@ def load_regime(path: str | Path) -> Regime:
     """A regime from a TOML file of Regime's fields; the name defaults to the file's. Raises UsageError."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a regime: {error}") from None
     try:

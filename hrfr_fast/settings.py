@@ -151,7 +151,7 @@ class TrainSettings:
 def load_settings(path: str | Path, base: TrainSettings | None = None) -> TrainSettings:
     """Settings from a TOML file over ``base`` (the defaults). Raises UsageError naming file and setting."""
     try:
-        values = tomllib.loads(Path(path).read_text())
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as settings: {error}") from None
     return (base or TrainSettings()).updated(values, str(path))

@@ -169,7 +169,7 @@ def run(stage: Stage, log: Path, seconds_left: float, grace: float = GRACE) -> O
         ended = finish(process, limit, grace)
         output.seek(0)
         text = output.read().decode(errors="replace")
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         file.write(f"\n===== {stage.name}: {' '.join(stage.command)[:400]}\n{text}")
     state = "stopped at its limit" if not ended else "done" if process.returncode == 0 else "failed"
     tail = "\n".join(text.strip().splitlines()[-TAIL:])
@@ -180,9 +180,9 @@ def found(stage: Stage) -> Any:
     """The numbers that a stage left, even where it was stopped."""
     try:
         if stage.results is not None:
-            return json.loads(stage.results.read_text())
+            return json.loads(stage.results.read_text(encoding="utf-8"))
         if stage.metrics is not None:
-            return [json.loads(line) for line in stage.metrics.read_text().splitlines()[-8:]]
+            return [json.loads(line) for line in stage.metrics.read_text(encoding="utf-8").splitlines()[-8:]]
     except (OSError, json.JSONDecodeError):
         pass
     return None
@@ -191,7 +191,7 @@ def found(stage: Stage) -> Any:
 def write(out: Path, summary: dict[str, Any]) -> None:
     """summary.json, whole at any moment."""
     partial = out / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     partial.replace(out / "summary.json")
 
 
@@ -202,7 +202,7 @@ def check(
     """Run all stages; data are made beside the first ones and waited for before the first that needs them."""
     out.mkdir(parents=True, exist_ok=True)
     log, began = out / "log.txt", time.monotonic()
-    log.write_text("")
+    log.write_text("", encoding="utf-8")
     summary: dict[str, Any] = {"missing_packages": missing_packages(), "stages": []}
     write(out, summary)
     outcomes: list[Outcome] = []

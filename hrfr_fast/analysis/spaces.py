@@ -195,7 +195,7 @@ def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
     settings: dict[str, Any] = {}
     if weights.parent.name == "checkpoints" and file.is_file():
         try:
-            settings = tomllib.loads(file.read_text())
+            settings = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{file}: cannot be read as settings: {error}") from None
     return Model(name, weights, read_metadata(weights), settings)

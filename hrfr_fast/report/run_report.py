@@ -23,9 +23,9 @@ FIGURES = (
 
 def write_run_report(run: Path) -> Path:
     """Write ``run/report/report.html`` from settings.toml, metrics.jsonl, results.json and the PNGs beside it."""
-    settings = tomllib.loads((run / "settings.toml").read_text())
-    results = json.loads((run / "results.json").read_text())
-    regime = tomllib.loads((run / "regime.toml").read_text())
+    settings = tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    regime = tomllib.loads((run / "regime.toml").read_text(encoding="utf-8"))
     body = [
         f"<h1>{escape(regime['name'])}: {escape(regime['summary'])}</h1>",
         _headline(results),

@@ -126,7 +126,7 @@ def preset_named(name: str) -> Preset:
 def load_preset(path: Path) -> Preset:
     """A preset from a TOML file: fields of Preset over those of ``base`` (a preset's name, "full" if not given)."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a preset: {error}") from None
     base_name = values.pop("base", "full")

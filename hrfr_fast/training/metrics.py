@@ -22,7 +22,7 @@ class Metrics:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = open(self.path, "a")  # noqa: SIM115
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         step = kept[-1]["step"] if kept else 0
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
@@ -46,7 +46,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; a line cut short by a kill is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
