@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hrfr_fast.caches import use_writable_caches
 from hrfr_fast.engines.dali import WHEELS
 from hrfr_fast.errors import UsageError
 from hrfr_fast.machine import cores, gib, memory
@@ -66,7 +67,10 @@ class Facts:
     threads: str = ""
     """numba's threading layer: tbb, omp or workqueue."""
     kernel_error: str = ""
+    lost_caches: tuple[str, ...] = ()
+    """Variables of the libraries' caches that no usual place can be written for: they are lost at exit."""
     disk: Disk | None = None
+    """None where the folder cannot be written to."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Report:
 def examine(folder: str | Path = ".") -> Report:
     """Look at this machine, measuring the disk under ``folder`` for a second or two, and judge.
 
-    Raises UsageError where ``folder`` is no directory one can write to.
+    A folder that cannot be written to is not measured. Raises UsageError where ``folder`` is no directory.
     """
     return judge(look(Path(folder)))
 
@@ -114,6 +118,11 @@ def judge(facts: Facts) -> Report:
     elif (facts.driver or facts.gpus) and not facts.cuda_usable:
         why = "" if facts.torch_cuda else ": it is a CPU build"
         fixes.insert(0, FIX.format(version=facts.torch, why=why))
+    if facts.lost_caches:
+        fixes.append(
+            f"no home can be written to, so what is compiled is lost at exit; set {', '.join(facts.lost_caches)} to"
+            " directories that can be written to and stay"
+        )
     if facts.shm_bytes < LEAST_SHM:
         fixes.append(
             f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
@@ -167,15 +176,16 @@ def _ffcv(facts: Facts) -> Verdict:
 
 def look(folder: Path) -> Facts:
     """The facts of this machine; a thing that fails to load is a fact too."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder}: give a directory one can write to, it is where the disk is measured")
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such directory; give the one whose disk is to be measured")
     total, available = memory()
     found: dict[str, Any] = {}
     for one in (_look_at_torch, _look_at_dali, _look_at_ffcv, _look_at_kernel):
         found |= one()
     gpus, driver = _gpus()
+    disk = measure_disk(folder) if os.access(folder, os.W_OK) else None
     return Facts(
-        cores(), total, available, _shm(), gpus, driver, **found, disk=measure_disk(folder)
+        cores(), total, available, _shm(), gpus, driver, **found, lost_caches=use_writable_caches(), disk=disk
     )  # fmt: skip
 
 
@@ -305,8 +315,13 @@ def _short(error: Exception) -> str:
 
 def rows(facts: Facts) -> list[tuple[str, str]]:
     """The facts as the command shows them."""
-    disk = facts.disk
-    shown = [
+    disk, measured = facts.disk, "not measured, the folder cannot be written to"
+    if disk:
+        speed = (
+            f"write {disk.write_bytes_per_second / 1e6:,.0f} MB/s, read {disk.read_bytes_per_second / 1e6:,.0f} MB/s"
+        )
+        measured = f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {gib(disk.free_bytes)} free"
+    return [
         ("GPU", "; ".join(facts.gpus) or "none"),
         ("driver", facts.driver or "none"),
         (
@@ -318,12 +333,5 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("cores", f"{facts.cores}, numba threads: {facts.threads or facts.kernel_error}"),
         ("memory", f"{gib(facts.memory_bytes)}, {gib(facts.memory_available_bytes)} available"),
         ("/dev/shm", gib(facts.shm_bytes)),
+        ("disk", measured),
     ]
-    if disk:
-        speed = (
-            f"write {disk.write_bytes_per_second / 1e6:,.0f} MB/s, read {disk.read_bytes_per_second / 1e6:,.0f} MB/s"
-        )
-        shown.append(
-            ("disk", f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {gib(disk.free_bytes)} free")
-        )
-    return shown
