@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.measure import Result
 from benchmarks.peers import ENGINES
+from hrfr_fast.report.canvas import saved_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = Path(__file__).resolve().parent / "history.jsonl"
@@ -151,15 +152,15 @@ def best_peer(results: list[Result]) -> Result | None:
 
 def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> None:
     """Left: images/s of everything in this run. Right: our engines over the records of such a machine."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     cells = sorted({(r["group"], r["regime"], r["encoding"]) for r in entry["results"]})
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(15, 1 + 1.6 * len(cells)), width_ratios=(2, 1), layout="constrained"
-    )
+    alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
+    with saved_figure(path, (15, 1 + 1.6 * len(cells)), dpi=110) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+        _plot_cells(left, entry, cells)
+        _plot_history(right, [*alike, entry])
+
+
+def _plot_cells(axes: Any, entry: dict[str, Any], cells: list[tuple[str, str, str]]) -> None:
     ticks, names = [], []
     row = 0
     for cell in cells:
@@ -167,27 +168,27 @@ def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> No
         shown = sorted((r for r in shown if not r.get("problem")), key=lambda r: r["images_per_second"])
         for result in shown:
             ours = result["contestant"] in ENGINES
-            left.barh(row, result["images_per_second"], color="tab:blue" if ours else "lightgrey")
-            left.text(result["images_per_second"], row, f" {result['images_per_second']:,.0f}", va="center", fontsize=7)
+            axes.barh(row, result["images_per_second"], color="tab:blue" if ours else "lightgrey")
+            axes.text(result["images_per_second"], row, f" {result['images_per_second']:,.0f}", va="center", fontsize=7)
             ticks.append(row)
             names.append(f"{result['contestant']}  ({cell[1]}, {cell[0]} {cell[2]})")
             row += 1
         row += 1
-    left.set_yticks(ticks, names, fontsize=7)
-    left.set_xscale("log")
-    left.set_xlabel("images/s (log scale); blue: hrfr-fast")
-    alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
+    axes.set_yticks(ticks, names, fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("images/s (log scale); blue: hrfr-fast")
+
+
+def _plot_history(axes: Any, entries: list[dict[str, Any]]) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
-    for number, old in enumerate([*alike, entry]):
+    for number, old in enumerate(entries):
         for result in old["results"]:
             if result["contestant"] in ENGINES and not result.get("problem"):
                 name = f"{result['contestant']} {result['regime']} {result['encoding']} {result['dtype']}"
                 lines.setdefault(name, []).append((number, result["images_per_second"]))
     for name, points in sorted(lines.items()):
-        right.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
-    right.set_yscale("log")
-    right.set_xlabel("record on such a machine, this run last")
-    right.set_ylabel("images/s")
-    right.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("record on such a machine, this run last")
+    axes.set_ylabel("images/s")
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
