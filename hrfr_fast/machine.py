@@ -1,6 +1,7 @@
 """What this machine offers a process: cores and memory."""
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def free_memory() -> int:
         # The page cache counts as used there and can be given back, so only the limit itself is a bound.
         free.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return min(free)
+
+
+def most_memory() -> int:
+    """Bytes of host memory that this process has taken at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # KiB on Linux
 
 
 def gib(count: float) -> str:

@@ -162,3 +162,35 @@ def test_accumulation_gives_the_gradient_of_the_mean(settings):
         [(_, losses)] = trainer.losses.read()
     assert torch.isfinite(moved).all() and moved.abs().max() > 0
     assert losses.shape == (1,) and np.isfinite(losses).all()
+
+
+def test_results_are_kept_where_no_picture_can_be_drawn(settings, monkeypatch, capsys):
+    """A broken matplotlib costs a run its pictures, and neither its numbers nor its report."""
+    from hrfr_fast.report import canvas
+
+    def broken():
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "in a matplotlibrc")
+
+    monkeypatch.setattr(canvas, "import_matplotlib", broken)
+    result = train(settings, show_progress=False)
+    assert result.results["hres"].verification.accuracy > 0 and result.report.exists()
+    assert (settings.run_directory / "results.json").exists()
+    assert "loss.png could not be drawn" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_no_loss_is_shown_before_one_is_read(settings):
+    with Trainer(settings, show_progress=False) as trainer:
+        shown: dict = {}
+        trainer.rate = 0.1
+        trainer._show(type("Bar", (), {"update": lambda self, task, **more: shown.update(more)})(), 0)
+    assert "loss" not in shown["note"] and "nan" not in shown["note"]
+
+
+def test_a_long_run_says_so_once(settings, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from hrfr_fast.training import advice
+
+    monkeypatch.setattr(advice, "LONG", 0.0)
+    train(replace(settings, width=24), show_progress=False)
+    assert capsys.readouterr().err.count("this run on a CPU: ") == 1
