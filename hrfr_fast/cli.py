@@ -14,6 +14,7 @@ import typer
 
 from hrfr_fast import __version__
 from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.locales import use_utf8
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
+    use_utf8()
     try:
         app()
     except HrfrError as error:
