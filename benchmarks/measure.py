@@ -311,7 +311,7 @@ def tree_memory_bytes() -> int:
     """
     import psutil
 
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
     return peak + sum(p.memory_full_info().uss for p in psutil.Process().children(recursive=True))
 

@@ -232,7 +232,7 @@ def main(
         if missing(name):
             console.print(f"  NOT MEASURED: {name}: {missing(name)}", style="yellow", markup=False)
     entry = record.record("pack", results, faces=copies * 10_000, workers=workers, memory_target=MEMORY_TARGET)
-    (out / "pack.json").write_text(json.dumps(entry, indent=1) + "\n")
+    (out / "pack.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if record_it:
         record.append(entry)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.measure import Result
 from benchmarks.peers import ENGINES
+from hrfr_fast.report.canvas import saved_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = Path(__file__).resolve().parent / "history.jsonl"
@@ -37,7 +38,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     # Some virtual machines hide the model's name; family and model number still tell one generation from another.
@@ -54,7 +55,7 @@ def _gpu() -> str:
     try:
         shown = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=20, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -77,6 +78,7 @@ def commit() -> str:
     try:
         shown = subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
+            encoding="utf-8", errors="replace",
             timeout=20, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -100,7 +102,7 @@ def record(benchmark: str, results: Iterable[dict[str, Any]], **settings: Any) -
 
 def append(entry: dict[str, Any], history: Path = HISTORY) -> None:
     """One more line of the history."""
-    with history.open("a") as file:
+    with history.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, sort_keys=True) + "\n")
 
 
@@ -111,7 +113,7 @@ def read(history: Path = HISTORY) -> list[dict[str, Any]]:
     if not history.exists():
         return []
     entries = []
-    for number, line in enumerate(history.read_text().splitlines(), 1):
+    for number, line in enumerate(history.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -150,15 +152,15 @@ def best_peer(results: list[Result]) -> Result | None:
 
 def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> None:
     """Left: images/s of everything in this run. Right: our engines over the records of such a machine."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     cells = sorted({(r["group"], r["regime"], r["encoding"]) for r in entry["results"]})
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(15, 1 + 1.6 * len(cells)), width_ratios=(2, 1), layout="constrained"
-    )
+    alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
+    with saved_figure(path, (15, 1 + 1.6 * len(cells)), dpi=110) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+        _plot_cells(left, entry, cells)
+        _plot_history(right, [*alike, entry])
+
+
+def _plot_cells(axes: Any, entry: dict[str, Any], cells: list[tuple[str, str, str]]) -> None:
     ticks, names = [], []
     row = 0
     for cell in cells:
@@ -166,27 +168,27 @@ def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> No
         shown = sorted((r for r in shown if not r.get("problem")), key=lambda r: r["images_per_second"])
         for result in shown:
             ours = result["contestant"] in ENGINES
-            left.barh(row, result["images_per_second"], color="tab:blue" if ours else "lightgrey")
-            left.text(result["images_per_second"], row, f" {result['images_per_second']:,.0f}", va="center", fontsize=7)
+            axes.barh(row, result["images_per_second"], color="tab:blue" if ours else "lightgrey")
+            axes.text(result["images_per_second"], row, f" {result['images_per_second']:,.0f}", va="center", fontsize=7)
             ticks.append(row)
             names.append(f"{result['contestant']}  ({cell[1]}, {cell[0]} {cell[2]})")
             row += 1
         row += 1
-    left.set_yticks(ticks, names, fontsize=7)
-    left.set_xscale("log")
-    left.set_xlabel("images/s (log scale); blue: hrfr-fast")
-    alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
+    axes.set_yticks(ticks, names, fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("images/s (log scale); blue: hrfr-fast")
+
+
+def _plot_history(axes: Any, entries: list[dict[str, Any]]) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
-    for number, old in enumerate([*alike, entry]):
+    for number, old in enumerate(entries):
         for result in old["results"]:
             if result["contestant"] in ENGINES and not result.get("problem"):
                 name = f"{result['contestant']} {result['regime']} {result['encoding']} {result['dtype']}"
                 lines.setdefault(name, []).append((number, result["images_per_second"]))
     for name, points in sorted(lines.items()):
-        right.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
-    right.set_yscale("log")
-    right.set_xlabel("record on such a machine, this run last")
-    right.set_ylabel("images/s")
-    right.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("record on such a machine, this run last")
+    axes.set_ylabel("images/s")
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))

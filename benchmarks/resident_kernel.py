@@ -79,7 +79,7 @@ def main() -> int:
             flush=True,
         )
         if options.json:  # saved as it goes
-            with open(options.json, "w") as file:
+            with open(options.json, "w", encoding="utf-8") as file:
                 json.dump(found, file, indent=1)
     return 0
 

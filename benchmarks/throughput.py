@@ -179,7 +179,7 @@ def main(
     entry = record.record(
         "throughput", rows, batch_size=task.batch_size, device=where, rounds=rounds, seconds=seconds
     )  # fmt: skip
-    (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n")
+    (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     record.plot(entry, history, out / "throughput.png")
     if record_it:
         record.append(entry)

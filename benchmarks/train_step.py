@@ -387,7 +387,9 @@ def main(
         )  # fmt: skip
         results.append(measure(settings, engines, rounds or (2 if quick else 5), seconds or (0.5 if quick else 1.5)))
         show(results[-1])
-        (out / "train_step.json").write_text(json.dumps(record("train_step", results), indent=1) + "\n")
+        (out / "train_step.json").write_text(
+            json.dumps(record("train_step", results), indent=1) + "\n", encoding="utf-8"
+        )
     typer.echo(f"{out}/train_step.json")
 
 

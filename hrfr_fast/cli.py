@@ -14,6 +14,7 @@ import typer
 
 from hrfr_fast import __version__
 from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.locales import use_utf8
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
@@ -40,6 +41,7 @@ PACKAGE_OF = {
 
 def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
+    use_utf8()
     try:
         app()
     except HrfrError as error:
@@ -347,7 +349,7 @@ def study(
         _print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
         return
     report = run_study(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
-    contrasts = json.loads((report.parent / "results.json").read_text())["contrasts"]
+    contrasts = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))["contrasts"]
     for one in contrasts:
         if one["fixed"]:
             typer.echo(one["sentence"])

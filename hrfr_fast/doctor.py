@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hrfr_fast.caches import use_writable_caches
 from hrfr_fast.errors import UsageError
 from hrfr_fast.gpu_software import (
     COMPILER_FIX,
@@ -79,7 +80,10 @@ class Facts:
     threads: str = ""
     """numba's threading layer: tbb, omp or workqueue."""
     kernel_error: str = ""
+    lost_caches: tuple[str, ...] = ()
+    """Variables of the libraries' caches that no usual place can be written for: they are lost at exit."""
     disk: Disk | None = None
+    """None where the folder cannot be written to."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Report:
 def examine(folder: str | Path = ".") -> Report:
     """Look at this machine, measuring the disk under ``folder`` for a second or two, and judge.
 
-    Raises UsageError where ``folder`` is no directory one can write to.
+    A folder that cannot be written to is not measured. Raises UsageError where ``folder`` is no directory.
     """
     return judge(look(Path(folder)))
 
@@ -133,6 +137,11 @@ def judge(facts: Facts) -> Report:
         fixes.insert(0, torch_fix(facts.torch, facts.torch_cuda, facts.driver))
     elif no_code:
         fixes.insert(0, no_code)
+    if facts.lost_caches:
+        fixes.append(
+            f"no home can be written to, so what is compiled is lost at exit; set {', '.join(facts.lost_caches)} to"
+            " directories that can be written to and stay"
+        )
     if facts.shm_bytes < LEAST_SHM:
         fixes.append(
             f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
@@ -192,15 +201,16 @@ def _ffcv(facts: Facts) -> Verdict:
 
 def look(folder: Path) -> Facts:
     """The facts of this machine; a thing that fails to load is a fact too."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(f"{folder}: give a directory one can write to, it is where the disk is measured")
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such directory; give the one whose disk is to be measured")
     total, available = memory()
     found: dict[str, Any] = {}
     for one in (_look_at_torch, _look_at_compiler, _look_at_dali, _look_at_ffcv, _look_at_kernel):
         found |= one()
     gpus, driver = _gpus()
+    disk = measure_disk(folder) if os.access(folder, os.W_OK) else None
     return Facts(
-        cores(), total, available, _shm(), gpus, driver, **found, disk=measure_disk(folder)
+        cores(), total, available, _shm(), gpus, driver, **found, lost_caches=use_writable_caches(), disk=disk
     )  # fmt: skip
 
 
@@ -216,11 +226,11 @@ def _gpus() -> tuple[tuple[str, ...], str]:
     try:
         shown = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=30, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         kernel = Path("/proc/driver/nvidia/version")
-        return (), kernel.read_text().splitlines()[0] if kernel.exists() else ""
+        return (), kernel.read_text(encoding="utf-8").splitlines()[0] if kernel.exists() else ""
     lines = tuple(line.strip() for line in shown.splitlines() if line.strip())
     return lines, lines[0].rpartition(",")[2].strip() if lines else ""
 
@@ -341,8 +351,13 @@ def _short(error: Exception) -> str:
 
 def rows(facts: Facts) -> list[tuple[str, str]]:
     """The facts as the command shows them."""
-    disk = facts.disk
-    shown = [
+    disk, measured = facts.disk, "not measured, the folder cannot be written to"
+    if disk:
+        speed = (
+            f"write {disk.write_bytes_per_second / 1e6:,.0f} MB/s, read {disk.read_bytes_per_second / 1e6:,.0f} MB/s"
+        )
+        measured = f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {gib(disk.free_bytes)} free"
+    return [
         ("GPU", "; ".join(facts.gpus) or "none"),
         ("driver", facts.driver or "none"),
         (
@@ -354,12 +369,5 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("cores", f"{facts.cores}, numba threads: {facts.threads or facts.kernel_error}"),
         ("memory", f"{gib(facts.memory_bytes)}, {gib(facts.memory_available_bytes)} available"),
         ("/dev/shm", gib(facts.shm_bytes)),
+        ("disk", measured),
     ]
-    if disk:
-        speed = (
-            f"write {disk.write_bytes_per_second / 1e6:,.0f} MB/s, read {disk.read_bytes_per_second / 1e6:,.0f} MB/s"
-        )
-        shown.append(
-            ("disk", f"{speed}, {disk.random_reads_per_second:,.0f} random 4-KiB reads/s, {gib(disk.free_bytes)} free")
-        )
-    return shown

@@ -1,6 +1,7 @@
 """What this machine offers a process: cores and memory."""
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def cores() -> int:
 def memory() -> tuple[int, int]:
     """Bytes of host memory: all of it, and what can be had without swapping, page cache included."""
     with suppress(OSError, KeyError, ValueError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemAvailable"].split()[0]) << 10
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux
     return total, total
@@ -24,8 +25,13 @@ def free_memory() -> int:
     free = [memory()[1]]
     with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
         # The page cache counts as used there and can be given back, so only the limit itself is a bound.
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return min(free)
+
+
+def most_memory() -> int:
+    """Bytes of host memory that this process has taken at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # KiB on Linux
 
 
 def gib(count: float) -> str:

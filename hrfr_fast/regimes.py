@@ -4,14 +4,13 @@ Code elsewhere reads these fields and never a regime's name. A regime of one's o
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.errors import UsageError
-from hrfr_fast.files import write_bytes
+from hrfr_fast.toml_files import read_toml, write_toml
 
 SPLITS = ("lowres", "highres")
 MODELS = {"single": ("body", "output", "head"), "fused": ("body", "output", "fusion", "head")}
@@ -153,10 +152,7 @@ class Regime:
 
     def save(self, path: str | Path) -> None:
         """Write as a TOML file that ``load_regime`` reads, atomically."""
-        import tomli_w
-
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        write_bytes(path, tomli_w.dumps(values).encode())
+        write_toml(path, {name: value for name, value in asdict(self).items() if value is not None})
 
 
 _LARGE, _SMALL = "lowres144", "lowres32"
@@ -225,10 +221,7 @@ def regime_named(name: str) -> Regime:
 def load_regime(path: str | Path) -> Regime:
     """A regime from a TOML file of Regime's fields; the name defaults to the file's. Raises UsageError."""
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a regime: {error}") from None
+    values = read_toml(path, "a regime")
     try:
         phases = values.pop("phases", None)
         known = {"name": path.stem} | values

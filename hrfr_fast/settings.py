@@ -4,7 +4,6 @@ Defaults < ``--config file.toml`` < flags. The command line builds its options f
 keeps the resolved values as ``settings.toml``, and that file is itself a valid ``--config``.
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, Self, get_args, get_type_hints
 
 from hrfr_fast.data.augment import AugmentSettings
 from hrfr_fast.errors import UsageError
-from hrfr_fast.files import write_bytes
 from hrfr_fast.regimes import REGIMES, regime_named
+from hrfr_fast.toml_files import read_toml, write_toml
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
@@ -143,18 +142,12 @@ class TrainSettings:
 
     def save(self, path: str | Path) -> None:
         """Write as TOML, atomically."""
-        import tomli_w
-
-        write_bytes(path, tomli_w.dumps(asdict(self)).encode())
+        write_toml(path, asdict(self))
 
 
 def load_settings(path: str | Path, base: TrainSettings | None = None) -> TrainSettings:
     """Settings from a TOML file over ``base`` (the defaults). Raises UsageError naming file and setting."""
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as settings: {error}") from None
-    return (base or TrainSettings()).updated(values, str(path))
+    return (base or TrainSettings()).updated(read_toml(path, "settings"), str(path))
 
 
 def _augment(base: AugmentSettings, values: Any, origin: str) -> AugmentSettings:

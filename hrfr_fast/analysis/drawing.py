@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.report.canvas import saved_figure
 from hrfr_fast.report.plots import COLOURS
 
 if TYPE_CHECKING:
@@ -23,18 +24,13 @@ def figure(
     path: Path, rows: int = 1, columns: int = 1, *, cell: tuple[float, float] = (4.2, 3.4), **subplots: Any
 ) -> Iterator[Any]:
     """An array of axes [rows, columns], ``cell`` inches each, saved to ``path`` when the block ends."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(cell[0] * columns, cell[1] * rows), layout="constrained", facecolor="white")
-    FigureCanvasAgg(drawn)
-    axes = drawn.subplots(rows, columns, squeeze=False, **subplots)
-    for one in axes.flat:
-        if one.name != "3d":
-            one.grid(alpha=0.3)
-            one.spines[["top", "right"]].set_visible(False)
-    yield axes
-    drawn.savefig(path, dpi=130)
+    with saved_figure(path, (cell[0] * columns, cell[1] * rows)) as drawn:
+        axes = drawn.subplots(rows, columns, squeeze=False, **subplots)
+        for one in axes.flat:
+            if one.name != "3d":
+                one.grid(alpha=0.3)
+                one.spines[["top", "right"]].set_visible(False)
+        yield axes
 
 
 def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:

@@ -128,7 +128,7 @@ def _answer(
     except HrfrError as error:
         failures.append(_Failure(name, str(error)))
     except Exception as error:  # a bug in one question must not cost the others' answers
-        write_bytes(log, traceback.format_exc().encode())
+        write_bytes(log, traceback.format_exc().encode(errors="backslashreplace"))
         failures.append(_Failure(name, f"a fault in hrfr-fast ({type(error).__name__}: {error}); details in {log}"))
     else:
         findings.append(finding)

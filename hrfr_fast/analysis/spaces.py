@@ -1,6 +1,5 @@
 """The embeddings every question is asked of: highres_eval in several views through several models, each made once."""
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from hrfr_fast.data import beton
 from hrfr_fast.data.shards import Packed, PairSet, Split
 from hrfr_fast.errors import UsageError
+from hrfr_fast.toml_files import read_toml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -194,10 +194,7 @@ def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
     file = weights.parent.parent / "settings.toml"
     settings: dict[str, Any] = {}
     if weights.parent.name == "checkpoints" and file.is_file():
-        try:
-            settings = tomllib.loads(file.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{file}: cannot be read as settings: {error}") from None
+        settings = read_toml(file, "settings")
     return Model(name, weights, read_metadata(weights), settings)
 
 
@@ -222,4 +219,5 @@ def _name(path: Path, depth: int) -> str:
     if path.suffix == ".safetensors":
         suffix = "" if path.stem == "last" else f"-{path.stem}"
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    return "-".join(path.parts[-depth:]).strip("/") + suffix
+    name = "-".join(path.parts[-depth:]).strip("/") + suffix
+    return "".join(sign if sign.isprintable() else "_" for sign in name)  # no font draws bytes that are not UTF-8

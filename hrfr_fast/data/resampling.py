@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.caches import numba_keeps_kernels
 from hrfr_fast.data.augment import Plan
 
 CUBIC, LINEAR, BOX = range(3)
@@ -27,7 +28,8 @@ ERASE_LEVEL = 128
 TIE = 1e-4  # below 1 / (2 size), the least distance from an edge that is not a tie; above the errors of float32
 CHUNK = 8  # pictures that share one set of scratch buffers
 
-_jit = numba.njit(cache=True, fastmath={"contract", "nsz", "arcp", "nnan", "ninf"}, nogil=True)
+_KEPT = numba_keeps_kernels()
+_jit = numba.njit(cache=_KEPT, fastmath={"contract", "nsz", "arcp", "nnan", "ninf"}, nogil=True)
 
 
 def resample(
@@ -88,7 +90,7 @@ def _gather(data, offsets, out):
         out[b] = data[offsets[b] : offsets[b] + out.shape[1]]
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
+@numba.njit(cache=_KEPT, parallel=True, nogil=True)
 def _resample_batch(data, offsets, size, box, colour, degrade, kernel, blur, erase, out, rows):
     side = out.shape[1]
     largest = max(size, np.max(degrade)) if len(degrade) else size

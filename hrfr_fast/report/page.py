@@ -41,7 +41,7 @@ def write_page(path: Path, title: str, body: Iterable[str]) -> Path:
         + "\n</body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode(errors="backslashreplace"))  # paths may hold bytes that are no text
     return path
 
 

@@ -1,6 +1,6 @@
 """The curves of a run as PNG files: loss and rate, accuracy over time, ROC, scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hrfr_fast.evaluation.verification import Verification, roc
+from hrfr_fast.report.canvas import attempt, saved_figure
 from hrfr_fast.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def write_curves(run: Path, verifications: Mapping[str, Verification]) -> list[Path]:
-    """Draw everything there is data for into ``run/report``; returns the files."""
+    """Draw everything there is data for into ``run/report``; returns the files. What cannot be drawn is left out."""
     folder = run / "report"
     folder.mkdir(parents=True, exist_ok=True)
     lines = read_metrics(run / "metrics.jsonl")
-    drawn = [_loss(folder / "loss.png", [line for line in lines if line["kind"] == "train"])]
-    watched = [line for line in lines if line["kind"] == "verification"]
+    trained, watched = ([line for line in lines if line["kind"] == kind] for kind in ("train", "verification"))
+    wanted: dict[str, tuple[Callable[..., Path], object]] = {"loss.png": (_loss, trained)}
     if watched:
-        drawn.append(_accuracy(folder / "accuracy.png", watched))
+        wanted["accuracy.png"] = (_accuracy, watched)
     if verifications:
-        drawn += [_roc(folder / "roc.png", verifications), _scores(folder / "scores.png", verifications)]
-    return drawn
+        wanted |= {"roc.png": (_roc, verifications), "scores.png": (_scores, verifications)}
+    return [folder / name for name, (draw, data) in wanted.items() if attempt(draw, folder / name, data)]
 
 
 @contextmanager
@@ -36,17 +37,12 @@ def figure_file(
     path: Path, columns: int = 1, *, rows: int = 1, size: tuple[float, float] | None = None
 ) -> Iterator[Any]:
     """A figure of ``rows`` times ``columns`` axes, ``size`` inches in all, saved to ``path`` when the block ends."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size or (6.4 * min(columns, 2), 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for one in axes:
-        one.grid(alpha=0.3)
-        one.spines[["top", "right"]].set_visible(False)
-    yield axes
-    figure.savefig(path, dpi=130)
+    with saved_figure(path, size or (6.4 * min(columns, 2), 4.0)) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for one in axes:
+            one.grid(alpha=0.3)
+            one.spines[["top", "right"]].set_visible(False)
+        yield axes
 
 
 def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:

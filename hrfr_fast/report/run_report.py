@@ -1,12 +1,12 @@
 """The report of one run: a single HTML file with the pictures inside, for screen, phone and paper."""
 
 import json
-import tomllib
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.report.page import facts, figure, note, table, write_page
+from hrfr_fast.toml_files import read_toml
 from hrfr_fast.training.metrics import read_metrics
 
 FIGURES = (
@@ -23,9 +23,9 @@ FIGURES = (
 
 def write_run_report(run: Path) -> Path:
     """Write ``run/report/report.html`` from settings.toml, metrics.jsonl, results.json and the PNGs beside it."""
-    settings = tomllib.loads((run / "settings.toml").read_text())
-    results = json.loads((run / "results.json").read_text())
-    regime = tomllib.loads((run / "regime.toml").read_text())
+    settings = read_toml(run / "settings.toml", "settings")
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    regime = read_toml(run / "regime.toml", "a regime")
     body = [
         f"<h1>{escape(regime['name'])}: {escape(regime['summary'])}</h1>",
         _headline(results),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hrfr_fast.evaluation.verification import roc
+from hrfr_fast.report.canvas import attempt
 from hrfr_fast.report.plots import COLOURS, figure_file
 from hrfr_fast.study.judge import read_judged
 from hrfr_fast.study.plan import APART
@@ -45,21 +46,21 @@ def write_figures(out: Path, results: Mapping[str, Any]) -> dict[str, Path]:
     trained = {label: entry for label, entry in results["regimes"].items() if entry["stage"] != "sphere"}
     judged = {label: entry for label, entry in trained.items() if "accuracy" in entry}
     base = {label: entry for label, entry in judged.items() if entry["stage"] not in APART}
-    drawn: dict[str, Path] = {}
+    wanted: dict[str, tuple[Any, ...]] = {}
     for name, draw, shown in (
         ("accuracy", _accuracy, judged), ("folds", _folds, base), ("loss", _loss, trained),
         ("progress", _progress, trained), ("roc", _roc, base), ("resolution", _resolution, base),
         ("cross", _cross, base), ("identification", _identification, base),
     ):  # fmt: skip
-        if shown and draw(folder / f"{name}.png", shown, out):
-            drawn[name] = folder / f"{name}.png"
+        if shown:
+            wanted[name] = (draw, shown, out)
     if results["contrasts"]:
-        drawn["matrix"] = _matrix(folder / "matrix.png", list(base), results["contrasts"])
+        wanted["matrix"] = (_matrix, list(base), results["contrasts"])
     if results.get("dose"):
-        drawn["dose"] = _dose(folder / "dose.png", results["dose"])
-    for label, entry in trained.items():
-        drawn[f"regime-{label}"] = _one_regime(folder / f"regime-{label}.png", entry, out)
-    return drawn
+        wanted["dose"] = (_dose, results["dose"])
+    wanted |= {f"regime-{label}": (_one_regime, entry, out) for label, entry in trained.items()}
+    files = {name: folder / f"{name}.png" for name in wanted}
+    return {name: files[name] for name, (draw, *data) in wanted.items() if attempt(draw, files[name], *data)}
 
 
 def _looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:

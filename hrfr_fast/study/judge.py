@@ -87,7 +87,7 @@ def judge(
 def read_judged(run: Path, asked: dict[str, Any] | None = None) -> Judged | None:
     """What ``judge`` left in ``run``; None where it did not, or where something else than ``asked`` was asked."""
     try:
-        said = json.loads((run / "judged.json").read_text())
+        said = json.loads((run / "judged.json").read_text(encoding="utf-8"))
         with np.load(run / "scores.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):

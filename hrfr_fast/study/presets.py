@@ -1,6 +1,5 @@
 """How large a study is: budgets, seeds and what is judged, as data. A preset of one's own is a TOML file."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.resolution import SIDES
 from hrfr_fast.evaluation.views import HR
+from hrfr_fast.toml_files import read_toml
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,7 @@ def preset_named(name: str) -> Preset:
 
 def load_preset(path: Path) -> Preset:
     """A preset from a TOML file: fields of Preset over those of ``base`` (a preset's name, "full" if not given)."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a preset: {error}") from None
+    values = read_toml(path, "a preset")
     base_name = values.pop("base", "full")
     if base_name not in PRESETS:
         raise UsageError(f"{path}: base is {base_name!r}; it must be one of {', '.join(PRESETS)}")

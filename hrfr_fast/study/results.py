@@ -139,7 +139,7 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     jobs = plan.of(label)
     first = jobs[0]
     runs = {str(job.seed): str(job.run.relative_to(plan.out)) for job in jobs}
-    own = {job.seed: json.loads((job.run / "results.json").read_text()) for job in jobs}
+    own = {job.seed: json.loads((job.run / "results.json").read_text(encoding="utf-8")) for job in jobs}
     others = sorted({name for result in own.values() for name in result})
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,

@@ -115,7 +115,7 @@ def status(job: Job, digest: str) -> str:
 def _known(path: Path) -> dict[str, Any]:
     """What ``identity_of`` was when the run was begun."""
     try:
-        known: dict[str, Any] = json.loads(path.read_text())
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known["settings"] = {n: value for n, value in known["settings"].items() if n not in NOT_COMPARED}
         return known
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -216,7 +216,7 @@ def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, 
         except IncompleteAnalysis as error:
             console.print(f"warning: {error}", markup=False)
             findings += error.findings
-        index = json.loads((plan.out / folder / "index.json").read_text())
+        index = json.loads((plan.out / folder / "index.json").read_text(encoding="utf-8"))
         unanswered |= index["left_out"] | index["failed"]
     return findings, unanswered
 

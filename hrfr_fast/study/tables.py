@@ -15,7 +15,7 @@ def write_tables(results: Mapping[str, Any], out: Path) -> None:
     write_json(out / "results.json", results)
     for name, rows in tables(results).items():
         if rows:
-            write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode())
+            write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode(errors="backslashreplace"))
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

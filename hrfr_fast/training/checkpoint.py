@@ -48,11 +48,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def load_part(path: Path, prefix: str, module: "nn.Module") -> None:
     """Load the tensors ``prefix.*`` of a weights file into ``module``, strictly."""
-    from safetensors import safe_open
+    from safetensors.torch import load
 
-    with safe_open(str(path), framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix + ".")]  # noqa: SIM118
-        state = {name.removeprefix(prefix + "."): file.get_tensor(name) for name in names}
+    tensors = load(path.read_bytes())  # its reader of files takes only names that are UTF-8
+    state = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from hrfr_fast.caches import cache_home, private_folder, use_writable_caches, writable
 from hrfr_fast.errors import UsageError
 from hrfr_fast.training.device import Compute
 
@@ -36,6 +37,12 @@ def compile_choice(
 
 
 def use_lasting_cache() -> Path:
-    """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hrfr-fast" / "inductor"
-    return Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache)))
+    """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where.
+
+    Where neither can be written to, they are kept until exit.
+    """
+    use_writable_caches()
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_home() / "hrfr-fast" / "inductor")
+    private = None if writable(folder) else private_folder()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private / "inductor" if private else folder)
+    return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.files import write_bytes
+from hrfr_fast.progress import console
 
 SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")
 
@@ -20,13 +21,9 @@ class Metrics:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = open(self.path, "a")  # noqa: SIM115
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         step = kept[-1]["step"] if kept else 0
-        self._board: Any = None
-        if board:
-            from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
-
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = _tensorboard(run / "tensorboard", purge_step=step + 1 if step else None) if board else None
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line, and its SCALARS to TensorBoard. ``values`` hold "step", verifications also "pairs"."""
@@ -45,11 +42,25 @@ class Metrics:
             self._board.close()
 
 
+def _tensorboard(folder: Path, purge_step: int | None) -> Any:
+    """TensorBoard's writer into ``folder``; None, and a word about it, where TensorBoard cannot name the folder."""
+    from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined]
+
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        console.print(
+            f"{folder}: no TensorBoard log, its name is not UTF-8; metrics.jsonl has the numbers", markup=False
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; a line cut short by a kill is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:

@@ -64,7 +64,7 @@ class StepProfiler:
         self.directory.mkdir(parents=True, exist_ok=True)
         profile.export_chrome_trace(str(self.directory / "trace.json"))
         table = step_table(events, steps, self.on_cuda)
-        (self.directory / "table.txt").write_text(table)
+        (self.directory / "table.txt").write_text(table, encoding="utf-8")
         console.print(table, markup=False, highlight=False)
         console.print(f"trace of {steps} steps: {self.directory / 'trace.json'}")
 

@@ -24,7 +24,7 @@ from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.stopping import StopFlag
-from hrfr_fast.training import checkpoint
+from hrfr_fast.training import advice, checkpoint
 from hrfr_fast.training.batch_size import largest_batch, says_out_of_memory
 from hrfr_fast.training.build import (
     build_class_matrix,
@@ -35,7 +35,7 @@ from hrfr_fast.training.build import (
     with_inherited_shape,
 )
 from hrfr_fast.training.compiling import compile_choice
-from hrfr_fast.training.device import choose_compute
+from hrfr_fast.training.device import choose_compute, fastest_precision
 from hrfr_fast.training.feed import build_feed, training_splits
 from hrfr_fast.training.graph import graphs_choice
 from hrfr_fast.training.losses import Losses
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from torch import optim
 
     from hrfr_fast.training.step import Objective
+
+TIMED = 3  # steps that tell how long a run will take
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Trainer:
         self.clock, self.how = self._clock_and_choices()
         self.profiler = StepProfiler(self.settings.profile, self.run / "profile", self.compute.device)
         self.last_loss, self.rate = math.nan, math.nan
+        self.step_ends: list[float] = []
         self.metrics: Metrics | None = None
 
     def _clock_and_choices(self) -> tuple[StepClock, dict[str, str]]:
@@ -285,6 +288,7 @@ class Trainer:
                     console.print(f"{self.settings.plateau} verifications without a gain, for the third time: done")
                     break
                 self._one_step(batch)
+                self._tell_if_slow()
                 if self.step % self.settings.log_every == 0 or self.step == self.total_steps:
                     self._log(everything=self.step == self.total_steps)
                 self._show(bar, task)
@@ -326,8 +330,8 @@ class Trainer:
             if not says_out_of_memory(error):
                 raise
             raise HrfrError(
-                f"step {self.step + 1:,} does not fit the GPU's memory ({str(error).splitlines()[0]}); try a smaller "
-                "--batch-size, a larger --accumulate, or --activation-checkpointing"
+                f"step {self.step + 1:,} does not fit the GPU's memory ({str(error).splitlines()[0]}); "
+                f"{advice.after_out_of_memory(self.settings)}"
             ) from None
 
     def _next_eval(self) -> float:
@@ -338,8 +342,24 @@ class Trainer:
         best = f" · accuracy {self.last_accuracy:.1%}" if self.last_accuracy is not None else ""
         last = self.clock.last
         speed = f" · {last.images_per_second:,.0f} images/s ({last.limit})" if last else ""
-        note = f"loss {self.last_loss:.3f} · lr {self.rate:.4f}{speed}{best}"
+        loss = f"loss {self.last_loss:.3f} · " if math.isfinite(self.last_loss) else ""  # none is read yet
+        note = f"{loss}lr {self.rate:.4f}{speed}{best}"
         bar.update(task, completed=self.step, note=note)
+
+    def _tell_if_slow(self) -> None:
+        """On a CPU, after TIMED steps: what this run will take, where that is long."""
+        if self.compute.device.type != "cpu" or len(self.step_ends) > TIMED:
+            return
+        self.step_ends.append(time.perf_counter())  # the first step compiles and warms up
+        if len(self.step_ends) <= TIMED:
+            return
+        told = advice.of_a_slow_run(
+            self.settings, (self.step_ends[-1] - self.step_ends[0]) / TIMED, self.total_steps - self.step,
+            fastest=fastest_precision(on_cuda=False), resumed=self.step > len(self.step_ends),
+            inherits=bool(self.parents),
+        )  # fmt: skip
+        if told:
+            console.print(told, markup=False, highlight=False)
 
     def _log(self, everything: bool = False) -> None:
         """Read losses, on CUDA all but the newest stretch; refuse to go on when one is not finite.
@@ -368,10 +388,8 @@ class Trainer:
     def _diverged(self, step: int, loss: float) -> None:
         last = self.run / "checkpoints" / "last.safetensors"
         good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
-        raise HrfrError(
-            f"the loss is {loss} at step {step:,}; {good}. Try a lower --learning-rate, a longer --warmup, "
-            f"a smaller --margin or --scale, or --precision fp32 to see whether the number format is to blame."
-        )
+        tries = advice.after_divergence(self.settings)
+        raise HrfrError(f"the loss is {loss} at step {step:,}; {good}. {tries}")
 
     def _metrics(self) -> Metrics:
         assert self.metrics is not None, "start() comes first"

@@ -195,3 +195,35 @@ def test_what_is_wrong_with_its_pairs_stands_beside_the_accuracy_of_a_run(settin
     written = json.loads((tmp_path / "run/results.json").read_text())["list"]
     assert any(told in note for note in written["notes"]) and written["defects"]["identical_genuine"] == 12
     assert told in result.report.read_text()
+
+
+def test_results_are_kept_where_no_picture_can_be_drawn(settings, monkeypatch, capsys):
+    """A broken matplotlib costs a run its pictures, and neither its numbers nor its report."""
+    from hrfr_fast.report import canvas
+
+    def broken():
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "in a matplotlibrc")
+
+    monkeypatch.setattr(canvas, "import_matplotlib", broken)
+    result = train(settings, show_progress=False)
+    assert result.results["hres"].verification.accuracy > 0 and result.report.exists()
+    assert (settings.run_directory / "results.json").exists()
+    assert "loss.png could not be drawn" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_no_loss_is_shown_before_one_is_read(settings):
+    with Trainer(settings, show_progress=False) as trainer:
+        shown: dict = {}
+        trainer.rate = 0.1
+        trainer._show(type("Bar", (), {"update": lambda self, task, **more: shown.update(more)})(), 0)
+    assert "loss" not in shown["note"] and "nan" not in shown["note"]
+
+
+def test_a_long_run_says_so_once(settings, monkeypatch, capsys):
+    from dataclasses import replace
+
+    from hrfr_fast.training import advice
+
+    monkeypatch.setattr(advice, "LONG", 0.0)
+    train(replace(settings, width=24), show_progress=False)
+    assert capsys.readouterr().err.count("this run on a CPU: ") == 1
