@@ -159,6 +159,7 @@ class PairSet:
     identities_path: Path | None
     identity_coverage: float  # share of the pictures whose identity is known, 0..1
     overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
+    notes: tuple[str, ...] = ()  # what else a reader of its numbers has to know
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:

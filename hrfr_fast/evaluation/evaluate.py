@@ -39,10 +39,10 @@ class PairResult:
 
 def caveats(pairs: PairSet) -> list[str]:
     """What a reader of the accuracy has to know of the pair set."""
-    notes = []
+    notes = list(pairs.notes)
     for split, count in pairs.overlap.items():
         if count:
-            notes.append(f"{count} of its pictures are also in the training split {split}")
+            notes.append(f"{count} of its pictures {'is' if count == 1 else 'are'} also in the training split {split}")
     if pairs.identities is None:
         notes.append("no identities known: the interval treats pairs as independent and is too narrow")
     elif pairs.identity_coverage < 1:
@@ -148,7 +148,8 @@ def evaluate(
     Args:
         run_or_checkpoint: run directory or .safetensors file.
         pairs: where the pairs are: a packed directory, or a folder of pairs not packed yet (a directory with
-            ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run.
+            ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run, found
+            again where they were moved along with it. A result's notes say where the data are not those of the run.
         names: which pair sets; None for all test and development sets.
         degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
             the first and second picture of every pair ((0, 36): HR-LR). ``parse_view`` makes it from a name.
@@ -161,11 +162,14 @@ def evaluate(
     """
     from hrfr_fast.training.checkpoint import weights_of
     from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.training.lineage import as_seen_by, find_data
 
     compute = choose_compute(device, precision)
-    backbone, metadata = load_backbone(weights_of(run_or_checkpoint), compute)
-    with _opened(Path(pairs or metadata["data"]["path"])) as packed:
-        pair_sets = verifiable(chosen_pairs(packed, names), console.print)
+    weights = weights_of(run_or_checkpoint)
+    backbone, metadata = load_backbone(weights, compute)
+    with _opened(Path(pairs) if pairs else find_data(metadata, weights, "--pairs")) as packed:
+        seen = [as_seen_by(metadata, one, packed) for one in chosen_pairs(packed, names)]
+        pair_sets = verifiable(seen, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)

@@ -139,7 +139,7 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     jobs = plan.of(label)
     first = jobs[0]
     runs = {str(job.seed): str(job.run.relative_to(plan.out)) for job in jobs}
-    own = {job.seed: json.loads((job.run / "results.json").read_text()) for job in jobs}
+    own = {job.seed: _own_results(job, plan) for job in jobs}
     others = sorted({name for result in own.values() for name in result})
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
@@ -157,6 +157,17 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
             for name in others if all(name in result for result in own.values())
         },
     }  # fmt: skip
+
+
+def _own_results(job: Job, plan: Plan) -> dict[str, Any]:
+    """What a run verified itself, but for pair sets that have changed since."""
+    from hrfr_fast.training.checkpoint import read_metadata, weights_of
+    from hrfr_fast.training.lineage import pairs_digest
+
+    results: dict[str, Any] = json.loads((job.run / "results.json").read_text())
+    seen = read_metadata(weights_of(job.run))["data"].get("pairs", {})
+    here = {name: pairs_digest(entry) for name, entry in plan.packed.manifest["pairs"].items()}
+    return {name: one for name, one in results.items() if seen.get(name, here.get(name)) == here.get(name)}
 
 
 def _steps(job: Job) -> int:

@@ -126,13 +126,13 @@ def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
     child.run.mkdir(parents=True)
     said = identity_of(child, plan.packed.digest)
     write_json(child.run / SAME, said | {"parents": {parent.label: ""}})
-    assert status(child, plan.packed.digest) == "new"
+    assert status(child, plan.packed) == "new"
     older = {name: value for name, value in said["settings"].items() if name != "most_identities"}
     write_json(child.run / SAME, said | {"settings": older})
-    assert status(child, plan.packed.digest) == "new", "a setting that the run's version did not have is no difference"
+    assert status(child, plan.packed) == "new", "a setting that the run's version did not have is no difference"
     write_json(child.run / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
     with pytest.raises(UsageError, match="another lowres144 than there is now"):
-        status(child, plan.packed.digest)
+        status(child, plan.packed)
 
 
 def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_path, done):
