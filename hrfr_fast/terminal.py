@@ -40,7 +40,7 @@ def _table(
     columns = [Column(Text(one), justify="right" if i in right else "left", no_wrap=True) for i, one in enumerate(head)]
     look: dict[str, Any] = {"box": box.HEAVY_HEAD} if lines else {"box": box.SIMPLE_HEAD, "show_edge": False}
     if not lines:
-        look |= {"padding": (0, 1, 0, 0), "pad_edge": False}
+        look["padding"] = 0  # the box itself leaves a space between columns
     table = Table(*columns, title=Text(title) if title else None, title_justify="left", **look)
     for number, row in enumerate(rows):
         table.add_row(*map(Text, row), style="bold" if number in bold else "")

@@ -28,9 +28,8 @@ def laid_out(phases: Sequence[Phase], steps: int) -> list[Stretch]:
         share += phase.share
         stop = round(share * steps)
         if stop <= done:
-            raise UsageError(
-                f"{counted(steps, 'step')}: too few for {len(phases)} phases, one would get none; raise --steps"
-            )
+            short = f"{counted(steps, 'step')}: too few for {len(phases)} phases"
+            raise UsageError(f"{short}, one would get none; raise --steps")
         stretches.append(Stretch(phase, done, stop))
         done = stop
     return stretches

@@ -269,9 +269,10 @@ class Trainer:
         self.regime.save(self.run / "regime.toml")
         self.metrics = Metrics(self.run, self.samples)
         faces = " + ".join(f"{split.samples:,} {split.name}" for split in self.stream.splits)
+        people, steps = counted(self.stream.classes, "identity"), counted(self.total_steps, "step")
         console.print(
-            f"[bold]{self.regime.name}[/]: {faces} faces of {counted(self.stream.classes, 'identity')} at "
-            f"{self.stream.size} px, {counted(self.total_steps, 'step')} of {self.settings.batch_size} on {self.compute}"
+            f"[bold]{self.regime.name}[/]: {faces} faces of {people} at {self.stream.size} px, {steps} of "
+            f"{self.settings.batch_size} on {self.compute}"
         )
         for parent in self.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
