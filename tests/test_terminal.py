@@ -1,6 +1,7 @@
 """What is printed in terminals of any width, in files and in pipes: whole, and with the right nouns."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hrfr_fast.cli import app
 from hrfr_fast.data.shards import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.report.plots import figure_file
+from hrfr_fast.report.run_report import _results_table
 from hrfr_fast.terminal import print_rows
 from hrfr_fast.training.checkpoint import save_weights
 from hrfr_fast.words import counted
@@ -100,3 +102,17 @@ def test_a_curve_of_one_point_can_be_seen(tmp_path):
     with figure_file(tmp_path / "loss.png") as (axes,):
         drawn += axes.plot([1.0], [2.0]) + axes.plot([1.0, 2.0], [2.0, 3.0])
     assert [line.get_marker() for line in drawn] == ["o", "None"] and (tmp_path / "loss.png").stat().st_size > 0
+
+
+def test_the_results_of_a_run_fit_a_page(tmp_path):
+    """A page of 60rem leaves 928 px: what may not wrap takes 9 px a character and 13 px a column at the most."""
+    one = {
+        "kind": "development", "pairs": 1234567, "accuracy": 1.0, "accuracy_ci": [0.98765, 1.0], "auc": 1.0,
+        "eer": 0.5, "tar_at_far": {"0.1": 1.0, "0.01": 1.0, "0.001": 1.0}, "notes": [], "warnings": ["few"],
+    }  # fmt: skip
+    page = _results_table({"a-set-with-a-name-that-takes-several-lines": one, "b": one})
+    heads = [max(title.split(), key=len) for title in re.findall("<th>(.*?)</th>", page)][1:]
+    rows = [re.findall('<td class="few">(.*?)(?:<br>.*?)?</td>', row)[1:] for row in page.split("<tr>")[2:]]
+    assert len(rows) == 2 and page.count('class="note"') == 2
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    assert 9 * sum(widths) + 13 * (len(widths) + 1) + 104 < 928

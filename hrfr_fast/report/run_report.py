@@ -57,14 +57,14 @@ def _results_table(results: dict[str, Any]) -> str:
     rows, notes = [], []
     for name, result in results.items():
         low, high = result["accuracy_ci"]
-        rates = ", ".join(f"{tar:.1%} at {far}" for far, tar in result["tar_at_far"].items())
-        cells = (
-            name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}", f"{low:.2%} to {high:.2%}",
-            f"{result['auc']:.4f}", f"{result['eer']:.2%}", rates,
-        )  # fmt: skip
-        rows.append(cells)
+        rows.append((
+            name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}\n{low:.2%} to {high:.2%}",
+            f"{result['auc']:.4f}", f"{result['eer']:.2%}", *(f"{tar:.1%}" for tar in result["tar_at_far"].values()),
+        ))  # fmt: skip
         notes += [f"{name}: {text}" for text in [*result["notes"], *result["warnings"]]]
-    head = ("pairs", "kind", "number", "accuracy", "95 % interval", "AUC", "EER", "TAR at FAR")
+    fars = list(next(iter(results.values()))["tar_at_far"]) if results else []
+    rates = [f"{'TAR at FAR ' if far == fars[0] else ''}{far}" for far in fars]
+    head = ("pairs", "kind", "number", "accuracy, 95 % interval", "AUC", "EER", *rates)
     return table(head, rows) + "".join(map(note, notes))
 
 
