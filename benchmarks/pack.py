@@ -184,11 +184,9 @@ def main(
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
 ) -> None:
     """Compare packing speeds and peak memories."""
-    from rich.console import Console
-    from rich.table import Table
-
     from hrfr_fast.machine import cores
     from hrfr_fast.progress import progress_bar
+    from hrfr_fast.terminal import print_rows
 
     workers = workers or cores()
     tree = make_tree(cache, copies)
@@ -208,29 +206,26 @@ def main(
                     rates[name].append(count / seconds)
                 progress.advance(line)
     ours = rates["hrfr-fast pack"]
-    table = Table(
-        "", "faces/s", "rounds from .. to", "ours is", "target", "peak memory", title="36x36 JPEG to raw shard"
-    )
-    results = []
+    results, rows = [], []
     for name in names:
         # The rounds of one pass stand next to each other in time, so their ratios are steadier than ratios of medians.
         ratio = median(a / b for a, b in zip(ours, rates[name], strict=True))
         target = f"{TARGETS[name][0]} {TARGETS[name][1]:.2f} x" if name in TARGETS else ""
-        table.add_row(
+        rows.append([
             name, f"{median(rates[name]):,.0f}", f"{min(rates[name]):,.0f} .. {max(rates[name]):,.0f}",
-            f"{ratio:.2f} x", target, f"{memory[name] / 2**20:,.0f} MiB",
-        )  # fmt: skip
+            f"{ratio:.2f} x", target, f"{memory[name] / 2**20:,.0f}",
+        ])  # fmt: skip
         results.append(
             {
                 "contestant": name, "group": "pack", "encoding": "raw", "images_per_second": median(rates[name]),
                 "ours_over_this": ratio, "peak_memory_bytes": memory[name], "rounds": len(rates[name]),
             }
         )  # fmt: skip
-    console = Console()
-    console.print(table)
+    head = ("", "faces/s", "slowest .. fastest\nround", "ours is", "target", "peak\nMiB")
+    print_rows(head, rows, title="36x36 JPEG to raw shard", right=range(1, 6))
     for name in CONTESTANTS:
         if missing(name):
-            console.print(f"  NOT MEASURED: {name}: {missing(name)}", style="yellow", markup=False)
+            typer.echo(f"  NOT MEASURED: {name}: {missing(name)}")
     entry = record.record("pack", results, faces=copies * 10_000, workers=workers, memory_target=MEMORY_TARGET)
     (out / "pack.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
     if record_it:

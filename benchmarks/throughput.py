@@ -95,37 +95,32 @@ def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterato
 
 def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]) -> None:
     """One table, fastest first; then, by name, who was not measured and why."""
-    from rich.console import Console
-    from rich.table import Table
+    from hrfr_fast.terminal import print_rows
 
-    console, peer = Console(), record.best_peer(results)
-    what = {"jpeg": "from JPEG", "raw": "from raw pixels"}[cell.task.encoding]
-    table = Table(
-        "", "images/s", "rounds from .. to", "x best peer", "CPU s / 1,000", "peak memory", "first batch",
-        title=f"{cell.task.regime}, {what if cell.group == 'files' else 'from pixels in memory'}, to {cell.task.dtype}",
-        title_justify="left",
-    )  # fmt: skip
-    if before:
-        table.add_column("x last record")
-    for number in range(1, 8 if before else 7):
-        table.columns[number].justify = "right"
-    for r in sorted(results, key=lambda r: -r.images_per_second):
-        if r.problem:
-            continue
+    peer, measured = record.best_peer(results), sorted(results, key=lambda r: -r.images_per_second)
+    measured = [r for r in measured if not r.problem]
+    rows = []
+    for r in measured:
         key = record.cell_of({**r.to_json(), "group": cell.group})
-        ours = r.contestant in ENGINES
-        table.add_row(
-            f"[bold]hrfr-fast {r.contestant}[/]" if ours else r.contestant, f"{r.images_per_second:,.0f}",
+        row = [
+            f"hrfr-fast {r.contestant}" if r.contestant in ENGINES else r.contestant, f"{r.images_per_second:,.0f}",
             f"{r.slowest_round:,.0f} .. {r.fastest_round:,.0f}",
             f"{r.images_per_second / peer.images_per_second:.2f}" if peer else "",
-            f"{r.cpu_seconds_per_1000:.3f}", f"{r.peak_memory_bytes / 2**20:,.0f} MiB",
-            f"{r.first_batch_seconds:.2f} s", *([f"{before[key]:.2f}" if key in before else "-"] if before else []),
-            style="bold" if ours else "",
-        )  # fmt: skip
-    console.print(table)
+            f"{r.cpu_seconds_per_1000:.3f}", f"{r.peak_memory_bytes / 2**20:,.0f}", f"{r.first_batch_seconds:.2f}",
+        ]  # fmt: skip
+        rows.append([*row, f"{before[key]:.2f}" if key in before else "-"] if before else row)
+    head = [
+        "", "images/s", "slowest .. fastest\nround", "x best\npeer", "CPU s /\n1,000", "peak\nMiB", "first\nbatch, s",
+    ]  # fmt: skip
+    what = {"jpeg": "from JPEG", "raw": "from raw pixels"}[cell.task.encoding]
+    print_rows(
+        [*head, "x last\nrecord"] if before else head, rows,
+        title=f"{cell.task.regime}, {what if cell.group == 'files' else 'from pixels in memory'}, to {cell.task.dtype}",
+        bold=[number for number, r in enumerate(measured) if r.contestant in ENGINES], right=range(1, 8),
+    )  # fmt: skip
     for r in results:
         if r.problem:
-            console.print(f"  NOT MEASURED: {r.contestant}: {r.problem}", style="yellow", markup=False)
+            typer.echo(f"  NOT MEASURED: {r.contestant}: {r.problem}")
 
 
 def main(

@@ -290,52 +290,45 @@ def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict
 
 def show(result: dict[str, Any]) -> None:
     """Two tables: where the roofline's time lies, and who reached what."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from hrfr_fast.terminal import print_rows
     from hrfr_fast.training.roofline import Operation
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(roofline_table([Operation(**one) for one in result["operations"]], result))
-    table = Table(
-        "", "images/s", "rounds from .. to", "of constant", "x eager", "utilisation", "of roofline", "peak MiB",
-        title=f"{result['regime']}: {result['size']} px, width {result['width']}, {result['classes']:,} classes, "
-        f"batch {result['batch_size']} on {result['device']}; compile {result['compile']}, graphs {result['graphs']}",
-        title_justify="left",
-    )  # fmt: skip
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in result["rows"]:
-        table.add_row(
+    show_roofline([Operation(**one) for one in result["operations"]], result)
+    rows = [
+        (
             row["name"], f"{row['images_per_second']:,.0f}", f"{row['slowest']:,.0f} .. {row['fastest']:,.0f}",
             f"{row['of_constant_batch']:.1%}", f"{row['times_eager']:.2f}", f"{row['utilisation']:.1%}",
             f"{row['of_roofline']:.1%}", f"{row.get('peak_bytes', 0) / 2**20:,.0f}" if row.get("peak_bytes") else "",
-        )  # fmt: skip
-    console.print(table)
+        )
+        for row in result["rows"]
+    ]  # fmt: skip
+    print_rows(
+        ("", "images/s", "slowest .. fastest\nround", "of\nconstant", "x eager", "utili-\nsation", "of\nroofline",
+         "peak\nMiB"), rows,
+        title=f"{result['regime']}: {result['size']} px, width {result['width']}, {result['classes']:,} classes, "
+        f"batch {result['batch_size']} on {result['device']}; compile {result['compile']}, graphs {result['graphs']}",
+        right=range(1, 8),
+    )  # fmt: skip
     for engine, problem in result["problems"].items():
-        console.print(f"  NOT MEASURED: engine {engine}: {problem}", style="yellow", markup=False)
+        typer.echo(f"  NOT MEASURED: engine {engine}: {problem}")
 
 
-def roofline_table(operations: "list[Operation]", result: dict[str, Any]) -> Any:
+def show_roofline(operations: "list[Operation]", result: dict[str, Any]) -> None:
     """Per kind of operation: GFLOP, MB and microseconds an image at the measured ceilings."""
-    from rich.table import Table
-
+    from hrfr_fast.terminal import print_rows
     from hrfr_fast.training.roofline import by_kind, roofline_seconds
 
     flops, memory = result["ceilings"]["flops_per_second"], result["ceilings"]["bytes_per_second"]
-    batch = result["batch_size"]
-    table = Table(
-        "operation", "GFLOP/image", "MB/image", "us/image",
-        title=f"roofline at {flops / 1e12:,.2f} TFLOP/s and {memory / 1e9:,.0f} GB/s: "
-        f"{result['roofline_images_per_second']:,.0f} images/s", title_justify="left",
-    )  # fmt: skip
-    for column in table.columns[1:]:
-        column.justify = "right"
+    batch, rows = result["batch_size"], []
     for kind, total in by_kind(operations).items():
         seconds = roofline_seconds((one for one in operations if one.kind == kind), flops, memory)
-        table.add_row(kind, f"{total.flops / batch / 1e9:.3f}", f"{total.bytes / batch / 1e6:.2f}",
-                      f"{seconds / batch * 1e6:.2f}")  # fmt: skip
-    return table
+        rows.append((kind, f"{total.flops / batch / 1e9:.3f}", f"{total.bytes / batch / 1e6:.2f}",
+                     f"{seconds / batch * 1e6:.2f}"))  # fmt: skip
+    print_rows(
+        ("operation", "GFLOP/image", "MB/image", "us/image"), rows, right=range(1, 4),
+        title=f"roofline at {flops / 1e12:,.2f} TFLOP/s and {memory / 1e9:,.0f} GB/s: "
+        f"{result['roofline_images_per_second']:,.0f} images/s",
+    )  # fmt: skip
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -101,11 +101,12 @@ def synth(
     """Make a data tree of parametric faces."""
     from hrfr_fast.data.synthetic import synthesize, synthesize_packed
     from hrfr_fast.stopping import StopFlag
+    from hrfr_fast.terminal import print_values
 
     with StopFlag() as stop:
         make = synthesize_packed if packed else synthesize
         made = make(data, scale, seed=seed, workers=workers, stop=stop)
-    _print_table(f"{data}", made)
+    print_values(f"{data}", made)
 
 
 @app.command()
@@ -155,6 +156,7 @@ def inspect_command(
 ) -> None:
     """Show what is packed: splits, sizes, identities, pairs."""
     from hrfr_fast.data.inspect import contact_sheet, inspect_packed
+    from hrfr_fast.terminal import print_values
 
     found = inspect_packed(packed)
     if sheet:
@@ -162,7 +164,7 @@ def inspect_command(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print_table(str(packed), found)
+        print_values(str(packed), found)
 
 
 @app.command()
@@ -190,13 +192,14 @@ def doctor(
 ) -> None:
     """Show what is here, what each engine can do with it, and the fix for what is missing."""
     from hrfr_fast.doctor import examine, rows
+    from hrfr_fast.terminal import print_values
 
     report = examine(folder)
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=2))
     else:
-        _print_table("this machine", dict(rows(report.facts)))
-        _print_table(
+        print_values("this machine", dict(rows(report.facts)))
+        print_values(
             "engines", {v.engine: f"{'works' if v.works else 'does not work'}: {v.text}" for v in report.engines}
         )
         for fix in report.fixes:
@@ -209,6 +212,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     from hrfr_fast.settings import TrainSettings, load_settings
     from hrfr_fast.training.resuming import refuse_changes
     from hrfr_fast.training.trainer import train
+    from hrfr_fast.words import counted
 
     if resume and config:
         raise UsageError("--resume goes on with the settings in the run directory; leave --config out")
@@ -219,7 +223,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     result = train(settings, resume=resume)
     _print_results(result.results)
     if math.isfinite(result.loss):  # steps were taken now, and not all before it was resumed
-        typer.echo(f"{result.steps:,} steps, loss {result.loss:.3f}, {result.speed}")
+        typer.echo(f"{counted(result.steps, 'step')}, loss {result.loss:.3f}, {result.speed}")
     typer.echo(f"report: {result.report}")
 
 
@@ -357,16 +361,16 @@ def study(
 
 
 def _print_plan(jobs: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
+    from hrfr_fast.terminal import print_rows
 
-    table = Table(Column("run", overflow="fold"), "seed", "part", "state", "steps", "batch", "minutes")
-    for job in jobs:
-        table.add_row(
+    rows = [
+        (
             job["label"], str(job["seed"]), job["stage"], job["state"], f"{job['steps']:,}", f"{job['batch_size']:,}",
             f"{job['seconds'] / 60:.1f}",
-        )  # fmt: skip
-    Console().print(table)
+        )
+        for job in jobs
+    ]  # fmt: skip
+    print_rows(("run", "seed", "part", "state", "steps", "batch", "minutes"), rows)
     hours = sum(job["seconds"] for job in jobs) / 3600
     left = sum(job["state"] != "finished" for job in jobs)
     typer.echo(f"{left} of {len(jobs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
@@ -383,25 +387,26 @@ def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
 
 
 def _print_results(results: dict[str, "PairResult"]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from hrfr_fast.terminal import print_rows
 
     if not results:
         typer.echo("warning: there were no pairs to verify on")
         return
-    table = Table("pairs", "kind", "view", "n", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
+    rows, notes = [], dict[str, list[str]]()
     for key, result in results.items():
         values = result.to_json()
         low, high = values["accuracy_ci"]
-        table.add_row(
+        rows.append([
             key, values["kind"], values["view"], f"{values['pairs']:,}", f"{values['accuracy']:.2%}",
             f"{low:.2%} to {high:.2%} ({values['interval_level']})", f"{values['auc']:.4f}",
             f"{values['eer']:.2%}", f"{values['tar_at_far']['0.01']:.2%}",
-        )  # fmt: skip
-    Console().print(table)
-    for key, result in results.items():
-        for note in result.to_json()["notes"]:
-            typer.echo(f"{key}: {note}")
+        ])  # fmt: skip
+        for text in [*values["notes"], *values["warnings"]]:
+            notes.setdefault(text, []).append(key)
+    head = ("pair set", "kind", "view", "pairs", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
+    print_rows(head, rows)
+    for text, names in notes.items():
+        typer.echo(f"{', '.join(names)}: {text}")
 
 
 def _sizes(given: list[str]) -> dict[str, int]:
@@ -421,23 +426,3 @@ def _channels(given: list[str]) -> dict[str, str]:
         name, _, order = one.rpartition("=")
         orders[name] = order.lower()
     return orders
-
-
-def _print_table(title: str, values: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", "", title=title, show_header=False)
-    for key, value in values.items():
-        table.add_row(str(key), _plain(value))
-    Console().print(table)
-
-
-def _plain(value: Any) -> str:
-    """Numbers with thousands separators, mappings and lists without brackets and quotes."""
-    if isinstance(value, dict):
-        inner = [f"{k}: {_plain(v)}" for k, v in value.items()]
-        return "\n".join(inner) if any(isinstance(v, dict) for v in value.values()) else ", ".join(inner)
-    if isinstance(value, list):
-        return "\n".join(map(_plain, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -13,6 +13,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 console = Console(stderr=True, soft_wrap=True)
@@ -36,7 +37,7 @@ def progress_bar(show: bool = True) -> Iterator[Progress]:
         RateColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")),  # where it is narrow, this wraps
         console=console,
         disable=not show,
         refresh_per_second=4,

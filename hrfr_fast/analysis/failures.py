@@ -62,7 +62,7 @@ def analyse(spaces: Spaces, out: Path) -> Finding:
         for model in spaces.models
     }
     numbers: dict[str, Any] = {"pair_set": pairs.name, "kind": pairs.kind, "models": {}, "flips": {}}
-    sentences = [f"Of {len(pairs):,} {pairs.kind} pairs ({pairs.name}):"]
+    sentences = [f"Of {len(pairs):,} pairs ({pairs.name}, {pairs.kind}):"]
     figures = []
     for model in spaces.models:
         mine = numbers["models"][model.name] = counts(results[model.name])

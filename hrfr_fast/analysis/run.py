@@ -1,7 +1,7 @@
 """Ask the embeddings of some runs every question that applies to them."""
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_bytes, write_json
 from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.stopping import StopFlag
+from hrfr_fast.training.lineage import find_data, note_on, unlike
 
 QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
 """Modules of this package, each with KEY, QUESTION and ``analyse(spaces, out) -> Finding``."""
@@ -48,7 +49,8 @@ def analyze(
     Args:
         runs: run directories or checkpoints; they go by their directories' names. Where two models are compared, the
             first is compared with each of the others.
-        packed: the packed data whose highres_eval faces and pairs are used; None: the runs' own.
+        packed: the packed data whose highres_eval faces and pairs are used; None: the runs' own. Where they are not
+            those a run was trained on, every answer says so.
         questions: of QUESTIONS; None: all that apply. One that is asked for and does not apply is an error.
         seed: of folds, halves, drawn pairs and resamples.
 
@@ -121,7 +123,7 @@ def _answer(
     try:
         if reason:
             raise UsageError(reason)
-        finding = _module(name).analyse(spaces, out)
+        finding = _with_notes(_module(name).analyse(spaces, out), spaces)
         finding.save(out)
     except Interrupted:
         raise
@@ -133,6 +135,13 @@ def _answer(
     else:
         findings.append(finding)
         log.unlink(missing_ok=True)
+
+
+def _with_notes(finding: Finding, spaces: Spaces) -> Finding:
+    """``finding`` with a line for each model that was trained on other data than the faces it is asked about."""
+    notes = [(model.label, note_on(model.metadata, spaces.packed)) for model in spaces.models]
+    lines = [finding.answer, *(f"Note on {label}: {note}." for label, note in notes if note)]
+    return replace(finding, answer="\n".join(lines))
 
 
 def _module(name: str) -> ModuleType:
@@ -148,10 +157,10 @@ def _chosen(questions: list[str] | None) -> list[str]:
 
 def _data_of(models: list[Model]) -> Packed:
     """The packed data all models were trained on."""
-    digests = {model.metadata["data"]["digest"] for model in models}
-    if len(digests) > 1:
+    packed = open_packed(find_data(models[0].metadata, models[0].weights, "--data"))
+    if len(models) > 1 and any(unlike(model.metadata, packed.manifest) for model in models):
         raise UsageError("the runs were trained on different data; say with --data whose faces to judge them on")
-    return open_packed(models[0].metadata["data"]["path"])
+    return packed
 
 
 def _refuse_to_go_on(stop: StopFlag, out: Path) -> None:

@@ -13,6 +13,7 @@ from hrfr_fast.data import beton
 from hrfr_fast.data.shards import Packed, PairSet, Split
 from hrfr_fast.errors import UsageError
 from hrfr_fast.toml_files import read_toml
+from hrfr_fast.training.lineage import as_seen_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,7 +121,10 @@ class Spaces:
     def test_pairs(self) -> PairSet | None:
         """The largest set of test pairs (of development pairs where there are no test pairs)."""
         sets = sorted(self.packed.pairs.values(), key=lambda pairs: (pairs.kind == "test", len(pairs)))
-        return sets[-1] if sets else None
+        if not sets:
+            return None
+        seen = [as_seen_by(model.metadata, sets[-1], self.packed) for model in self.models]
+        return next((pairs for pairs in seen if pairs.kind != sets[-1].kind), sets[-1])
 
     def backbone(self, model: Model) -> "nn.Module":
         """The network of ``model`` on the device; only the last one asked for is kept."""

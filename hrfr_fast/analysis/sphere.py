@@ -23,6 +23,7 @@ from hrfr_fast.analysis.uniformity import (
 )
 from hrfr_fast.data.shards import Split
 from hrfr_fast.regimes import REGIMES
+from hrfr_fast.training.lineage import unlike_its_own
 
 KEY = "sphere"
 QUESTION = "Do the embeddings fill the sphere?"
@@ -63,7 +64,7 @@ def measure(spaces: Spaces, model: Model) -> dict[str, Any]:
 def _trained_on(spaces: Spaces, model: Model) -> Split | None:
     """The faces of the first 100 people that a run was trained on; None where they are not in this data."""
     regime = REGIMES.get(model.metadata.get("regime", ""))
-    if regime is None or model.metadata["data"]["digest"] != spaces.packed.digest:
+    if regime is None or unlike_its_own(model.metadata, spaces.packed.manifest):
         return None
     split = spaces.packed.splits.get(regime.sources[0])
     if split is None:

@@ -152,7 +152,8 @@ def evaluate(
     Args:
         run_or_checkpoint: run directory or .safetensors file.
         pairs: where the pairs are: a packed directory, or a folder of pairs not packed yet (a directory with
-            ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run.
+            ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run, found
+            again where they were moved along with it. A result's notes say where the data are not those of the run.
         names: which pair sets; None for all test and development sets.
         degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
             the first and second picture of every pair ((0, 36): HR-LR). ``parse_view`` makes it from a name.
@@ -166,30 +167,36 @@ def evaluate(
     """
     from hrfr_fast.training.checkpoint import weights_of
     from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.training.lineage import as_seen_by, find_data
 
     compute = choose_compute(device, precision)
-    backbone, metadata = load_backbone(weights_of(run_or_checkpoint), compute)
-    trained = _training_data(metadata["data"])
-    with _opened(Path(pairs or metadata["data"]["path"]), names, trained, carray_channels) as packed:
-        pair_sets = verifiable(chosen_pairs(packed, names), console.print)
+    weights = weights_of(run_or_checkpoint)
+    backbone, metadata = load_backbone(weights, compute)
+    trained = _training_data(metadata, weights)
+    path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
+    with _opened(path, names, trained, carray_channels) as packed:
+        seen = [as_seen_by(metadata, one, packed) for one in chosen_pairs(packed, names)]
         if pairs and trained is None:
             gone = (
                 f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these"
                 " people cannot be told"
             )
-            pair_sets = [replace(one, notes=(*one.notes, gone)) for one in pair_sets]
+            seen = [replace(one, notes=(*one.notes, gone)) for one in seen]
+        pair_sets = verifiable(seen, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
 
 
-def _training_data(recorded: Mapping[str, Any]) -> Packed | None:
+def _training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
     """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
+    from hrfr_fast.training.lineage import find_data, unlike
+
     try:
-        packed = open_packed(recorded["path"])
+        packed = open_packed(find_data(metadata, weights, "--pairs"))
     except HrfrError:
         return None
-    return packed if packed.digest == recorded["digest"] else None
+    return None if unlike(metadata, packed.manifest) else packed
 
 
 @contextmanager

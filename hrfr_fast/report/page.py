@@ -20,6 +20,7 @@ td, th { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px so
 .scroll td, .scroll th { overflow-wrap: normal; }
 td.few { white-space: nowrap; } td.wide { min-width: 13rem; }
 td:first-child { position: sticky; left: 0; background: Canvas; white-space: normal; min-width: 6.5rem; }
+.scroll td:first-child { overflow-wrap: anywhere; } td.few small { white-space: normal; }
 small { opacity: .75; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 figure { margin: 1rem 0; break-inside: avoid; }

@@ -24,7 +24,7 @@ def write_curves(run: Path, verifications: Mapping[str, Verification]) -> list[P
     folder.mkdir(parents=True, exist_ok=True)
     lines = read_metrics(run / "metrics.jsonl")
     trained, watched = ([line for line in lines if line["kind"] == kind] for kind in ("train", "verification"))
-    wanted: dict[str, tuple[Callable[..., Path], object]] = {"loss.png": (_loss, trained)}
+    wanted: dict[str, tuple[Callable[..., Path], object]] = {"loss.png": (_loss, trained)} if trained else {}
     if watched:
         wanted["accuracy.png"] = (_accuracy, watched)
     if verifications:
@@ -43,6 +43,15 @@ def figure_file(
             one.grid(alpha=0.3)
             one.spines[["top", "right"]].set_visible(False)
         yield axes
+        for one in axes:
+            _mark_single_points(one)
+
+
+def _mark_single_points(axes: "Axes") -> None:
+    """A curve of one point has no line to be seen: it gets a marker."""
+    for line in axes.get_lines():
+        if np.size(line.get_xdata()) == 1 and line.get_marker() in ("", "None", None):
+            line.set_marker("o")
 
 
 def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:
@@ -60,12 +69,12 @@ def _accuracy(path: Path, lines: list[dict[str, Any]]) -> Path:
     with figure_file(path) as (axes,):
         for colour, name in zip(_cycled(), sorted({line["pairs"] for line in lines}), strict=False):
             mine = [line for line in lines if line["pairs"] == name]
-            test = mine[0]["pairs_kind"] == "test"
+            kind = mine[0]["pairs_kind"]
             axes.plot(
                 [line["epoch"] for line in mine],
                 [100 * line["accuracy"] for line in mine],
-                marker="o", markersize=4, linestyle=":" if test else "-", color=colour,
-                label=f"{name} ({'test: watched only' if test else 'development'})",
+                marker="o", markersize=4, linestyle="-" if kind == "development" else ":", color=colour,
+                label=f"{name} ({kind})" if kind == "development" else f"{name} ({kind}: watched only)",
             )  # fmt: skip
         axes.axhline(50, color="grey", linewidth=0.8)
         axes.set(xlabel="epoch", ylabel="10-fold accuracy (%)")

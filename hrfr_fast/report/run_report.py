@@ -1,6 +1,7 @@
 """The report of one run: a single HTML file with the pictures inside, for screen, phone and paper."""
 
 import json
+import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.toml_files import read_toml
 from hrfr_fast.training.metrics import read_metrics
+from hrfr_fast.words import counted, plural
 
 FIGURES = (
     ("loss.png", "Training loss and learning rate",
@@ -45,9 +47,9 @@ def _headline(results: dict[str, Any]) -> str:
     name, result = max(tests.items(), key=lambda item: item[1]["pairs"])
     low, high = result["accuracy_ci"]
     return (
-        f"<p>On {result['pairs']:,} test pairs ({escape(name)}) the last checkpoint decides "
+        f"<p>On {counted(result['pairs'], 'test pair')} ({escape(name)}) the last checkpoint decides "
         f"<strong>{result['accuracy']:.1%}</strong> rightly (95 % interval {low:.1%} to {high:.1%}, "
-        f"resampling {escape(result['interval_level'])}s). Guessing gives 50 %.</p>"
+        f"resampling {plural(result['interval_level'])}). Guessing gives 50 %.</p>"
     )
 
 
@@ -55,14 +57,14 @@ def _results_table(results: dict[str, Any]) -> str:
     rows, notes = [], []
     for name, result in results.items():
         low, high = result["accuracy_ci"]
-        rates = ", ".join(f"{tar:.1%} at {far}" for far, tar in result["tar_at_far"].items())
-        cells = (
-            name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}", f"{low:.2%} to {high:.2%}",
-            f"{result['auc']:.4f}", f"{result['eer']:.2%}", rates,
-        )  # fmt: skip
-        rows.append(cells)
+        rows.append((
+            name, result["kind"], f"{result['pairs']:,}", f"{result['accuracy']:.2%}\n{low:.2%} to {high:.2%}",
+            f"{result['auc']:.4f}", f"{result['eer']:.2%}", *(f"{tar:.1%}" for tar in result["tar_at_far"].values()),
+        ))  # fmt: skip
         notes += [f"{name}: {text}" for text in [*result["notes"], *result["warnings"]]]
-    head = ("pairs", "kind", "number", "accuracy", "95 % interval", "AUC", "EER", "TAR at FAR")
+    fars = list(next(iter(results.values()))["tar_at_far"]) if results else []
+    rates = [f"{'TAR at FAR ' if far == fars[0] else ''}{far}" for far in fars]
+    head = ("pairs", "kind", "number", "accuracy, 95 % interval", "AUC", "EER", *rates)
     return table(head, rows) + "".join(map(note, notes))
 
 
@@ -76,11 +78,11 @@ def _provenance(run: Path, settings: dict[str, Any]) -> str:
     steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
     metadata = read_metadata(run / "checkpoints" / "last.safetensors")
     known: dict[str, object] = {
-        "steps": f"{metadata['step']:,} ({metadata['samples']:,} samples, {metadata['epoch']:g} epochs)",
+        "steps": f"{metadata['step']:,} ({counted(metadata['samples'], 'sample')}, epoch {metadata['epoch']:g})",
         "last training loss": f"{steps[-1]['loss']:.4f}" if steps else "none logged",
         "data": f"{metadata['data']['path']} (digest {metadata['data']['digest']})",
         "hrfr-fast": metadata["hrfr_fast"],
-        "again": f"hrfr-fast train --config {run}/settings.toml --out OTHER",
+        "again": f"hrfr-fast train --config {shlex.quote(str((run / 'settings.toml').absolute()))} --out OTHER",
     }
     flat = {name: value for name, value in settings.items() if name != "augment"}
     flat |= {f"augment.{name}": value for name, value in settings.get("augment", {}).items()}

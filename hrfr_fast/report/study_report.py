@@ -13,6 +13,8 @@ from hrfr_fast.regimes import BUDGETS
 from hrfr_fast.report.page import facts, figure, note, table, write_page
 from hrfr_fast.report.study_plots import CAPTIONS, write_figures
 from hrfr_fast.study.plan import APART
+from hrfr_fast.training.lineage import UNKNOWN
+from hrfr_fast.words import counted
 
 QUESTION = "What does a small high-resolution face set add to a large low-resolution one?"
 MAIN = FIXED_CONTRASTS[0]
@@ -91,8 +93,9 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
         texts.append(SYNTHETIC)
     if len(results["seeds"]) < FEWEST_SEEDS:
         texts.append(
-            f"{len(results['seeds'])} seed(s): these checkpoints can be compared, the regimes cannot. Intervals cover "
-            f"the choice of test faces alone; {FEWEST_SEEDS} seeds or more are needed to call a difference likely real."
+            f"{counted(len(results['seeds']), 'seed')}: these checkpoints can be compared, the regimes cannot. "
+            f"Intervals cover the choice of test faces alone; {FEWEST_SEEDS} seeds or more are needed to call a "
+            "difference likely real."
         )
     short = [label for label, one in results["regimes"].items() if one["plateau"] in ("not reached", "not watched")]
     if short:
@@ -100,6 +103,7 @@ def _cautions(results: Mapping[str, Any]) -> list[str]:
             f"{', '.join(short)}: the steps were spent before training stopped helping, or nobody watched for it; more "
             "steps may make them better than they look here."
         )
+    texts += [f"{label}: {one['data_note']}." for label, one in results["regimes"].items() if one.get("data_note")]
     pairs = results["data"]["pairs"]
     if pairs:
         texts += pairs["notes"]
@@ -258,14 +262,17 @@ def _other_pairs(results: Mapping[str, Any]) -> str:
             "<p>There are no development pairs: <code>pack --dev-identities</code> sets real low-resolution people "
             "aside, who then show whether simulated low resolution resembles the real one.</p>"
         )
-    kinds = {name: one["kind"] for entry in results["regimes"].values() for name, one in entry["other_pairs"].items()}
+    tests = {
+        name for entry in results["regimes"].values() for name, one in entry["other_pairs"].items()
+        if one["kind"] == "test"
+    }  # fmt: skip
     parts = ""
     for kind, title, text in (
         ("development", "Development pairs", "Pairs of held-out training people, mean over seeds. dev-lowres are real "
          "low-resolution faces: compare them with the simulated LR-LR above, which shows other people."),
         ("test", "Other test pairs", "Test pairs the regimes are not compared on, mean over seeds."),
     ):  # fmt: skip
-        mine = [name for name in names if kinds[name] == kind]
+        mine = [name for name in names if (name in tests) == (kind == "test")]
         rows = [
             (label, *(_other(entry["other_pairs"].get(name)) for name in mine))
             for label, entry in results["regimes"].items()
@@ -280,7 +287,8 @@ def _other(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return ""
     low, high = one["first_seed_interval"]
-    return f"{_percent(one['accuracy'])}\nfirst seed {100 * low:.1f} to {100 * high:.1f}"
+    learnt = "\nperhaps of people it learnt" if one["kind"] == UNKNOWN else ""
+    return f"{_percent(one['accuracy'])}\nfirst seed {100 * low:.1f} to {100 * high:.1f}{learnt}"
 
 
 def _identification_table(results: Mapping[str, Any]) -> str:

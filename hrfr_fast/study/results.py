@@ -24,6 +24,8 @@ from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
 from hrfr_fast.study.plan import APART, Job, Plan
 from hrfr_fast.study.remedy import remedy_of
 from hrfr_fast.study.space import space_of
+from hrfr_fast.training.checkpoint import read_metadata, weights_of
+from hrfr_fast.training.lineage import note_on, pairs_digest
 
 HR_HR, HR_LR = "HR-HR", "HR-LR"
 FORMAT = "hrfr-fast study 1"
@@ -139,14 +141,14 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     jobs = plan.of(label)
     first = jobs[0]
     runs = {str(job.seed): str(job.run.relative_to(plan.out)) for job in jobs}
-    own = {job.seed: json.loads((job.run / "results.json").read_text(encoding="utf-8")) for job in jobs}
+    own = {job.seed: _own_results(job, plan) for job in jobs}
     others = sorted({name for result in own.values() for name in result})
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
         "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
         "steps": round(float(np.mean([_steps(job) for job in jobs]))), "batch_size": first.settings.batch_size,
         "steps_by_seed": {str(job.seed): _steps(job) for job in jobs}, "plateau": _plateau(jobs),
-        "runs": runs,
+        "runs": runs, "data_note": note_on(_metadata(first), plan.packed),
         "other_pairs": {
             name: {
                 "kind": own[first.seed][name]["kind"],
@@ -159,11 +161,21 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _own_results(job: Job, plan: Plan) -> dict[str, Any]:
+    """What a run verified itself, but for pair sets that have changed since."""
+    results: dict[str, Any] = json.loads((job.run / "results.json").read_text(encoding="utf-8"))
+    seen = _metadata(job)["data"].get("pairs", {})
+    here = {name: pairs_digest(entry) for name, entry in plan.packed.manifest["pairs"].items()}
+    return {name: one for name, one in results.items() if seen.get(name, here.get(name)) == here.get(name)}
+
+
 def _steps(job: Job) -> int:
     """Taken, which is fewer than planned where a plateau ended the run."""
-    from hrfr_fast.training.checkpoint import read_metadata, weights_of
+    return int(_metadata(job)["step"])
 
-    return int(read_metadata(weights_of(job.run))["step"])
+
+def _metadata(job: Job) -> dict[str, Any]:
+    return read_metadata(weights_of(job.run))
 
 
 def _plateau(jobs: Sequence[Job]) -> str | None:

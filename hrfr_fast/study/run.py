@@ -11,7 +11,7 @@ from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.data.beton import file_digest
-from hrfr_fast.data.shards import open_packed
+from hrfr_fast.data.shards import Packed, open_packed
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.files import write_json
 from hrfr_fast.progress import console
@@ -55,7 +55,7 @@ def run_study(
         HrfrError: a run failed; says which.
     """
     plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
-    states = [status(job, plan.packed.digest) for job in plan.jobs]  # refuses before hours were spent
+    states = [status(job, plan.packed) for job in plan.jobs]  # refuses before hours were spent
     with StopFlag() as stop:
         clock = Clock(plan, _unfinished(plan, states))
         for number, (job, state) in enumerate(zip(plan.jobs, states, strict=True), 1):
@@ -91,17 +91,19 @@ def planned(
 _IN_WORDS = {"finished": " is finished already", "begun": " goes on", "new": ""}
 
 
-def status(job: Job, digest: str) -> str:
+def status(job: Job, packed: Packed) -> str:
     """ "new", "begun" or "finished". Raises UsageError when the directory holds a run of other settings or data."""
     path = job.run / SAME
     if not path.exists():
         if (job.run / "settings.toml").exists():
             raise UsageError(f"{job.run} holds a run that is no part of this study; choose another --out")
         return "new"
-    known, wanted = _known(path), identity_of(job, digest)
+    known, wanted = _known(path), identity_of(job, packed.digest)
     parents = known.pop("parents", {})
     younger = wanted["settings"].keys() - known["settings"].keys()  # than the run, which had their defaults
     known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in younger}
+    if known["data_digest"] != packed.digest and _trained_on_the_same(job, packed):
+        known["data_digest"] = packed.digest
     if known != wanted:
         raise UsageError(f"{job.run} was made with {_difference(known, wanted)}; choose another --out, or remove it")
     for name, weights in parents_of(job).items():
@@ -120,6 +122,15 @@ def _known(path: Path) -> dict[str, Any]:
         return known
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
+
+
+def _trained_on_the_same(job: Job, packed: Packed) -> bool:
+    """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
+    from hrfr_fast.training.checkpoint import read_metadata
+    from hrfr_fast.training.lineage import unlike_its_own
+
+    last = job.run / "checkpoints" / "last.safetensors"
+    return last.exists() and not unlike_its_own(read_metadata(last), packed.manifest)
 
 
 def identity_of(job: Job, digest: str) -> dict[str, Any]:
@@ -246,7 +257,7 @@ def dry_run(plan: Plan) -> list[dict[str, Any]]:
     Returns:
         One dict a job: ``label``, ``seed``, ``stage``, ``state``, ``steps``, ``batch_size``, ``seconds``.
     """
-    states = [status(job, plan.packed.digest) for job in plan.jobs]
+    states = [status(job, plan.packed) for job in plan.jobs]
     seconds = estimates(plan, _unfinished(plan, states))
     return [
         {

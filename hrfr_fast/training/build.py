@@ -1,13 +1,20 @@
 """From a regime to its model: a fresh one, one that continues a parent, or two parents fused."""
 
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrfr_fast.data.beton import file_digest
+from hrfr_fast.data.shards import Split
 from hrfr_fast.errors import UsageError
 from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import checkpoint
+from hrfr_fast.training.lineage import trained_on
+from hrfr_fast.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,10 +31,23 @@ class Parent:
     weights: Path
     metadata: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """For the child's metadata: what the child was made from."""
+    def to_json(self, run: Path) -> dict[str, Any]:
+        """For the metadata of the child in ``run``: what it was made from, and all that this was trained on."""
+        path = self.weights.resolve()
         known = {name: self.metadata.get(name) for name in ("regime", "step", "samples")}
-        return {"path": str(self.weights.resolve()), **known, "data_digest": self.metadata["data"]["digest"]}
+        return {
+            "path": str(path), "from_run": os.path.relpath(path, run.resolve()), **known,
+            "digest": file_digest(path), "data_digest": self.metadata["data"]["digest"],
+            "trained_on": trained_on(self.metadata),
+        }  # fmt: skip
+
+    def is_what(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether this is the checkpoint that ``to_json`` once described, wherever it lies now."""
+        if "digest" in recorded:
+            return bool(recorded["digest"] == file_digest(self.weights))
+        known = {name: self.metadata.get(name) for name in ("regime", "step", "samples")}
+        known["data_digest"] = self.metadata["data"]["digest"]
+        return all(recorded[name] == value for name, value in known.items())
 
 
 def find_parents(regime: Regime, settings: TrainSettings) -> list[Parent]:
@@ -36,17 +56,24 @@ def find_parents(regime: Regime, settings: TrainSettings) -> list[Parent]:
     Raises:
         UsageError: a parent that is not there, or not as many in ``--init`` as the regime has.
     """
-    given = [one.strip() for one in settings.init.split(",") if one.strip()]
+    return [
+        _parent(regime, name, path) for name, path in zip(regime.parents, parent_paths(regime, settings), strict=True)
+    ]
+
+
+def parent_paths(regime: Regime, settings: TrainSettings) -> list[str]:
+    """Where ``find_parents`` looks. Raises UsageError for a wrong number of paths in ``--init``."""
+    given = paths_in(settings.init)
     if given and len(given) != len(regime.parents):
         wanted = ", ".join(regime.parents) or "nothing"
-        raise UsageError(f"--init names {len(given)} checkpoints; regime {regime.name} starts from {wanted}")
-    paths = given or _beside(regime, settings)
-    return [_parent(regime, name, path) for name, path in zip(regime.parents, paths, strict=True)]
-
-
-def _beside(regime: Regime, settings: TrainSettings) -> list[str]:
+        raise UsageError(f"--init names {counted(len(given), 'checkpoint')}; regime {regime.name} starts from {wanted}")
     runs = settings.run_directory.parent
-    return [name if is_checkpoint(name) else str(runs / name) for name in regime.parents]
+    return given or [name if is_checkpoint(name) else str(runs / name) for name in regime.parents]
+
+
+def paths_in(init: str) -> list[str]:
+    """The paths of ``--init``, which stand with commas between them."""
+    return [one.strip() for one in init.split(",") if one.strip()]
 
 
 def _parent(regime: Regime, name: str, path: str) -> Parent:
@@ -131,7 +158,7 @@ def build_class_matrix(
     """The head over ``classes`` identities on the device, fresh or the parent's.
 
     Raises:
-        UsageError: a parent's head that is to be inherited and was trained on other identities.
+        UsageError: a parent's head that is to be inherited and does not fit.
     """
     import torch
 
@@ -145,16 +172,31 @@ def build_class_matrix(
         margin=settings.margin if settings.margin >= 0 else None,
     )
     if regime.inherit_head:
-        known = parents[0].metadata["head"]
-        if known["classes"] != classes:
-            raise UsageError(
-                f"{parents[0].weights}: its head is over {known['classes']:,} identities; these data have {classes:,}"
-            )
         checkpoint.load_part(parents[0].weights, "head", head)
     if compute.device.type == "cuda":
         # 220 GFLOP a step at 1,024 x 52,500 classes: 3 ms of an H100 in float32, most of a step at 32 px.
         head.matmul_dtype = compute.autocast_dtype if compute.autocast_dtype == torch.bfloat16 else torch.float32
     return head.to(compute.device)
+
+
+def people_digest(splits: Iterable[Split]) -> str:
+    """SHA-256 of the identities' names in the order of their labels: which row of a head stands for whom."""
+    names = [f"{split.name}/{name}" for split in splits for name in split.identity_names]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def refuse_other_people(parent: Parent, classes: int, people: str) -> None:
+    """Raise UsageError where ``parent``'s head stands for other people than ``people_digest`` of these data."""
+    known = parent.metadata["head"]
+    if known["classes"] != classes:
+        raise UsageError(
+            f"{parent.weights}: its head is over {counted(known['classes'], 'identity')}; these data have {classes:,}"
+        )
+    if known.get("people", people) != people:
+        raise UsageError(
+            f"{parent.weights}: its head is over {classes:,} other identities than these data have; "
+            "give the data it was trained on, or a regime that does not inherit the head"
+        )
 
 
 def shape_metadata(shape: "BackboneSettings | FusedSettings") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.errors import UsageError
 from hrfr_fast.regimes import Phase
+from hrfr_fast.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +28,8 @@ def laid_out(phases: Sequence[Phase], steps: int) -> list[Stretch]:
         share += phase.share
         stop = round(share * steps)
         if stop <= done:
-            raise UsageError(f"{steps} steps are too few for {len(phases)} phases: one would get none; raise --steps")
+            short = f"{counted(steps, 'step')}: too few for {len(phases)} phases"
+            raise UsageError(f"{short}, one would get none; raise --steps")
         stretches.append(Stretch(phase, done, stop))
         done = stop
     return stretches

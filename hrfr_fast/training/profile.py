@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hrfr_fast.progress import console
+from hrfr_fast.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ class StepProfiler:
         table = step_table(events, steps, self.on_cuda)
         (self.directory / "table.txt").write_text(table, encoding="utf-8")
         console.print(table, markup=False, highlight=False)
-        console.print(f"trace of {steps} steps: {self.directory / 'trace.json'}")
+        console.print(f"trace of {counted(steps, 'step')}: {self.directory / 'trace.json'}")
 
     def __enter__(self) -> Self:
         return self

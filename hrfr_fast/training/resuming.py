@@ -1,38 +1,72 @@
-"""The settings of a run that goes on: its own, but for what changes speed alone."""
+"""The settings of a run that goes on: its own, but for what changes speed alone, and where its data and parents are."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
-from hrfr_fast.errors import UsageError
+from hrfr_fast.data import manifest
+from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.regimes import load_regime, regime_named
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
+from hrfr_fast.training import checkpoint
+from hrfr_fast.training.build import Parent, parent_paths, paths_in
+from hrfr_fast.training.lineage import places, unlike_its_own
+
+PLACES = ("data", "init", "out")
+"""Settings that say where something lies: digests prove that it is the same, so they may change."""
 
 
 def resumed_settings(given: TrainSettings) -> TrainSettings:
     """The settings the run in ``given.run_directory`` was started with; of ``SPEED_ONLY`` those given now, where they
-    are not the defaults.
+    are not the defaults, and data and parents where they are now.
 
-    A regime of the user's is read from the copy in the run directory. Raises UsageError where there is no run.
+    A regime of the user's is read from the copy in the run directory.
+
+    Raises:
+        UsageError: there is no run, or its data or parents are not found; says where they were looked for.
     """
-    saved = _saved(given)
-    regime = str(given.run_directory / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
+    saved, run = _saved(given), given.run_directory
+    regime = str(run / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
     defaults = {one.name: one.default for one in fields(TrainSettings)}
-    speed = {name: getattr(given, name) for name in SPEED_ONLY if getattr(given, name) != defaults[name]}
-    return replace(saved, regime=regime, out=str(given.run_directory), **speed)
+    changed = {name: getattr(given, name) for name in SPEED_ONLY if getattr(given, name) != defaults[name]}
+    last = run / "checkpoints" / "last.safetensors"
+    known = checkpoint.read_metadata(last) if last.exists() else {}
+    data = [given.data] if given.data != defaults["data"] else [*_data_places(saved, known, run), given.data]
+    here = replace(saved, regime=regime, out=str(run), data=_find_data(data, known, run), **changed)
+    here = replace(here, init=given.init or saved.init)
+    return replace(here, init=_find_parents(here, known, saved))
 
 
 def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
     """Raise UsageError where a setting that was ``asked`` for by name is not what the saved run has.
 
-    "auto" is what the run found for itself.
+    "auto" is what the run found for itself. Data and parents are compared by their digests when they are found.
     """
     saved = _saved(given)
     for name in asked:
         now, before = getattr(given, name), getattr(saved, name)
-        if name not in (*SPEED_ONLY, "out") and now != before and now not in (0, "auto"):
-            raise UsageError(
-                f"{given.run_directory} has {name} {before!r}, and --resume cannot change it to {now!r}; leave it out, "
-                "or train a new run with another --out"
-            )
+        if name in (*SPEED_ONLY, *PLACES) or now == before or now in (0, "auto"):
+            continue
+        if name == "regime" and now.endswith(".toml") and load_regime(now) == load_regime(_regime_copy(given)):
+            continue
+        raise UsageError(
+            f"{given.run_directory} has {name} {before!r}, and --resume cannot change it to {now!r}; leave it out, "
+            "or train a new run with another --out"
+        )
+
+
+def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
+    """``settings`` as a run directory keeps them: they mean the same from every working directory."""
+    regime = settings.regime
+    return replace(
+        settings,
+        data=os.path.abspath(settings.data),
+        out=os.path.abspath(settings.run_directory),
+        init=",".join(map(os.path.abspath, paths_in(settings.init))),
+        regime=os.path.abspath(regime) if regime.endswith(".toml") else regime,
+    )
 
 
 def _saved(given: TrainSettings) -> TrainSettings:
@@ -40,3 +74,78 @@ def _saved(given: TrainSettings) -> TrainSettings:
     if not path.exists():
         raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
     return load_settings(path)
+
+
+def _regime_copy(given: TrainSettings) -> Path:
+    return given.run_directory / "regime.toml"
+
+
+def _data_places(saved: TrainSettings, known: Mapping[str, Any], run: Path) -> list[str]:
+    """Where the run's data may lie: as its checkpoint recorded it, and as its settings say."""
+    recorded = known.get("data", {})
+    looked = places(recorded["path"], recorded.get("from_run", ""), run) if recorded else []
+    return [str(place) for place in [*looked, *places(saved.data, _from_run(saved.data, saved), run)]]
+
+
+def _from_run(path: str, saved: TrainSettings) -> str:
+    """``path`` of the settings as it is seen from the run directory of the settings; "" where they do not say."""
+    both_known = os.path.isabs(path) == os.path.isabs(saved.run_directory)
+    return os.path.relpath(path, saved.run_directory) if both_known else ""
+
+
+def _find_data(looked: Iterable[str], known: Mapping[str, Any], run: Path) -> str:
+    """The first place of ``looked`` with the data that a run whose checkpoint has the metadata ``known`` goes on with;
+    of a run without a checkpoint, which starts again, the first with any."""
+    problems = {}
+    for place in dict.fromkeys(looked):
+        try:
+            other = unlike_its_own(known, manifest.read(Path(place))) if known else []
+        except HrfrError as error:
+            problems[place] = str(error) if Path(place).exists() else "no such directory"
+            continue
+        if not other:
+            return place
+        problems[place] = f"other data ({', '.join(other)} is not what the run was started with)"
+    raise UsageError(
+        f"{run}: the data it is trained on were not found; looked at\n{_listed(problems)}\n"
+        "Say where they are now with --data, or train a new run on others"
+    )
+
+
+def _find_parents(here: TrainSettings, known: Mapping[str, Any], saved: TrainSettings) -> str:
+    """What ``init`` of the resumed run ``here`` has to be; "" where its parents lie beside it, as by default."""
+    regime, run = regime_named(here.regime), here.run_directory
+    paths = parent_paths(regime, here)
+    records = known.get("parents", [{}] * len(paths))
+    found = []
+    for path, record in zip(paths, records, strict=True):
+        looked = [path]
+        if here.init == saved.init:  # the user names no other
+            looked += map(str, places(path, _from_run(path, saved), run))
+            looked += map(str, places(record["path"], record.get("from_run", ""), run) if record else [])
+        found.append(_find_parent(looked, record, run))
+    return ",".join(found) if here.init or found != paths else ""
+
+
+def _find_parent(looked: list[str], record: Mapping[str, Any], run: Path) -> str:
+    """The first of ``looked`` that is the checkpoint of ``record``; without a record, which only a checkpoint of the
+    run has, the first: it starts again."""
+    problems = {}
+    for place in dict.fromkeys(looked):
+        try:
+            weights = checkpoint.weights_of(place)
+            if not record or Parent(weights, checkpoint.read_metadata(weights)).is_what(record):
+                return place
+            problems[place] = "another checkpoint, by its digest"
+        except UsageError:
+            problems[place] = "no checkpoint there"
+    if not record:
+        return looked[0]
+    raise UsageError(
+        f"{run}: the checkpoint it started from was not found; looked at\n{_listed(problems)}\n"
+        "Say where it is now with --init, or train the run anew"
+    )
+
+
+def _listed(problems: Mapping[str, str]) -> str:
+    return "\n".join(f"  {place}: {problem}" for place, problem in problems.items())

@@ -5,6 +5,7 @@ are functions of integers, so a run resumes mid-epoch and, on a CPU, ends in the
 """
 
 import math
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from hrfr_fast.training.build import (
     build_class_matrix,
     build_embedder,
     find_parents,
+    people_digest,
+    refuse_other_people,
     shape_metadata,
     shape_of,
     with_inherited_shape,
@@ -38,15 +41,17 @@ from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.device import choose_compute, fastest_precision
 from hrfr_fast.training.feed import build_feed, training_splits
 from hrfr_fast.training.graph import graphs_choice
+from hrfr_fast.training.lineage import as_seen_by, note_on, record_of, unlike_its_own
 from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
 from hrfr_fast.training.phases import Stretch, laid_out, release
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
-from hrfr_fast.training.resuming import resumed_settings
+from hrfr_fast.training.resuming import resumed_settings, with_absolute_paths
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
+from hrfr_fast.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -109,11 +114,17 @@ class Trainer:
         self.compute = choose_compute(settings.device, settings.precision)
         settings = replace(settings, precision=self.compute.precision)  # a resumed run must not choose again
         self.packed = open_packed(settings.data)
-        self.pair_sets = verifiable(self.packed.pairs.values(), console.print)
-        if not self.pair_sets:
-            console.print(f"warning: {settings.data} has no pairs to verify on: nothing will tell what this run learns")
         self.regime = regime_named(settings.regime)
         self.parents = find_parents(self.regime, settings)
+        training_splits(self.packed, self.regime, settings)  # refuses where one is missing
+        self.origin = {
+            "data": record_of(self.packed, self.regime.sources, self.run),
+            "parents": [parent.to_json(self.run) for parent in self.parents],
+        }
+        pair_sets = [as_seen_by(self.origin, pairs, self.packed) for pairs in self.packed.pairs.values()]
+        self.pair_sets = verifiable(pair_sets, console.print)
+        if not self.pair_sets:
+            console.print(f"warning: {settings.data} has no pairs to verify on: nothing will tell what this run learns")
         settings = with_inherited_shape(settings, self.regime, self.parents)
         self.backbone_settings = shape_of(settings, self.regime, self.parents)
         self.settings = settings
@@ -171,7 +182,11 @@ class Trainer:
         self.backbone = build_embedder(
             self.backbone_settings, self.parents, self.compute, checkpointing=self.settings.activation_checkpointing
         )
-        classes = sum(split.identities for split in training_splits(self.packed, self.regime, self.settings))
+        splits = training_splits(self.packed, self.regime, self.settings)
+        self.people = people_digest(splits)
+        classes = sum(split.identities for split in splits)
+        if self.regime.inherit_head:
+            refuse_other_people(self.parents[0], classes, self.people)
         self.head = build_class_matrix(self.settings, self.regime, classes, self.parents, self.compute)
 
     def _objective(self) -> "Objective":
@@ -260,16 +275,19 @@ class Trainer:
         (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.metrics = self._open_records()
         faces = " + ".join(f"{split.samples:,} {split.name}" for split in self.stream.splits)
+        people, steps = counted(self.stream.classes, "identity"), counted(self.total_steps, "step")
         console.print(
-            f"[bold]{self.regime.name}[/]: {faces} faces of {self.stream.classes:,} identities at "
-            f"{self.stream.size} px, {self.total_steps:,} steps of {self.settings.batch_size} on {self.compute}"
+            f"[bold]{self.regime.name}[/]: {faces} faces of {people} at {self.stream.size} px, {steps} of "
+            f"{self.settings.batch_size} on {self.compute}"
         )
         for parent in self.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
+            if note := note_on(parent.metadata, self.packed):
+                console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
 
     def _open_records(self) -> Metrics:
         """Settings and regime as files, and what the lines of metrics go to."""
-        self.settings.save(self.run / "settings.toml")
+        with_absolute_paths(self.settings).save(self.run / "settings.toml")
         self.regime.save(self.run / "regime.toml")
         return Metrics(self.run, self.samples)
 
@@ -304,7 +322,7 @@ class Trainer:
     def _interrupted(self, stop: StopFlag) -> Interrupted:
         return Interrupted(
             f"stopped at step {self.step:,} of {self.total_steps:,}; continue with\n  "
-            f"hrfr-fast train --out {self.run} --resume",
+            f"hrfr-fast train --out {shlex.quote(str(self.run.absolute()))} --resume",
             stop.signal_number or 2,
         )
 
@@ -438,9 +456,8 @@ class Trainer:
         metadata = {
             "regime": self.regime.name,
             "backbone": shape_metadata(self.backbone_settings),
-            "parents": [parent.to_json() for parent in self.parents],
-            "head": {"name": self.settings.head, "classes": self.stream.classes},
-            "data": {"path": str(self.packed.path.resolve()), "digest": self.packed.digest},
+            "head": {"name": self.settings.head, "classes": self.stream.classes, "people": self.people},
+            **self.origin,
             "hrfr_fast": __version__,
             **self._where(),
             **more,
@@ -467,6 +484,7 @@ class Trainer:
             "plateau": self.plateau.state(),
             "best_accuracy": self.best_accuracy,
             "data_digest": self.packed.digest,
+            "origin": self.origin,
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -486,8 +504,17 @@ class Trainer:
             console.print(f"{self.run}: stopped before its first checkpoint, starting again")
             return
         state = checkpoint.load_state(path, self.compute.device)
+        origin = state.get("origin", {"data": {"digest": state["data_digest"]}})
+        if other := unlike_its_own(origin, self.packed.manifest):
+            raise UsageError(
+                f"{self.packed.path} has changed since {self.run} was started ({', '.join(other)}); "
+                "train a new run on it, or say with --data where the data of the run are now"
+            )
         if state["data_digest"] != self.packed.digest:
-            raise UsageError(f"{self.packed.path} has changed since {self.run} was started; train a new run on it")
+            console.print(
+                f"note: {self.packed.path} has changed since {self.run} was started, but not in what it is trained on",
+                markup=False, highlight=False,
+            )  # fmt: skip
         if state["phase"] >= 0:
             self._enter_phase(state["phase"])
         self.backbone.load_state_dict(state["backbone"])

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hrfr_fast.cli import app
@@ -25,6 +26,8 @@ from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.results import anchors
 from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
+from hrfr_fast.training.checkpoint import save_weights
+from hrfr_fast.training.lineage import record_of
 
 PRESET = """
 base = "cpu-small"
@@ -126,13 +129,13 @@ def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
     child.run.mkdir(parents=True)
     said = identity_of(child, plan.packed.digest)
     write_json(child.run / SAME, said | {"parents": {parent.label: ""}})
-    assert status(child, plan.packed.digest) == "new"
+    assert status(child, plan.packed) == "new"
     older = {name: value for name, value in said["settings"].items() if name != "most_identities"}
     write_json(child.run / SAME, said | {"settings": older})
-    assert status(child, plan.packed.digest) == "new", "a setting that the run's version did not have is no difference"
+    assert status(child, plan.packed) == "new", "a setting that the run's version did not have is no difference"
     write_json(child.run / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
     with pytest.raises(UsageError, match="another lowres144 than there is now"):
-        status(child, plan.packed.digest)
+        status(child, plan.packed)
 
 
 def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_path, done):
@@ -247,3 +250,20 @@ def test_a_report_without_test_pairs_says_so(done, tmp_path):
     bare |= {"contrasts": [], "claims": [], "data": results["data"] | {"pairs": None}}
     (tmp_path / "runs").symlink_to(done / "runs")
     assert "no test pairs" in write_study_report(tmp_path, bare).read_text()
+
+
+def test_a_run_is_reused_where_only_other_pairs_changed(packed, preset, tmp_path):
+    """What its checkpoint was trained on decides, not the digest of all that is packed."""
+    plan = planned(["lowres32"], packed, tmp_path, preset=preset, seeds=1)
+    job = plan.jobs[0]
+    weights = job.run / "checkpoints" / "last.safetensors"
+    weights.parent.mkdir(parents=True)
+    write_json(job.run / SAME, identity_of(job, "before") | {"parents": {}})
+    with pytest.raises(UsageError, match="made with other data"):
+        status(job, plan.packed)
+    data = record_of(plan.packed, ["lowres"], job.run) | {"digest": "before"}
+    save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data})
+    assert status(job, plan.packed) == "new"
+    save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data | {"splits": {"lowres": "other"}}})
+    with pytest.raises(UsageError, match="made with other data"):
+        status(job, plan.packed)

@@ -1,0 +1,83 @@
+"""Tables on standard output that cut nothing, however narrow the terminal is, and wherever the output goes."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
+
+
+def print_rows(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", bold: Container[int] = (),
+    right: Container[int] = (),
+) -> None:  # fmt: skip
+    """Print ``rows`` as a table where it fits: with lines, else without. Else one block a row: its first cell, and
+    below it a line for each other cell that is not empty.
+
+    A file or a pipe counts as 80 columns wide unless the environment's COLUMNS says otherwise. Cells are plain text.
+
+    Args:
+        bold: numbers of the rows to stand out.
+        right: numbers of the columns aligned to the right.
+    """
+    from rich.console import Console
+
+    console, rows = Console(highlight=False), [list(row) for row in rows]
+    for lines in (True, False):
+        table = _table(head, rows, title, bold, right, lines)
+        if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+            console.print(table)
+            return
+    for text in _blocks(head, rows, title, bold):
+        console.print(text, soft_wrap=True)
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold: Container[int], right: Container[int],
+    lines: bool,
+) -> Any:  # fmt: skip
+    from rich import box
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    columns = [Column(Text(one), justify="right" if i in right else "left", no_wrap=True) for i, one in enumerate(head)]
+    look: dict[str, Any] = {"box": box.HEAVY_HEAD} if lines else {"box": box.SIMPLE_HEAD, "show_edge": False}
+    if not lines:
+        look["padding"] = 0  # the box itself leaves a space between columns
+    table = Table(*columns, title=Text(title) if title else None, title_justify="left", **look)
+    for number, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="bold" if number in bold else "")
+    return table
+
+
+def _blocks(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold: Container[int]) -> Iterable[Any]:
+    from rich.text import Text
+
+    names = [" ".join(one.split()) for one in head]
+    width = max(map(len, names[1:]), default=0)
+    if title:
+        yield Text(title, style="italic")
+    for number, (first, *cells) in enumerate(rows):
+        yield Text(first, style="bold" if number in bold else "")
+        for name, cell in zip(names[1:], cells, strict=True):
+            if cell:
+                yield Text(f"  {name:<{width}}  {cell}")
+
+
+def print_values(title: str, values: Mapping[str, Any]) -> None:
+    """Print names and values in two columns; what is too long goes on in the next line."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), title=Text(title), show_header=False)
+    for key, value in values.items():
+        table.add_row(Text(str(key)), Text(_plain(value)))
+    Console(highlight=False).print(table)
+
+
+def _plain(value: Any) -> str:
+    """Numbers with thousands separators, mappings and lists without brackets and quotes."""
+    if isinstance(value, dict):
+        inner = [f"{k}: {_plain(v)}" for k, v in value.items()]
+        return "\n".join(inner) if any(isinstance(v, dict) for v in value.values()) else ", ".join(inner)
+    if isinstance(value, list):
+        return "\n".join(map(_plain, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
