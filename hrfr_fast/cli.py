@@ -14,6 +14,7 @@ import typer
 
 from hrfr_fast import __version__
 from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.files import in_words, refuse_lost_directory
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
@@ -36,7 +37,7 @@ def main() -> None:
     except HrfrError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        _fail(in_words(error, "hrfr-fast " + " ".join(sys.argv[1:2])), 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -58,7 +59,8 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    refuse_lost_directory()
 
 
 @app.command()

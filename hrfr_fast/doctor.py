@@ -18,6 +18,7 @@ import numpy as np
 
 from hrfr_fast.engines.dali import WHEELS
 from hrfr_fast.errors import UsageError
+from hrfr_fast.files import fsync
 from hrfr_fast.machine import cores, gib, memory
 from hrfr_fast.training.device import FIX
 
@@ -251,7 +252,7 @@ def measure_disk(folder: Path, size: int = PROBE_BYTES) -> Disk:
             start = time.perf_counter()
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
             written = time.perf_counter() - start
             _forget(file.fileno())
             start = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.report.plots import COLOURS
+from hrfr_fast.report.plots import COLOURS, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ def figure(
             one.grid(alpha=0.3)
             one.spines[["top", "right"]].set_visible(False)
     yield axes
-    drawn.savefig(path, dpi=130)
+    write_figure(path, drawn)
 
 
 def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:

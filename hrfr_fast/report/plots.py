@@ -1,5 +1,6 @@
 """The curves of a run as PNG files: loss and rate, accuracy over time, ROC, scores."""
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hrfr_fast.evaluation.verification import Verification, roc
+from hrfr_fast.files import write_bytes
 from hrfr_fast.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): distinguishable with every kind of colour blindness, on light and dark.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -46,7 +49,14 @@ def figure_file(
         one.grid(alpha=0.3)
         one.spines[["top", "right"]].set_visible(False)
     yield axes
-    figure.savefig(path, dpi=130)
+    write_figure(path, figure)
+
+
+def write_figure(path: Path, drawn: "Figure") -> None:
+    """Replace ``path`` by a PNG of a figure atomically; Matplotlib's own writing does not say why it failed."""
+    content = io.BytesIO()
+    drawn.savefig(content, format="png", dpi=130)
+    write_bytes(path, content.getvalue())
 
 
 def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:

@@ -19,7 +19,8 @@ from hrfr_fast.engines.base import Batch, Engine
 from hrfr_fast.engines.paired import PairedStream
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs, verifiable
-from hrfr_fast.files import write_json
+from hrfr_fast.files import write_json, writing
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings
@@ -44,7 +45,7 @@ from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learnin
 from hrfr_fast.training.phases import Stretch, laid_out, release
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
-from hrfr_fast.training.resuming import resumed_settings
+from hrfr_fast.training.resuming import how_to_go_on, refuse_mixture, result_settings, resumed_settings
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 
@@ -78,22 +79,25 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
             there (only what changes speed alone may differ: see ``resuming.py``).
 
     Raises:
-        UsageError: unknown regime, missing split or parent, a run directory in use, a resumed run whose data changed.
+        UsageError: unknown regime, missing split or parent, a run directory that holds a run or is in use, a resumed
+            run whose data changed.
         HrfrError: the loss is no longer finite, or a batch does not fit the GPU; says at which step and what to do.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
-        DamageFound: with ``verify_checksums``, a record that does not match its checksum.
+        DamageFound: with ``verify_checksums``, a record that does not match its checksum; a shard that shrinks.
+        CannotWrite: a full disk; says which checkpoint is kept, and how to go on.
     """
     run = settings.run_directory
-    if resume:
-        settings = resumed_settings(settings)
-    elif (run / "checkpoints" / "last.state.pt").exists():
-        raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
-    with StopFlag() as stop, Trainer(settings, show_progress) as trainer:
+    with directory_lock(run), writing(run, lambda: how_to_go_on(run)):
         if resume:
-            trainer.restore()
-        trainer.start()
-        trainer.loop(stop)
-        return trainer.finish(stop)
+            settings = resumed_settings(settings)
+        elif (run / "checkpoints" / "last.state.pt").exists():
+            raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
+        with StopFlag() as stop, Trainer(settings, show_progress) as trainer:
+            if resume:
+                trainer.restore()
+            trainer.start()
+            trainer.loop(stop)
+            return trainer.finish(stop)
 
 
 class Trainer:
@@ -435,6 +439,7 @@ class Trainer:
             "plateau": self.plateau.state(),
             "best_accuracy": self.best_accuracy,
             "data_digest": self.packed.digest,
+            "settings": result_settings(self.settings),
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -455,6 +460,7 @@ class Trainer:
             console.print(f"{self.run}: stopped before its first checkpoint, starting again")
             return
         state = checkpoint.load_state(path, self.compute.device)
+        refuse_mixture(self.run, state, self.settings, self.total_steps)
         if state["data_digest"] != self.packed.digest:
             raise UsageError(f"{self.packed.path} has changed since {self.run} was started; train a new run on it")
         if state["phase"] >= 0:
