@@ -14,6 +14,7 @@ import typer
 
 from hrfr_fast import __version__
 from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.files import in_words, refuse_lost_directory
 from hrfr_fast.locales import use_utf8
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _fail(_how_to_install(error), 1)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        _fail(in_words(error, "hrfr-fast " + " ".join(sys.argv[1:2])), 1)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands need not import
             raise
@@ -85,7 +86,8 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    refuse_lost_directory()
 
 
 @app.command()

@@ -19,6 +19,7 @@ import numpy as np
 
 from hrfr_fast.caches import use_writable_caches
 from hrfr_fast.errors import UsageError
+from hrfr_fast.files import fsync
 from hrfr_fast.gpu_software import (
     COMPILER_FIX,
     DALI_WHEELS,
@@ -297,7 +298,7 @@ def measure_disk(folder: Path, size: int = PROBE_BYTES) -> Disk:
             start = time.perf_counter()
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
             written = time.perf_counter() - start
             _forget(file.fileno())
             start = time.perf_counter()

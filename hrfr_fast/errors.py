@@ -39,6 +39,22 @@ class DamageFound(HrfrError):
     exit_code = 4
 
 
+class CannotWrite(HrfrError):
+    """The system refused to write: a full disk, a quota, a read-only place.
+
+    Args:
+        what: which file, why, and how to mend that.
+        then: what is kept, and how to go on.
+    """
+
+    def __init__(self, what: str, then: str = "") -> None:
+        super().__init__(what, then)
+        self.what, self.then = what, then
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.then}" if self.then else self.what
+
+
 class Interrupted(HrfrError):
     """Ctrl-C or SIGTERM arrived; everything finished so far is on disk.
 

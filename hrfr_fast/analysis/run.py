@@ -5,16 +5,20 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
 from hrfr_fast.data.shards import Packed, open_packed
-from hrfr_fast.errors import HrfrError, Interrupted, UsageError
-from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.errors import CannotWrite, HrfrError, Interrupted, UsageError
+from hrfr_fast.files import write_bytes, write_json, writing
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.stopping import StopFlag
 from hrfr_fast.training.lineage import find_data, note_on, unlike
+
+if TYPE_CHECKING:
+    from hrfr_fast.training.device import Compute
 
 QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
 """Modules of this package, each with KEY, QUESTION and ``analyse(spaces, out) -> Finding``."""
@@ -58,16 +62,31 @@ def analyze(
         UsageError: no such run, question or data; runs of different data without ``packed``.
         IncompleteAnalysis: after everything else was answered and written: which questions were not, and why.
         Interrupted: Ctrl-C or SIGTERM; what was answered is on disk.
+        CannotWrite: a full disk; what was answered is kept.
     """
     from hrfr_fast.training.device import choose_compute
 
-    chosen = _chosen(questions)
+    _chosen(questions)
     models = [read_model(run, name) for run, name in zip(runs, model_names(runs), strict=True)]
     if not models:
         raise UsageError("no run was given to analyse")
     spaces_packed = open_packed(packed) if packed else _data_of(models)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with directory_lock(out), writing(out, lambda: f"What was answered so far is in {out}; run the same command again"):
+        return _analyze(models, spaces_packed, out, choose_compute(device), questions, seed, show_progress)
+
+
+def _analyze(
+    models: list[Model],
+    packed: Packed,
+    out: Path,
+    compute: "Compute",
+    questions: list[str] | None,
+    seed: int,
+    show_progress: bool,
+) -> list[Finding]:
+    """The questions one after the other, in a directory that is held."""
+    chosen = _chosen(questions)
     with progress_bar(show_progress) as bar, StopFlag() as stop:
         pictures = bar.add_task("embedding pictures", total=None, note="")
         answered = bar.add_task("questions", total=len(chosen), note="")
@@ -76,14 +95,14 @@ def analyze(
             bar.advance(pictures, count)
             _refuse_to_go_on(stop, out)
 
-        spaces = Spaces(models, spaces_packed, choose_compute(device), seed=seed, advance=advance)
+        spaces = Spaces(models, packed, compute, seed=seed, advance=advance)
         findings: list[Finding] = []
         failures: list[_Failure] = []
         left_out: dict[str, str] = {}
         for name in chosen:
             _refuse_to_go_on(stop, out)
             bar.update(answered, note=name)
-            reason = not_applicable(name, models, spaces_packed)
+            reason = not_applicable(name, models, packed)
             if reason and questions is None:
                 left_out[name] = reason
             else:
@@ -125,7 +144,7 @@ def _answer(
             raise UsageError(reason)
         finding = _with_notes(_module(name).analyse(spaces, out), spaces)
         finding.save(out)
-    except Interrupted:
+    except (Interrupted, CannotWrite):
         raise
     except HrfrError as error:
         failures.append(_Failure(name, str(error)))

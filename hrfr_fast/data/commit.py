@@ -6,7 +6,6 @@ readers refuse the directory then (:func:`manifest.read`), and the next pack com
 anything else. Before the decision the old output is whole, after the renames the new one is.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.data import beton, manifest
-from hrfr_fast.errors import UsageError
 from hrfr_fast.files import fsync_directory
+from hrfr_fast.lock import directory_lock
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -40,14 +39,10 @@ def listing_name(shard: str) -> str:
 
 @contextmanager
 def locked(out: Path) -> Iterator[Path]:
-    """Create ``out/.packing`` and hold it for this process. Raises UsageError while another pack has it."""
-    work = out / manifest.WORK
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"{out}: another pack is writing here; wait for it or choose another --out") from error
+    """Create ``out/.packing`` and hold ``out`` for this process. Raises UsageError while another command has it."""
+    with directory_lock(out):
+        work = out / manifest.WORK
+        work.mkdir(exist_ok=True)
         yield work
 
 

@@ -1,14 +1,14 @@
 """Room on the disk: looked at before packing, and a full disk told in words."""
 
-import errno
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hrfr_fast.data import beton, manifest
 from hrfr_fast.data.sources import Candidates
 from hrfr_fast.errors import HrfrError
+from hrfr_fast.files import writing
 
 
 def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
@@ -29,17 +29,12 @@ def _bytes_needed(candidates: Candidates) -> int:
     return payload + tables + 2 * beton.PAGE_SIZE
 
 
-@contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turn the system's errors about writing to ``out`` into HrfrError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise HrfrError(
-                f"{out}: the disk is full. What was packed before is untouched and what is finished is kept in"
-                f" {out / manifest.WORK}: make room and run the same command again to continue"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise HrfrError(f"{error.filename or out}: cannot be written: {error.strerror}") from error
-        raise
+def disk_errors(out: Path) -> AbstractContextManager[None]:
+    """Tells what the system refuses to write to ``out`` in words, and how to go on."""
+    return writing(
+        out,
+        lambda: (
+            f"What was packed before is untouched and what is finished is kept in {out / manifest.WORK}: run the same"
+            " command again to continue"
+        ),
+    )

@@ -7,7 +7,6 @@ line also holds checksums of the rows and refusals before it and of itself: dama
 """
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.data.writer import ROW
-from hrfr_fast.files import fsync_directory
+from hrfr_fast.files import fsync, fsync_directory
 
 
 class Journal:
@@ -82,14 +81,14 @@ class Journal:
         """Make it durable; the shard's own data must be on disk already."""
         for kind in ("rows", "refused"):
             self._files[kind].flush()
-            os.fsync(self._files[kind].fileno())
+            fsync(self._files[kind].fileno())
         state = [self.candidates, self._records, self._refused_bytes, *self._checksums.values()]
         self._line(_with_checksum(state))
 
     def _line(self, value: Any) -> None:
         self._files["journal"].write(json.dumps(value).encode() + b"\n")
         self._files["journal"].flush()
-        os.fsync(self._files["journal"].fileno())
+        fsync(self._files["journal"].fileno())
 
     def close(self) -> None:
         """Close the files; they stay."""

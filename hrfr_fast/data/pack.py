@@ -248,7 +248,7 @@ def _keep_unfinished(work: Path, earlier: Earlier) -> None:
     """Only unfinished work on what this run packs may stay: anything else could be taken for this run's output."""
     wanted = earlier.keys.keys() - earlier.current
     for path in work.iterdir():
-        if path.name != "lock" and path.name.split(".")[0] not in wanted:
+        if path.name.split(".")[0] not in wanted:
             path.unlink()
 
 

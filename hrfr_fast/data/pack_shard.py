@@ -23,7 +23,7 @@ from hrfr_fast.data.sources import Candidates
 from hrfr_fast.data.workers import Decoders
 from hrfr_fast.data.writer import SplitWriter, holds
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
-from hrfr_fast.files import write_json
+from hrfr_fast.files import write_array, write_json
 from hrfr_fast.stopping import StopFlag
 
 SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # how much work a kill may cost
@@ -234,9 +234,6 @@ def _split_entry(writer: SplitWriter, candidates: Candidates, source: dict[str, 
 def save_identities(work: Path, entry: dict[str, Any], clusters: ArrayLike, coverage: float) -> None:
     """Write ``pairs-<name>.identities.npy``, int32 [2P], equal for one person, and enter it in ``entry``."""
     path = work / f"{Path(entry['file']).stem}.identities.npy"
-    with open(path, "wb") as file:
-        np.save(file, np.asarray(clusters, np.int32), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    write_array(path, np.asarray(clusters, np.int32))
     entry["identities_file"], entry["identities_digest"] = path.name, beton.file_digest(path)
     entry["identity_coverage"] = coverage

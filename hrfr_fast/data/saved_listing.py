@@ -9,18 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.files import atomic_write
+
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, from no special system
 
 
 def save_listing(path: Path, key: dict[str, Any], shard: str, lines: Iterator[str]) -> None:
     """Write ``key``, the digest of the shard made of it, and the lines; equal content gives equal bytes."""
-    with open(path, "wb") as raw:
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file:
-            file.write(json.dumps(key | {"shard": shard}, sort_keys=True).encode() + b"\n")
-            while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
-                file.write(os.fsencode("\n".join(some)) + b"\n")
-        raw.flush()
-        os.fsync(raw.fileno())
+    with (
+        atomic_write(path) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file,
+    ):
+        file.write(json.dumps(key | {"shard": shard}, sort_keys=True).encode() + b"\n")
+        while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
+            file.write(os.fsencode("\n".join(some)) + b"\n")
 
 
 def saved_key(path: Path, shard: str) -> dict[str, Any] | None:

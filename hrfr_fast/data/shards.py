@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.data import beton, manifest
+from hrfr_fast.data.bus_error import watch
 from hrfr_fast.data.pair_defects import PairDefects
 from hrfr_fast.errors import DamageFound, UsageError
 
@@ -42,7 +43,9 @@ class Split:
     @cached_property
     def data(self) -> NDArray[np.uint8]:
         """Read-only uint8 memory map of the whole file."""
-        return np.memmap(self.path, np.uint8, mode="r")
+        data = np.memmap(self.path, np.uint8, mode="r")
+        watch(data, self.path)
+        return data
 
     @cached_property
     def _tables(self) -> beton.Tables:
@@ -144,6 +147,17 @@ class Split:
         part.__dict__["_tables"] = replace(whole, **cut)  # what the cached properties would read from the file
         part.__dict__["crc32"] = self.crc32[:count]
         return part
+
+    def refuse_shrunk(self) -> None:
+        """Raise DamageFound where the file has become shorter since it was mapped: what is cut off cannot be read.
+
+        It costs a microsecond. A file cut while the map is being read ends the process: see ``bus_error.py``.
+        """
+        if (now := self.data._mmap.size()) < len(self.data):  # type: ignore[attr-defined]
+            raise DamageFound(
+                f"{self.path} has become shorter while it was in use: {now:,} bytes of {len(self.data):,}. Another"
+                f" program writes to it; `hrfr-fast check {self.path.parent}` lists all damage"
+            )
 
     def release(self) -> None:
         """Give back the memory of the pages read so far; touched again, they are read again."""

@@ -5,8 +5,6 @@ run continues with the identities that are missing. The pixels depend on integer
 never on which process drew them.
 """
 
-import hashlib
-import io
 import json
 import os
 import shutil
@@ -14,12 +12,12 @@ import signal
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import combinations
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,9 +29,12 @@ from hrfr_fast.data.bcolz_arrays import require_bcolz
 from hrfr_fast.data.philox import SYNTHESIS, philox
 from hrfr_fast.data.synthetic_faces import DEFAULT, Strengths, render
 from hrfr_fast.data.writer import SplitWriter
-from hrfr_fast.errors import Interrupted, UsageError
-from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.files import write_array, write_json, writing
+from hrfr_fast.lock import NAME as LOCK
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.machine import cores
+from hrfr_fast.processes import worker_pool
 from hrfr_fast.progress import progress_bar
 from hrfr_fast.stopping import StopFlag
 
@@ -137,11 +138,10 @@ def jobs(seed: int, split: str, plan: SplitPlan, missing: list[int], strengths: 
         yield Job(seed, split, plan, tuple(missing[start : start + step]), strengths)
 
 
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle, and one process is one thread."""
+def _prepare_worker() -> None:
+    """One process is one thread."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
@@ -153,7 +153,7 @@ def in_order(function: Callable[[Job], T], work: Iterator[Job], workers: int, st
                 return
             yield function(job)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    pool = worker_pool(workers, _prepare_worker)
     waiting: deque[Future[T]] = deque()
     try:
         for job in work:
@@ -164,6 +164,11 @@ def in_order(function: Callable[[Job], T], work: Iterator[Job], workers: int, st
                 yield waiting.popleft().result()
         while waiting and not stop:
             yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise HrfrError(
+            "a worker process died (out of memory?); run the same command again to continue, with fewer --workers if"
+            " it happens again"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -206,15 +211,21 @@ def synthesize(
         What the tree holds: scale, seed, and per split its identities, pictures and size; pairs.
 
     Raises:
-        UsageError: ``root`` holds something else than a tree of these settings; bcolz is missing.
+        UsageError: ``root`` holds something else than a tree of these settings, or another process writes there;
+            bcolz is missing.
+        CannotWrite: a full disk; what is finished is kept.
         Interrupted: stopped; calling again continues.
     """
     table = find_scale(scale)
     check_seed(seed)
     root = Path(root)
     require_bcolz(f"{root}: writing its pairs")  # said before the faces are made, not after
-    _claim(root, {"layout": LAYOUT, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
-    with StopFlag() if stop is None else nullcontext(stop) as flag, progress_bar(show_progress) as bars:
+    with (
+        _writing_in(root, "what is finished is kept, and the same `hrfr-fast synth` continues it"),
+        StopFlag() if stop is None else nullcontext(stop) as flag,
+        progress_bar(show_progress) as bars,
+    ):
+        _claim(root, {"layout": LAYOUT, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
         for split, plan in table.splits().items():
             missing = _missing(root, split, plan)
             task = bars.add_task(split, total=plan.identities * plan.pictures, note="")
@@ -226,7 +237,7 @@ def synthesize(
             raise_if_stopped(flag, f"{root} is incomplete; the same `hrfr-fast synth` continues it")
         task = bars.add_task("pairs", total=table.pairs, note="")
         _write_pairs(root, table, seed, flag, lambda n: bars.advance(task, n))
-    shutil.rmtree(root / PARTIAL, ignore_errors=True)
+        shutil.rmtree(root / PARTIAL, ignore_errors=True)
     return summary(table, scale, seed)
 
 
@@ -245,6 +256,15 @@ def raise_if_stopped(stop: StopFlag, what_now: str) -> None:
         raise Interrupted(f"stopped; {what_now}", stop.signal_number or signal.SIGINT)
 
 
+@contextmanager
+def _writing_in(root: Path, then: str) -> Iterator[None]:
+    """Hold ``root`` alone; what the system refuses to write there is told with how to go on."""
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is not a directory")
+    with directory_lock(root), writing(root, lambda: f"{root} is incomplete; {then}"):
+        yield
+
+
 def _claim(root: Path, settings: dict[str, Any]) -> None:
     """Mark ``root`` as a tree of these settings, or find it marked so."""
     marker = root / MARKER
@@ -256,9 +276,8 @@ def _claim(root: Path, settings: dict[str, Any]) -> None:
             found = None
         if found != settings:
             raise UsageError(f"{root} holds synthetic faces of other settings ({MARKER}); choose an empty directory")
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+    elif any(path.name != LOCK for path in root.iterdir()):
         raise UsageError(f"{root} is not empty and not a tree of synthetic faces; choose an empty directory")
-    root.mkdir(parents=True, exist_ok=True)
     write_json(marker, settings)
     (root / PARTIAL).mkdir(exist_ok=True)
 
@@ -332,8 +351,7 @@ def _write_pairs(root: Path, table: Scale, seed: int, stop: StopFlag, advance: C
         advance(len(files) // 2)
     array.flush()
     os.replace(aside, folder / "hres")
-    np.save(root / PARTIAL / "hres_list.npy", pairs.same)
-    os.replace(root / PARTIAL / "hres_list.npy", folder / "hres_list.npy")
+    write_array(folder / "hres_list.npy", pairs.same)
 
 
 def synthesize_packed(
@@ -364,13 +382,17 @@ def synthesize_packed(
     table = find_scale(scale)
     check_seed(seed)
     out = Path(out)
-    _claim(out, {"layout": LAYOUT, "packed": True, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
-    (out / PARTIAL).rmdir()
-    (out / manifest.NAME).unlink(missing_ok=True)
     pairs = choose_pairs(table, seed)
     pictures = np.empty(0, np.uint8)
     entries: dict[str, Any] = {}
-    with StopFlag() if stop is None else nullcontext(stop) as flag, progress_bar(show_progress) as bars:
+    with (
+        _writing_in(out, "the same `hrfr-fast synth --packed` makes it anew"),
+        StopFlag() if stop is None else nullcontext(stop) as flag,
+        progress_bar(show_progress) as bars,
+    ):
+        _claim(out, {"layout": LAYOUT, "packed": True, "scale": scale, "seed": seed, "strengths": asdict(strengths)})
+        (out / PARTIAL).rmdir()
+        (out / manifest.NAME).unlink(missing_ok=True)
         for split, plan in table.splits().items():
             task = bars.add_task(split, total=plan.identities * plan.pictures, note="")
             writer = SplitWriter(out / f"{split}.beton", plan.identities * plan.pictures, plan.size)
@@ -391,8 +413,8 @@ def synthesize_packed(
             if kept:
                 pictures = np.concatenate(kept)
         pair_set = _pack_pairs(out, table, pairs, pictures)
-    provenance = {"synthetic": {"scale": scale, "seed": seed, "strengths": asdict(strengths)}}
-    manifest.write(out, manifest.build(entries, {"hres": pair_set}, provenance))
+        provenance = {"synthetic": {"scale": scale, "seed": seed, "strengths": asdict(strengths)}}
+        manifest.write(out, manifest.build(entries, {"hres": pair_set}, provenance))
     return summary(table, scale, seed)
 
 
@@ -415,8 +437,7 @@ def _pack_pairs(out: Path, table: Scale, pairs: Pairs, pictures: NDArray[np.uint
     records = (pairs.identities * table.highres_eval[1] + pairs.pictures).ravel()
     for record, same in zip(records.tolist(), np.repeat(pairs.same, 2).tolist(), strict=True):
         writer.append(pictures[record], int(same), beton.RAW)
-    content = io.BytesIO()
-    np.save(content, pairs.identities.ravel().astype(np.int32))
-    write_bytes(out / "pairs-hres.identities.npy", content.getvalue())
-    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    path = out / "pairs-hres.identities.npy"
+    write_array(path, pairs.identities.ravel().astype(np.int32))
+    digest = beton.file_digest(path)
     return manifest.pair_entry("hres", writer.finish(), size=HIGH, identities_digest=digest, identity_coverage=1.0)

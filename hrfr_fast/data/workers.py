@@ -1,15 +1,11 @@
 """Decoding on all cores: chunks of candidates go out to worker processes and come back in order."""
 
 import itertools
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +13,7 @@ from hrfr_fast.data.bcolz_arrays import BcolzPairs
 from hrfr_fast.data.decode import Chunk, Target, decode_chunk
 from hrfr_fast.data.sources import Candidates
 from hrfr_fast.errors import HrfrError
+from hrfr_fast.processes import worker_pool
 
 CHUNK_BYTES = 1 << 20  # decoded pixels in a chunk: some chunks wait in memory for each worker
 
@@ -24,19 +21,6 @@ CHUNK_BYTES = 1 << 20  # decoded pixels in a chunk: some chunks wait in memory f
 def chunk_length(size: int) -> int:
     """How many pictures of ``size`` px make a chunk; even, so that pairs stay together."""
     return max(2, min(256, CHUNK_BYTES // (3 * size * size)) // 2 * 2)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it was killed outright."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 class Decoders:
@@ -79,9 +63,7 @@ class Decoders:
 
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # Spawned, not forked: a worker must inherit neither threads nor whatever its parent imported.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
+            self._pool = worker_pool(self.workers)
         return self._pool
 
     def _parallel(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.data import beton
-from hrfr_fast.files import fsync_directory, write_bytes
+from hrfr_fast.files import fsync, fsync_directory, write_bytes
 
 # What the writer must remember of each record; the packer keeps a copy on disk to continue from.
 ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
@@ -123,7 +123,7 @@ class SplitWriter:
         """Everything appended so far is on disk when this returns."""
         self._write_pending()
         self._file.flush()
-        os.fsync(self._file.fileno())
+        fsync(self._file.fileno())
 
     def close(self) -> None:
         """Give the file up unfinished; the partial file stays for a later continuation."""

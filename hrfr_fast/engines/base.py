@@ -145,14 +145,16 @@ class FirstUse:
 
     Args:
         splits: what records come from.
-        enabled: False makes :meth:`check` do nothing.
+        enabled: False leaves the checksums out, but for whether the file is still whole.
     """
 
     def __init__(self, splits: tuple[Split, ...], enabled: bool = True) -> None:
         self._seen = {split.name: np.zeros(split.samples, np.bool_) for split in splits} if enabled else None
 
     def check(self, split: Split, records: NDArray[np.int64]) -> None:
-        """Raise DamageFound when one of ``records`` is used for the first time and does not match its checksum."""
+        """Raise DamageFound when one of ``records`` is used for the first time and does not match its checksum, or
+        when the file has become shorter."""
+        split.refuse_shrunk()
         if self._seen is None:
             return
         seen = self._seen[split.name]

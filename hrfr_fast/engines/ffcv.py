@@ -179,10 +179,12 @@ def _build_loader(split: Split) -> Any:
             self.code = _COMPILED[threads]
 
     Node.last_node_id = 0  # the code names its arguments by it
-    return SharedCodeLoader(
+    loader = SharedCodeLoader(
         str(split.path), READ, num_workers=threads, os_cache=True, drop_last=False, order=OrderOption.SEQUENTIAL,
         pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
     )  # fmt: skip
+    loader.memory_manager.context.mmap = split.data  # watched for becoming shorter, as a map of its own is not
+    return loader
 
 
 class _Reader:

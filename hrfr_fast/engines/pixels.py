@@ -32,6 +32,7 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
 
     ``pinned``: in page-locked memory, from which a copy to a GPU does not block; it lives as long as the array.
     """
+    split.refuse_shrunk()
     shape = (len(records), split.size, split.size, 3)
     out = pinned_empty(shape) if pinned else np.empty(shape, np.uint8)
     if split.encoding == "raw":
@@ -70,6 +71,7 @@ def render(
     from hrfr_fast.data.resampling import resample  # numba: 0.5 s to import
 
     if split.encoding == "raw":
+        split.refuse_shrunk()
         resample(split.data, split.offsets[records], split.size, plan, out, rows)
         return
     pixels = fetch(split, records)

@@ -1,5 +1,6 @@
 """Figures that are only ever PNG files, the same whatever display, backend or style the user's matplotlib has."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.caches import use_writable_caches
+from hrfr_fast.errors import CannotWrite
+from hrfr_fast.files import write_bytes
 from hrfr_fast.progress import console
 
 if TYPE_CHECKING:
@@ -27,7 +30,9 @@ def saved_figure(path: Path, size: tuple[float, float], dpi: int = 130) -> Itera
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(path, dpi=dpi)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=dpi)
+        write_bytes(path, content.getvalue())  # Matplotlib's own writing does not say why it failed
 
 
 def import_matplotlib() -> None:
@@ -57,7 +62,9 @@ def attempt(draw: Callable[..., object], path: Path, *data: Any) -> bool:
     """
     try:
         return bool(draw(path, *data))
-    except Exception as error:  # matplotlib raises many kinds: a broken matplotlibrc, a font, a full disk
+    except CannotWrite:
+        raise
+    except Exception as error:  # matplotlib raises many kinds: a broken matplotlibrc, a font
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         console.print(f"warning: {path} could not be drawn and is left out ({reason})", markup=False, highlight=False)
         return False

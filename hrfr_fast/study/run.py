@@ -12,8 +12,9 @@ from typing import Any
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.data.beton import file_digest
 from hrfr_fast.data.shards import Packed, open_packed
-from hrfr_fast.errors import HrfrError, Interrupted, UsageError
-from hrfr_fast.files import write_json
+from hrfr_fast.errors import CannotWrite, HrfrError, Interrupted, UsageError
+from hrfr_fast.files import write_json, writing
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.progress import console
 from hrfr_fast.regimes import is_checkpoint
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
@@ -50,11 +51,18 @@ def run_study(
         dose: add the dose-response stage.
 
     Raises:
-        UsageError: see ``make_plan``; a run in ``out`` that was made with other settings or data.
+        UsageError: see ``make_plan``; a run in ``out`` that was made with other settings or data; ``out`` is in use.
+        CannotWrite: a full disk; everything finished is kept, and the same command continues.
         Interrupted: Ctrl-C or SIGTERM; everything so far is on disk, and the same command continues.
         HrfrError: a run failed; says which.
     """
     plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
+    with directory_lock(plan.out), writing(plan.out, lambda: f"What is finished is kept, and {_GO_ON}"):
+        return _run(plan, show_progress)
+
+
+def _run(plan: Plan, show_progress: bool) -> Path:
+    """Everything, in a directory that is held."""
     states = [status(job, plan.packed) for job in plan.jobs]  # refuses before hours were spent
     with StopFlag() as stop:
         clock = Clock(plan, _unfinished(plan, states))
@@ -177,6 +185,8 @@ def _train(job: Job, plan: Plan, *, resume: bool, show_progress: bool) -> None:
         train(job.settings, resume=resume, show_progress=show_progress)
     except Interrupted as stopped:
         raise Interrupted(f"stopped during {job}; {_GO_ON}", stopped.exit_code - 128) from None
+    except CannotWrite as error:
+        raise CannotWrite(f"{job}: {error.what}") from error
     except HrfrError as error:
         raise type(error)(f"{job}: {error}") from None
 
@@ -188,10 +198,11 @@ def _judge(job: Job, plan: Plan) -> None:
     from hrfr_fast.training.device import choose_compute
 
     detailed = plan.detailed(job)
-    judge(
-        job.run, plan.packed, choose_compute(plan.device, _precision(job)),
-        sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,
-    )  # fmt: skip
+    with directory_lock(job.run):
+        judge(
+            job.run, plan.packed, choose_compute(plan.device, _precision(job)),
+            sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,
+        )  # fmt: skip
 
 
 def _precision(job: Job) -> str:

@@ -8,13 +8,14 @@ kill between two writes never pairs the weights of one step with the momentum of
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from hrfr_fast.errors import HrfrError, UsageError
 from hrfr_fast.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
+    from _typeshed import ReadableBuffer as Buffer
     from torch import nn
 
 FORMAT = "hrfr-fast checkpoint 1"
@@ -63,7 +64,31 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     import torch
 
     with atomic_write(path) as file:
-        torch.save(state, file)
+        witness = _Witness(file)
+        try:
+            torch.save(state, cast(IO[bytes], witness))
+        except RuntimeError:
+            if witness.error:
+                raise witness.error from None
+            raise
+
+
+class _Witness:
+    """A file that remembers why it could not be written: torch.save forgets, and raises what it makes of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: "Buffer") -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_state(path: Path, device: "torch.device") -> dict[str, Any]:

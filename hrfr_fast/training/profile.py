@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hrfr_fast.files import write_bytes
 from hrfr_fast.progress import console
 from hrfr_fast.words import counted
 
@@ -65,7 +66,7 @@ class StepProfiler:
         self.directory.mkdir(parents=True, exist_ok=True)
         profile.export_chrome_trace(str(self.directory / "trace.json"))
         table = step_table(events, steps, self.on_cuda)
-        (self.directory / "table.txt").write_text(table, encoding="utf-8")
+        write_bytes(self.directory / "table.txt", table.encode())
         console.print(table, markup=False, highlight=False)
         console.print(f"trace of {counted(steps, 'step')}: {self.directory / 'trace.json'}")
 

@@ -1,8 +1,9 @@
 """The settings of a run that goes on: its own, but for what changes speed alone, and where its data and parents are."""
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,40 @@ def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
         init=",".join(map(os.path.abspath, paths_in(settings.init))),
         regime=os.path.abspath(regime) if regime.endswith(".toml") else regime,
     )
+
+
+def result_settings(settings: TrainSettings) -> dict[str, Any]:
+    """What a checkpoint keeps of the settings: those that decide the result, but not where files lie."""
+    values = asdict(settings)
+    return {name: value for name, value in values.items() if name not in (*SPEED_ONLY, "data", "init", "out", "regime")}
+
+
+def refuse_mixture(run: Path, state: Mapping[str, Any], settings: TrainSettings, total_steps: int) -> None:
+    """Raise UsageError where a checkpoint is not of the settings beside it: two trainings have written to ``run``."""
+    now = result_settings(settings)
+    before = state.get("settings", {})  # older checkpoints have none
+    other = [
+        f"{name} {before[name]!r}, and now {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if state["step"] > total_steps:
+        other.append(f"step {state['step']:,}, and now {total_steps:,} in all")
+    if other:
+        raise UsageError(
+            f"{run}: its checkpoint is of other settings than its settings.toml ({'; '.join(other)}): two trainings"
+            " have written there, or the file was changed. Train anew in another --out"
+        )
+
+
+def resume_command(run: Path) -> str:
+    """The command that continues ``run``, from any working directory."""
+    return f"hrfr-fast train --out {shlex.quote(str(run.absolute()))} --resume"
+
+
+def how_to_go_on(run: Path) -> str:
+    """What is kept of a run that ended with an error, and the command that continues it."""
+    if not (run / "checkpoints" / "last.state.pt").exists():
+        return "No checkpoint was written yet: run the same command again"
+    return f"The last checkpoint is kept; continue with\n  {resume_command(run)}"
 
 
 def _saved(given: TrainSettings) -> TrainSettings:

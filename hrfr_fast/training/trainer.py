@@ -5,7 +5,6 @@ are functions of integers, so a run resumes mid-epoch and, on a CPU, ends in the
 """
 
 import math
-import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from hrfr_fast.engines.base import Batch, Engine
 from hrfr_fast.engines.paired import PairedStream
 from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs, verifiable
-from hrfr_fast.files import write_json
+from hrfr_fast.files import write_json, writing
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.progress import console, progress_bar
 from hrfr_fast.regimes import regime_named
 from hrfr_fast.settings import TrainSettings
@@ -48,7 +48,14 @@ from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learnin
 from hrfr_fast.training.phases import Stretch, laid_out, release
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
-from hrfr_fast.training.resuming import resumed_settings, with_absolute_paths
+from hrfr_fast.training.resuming import (
+    how_to_go_on,
+    refuse_mixture,
+    result_settings,
+    resume_command,
+    resumed_settings,
+    with_absolute_paths,
+)
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
 from hrfr_fast.words import counted
@@ -85,22 +92,25 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
             there (only what changes speed alone may differ: see ``resuming.py``).
 
     Raises:
-        UsageError: unknown regime, missing split or parent, a run directory in use, a resumed run whose data changed.
+        UsageError: unknown regime, missing split or parent, a run directory that holds a run or is in use, a resumed
+            run whose data changed.
         HrfrError: the loss is no longer finite, or a batch does not fit the GPU; says at which step and what to do.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
-        DamageFound: with ``verify_checksums``, a record that does not match its checksum.
+        DamageFound: with ``verify_checksums``, a record that does not match its checksum; a shard that shrinks.
+        CannotWrite: a full disk; says which checkpoint is kept, and how to go on.
     """
     run = settings.run_directory
-    if resume:
-        settings = resumed_settings(settings)
-    elif (run / "checkpoints" / "last.state.pt").exists():
-        raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
-    with StopFlag() as stop, Trainer(settings, show_progress) as trainer:
+    with directory_lock(run), writing(run, lambda: how_to_go_on(run)):
         if resume:
-            trainer.restore()
-        trainer.start()
-        trainer.loop(stop)
-        return trainer.finish(stop)
+            settings = resumed_settings(settings)
+        elif (run / "checkpoints" / "last.state.pt").exists():
+            raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
+        with StopFlag() as stop, Trainer(settings, show_progress) as trainer:
+            if resume:
+                trainer.restore()
+            trainer.start()
+            trainer.loop(stop)
+            return trainer.finish(stop)
 
 
 class Trainer:
@@ -321,8 +331,7 @@ class Trainer:
 
     def _interrupted(self, stop: StopFlag) -> Interrupted:
         return Interrupted(
-            f"stopped at step {self.step:,} of {self.total_steps:,}; continue with\n  "
-            f"hrfr-fast train --out {shlex.quote(str(self.run.absolute()))} --resume",
+            f"stopped at step {self.step:,} of {self.total_steps:,}; continue with\n  {resume_command(self.run)}",
             stop.signal_number or 2,
         )
 
@@ -485,6 +494,7 @@ class Trainer:
             "best_accuracy": self.best_accuracy,
             "data_digest": self.packed.digest,
             "origin": self.origin,
+            "settings": result_settings(self.settings),
             "backbone": self.backbone.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
@@ -510,6 +520,7 @@ class Trainer:
                 f"{self.packed.path} has changed since {self.run} was started ({', '.join(other)}); "
                 "train a new run on it, or say with --data where the data of the run are now"
             )
+        refuse_mixture(self.run, state, self.settings, self.total_steps)
         if state["data_digest"] != self.packed.digest:
             console.print(
                 f"note: {self.packed.path} has changed since {self.run} was started, but not in what it is trained on",

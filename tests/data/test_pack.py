@@ -222,7 +222,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_output(tree, tmp_path, monkeypat
 def test_a_second_pack_at_the_same_time_is_refused(tree, tmp_path):
     from hrfr_fast.data import commit
 
-    with commit.locked(tmp_path / "out"), pytest.raises(UsageError, match="another pack"):
+    with commit.locked(tmp_path / "out"), pytest.raises(UsageError, match="in use"):
         run(tree, tmp_path / "out")
 
 

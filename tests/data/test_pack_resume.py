@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hrfr_fast import processes
 from hrfr_fast.data import pack, pack_shard, workers
 from hrfr_fast.data.check import check_packed
 from hrfr_fast.data.shards import open_packed
@@ -143,6 +144,7 @@ def test_a_journal_that_lies_is_not_believed(tree, tmp_path):
 
 SCRIPT = """
 import sys
+from hrfr_fast import processes
 from hrfr_fast.data import pack, pack_shard, workers
 pack_shard.SYNC_SECONDS = 0.0
 workers.CHUNK_BYTES = 1 << 14
@@ -179,12 +181,12 @@ def alive(pid: str) -> bool:
 
 
 def test_a_dead_worker_is_an_error_in_words(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_start_worker", exit_at_once)
+    monkeypatch.setattr(processes, "_start_worker", exit_at_once)
     with pytest.raises(HrfrError, match="worker process of the packer died"):
         run(tree, tmp_path / "out", workers=2)
     monkeypatch.undo()
     assert run(tree, tmp_path / "out").shards["lowres"].samples == 60
 
 
-def exit_at_once():
+def exit_at_once(_):
     os._exit(1)

@@ -19,6 +19,8 @@ from hrfr_fast.data.pack import pack
 from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.verification import verify
 from hrfr_fast.files import write_json
+from hrfr_fast.lock import NAME as LOCK
+from hrfr_fast.lock import directory_lock
 from hrfr_fast.report.study_report import write_study_report
 from hrfr_fast.study.cost import estimates
 from hrfr_fast.study.judge import main_pairs, read_judged
@@ -121,6 +123,14 @@ def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_p
     other.write_text(PRESET.replace("lowres = 4", "lowres = 5"))
     with pytest.raises(UsageError, match="steps 4, and now it is 5"):
         run_study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
+
+
+def test_a_study_in_use_is_refused_and_a_run_of_it_too(done, packed, preset):
+    """It holds its directory, and each run's while that is trained and judged, without waiting for itself."""
+    for held in (done, next(path.parent for path in done.rglob("study-job.json"))):
+        with directory_lock(held), pytest.raises(UsageError, match=f"{held} is in use by"):
+            run_study(["lowres32", "highres32"], packed, done, preset=preset, device="cpu", show_progress=False)
+    assert not list(done.rglob(LOCK)), "a study that is done holds nothing"
 
 
 def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
