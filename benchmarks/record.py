@@ -150,15 +150,13 @@ def best_peer(results: list[Result]) -> Result | None:
 
 def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> None:
     """Left: images/s of everything in this run. Right: our engines over the records of such a machine."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     cells = sorted({(r["group"], r["regime"], r["encoding"]) for r in entry["results"]})
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(15, 1 + 1.6 * len(cells)), width_ratios=(2, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(15, 1 + 1.6 * len(cells)), layout="constrained")
+    FigureCanvasAgg(figure)  # pyplot would choose a backend for the whole process
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     ticks, names = [], []
     row = 0
     for cell in cells:
@@ -189,4 +187,3 @@ def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> No
     right.set_ylabel("images/s")
     right.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

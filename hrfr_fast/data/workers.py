@@ -27,8 +27,11 @@ def chunk_length(size: int) -> int:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it was killed outright."""
+    """Leave Ctrl-C to the parent, end with it even where it was killed outright, and decode in one thread."""
+    import cv2
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
