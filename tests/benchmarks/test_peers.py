@@ -35,7 +35,6 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # FFCV's code objects, when collected
 @pytest.mark.parametrize("group,name,regime,encoding,dtype", CASES)
 def test_a_peer_gives_an_epoch_of_the_same_faces(task, group, name, regime, encoding, dtype):
     from dataclasses import replace
