@@ -1,5 +1,6 @@
 """State that belongs to the whole process: what a test changes here, every later test would run with."""
 
+import fcntl
 import gc
 import locale
 import logging
@@ -24,8 +25,10 @@ from numba.np.ufunc import parallel
 with suppress(ImportError):
     import matplotlib  # now, so that no test is the one whose import sets it up
 
-SIGNALS = tuple(sorted(signal.valid_signals()))
-SET_BY_PYTEST = {"PYTEST_CURRENT_TEST", "PYTEST_VERSION"}
+# torch's DataLoader sets its own handler of SIGCHLD once and keeps it.
+SIGNALS = {str(number): number for number in sorted(signal.valid_signals() - {signal.SIGCHLD})}
+# Set by pytest for each test, and by torch itself when it is first asked for its compiler's cache.
+SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "PYTEST_VERSION", "TORCHINDUCTOR_CACHE_DIR"}
 
 
 def seed_everything() -> None:
@@ -38,10 +41,10 @@ def seed_everything() -> None:
 def process_state() -> dict[str, Any]:
     """What it is now, by name. Warnings filters are not here: pytest gives each test its own."""
     return {
-        "environment": {name: value for name, value in os.environ.items() if name not in SET_BY_PYTEST},
+        "environment": {name: value for name, value in os.environ.items() if name not in SET_BY_OTHERS},
         "working directory": os.getcwd(),
         "umask": _umask(),
-        "signal handlers": [signal.getsignal(number) for number in SIGNALS],
+        "signal handlers": {name: signal.getsignal(number) for name, number in SIGNALS.items()},
         "locale": locale.setlocale(locale.LC_ALL),
         "logging": _logging(),
         "matplotlib": _matplotlib(),
@@ -132,13 +135,14 @@ def _children() -> set[int]:
 
 
 def _open_files() -> set[str]:
-    """Regular files and directories that this process holds open, but for libraries' own."""
+    """Files that this process holds open for writing. Maps of shards that fixtures share, and fonts, stay open."""
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
+            mode = fcntl.fcntl(int(descriptor), fcntl.F_GETFL) & os.O_ACCMODE
             target = os.readlink(f"/proc/self/fd/{descriptor}")
         except OSError:  # the listing's own
             continue
-        if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
+        if mode != os.O_RDONLY and target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
             found.add(f"{descriptor} -> {target}")
     return found
