@@ -1,23 +1,29 @@
-# `make demo` and `make test` each set up everything they need in .venv, once.
+# `make demo` and `make test` each set up what they need in .venv, once: the demo no more than it uses.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/hrfr-fast
-STAMP := $(VENV)/.ready
+SETUP := pyproject.toml constraints.txt tools/setup.sh
+FOR_DEMO := $(VENV)/.ready-demo
+FOR_TESTS := $(VENV)/.ready
 
 .PHONY: help demo test lint setup clean
 help:
 	@echo "make demo   make a small data tree, pack it, train highlow144, verify, write a report"
 	@echo "make test   ruff, mypy and the tests"
-	@echo "make setup  only the virtual environment in $(VENV)"
+	@echo "make setup  only the virtual environment in $(VENV), with everything: DALI, FFCV, development tools"
 	@echo "make clean  remove the demo's output"
 
-setup: $(STAMP)
+setup: $(FOR_TESTS)
 
-$(STAMP): pyproject.toml constraints.txt tools/setup.sh tools/install_ffcv.sh
-	PYTHON="$(PYTHON)" ./tools/setup.sh $(VENV)
+$(FOR_TESTS): $(SETUP) tools/install_ffcv.sh
+	PYTHON="$(PYTHON)" ./tools/setup.sh $(VENV) tests
+	@touch $@ $(FOR_DEMO)
+
+$(FOR_DEMO): $(SETUP)
+	PYTHON="$(PYTHON)" ./tools/setup.sh $(VENV) demo
 	@touch $@
 
-demo: setup
+demo: $(FOR_DEMO)
 	./tools/demo.sh $(RUN) demo
 
 lint: setup

@@ -10,7 +10,9 @@ import subprocess
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -263,12 +265,21 @@ def _look_at_compiler() -> dict[str, Any]:
 
 def _look_at_dali() -> dict[str, Any]:
     wheels = tuple(f"{wheel} {found}" for wheel in DALI_WHEELS if (found := _version(wheel)))
-    return {"dali": wheels, "dali_error": _import_error("nvidia.dali") if wheels else ""}
+    return {
+        "dali": wheels,
+        "dali_error": _import_error(partial(importlib.import_module, "nvidia.dali")) if wheels else "",
+    }
 
 
 def _look_at_ffcv() -> dict[str, Any]:
     found = _version("ffcv")
-    return {"ffcv": found, "ffcv_error": _import_error("ffcv.loader") if found else ""}
+    return {"ffcv": found, "ffcv_error": _import_error(_load_ffcv) if found else ""}
+
+
+def _load_ffcv() -> None:
+    from hrfr_fast.engines.ffcv import load_ffcv
+
+    load_ffcv()
 
 
 def _look_at_kernel() -> dict[str, Any]:
@@ -338,9 +349,9 @@ def _version(package: str) -> str:
         return ""
 
 
-def _import_error(module: str) -> str:
+def _import_error(load: Callable[[], object]) -> str:
     try:
-        importlib.import_module(module)
+        load()
     except Exception as error:  # a library of the system that is missing is an ImportError, a broken one may be any
         return _short(error)
     return ""

@@ -10,7 +10,7 @@ import pytest
 from hrfr_fast.data.shards import open_packed
 
 
-def hrfr(*arguments, timeout=120, **more):
+def hrfr(*arguments, timeout=600, **more):
     return subprocess.run(
         [sys.executable, "-m", "hrfr_fast", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, check=False, **more,

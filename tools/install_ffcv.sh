@@ -20,6 +20,6 @@ Libs: -lopencv_imgproc -lopencv_core
 Cflags: -I$shim -I$include
 PC
 export PKG_CONFIG_PATH="$shim${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
-"$python" -m pip install --quiet 'setuptools<81' wheel
+"$python" -m pip install --quiet -c "$here/../constraints.txt" 'setuptools<81' wheel
 "$python" -m pip install --quiet --no-build-isolation -c "$here/../constraints.txt" 'ffcv==1.0.2'
 "$python" -c 'import ffcv' && echo "ffcv is installed"

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Make the virtual environment $1 with everything: the package, its development tools, FFCV.
+# Make the virtual environment $1 for $2: `demo`, what running on a CPU needs; or `tests`, everything: also DALI (1 GB
+# on the disk, of no use without an NVIDIA card), FFCV, which is built here, and the development tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=$1
+venv=$1 purpose=$2
 python=${PYTHON:-python3}
 
-# What building FFCV and running OpenCV need; nothing is asked of apt where all are there.
-packages=(g++ pkg-config libturbojpeg0-dev libopencv-core-dev libopencv-imgproc-dev libgomp1 libgl1 libglib2.0-0 libxcb1)
+# What OpenCV and numba need to run, and for the tests what FFCV needs to be built; apt is asked for what is missing.
+packages=(libgomp1 libgl1 libglib2.0-0 libxcb1)
+[ "$purpose" = demo ] || packages+=(g++ pkg-config libturbojpeg0-dev libopencv-core-dev libopencv-imgproc-dev)
 if command -v dpkg-query >/dev/null; then
     missing=()
     for package in "${packages[@]}"; do
@@ -15,8 +17,8 @@ if command -v dpkg-query >/dev/null; then
             grep -q "^install ok installed.*[ ,]${package//+/\\+}\([ ,]\|$\)" || missing+=("$package")
     done
     "$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
-    "$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
-        missing+=(python3-dev)
+    has_headers='import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+    [ "$purpose" = demo ] || "$python" -c "$has_headers" || missing+=(python3-dev)
     if ((${#missing[@]})); then
         if [ "$(id -u)" = 0 ]; then
             apt-get update -qq
@@ -32,6 +34,28 @@ else
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet -c constraints.txt torch
-"$venv/bin/python" -m pip install --quiet -c constraints.txt -e '.[dev]' tbb
-./tools/install_ffcv.sh "$venv"
+# In the environment the pins hold for what builds packages, too; on the command line they would not.
+PIP_CONSTRAINT="$PWD/constraints.txt"
+export PIP_CONSTRAINT PIP_BUILD_CONSTRAINT=$PIP_CONSTRAINT
+install=("$venv/bin/python" -m pip install --quiet --no-compile)
+"${install[@]}" torch # first: FFCV's build and everything else settle for the build of it that is there
+if [ "$purpose" = demo ]; then
+    mapfile -t needed < <("$venv/bin/python" - <<'PY'
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    for requirement in tomllib.load(file)["project"]["dependencies"]:
+        if not requirement.startswith("nvidia-dali"):
+            print(requirement)
+PY
+    )
+    "${install[@]}" "${needed[@]}"
+    "${install[@]}" --no-deps -e .
+else
+    "${install[@]}" -e '.[dev]' tbb
+    ./tools/install_ffcv.sh "$venv"
+fi
+# In place of pip's own compiling, which uses one core and does the libraries' tests, too. What only older or newer
+# Pythons can read is no error here.
+packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+"$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests?/' "$packages" >/dev/null || true

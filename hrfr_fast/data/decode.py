@@ -352,13 +352,14 @@ def _check_bmp(data: bytes) -> None:
 def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     import cv2
 
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the reason is ours to give
     try:
         _check_whole(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, struct.error) as error:
         raise Refused(f"cannot be decoded: {error}") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)  # the caller's process may use OpenCV, too
     if image is None:
         raise Refused("cannot be decoded")
     if image.dtype != np.uint8 or image.shape not in ((height, width, 3), (width, height, 3)):

@@ -23,6 +23,13 @@ def chunk_length(size: int) -> int:
     return max(2, min(256, CHUNK_BYTES // (3 * size * size)) // 2 * 2)
 
 
+def _decode_in_one_thread() -> None:
+    """There is a worker for each core, so OpenCV's own threads would only get in each other's way."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 class Decoders:
     """A pool of ``workers`` processes, or this process alone for one worker. A context manager."""
 
@@ -63,7 +70,7 @@ class Decoders:
 
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = worker_pool(self.workers)
+            self._pool = worker_pool(self.workers, _decode_in_one_thread)
         return self._pool
 
     def _parallel(

@@ -12,6 +12,7 @@ exact.
 import importlib.util
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Self
 
@@ -156,17 +157,45 @@ class FFCV:
         self.close()
 
 
-def _build_loader(split: Split) -> Any:
+@contextmanager
+def thread_counts_kept() -> Iterator[None]:
+    """A context in which FFCV may set the number of threads of torch and numba; afterwards both are as before.
+
+    Importing FFCV sets both to 1 for the whole process, so everything after it would train on one core; building a
+    Loader and starting one set both to the Loader's number.
+    """
+    import numba
     import torch
 
-    # Importing FFCV, building a Loader and starting one each set torch's number of threads for the whole process,
-    # the import to 1. As many as torch has now is what FFCV is given, and the number is put back.
-    threads = torch.get_num_threads()
+    torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(numba_threads)
+
+
+def load_ffcv() -> None:
+    """Import FFCV without its side effects. Raises what the import raises."""
+    with thread_counts_kept():
+        importlib.import_module("ffcv.loader")
+
+
+def _reading_threads() -> int:
+    """How many threads a Loader gets: torch's number, since FFCV sets that to its own, or the most that numba has."""
+    import numba
+    import torch
+
+    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+
+
+def _build_loader(split: Split) -> Any:
+    load_ffcv()
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline.graph import Node
 
-    torch.set_num_threads(threads)
+    threads = _reading_threads()
     _ = split.labels  # FFCV trusts what it opens: let our reader refuse a damaged table first
 
     class SharedCodeLoader(Loader):  # type: ignore[misc]
@@ -179,10 +208,12 @@ def _build_loader(split: Split) -> Any:
             self.code = _COMPILED[threads]
 
     Node.last_node_id = 0  # the code names its arguments by it
-    loader = SharedCodeLoader(
-        str(split.path), READ, num_workers=threads, os_cache=True, drop_last=False, order=OrderOption.SEQUENTIAL,
-        pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
-    )  # fmt: skip
+    with thread_counts_kept():
+        loader = SharedCodeLoader(
+            str(split.path), READ, num_workers=threads, os_cache=True, drop_last=False, order=OrderOption.SEQUENTIAL,
+            pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
+            seed=0,  # it is not used, but without one FFCV draws it from NumPy's global numbers
+        )  # fmt: skip
     loader.memory_manager.context.mmap = split.data  # watched for becoming shorter, as a map of its own is not
     return loader
 
@@ -212,7 +243,8 @@ class _Reader:
         while True:
             if self._iterator is None:
                 self.loader.traversal_order.indices = next(self.stretches)
-                self._iterator = iter(self.loader)
+                with thread_counts_kept():
+                    self._iterator = iter(self.loader)
             while self._iterator.output_queue.empty():
                 # FFCV's thread prints its exception and dies; its queue would then be waited for forever.
                 if not self._iterator.is_alive() and self._iterator.output_queue.empty():

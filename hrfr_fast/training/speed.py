@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.engines.pace import Pace
+from hrfr_fast.training.compiling import use_lasting_cache
 from hrfr_fast.training.device import Compute
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
 
     from hrfr_fast.model.backbone import IRSE18
 
+    use_lasting_cache()  # counting loads torch's compiler, which would settle for a directory in /tmp
     network = copy.deepcopy(backbone).to("meta")
     for part in network.modules():
         if isinstance(part, IRSE18):

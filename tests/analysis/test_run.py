@@ -46,7 +46,7 @@ def runs(tiny_packed, tmp_path_factory):
 def test_the_command_answers_every_question(runs, tiny_packed, tmp_path):
     out = tmp_path / "analysis"
     command = [sys.executable, "-m", "hrfr_fast", "analyze", *map(str, runs), "--out", str(out), "--device", "cpu"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     index = json.loads((out / "index.json").read_text())

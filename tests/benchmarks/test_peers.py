@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks.peers import ENGINES, PEERS, PIXELS, load
 from benchmarks.peers.base import Task, listing
 from hrfr_fast.data.pack import pack
 from hrfr_fast.data.shards import open_packed
+from hrfr_fast.engines.ffcv import thread_counts_kept
 
 BATCH = 16  # divides 144 and 192 faces, so the first batches are one epoch
 
@@ -21,6 +23,15 @@ def task(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
     for encoding in ("jpeg", "raw"):
         pack(tiny_tree, root / "packed" / encoding, encoding=encoding, workers=1, show_progress=False)
     return Task(str(tiny_tree), str(root / "packed"), str(root / "formats"), "lowres32", "jpeg", BATCH)
+
+
+@pytest.fixture
+def threads_kept():
+    """Peers have a process of their own in the benchmark, so they set threads as they like."""
+    before = cv2.getNumThreads()
+    with thread_counts_kept():
+        yield
+    cv2.setNumThreads(before)
 
 
 def test_the_peers_number_labels_as_the_packer_does(task):
@@ -35,9 +46,8 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # FFCV's code objects, when collected
 @pytest.mark.parametrize("group,name,regime,encoding,dtype", CASES)
-def test_a_peer_gives_an_epoch_of_the_same_faces(task, group, name, regime, encoding, dtype):
+def test_a_peer_gives_an_epoch_of_the_same_faces(threads_kept, task, group, name, regime, encoding, dtype):
     from dataclasses import replace
 
     task, peer = replace(task, regime=regime, encoding=encoding, dtype=dtype), load(name)

@@ -5,10 +5,16 @@ import pytest
 
 from hrfr_fast.data.pack import pack
 from hrfr_fast.data.shards import open_packed
+from hrfr_fast.engines.ffcv import thread_counts_kept
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_ffcv_reads_our_shards(tree, tmp_path, encoding):
+    with thread_counts_kept():
+        read_with_ffcv(tree, tmp_path, encoding)
+
+
+def read_with_ffcv(tree, tmp_path, encoding):
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption

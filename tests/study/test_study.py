@@ -158,7 +158,7 @@ def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_pat
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
-    _, messages = child.communicate(timeout=60)
+    _, messages = child.communicate(timeout=600)
     assert child.returncode == 143 and "continues there" in messages, messages
     assert not (out / "report.html").exists()
     again = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,5 @@
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +81,14 @@ def test_operations_are_counted_for_any_network_and_freezing_saves_the_backward_
     network.body.requires_grad_(False)
     assert training_flops(network, 32) == pytest.approx(full / 3, rel=0.05)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_counting_leaves_compiled_kernels_their_lasting_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back, whatever it was
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    training_flops(build_backbone(BackboneSettings(32, width=8, embedding_size=8)), 32)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "hrfr-fast" / "inductor")
 
 
 def test_the_matrix_rate_is_that_of_a_product():

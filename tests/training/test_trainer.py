@@ -145,7 +145,7 @@ def test_sigterm_saves_and_the_printed_command_resumes(settings):
     while len(read_metrics(run / "metrics.jsonl")) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
-    _, messages = child.communicate(timeout=60)
+    _, messages = child.communicate(timeout=600)
     assert child.returncode == 143, messages
     assert "--resume" in messages and (run / "checkpoints" / "last.state.pt").exists()
     reached = torch.load(run / "checkpoints" / "last.state.pt", weights_only=True)["step"]
