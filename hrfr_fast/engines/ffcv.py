@@ -186,7 +186,7 @@ def _reading_threads() -> int:
     import numba
     import torch
 
-    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def _build_loader(split: Split) -> Any:
