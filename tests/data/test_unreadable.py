@@ -112,6 +112,7 @@ def test_a_pair_list_naming_no_file_is_a_mistake_of_the_list_but_a_file_that_can
 def test_an_array_that_cannot_be_read_fails_the_pack(tree, tmp_path):
     folder = tree / "hres_eval_pairs"
     folder.mkdir()
+    bcolz = pytest.importorskip("bcolz")
     bcolz.carray(np.zeros((12, 3, 36, 36), np.uint8), rootdir=str(folder / "test"), mode="w", chunklen=4).flush()
     np.save(folder / "test_list.npy", np.ones(6, bool))
     block = folder / "test/data/__2.blp"
