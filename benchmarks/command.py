@@ -8,7 +8,7 @@ import typer
 
 def run(main: Callable[..., None]) -> None:
     """Run ``main`` as the command line's program. An HrfrError ends in its message and its exit code."""
-    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.runtime.errors import HrfrError
 
     try:
         typer.run(main)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data import beton, manifest
-from hrfr_fast.data.synthetic import HIGH, LOW, SplitPlan, identity_name
-from hrfr_fast.data.writer import SplitWriter
+from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.synthetic.data_tree import HIGH, LOW, SplitPlan, identity_name
 
 Pictures = Callable[[str, SplitPlan, int], NDArray[np.uint8]]
 """(split, its plan, identity) to uint8 [n, size, size, 3] RGB, n either all pictures of the identity or 1 for all."""

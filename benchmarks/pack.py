@@ -37,7 +37,7 @@ MEMORY_TARGET = 1 << 30
 
 def with_hrfr(tree: Path, out: Path, workers: int) -> int:
     """`hrfr-fast pack --encoding raw`."""
-    from hrfr_fast.data.pack import pack
+    from hrfr_fast.packing.pack import pack
 
     return pack(tree, out, encoding="raw", workers=workers, show_progress=False).shards["lowres"].samples
 
@@ -113,7 +113,7 @@ def _child(name: str, tree: Path, out: Path, workers: int, log: Path, answers: A
     if name == "FFCV DatasetWriter":
         import ffcv.writer  # noqa: F401
     if name == "hrfr-fast pack":
-        import hrfr_fast.data.pack  # noqa: F401
+        import hrfr_fast.packing.pack  # noqa: F401
     start = time.perf_counter()
     count = CONTESTANTS[name](tree, out, workers)
     answers.put((count, time.perf_counter() - start))
@@ -151,7 +151,7 @@ def _memory(pid: int) -> int:
 
 def make_tree(cache: Path, copies: int) -> Path:
     """Many faces from few: the made lowres split, every identity linked ``copies`` times."""
-    from hrfr_fast.data.synthetic import synthesize
+    from hrfr_fast.synthetic.data_tree import synthesize
 
     synthesize(cache / "tree", "bench")
     tree = cache / f"pack-{copies}"
@@ -184,9 +184,9 @@ def main(
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
 ) -> None:
     """Compare packing speeds and peak memories."""
-    from hrfr_fast.machine import cores
-    from hrfr_fast.progress import progress_bar
-    from hrfr_fast.terminal import print_rows
+    from hrfr_fast.runtime.progress import progress_bar
+    from hrfr_fast.runtime.system import cores
+    from hrfr_fast.runtime.terminal import print_rows
 
     workers = workers or cores()
     tree = make_tree(cache, copies)

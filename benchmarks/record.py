@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measure import Result
 from benchmarks.peers import ENGINES
-from hrfr_fast.report.canvas import saved_figure
+from hrfr_fast.reporting.canvas import saved_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY = Path(__file__).resolve().parent / "history.jsonl"
@@ -25,7 +25,7 @@ PACKAGES = (
 
 def machine() -> dict[str, Any]:
     """What decides speed here, and nothing that names the machine."""
-    from hrfr_fast.machine import cores
+    from hrfr_fast.runtime.system import cores
 
     found = {
         "cpu": _cpu_model(),
@@ -108,7 +108,7 @@ def append(entry: dict[str, Any], history: Path = HISTORY) -> None:
 
 def read(history: Path = HISTORY) -> list[dict[str, Any]]:
     """All records, oldest first. Raises HrfrError naming a line that is none."""
-    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.runtime.errors import HrfrError
 
     if not history.exists():
         return []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-    from hrfr_fast.engines.renderer import Tiles
+    from hrfr_fast.resampling.launcher import Tiles
 
 SOURCE, PICTURES = 36, 1 << 18  # 1.0 GB: no cache holds it
 SIDES, BATCHES = (32, 144), (1024, 2048, 4096, 8192)
@@ -91,7 +91,7 @@ def cases(sweep: bool) -> Iterator[Case]:
             for batch in BATCHES:
                 yield Case(side, augmentation, batch, None)
     if sweep:
-        from hrfr_fast.engines.renderer import Tiles
+        from hrfr_fast.resampling.launcher import Tiles
 
         shapes = {
             32: [
@@ -114,10 +114,10 @@ class Bench:
     def __init__(self, device: "torch.device", copy_bytes_per_second: float) -> None:
         import torch
 
-        from hrfr_fast.data.augment import AugmentSettings
-        from hrfr_fast.data.order import Order
-        from hrfr_fast.engines.device_order import epoch_records
-        from hrfr_fast.engines.renderer import Source, Table
+        from hrfr_fast.resampling.launcher import Source, Table
+        from hrfr_fast.sampling.sampler import Order
+        from hrfr_fast.sampling.sampler_torch import epoch_records
+        from hrfr_fast.settings import AugmentSettings
 
         self.device, self.copy_rate = device, copy_bytes_per_second
         shape = (PICTURES, SOURCE, SOURCE, 3)
@@ -135,7 +135,7 @@ class Bench:
     def measure(self, case: Case) -> dict[str, Any]:
         import torch
 
-        from hrfr_fast.engines.renderer import Renderer
+        from hrfr_fast.resampling.launcher import Renderer
 
         side, batch = case.side, case.batch
         renderer = Renderer(self.source, side, self.settings[case.augmentation], 0, case.tiles)
@@ -197,8 +197,8 @@ def order_time(device: "torch.device") -> float:
     """Seconds to make the order of one epoch over a million records."""
     import torch
 
-    from hrfr_fast.data.order import Order
-    from hrfr_fast.engines.device_order import epoch_records
+    from hrfr_fast.sampling.sampler import Order
+    from hrfr_fast.sampling.sampler_torch import epoch_records
 
     order = Order(0, 1_000_000)
     epoch_records(order, 0, device)

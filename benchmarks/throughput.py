@@ -66,8 +66,8 @@ def cells(
 
 def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
     """The tree of pictures, made where none is given, and both kinds of shards of it. Kept for the next run."""
-    from hrfr_fast.data.pack import pack
-    from hrfr_fast.data.synthetic import synthesize
+    from hrfr_fast.packing.pack import pack
+    from hrfr_fast.synthetic.data_tree import synthesize
 
     if data is None:
         data = cache / "tree"
@@ -80,7 +80,7 @@ def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
 
 def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
     """Run every cell, with one process a contestant for all of them; shows what is being measured."""
-    from hrfr_fast.progress import progress_bar
+    from hrfr_fast.runtime.progress import progress_bar
 
     names = list(dict.fromkeys(name for cell in made for name in cell.contestants))
     with ExitStack() as stack, progress_bar() as progress:
@@ -95,7 +95,7 @@ def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterato
 
 def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]) -> None:
     """One table, fastest first; then, by name, who was not measured and why."""
-    from hrfr_fast.terminal import print_rows
+    from hrfr_fast.runtime.terminal import print_rows
 
     peer, measured = record.best_peer(results), sorted(results, key=lambda r: -r.images_per_second)
     measured = [r for r in measured if not r.problem]
@@ -144,8 +144,8 @@ def main(
     compare_it: Annotated[bool, typer.Option("--compare", help="show the ratio to this machine's last record")] = False,
 ) -> None:
     """Measure images/s, CPU time, memory and time to the first batch, side by side."""
-    from hrfr_fast.machine import cores
-    from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.runtime.device import choose_compute
+    from hrfr_fast.runtime.system import cores
 
     where = choose_compute(device).device.type
     data, packed = make_data(cache, data)

@@ -29,14 +29,14 @@ from benchmarks.command import run  # noqa: E402
 from benchmarks.peers.eager_step import EagerStep  # noqa: E402
 from benchmarks.record import record  # noqa: E402
 from benchmarks.trial import Trial  # noqa: E402
-from hrfr_fast.errors import UsageError  # noqa: E402
+from hrfr_fast.runtime.errors import UsageError  # noqa: E402
 from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
 
 if TYPE_CHECKING:
+    from benchmarks.roofline import Operation
     from hrfr_fast.engines.base import Engine
     from hrfr_fast.model.backbone import BackboneSettings
-    from hrfr_fast.training.device import Compute
-    from hrfr_fast.training.roofline import Operation
+    from hrfr_fast.runtime.device import Compute
     from hrfr_fast.training.trainer import Trainer
 
 REGIMES = ("lowres32", "highlow144")
@@ -227,8 +227,8 @@ def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
 
 def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Any]:
     """All arms of one regime in turns. All of ours share one step; engines that cannot work here are named."""
-    from hrfr_fast.engines import choose_engine
-    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.engines.choice import choose_engine
+    from hrfr_fast.runtime.errors import HrfrError
 
     arms, problems = [], {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
@@ -261,7 +261,7 @@ def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seco
 
 def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict[str, Any]:
     """Rates, ratios, utilisation and share of the roofline of one regime."""
-    from hrfr_fast.training.roofline import roofline_seconds, step_operations
+    from benchmarks.roofline import roofline_seconds, step_operations
 
     found = measure_ceilings(trainer.compute)
     batch, number = trainer.settings.batch_size, trainer.compute.image_dtype.itemsize
@@ -290,8 +290,8 @@ def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict
 
 def show(result: dict[str, Any]) -> None:
     """Two tables: where the roofline's time lies, and who reached what."""
-    from hrfr_fast.terminal import print_rows
-    from hrfr_fast.training.roofline import Operation
+    from benchmarks.roofline import Operation
+    from hrfr_fast.runtime.terminal import print_rows
 
     show_roofline([Operation(**one) for one in result["operations"]], result)
     rows = [
@@ -315,8 +315,8 @@ def show(result: dict[str, Any]) -> None:
 
 def show_roofline(operations: "list[Operation]", result: dict[str, Any]) -> None:
     """Per kind of operation: GFLOP, MB and microseconds an image at the measured ceilings."""
-    from hrfr_fast.terminal import print_rows
-    from hrfr_fast.training.roofline import by_kind, roofline_seconds
+    from benchmarks.roofline import by_kind, roofline_seconds
+    from hrfr_fast.runtime.terminal import print_rows
 
     flops, memory = result["ceilings"]["flops_per_second"], result["ceilings"]["bytes_per_second"]
     batch, rows = result["batch_size"], []
@@ -336,7 +336,7 @@ def show_roofline(operations: "list[Operation]", result: dict[str, Any]) -> None
 
 def packed_faces(data: Path | None, cache: Path) -> Path:
     """The packed directory given, or parametric faces, made once."""
-    from hrfr_fast.data.synthetic import synthesize_packed
+    from hrfr_fast.synthetic.data_tree import synthesize_packed
 
     if data is not None:
         return data
@@ -364,7 +364,7 @@ def main(
 ) -> None:
     """Measure images/s of training, side by side, against two measured ceilings."""
     from hrfr_fast.regimes import regime_named
-    from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.runtime.device import choose_compute
 
     on_cuda = choose_compute(device, precision).device.type == "cuda"
     packed = packed_faces(data, cache)

@@ -3,7 +3,7 @@
 It needs PyTorch and NumPy alone, so it runs on machines that lack what a real run writes its records with.
 """
 
-from hrfr_fast.stopping import StopFlag
+from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.trainer import Trainer
 

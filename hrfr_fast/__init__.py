@@ -13,15 +13,15 @@ cheap:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hrfr_fast.runtime.version import __version__ as __version__
 
 _HOME = {
-    "pack": "hrfr_fast.data.pack",
-    "open_packed": "hrfr_fast.data.shards",
-    "check_packed": "hrfr_fast.data.check",
-    "inspect_packed": "hrfr_fast.data.inspect",
-    "synthesize": "hrfr_fast.data.synthetic",
-    "synthesize_packed": "hrfr_fast.data.synthetic",
+    "pack": "hrfr_fast.packing.pack",
+    "open_packed": "hrfr_fast.format.reader",
+    "check_packed": "hrfr_fast.format.verify",
+    "inspect_packed": "hrfr_fast.format.inspect",
+    "synthesize": "hrfr_fast.synthetic.data_tree",
+    "synthesize_packed": "hrfr_fast.synthetic.data_tree",
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
@@ -32,15 +32,15 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.run import analyze as analyze
-    from hrfr_fast.data.check import check_packed as check_packed
-    from hrfr_fast.data.inspect import inspect_packed as inspect_packed
-    from hrfr_fast.data.pack import pack as pack
-    from hrfr_fast.data.shards import open_packed as open_packed
-    from hrfr_fast.data.synthetic import synthesize as synthesize
-    from hrfr_fast.data.synthetic import synthesize_packed as synthesize_packed
     from hrfr_fast.evaluation.evaluate import evaluate as evaluate
+    from hrfr_fast.format.inspect import inspect_packed as inspect_packed
+    from hrfr_fast.format.reader import open_packed as open_packed
+    from hrfr_fast.format.verify import check_packed as check_packed
+    from hrfr_fast.packing.pack import pack as pack
     from hrfr_fast.settings import TrainSettings as TrainSettings
     from hrfr_fast.study.run import run_study as run_study
+    from hrfr_fast.synthetic.data_tree import synthesize as synthesize
+    from hrfr_fast.synthetic.data_tree import synthesize_packed as synthesize_packed
     from hrfr_fast.training.trainer import train as train
 
 

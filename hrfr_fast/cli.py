@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hrfr_fast import __version__
-from hrfr_fast.errors import DamageFound, HrfrError, IncompletePack, UsageError
-from hrfr_fast.files import in_words, refuse_lost_directory
-from hrfr_fast.locales import use_utf8
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.runtime.files import in_words, refuse_lost_directory
+from hrfr_fast.runtime.locales import use_utf8
+from hrfr_fast.runtime.version import __version__
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
-    from hrfr_fast.data.summary import PackSummary
     from hrfr_fast.evaluation.evaluate import PairResult
+    from hrfr_fast.packing.summary import PackSummary
 
 CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
 
@@ -68,7 +68,7 @@ def _how_to_install(error: ModuleNotFoundError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    from hrfr_fast.progress import console
+    from hrfr_fast.runtime.progress import console
 
     console.print("[bold red]error:[/] ", end="")
     console.print(message, markup=False, highlight=False)
@@ -101,9 +101,9 @@ def synth(
     packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,
 ) -> None:
     """Make a data tree of parametric faces."""
-    from hrfr_fast.data.synthetic import synthesize, synthesize_packed
-    from hrfr_fast.stopping import StopFlag
-    from hrfr_fast.terminal import print_values
+    from hrfr_fast.runtime.signals import StopFlag
+    from hrfr_fast.runtime.terminal import print_values
+    from hrfr_fast.synthetic.data_tree import synthesize, synthesize_packed
 
     with StopFlag() as stop:
         make = synthesize_packed if packed else synthesize
@@ -128,8 +128,8 @@ def pack(
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was refused")] = False,
 ) -> None:
     """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
-    from hrfr_fast.data.pack import pack as run
-    from hrfr_fast.stopping import StopFlag
+    from hrfr_fast.packing.pack import pack as run
+    from hrfr_fast.runtime.signals import StopFlag
 
     try:
         with StopFlag() as stop:
@@ -144,7 +144,7 @@ def pack(
 
 
 def _print_pack(summary: "PackSummary") -> None:
-    from hrfr_fast.progress import console
+    from hrfr_fast.runtime.progress import console
 
     lines = [*summary.lines(), *(f"warning: {warning}" for warning in summary.warnings)]
     console.print("\n".join(lines), markup=False, highlight=False)
@@ -157,8 +157,8 @@ def inspect_command(
     sheet: Annotated[Path | None, typer.Option(help="write a contact sheet (PNG) of every split")] = None,
 ) -> None:
     """Show what is packed: splits, sizes, identities, pairs."""
-    from hrfr_fast.data.inspect import contact_sheet, inspect_packed
-    from hrfr_fast.terminal import print_values
+    from hrfr_fast.format.inspect import contact_sheet, inspect_packed
+    from hrfr_fast.runtime.terminal import print_values
 
     found = inspect_packed(packed)
     if sheet:
@@ -172,8 +172,8 @@ def inspect_command(
 @app.command()
 def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
     """Verify every checksum; exits with 4 and names shard and record of any damage."""
-    from hrfr_fast.data.check import check_packed, coverage
-    from hrfr_fast.data.manifest import repair
+    from hrfr_fast.format.manifest import repair
+    from hrfr_fast.format.verify import check_packed, coverage
 
     damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
@@ -194,7 +194,7 @@ def doctor(
 ) -> None:
     """Show what is here, what each engine can do with it, and the fix for what is missing."""
     from hrfr_fast.doctor import examine, rows
-    from hrfr_fast.terminal import print_values
+    from hrfr_fast.runtime.terminal import print_values
 
     report = examine(folder)
     if as_json:
@@ -211,10 +211,10 @@ def doctor(
 
 
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
+    from hrfr_fast.runtime.words import counted
     from hrfr_fast.settings import TrainSettings, load_settings
     from hrfr_fast.training.resuming import refuse_changes
     from hrfr_fast.training.trainer import train
-    from hrfr_fast.words import counted
 
     if resume and config:
         raise UsageError("--resume goes on with the settings in the run directory; leave --config out")
@@ -231,8 +231,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
 
 def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give ``command`` one option for every field of TrainSettings and AugmentSettings, unset unless given."""
-    from hrfr_fast.data.augment import AugmentSettings
-    from hrfr_fast.settings import CHOICES, TrainSettings
+    from hrfr_fast.settings import CHOICES, AugmentSettings, TrainSettings
 
     def run(config: Path | None = None, resume: bool = False, **given: Any) -> None:
         flags: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -363,7 +362,7 @@ def study(
 
 
 def _print_plan(jobs: list[dict[str, Any]]) -> None:
-    from hrfr_fast.terminal import print_rows
+    from hrfr_fast.runtime.terminal import print_rows
 
     rows = [
         (
@@ -389,7 +388,7 @@ def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
 
 
 def _print_results(results: dict[str, "PairResult"]) -> None:
-    from hrfr_fast.terminal import print_rows
+    from hrfr_fast.runtime.terminal import print_rows
 
     if not results:
         typer.echo("warning: there were no pairs to verify on")

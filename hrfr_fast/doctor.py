@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from hrfr_fast.caches import use_writable_caches
-from hrfr_fast.errors import UsageError
-from hrfr_fast.files import fsync
-from hrfr_fast.gpu_software import (
+from hrfr_fast.runtime.caches import use_writable_caches
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.files import fsync
+from hrfr_fast.runtime.gpu_software import (
     COMPILER_FIX,
     DALI_WHEELS,
     architecture_fix,
@@ -31,7 +31,7 @@ from hrfr_fast.gpu_software import (
     replace_dali,
     torch_fix,
 )
-from hrfr_fast.machine import cores, gib, memory
+from hrfr_fast.runtime.system import cores, gib, memory
 
 PROBE_BYTES = 64 << 20
 BLOCK = 4096
@@ -287,8 +287,8 @@ def _look_at_kernel() -> dict[str, Any]:
     try:
         import numba
 
-        from hrfr_fast.data.augment import identity_plan
-        from hrfr_fast.data.resampling import resample
+        from hrfr_fast.resampling.cpu import resample
+        from hrfr_fast.sampling.augmentation import identity_plan
 
         pixel = np.full((1, 1, 1, 3), 7, np.uint8)
         out = np.zeros_like(pixel)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.errors import UsageError
-from hrfr_fast.toml_files import read_toml, write_toml
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.toml_files import read_toml, write_toml
 
 SPLITS = ("lowres", "highres")
 MODELS = {"single": ("body", "output", "head"), "fused": ("body", "output", "fusion", "head")}

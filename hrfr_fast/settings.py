@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self, get_args, get_type_hints
 
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.errors import UsageError
 from hrfr_fast.regimes import REGIMES, regime_named
-from hrfr_fast.toml_files import read_toml, write_toml
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.toml_files import read_toml, write_toml
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("arcface", "cosface", "sphereface", "combined", "adaface", "softmax"),
@@ -34,6 +33,41 @@ SPEED_ONLY = (
 
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _share(default: float, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How strongly to augment; the defaults are those of every regime. crossres144's degraded second view is not among
+    them: it has settings of its own. Raises UsageError for values out of range."""
+
+    flip: float = _share(0.5, "probability of a horizontal flip")
+    shift: float = _share(0.0625, "largest shift to each side, as a share of the frame: 2 px of 32; 0 to 0.5")
+    zoom: float = _share(0.0, "the source box is 1 - zoom to 1 + zoom of the frame; 0 to 0.5")
+    brightness: float = _share(0.2, "brightness times 1 - this to 1 + this; 0 to 1")
+    contrast: float = _share(0.0, "contrast times 1 - this to 1 + this; 0 to 1")
+    saturation: float = _share(0.0, "saturation times 1 - this to 1 + this; 0 to 1")
+    grey: float = _share(0.0, "probability of a grey picture")
+    blur: float = _share(0.0, "probability of a Gaussian blur")
+    blur_sigma: float = _share(0.02, "its largest standard deviation, as a share of the output's side; 0 to 0.1")
+    erase: float = _share(0.0, "probability of one erased rectangle: 2 % to 20 % of the picture, level 128")
+    degrade: float = _share(0.0, "probability that the frame is first shrunk, with a random kernel")
+    degrade_min: int = field(default=16, metadata={"help": "fewest pixels a side to which it is shrunk"})
+    degrade_max: int = field(default=48, metadata={"help": "most pixels a side to which it is shrunk"})
+
+    def __post_init__(self) -> None:
+        most = {"shift": 0.5, "zoom": 0.5, "blur_sigma": 0.1, "degrade_min": 4096, "degrade_max": 4096}
+        for one in fields(self):
+            value, limit = getattr(self, one.name), most.get(one.name, 1.0)
+            if not 0 <= value <= limit:
+                raise UsageError(f"augmentation {one.name} is {value}; it must lie in [0, {limit:g}]")
+        if not 1 <= self.degrade_min <= self.degrade_max:
+            raise UsageError(
+                f"degrade_min is {self.degrade_min} and degrade_max {self.degrade_max}; 1 <= min <= max is needed"
+            )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data tree of tiny scale, with every split and a bcolz pair set."""
-    from hrfr_fast.data.synthetic import synthesize
+    from hrfr_fast.synthetic.data_tree import synthesize
 
     for library in ("simplejpeg", "bcolz"):  # machines that only run the GPU tests lack them
         pytest.importorskip(library)
@@ -55,7 +55,7 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_packed(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny tree, packed raw."""
-    from hrfr_fast.data.pack import pack
+    from hrfr_fast.packing.pack import pack
 
     out = tmp_path_factory.mktemp("packed") / "packed"
     pack(tiny_tree, out, workers=1, show_progress=False)

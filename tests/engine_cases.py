@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hrfr_fast.data import beton
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.data.order import Order
-from hrfr_fast.data.shards import Split
-from hrfr_fast.data.writer import SplitWriter
-from hrfr_fast.engines.base import Stream
+from hrfr_fast.format import beton
+from hrfr_fast.format.reader import Split
+from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.sampling.sampler import Order
+from hrfr_fast.sampling.stream import Stream
+from hrfr_fast.settings import AugmentSettings
 
 CPU = torch.device("cpu")
 STILL = AugmentSettings(flip=0.0, shift=0.0, brightness=0.0)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from hrfr_fast.data.pack import pack
-from hrfr_fast.data.shards import open_packed
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.pack import pack
 
 bcolz = pytest.importorskip("bcolz")
 

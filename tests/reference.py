@@ -49,7 +49,7 @@ def gaussian(side, sigma):
 
 def execute(picture, plan, row, out):
     """float64 levels [out, out, 3] of one uint8 picture [size, size, 3], before clamp and rounding."""
-    from hrfr_fast.data.augment import KERNELS
+    from hrfr_fast.sampling.augmentation import KERNELS
 
     frame = picture.astype(np.float64)
     small = int(plan.degrade[row])

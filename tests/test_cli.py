@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hrfr_fast.data.shards import open_packed
+from hrfr_fast.format.reader import open_packed
 
 
 def hrfr(*arguments, timeout=600, **more):

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hrfr_fast import doctor
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 HEALTHY = doctor.Facts(
     cores=16, memory_bytes=64 << 30, memory_available_bytes=60 << 30, shm_bytes=32 << 30,
@@ -97,8 +97,8 @@ def test_a_run_on_a_driver_too_old_for_torch_says_which_build_fits(monkeypatch):
     """PyPI's torch is built for CUDA 13: installing it anew, as once was advised, would change nothing."""
     import torch
 
-    from hrfr_fast.errors import HrfrError
-    from hrfr_fast.training import device
+    from hrfr_fast.runtime import device
+    from hrfr_fast.runtime.errors import HrfrError
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -110,8 +110,8 @@ def test_a_run_on_a_driver_too_old_for_torch_says_which_build_fits(monkeypatch):
 def test_a_run_on_a_gpu_without_code_says_so_before_the_first_kernel(monkeypatch):
     import torch
 
-    from hrfr_fast.errors import HrfrError
-    from hrfr_fast.training import device
+    from hrfr_fast.runtime import device
+    from hrfr_fast.runtime.errors import HrfrError
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
@@ -149,7 +149,7 @@ def test_the_command_prints_json_and_succeeds_where_one_engine_works(tmp_path):
 
 def test_a_machine_where_nothing_works_ends_with_an_error(tmp_path, monkeypatch):
     from hrfr_fast.cli import app
-    from hrfr_fast.errors import HrfrError
+    from hrfr_fast.runtime.errors import HrfrError
 
     monkeypatch.setattr(doctor, "look", lambda folder: replace(HEALTHY, torch_error="ImportError: no"))
     done = CliRunner().invoke(app, ["doctor", str(tmp_path)])

@@ -4,9 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.errors import UsageError
-from hrfr_fast.settings import TrainSettings, load_settings
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.settings import AugmentSettings, TrainSettings, load_settings
 
 
 def test_saved_settings_load_as_they_were(tmp_path):

@@ -106,7 +106,7 @@ class Decoded:
     """The pictures of a raw task as the peers read them: one memory map of pixels a split."""
 
     def __init__(self, task: Task) -> None:
-        from hrfr_fast.data.shards import open_packed
+        from hrfr_fast.format.reader import open_packed
 
         packed = open_packed(task.shards)
         self.splits = [packed.splits[name] for name in task.splits]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
-from hrfr_fast.training.device import Compute
+from hrfr_fast.runtime.device import Compute
 
 SCALE, MARGIN = 64.0, 0.5
 

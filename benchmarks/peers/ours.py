@@ -52,10 +52,10 @@ class Engine:
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import torch
 
-        from hrfr_fast.data.shards import open_packed
-        from hrfr_fast.engines import choose_engine
+        from hrfr_fast.engines.choice import choose_engine
+        from hrfr_fast.format.reader import open_packed
         from hrfr_fast.settings import TrainSettings
-        from hrfr_fast.training.feed import build_feed
+        from hrfr_fast.training.stream import build_feed
 
         settings = TrainSettings(regime=task.regime, data=str(task.shards), engine=self.engine, device=task.device)
         stream = build_feed(open_packed(task.shards), settings, task.batch_size)

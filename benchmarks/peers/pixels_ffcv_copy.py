@@ -29,7 +29,7 @@ class Peer:
         from ffcv.fields.rgb_image import SimpleRGBImageDecoder
         from ffcv.loader import Loader, OrderOption
 
-        from hrfr_fast.data.shards import open_packed
+        from hrfr_fast.format.reader import open_packed
 
         split = open_packed(task.shards).splits[task.splits[0]]
         loader = Loader(

@@ -39,7 +39,7 @@ class Peer:
         from ffcv.loader import Loader, OrderOption
         from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 
-        from hrfr_fast.data.shards import open_packed
+        from hrfr_fast.format.reader import open_packed
 
         split = open_packed(task.shards).splits[task.splits[0]]
         same = split.size == task.side

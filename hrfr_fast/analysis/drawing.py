@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.report.canvas import saved_figure
-from hrfr_fast.report.plots import COLOURS
+from hrfr_fast.reporting.canvas import saved_figure
+from hrfr_fast.reporting.figures import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

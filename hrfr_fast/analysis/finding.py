@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.files import write_json
+from hrfr_fast.runtime.files import write_json
 
 
 @dataclass(frozen=True)

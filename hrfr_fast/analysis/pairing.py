@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.analysis.maps import unit
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 MOST_GENUINE = 20_000
 

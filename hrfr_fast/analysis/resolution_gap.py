@@ -18,8 +18,8 @@ from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of
 from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.bootstrap import balanced_mean
+from hrfr_fast.runtime.errors import UsageError
 
 KEY = "resolution_gap"
 QUESTION = "Do the embeddings separate by true resolution?"

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
-from hrfr_fast.data.shards import Packed, open_packed
-from hrfr_fast.errors import CannotWrite, HrfrError, Interrupted, UsageError
-from hrfr_fast.files import write_bytes, write_json, writing
-from hrfr_fast.lock import directory_lock
-from hrfr_fast.progress import console, progress_bar
-from hrfr_fast.stopping import StopFlag
-from hrfr_fast.training.lineage import find_data, note_on, unlike
+from hrfr_fast.format.reader import Packed, open_packed
+from hrfr_fast.model.lineage import find_data, note_on, unlike
+from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.files import write_bytes, write_json, writing
+from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.runtime.progress import console, progress_bar
+from hrfr_fast.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
 """Modules of this package, each with KEY, QUESTION and ``analyse(spaces, out) -> Finding``."""
@@ -64,7 +64,7 @@ def analyze(
         Interrupted: Ctrl-C or SIGTERM; what was answered is on disk.
         CannotWrite: a full disk; what was answered is kept.
     """
-    from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.runtime.device import choose_compute
 
     _chosen(questions)
     models = [read_model(run, name) for run, name in zip(runs, model_names(runs), strict=True)]

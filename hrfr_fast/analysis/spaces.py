@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data import beton
-from hrfr_fast.data.shards import Packed, PairSet, Split
-from hrfr_fast.errors import UsageError
-from hrfr_fast.toml_files import read_toml
-from hrfr_fast.training.lineage import as_seen_by
+from hrfr_fast.format import beton
+from hrfr_fast.format.reader import Packed, PairSet, Split
+from hrfr_fast.model.lineage import as_seen_by
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.toml_files import read_toml
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 FACES = "highres_eval"
 CHUNK = 512  # pictures between two signs of progress
@@ -192,7 +192,7 @@ def shrunk(split: Split, records: NDArray[np.int64], side: int) -> Pictures:
 
 def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
     """The model of a run directory (its last checkpoint) or a weights file. Raises UsageError where there is none."""
-    from hrfr_fast.training.checkpoint import read_metadata, weights_of
+    from hrfr_fast.model.checkpoint import read_metadata, weights_of
 
     weights = weights_of(run_or_checkpoint)
     file = weights.parent.parent / "settings.toml"

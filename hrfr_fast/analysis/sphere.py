@@ -21,9 +21,9 @@ from hrfr_fast.analysis.uniformity import (
     uniform_points,
     uniformity,
 )
-from hrfr_fast.data.shards import Split
+from hrfr_fast.format.reader import Split
+from hrfr_fast.model.lineage import unlike_its_own
 from hrfr_fast.regimes import REGIMES
-from hrfr_fast.training.lineage import unlike_its_own
 
 KEY = "sphere"
 QUESTION = "Do the embeddings fill the sphere?"

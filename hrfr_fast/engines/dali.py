@@ -18,12 +18,13 @@ import importlib.util
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Self
 
-from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, refuse_damaged
+from hrfr_fast.engines.base import Batch, FirstUse, refuse_damaged
 from hrfr_fast.engines.dali_feed import BOX, CUBIC, INPUTS, LINEAR, PREFETCH, Host, Source, argument_names
 from hrfr_fast.engines.pace import Pace
-from hrfr_fast.errors import HrfrError, UsageError
-from hrfr_fast.gpu_software import DALI_WHEELS, replace_dali
-from hrfr_fast.machine import cores
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.gpu_software import DALI_WHEELS, replace_dali
+from hrfr_fast.runtime.system import cores
+from hrfr_fast.sampling.stream import Feed, Work
 
 if TYPE_CHECKING:
     import torch

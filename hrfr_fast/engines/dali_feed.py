@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.augment import KERNELS, AugmentSettings, identity_plan
-from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Feed, FirstUse, Part, Work
+from hrfr_fast.engines.base import FirstUse
 from hrfr_fast.engines.pace import AHEAD
 from hrfr_fast.engines.pixels import fetch
+from hrfr_fast.format.reader import Split
+from hrfr_fast.sampling.augmentation import KERNELS, identity_plan
+from hrfr_fast.sampling.stream import Feed, Part, Work
+from hrfr_fast.settings import AugmentSettings
 
 if TYPE_CHECKING:
     from nvidia.dali.types import BatchInfo
@@ -141,7 +143,7 @@ def _feed(part: Part, labels: NDArray[np.int64], stream: Feed, pinned: bool) -> 
 
 def _box_degraded(part: Part) -> list[NDArray[np.float32]]:
     """Each picture that is degraded with the box kernel, shrunk; a black pixel in place of every other."""
-    from hrfr_fast.data.resampling import shrink
+    from hrfr_fast.resampling.cpu import shrink
 
     plan, nothing = part.plan, np.zeros((1, 1, 3), np.float32)
     rows = np.flatnonzero((plan.degrade > 0) & (plan.kernel == BOX))

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.ahead import ahead
-from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work, plain_stream
+from hrfr_fast.engines.base import Batch, FirstUse
 from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
-from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.format.reader import Split
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.sampling.stream import Feed, Work, plain_stream
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +52,8 @@ def threading_layer() -> str:
     """numba's threading layer: tbb, omp or workqueue. Starts it."""
     import numba
 
-    from hrfr_fast.data.augment import identity_plan
-    from hrfr_fast.data.resampling import resample
+    from hrfr_fast.resampling.cpu import resample
+    from hrfr_fast.sampling.augmentation import identity_plan
 
     pixel = np.zeros((1, 1, 1, 3), np.uint8)
     resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, identity_plan(1), pixel.copy())
@@ -106,7 +107,7 @@ class FFCV:
 
     def _made(self, start: int, stop: int) -> Iterator[tuple[Work, NDArray[Any]]]:
         """Batches in host memory, [B, S, S, 3]: uint8 for a GPU, else as BatchMemory has it."""
-        from hrfr_fast.data.resampling import resample
+        from hrfr_fast.resampling.cpu import resample
 
         size = self.stream.size
         readers = [

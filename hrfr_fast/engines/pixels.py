@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.augment import Plan
-from hrfr_fast.data.shards import Split
-from hrfr_fast.machine import cores
+from hrfr_fast.format.reader import Split
+from hrfr_fast.runtime.system import cores
+from hrfr_fast.sampling.augmentation import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
     shape = (len(records), split.size, split.size, 3)
     out = pinned_empty(shape) if pinned else np.empty(shape, np.uint8)
     if split.encoding == "raw":
-        from hrfr_fast.data.resampling import gather  # numba: 0.5 s to import
+        from hrfr_fast.resampling.cpu import gather  # numba: 0.5 s to import
 
         gather(split.data, split.offsets[records], out)
     elif len(records) <= JPEG_CHUNK:
@@ -68,7 +68,7 @@ def render(
 
     Raw records are read by the kernel straight from the memory map, without a copy.
     """
-    from hrfr_fast.data.resampling import resample  # numba: 0.5 s to import
+    from hrfr_fast.resampling.cpu import resample  # numba: 0.5 s to import
 
     if split.encoding == "raw":
         split.refuse_shrunk()

@@ -7,8 +7,9 @@ and augments on all cores. On CUDA all raw pixels are copied to the device once,
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from hrfr_fast.engines.base import Batch, Feed, FirstUse, Work
+from hrfr_fast.engines.base import Batch, FirstUse
 from hrfr_fast.engines.pixels import BatchMemory, render
+from hrfr_fast.sampling.stream import Feed, Work
 
 if TYPE_CHECKING:
     import torch

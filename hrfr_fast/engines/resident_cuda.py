@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from hrfr_fast.data.order import Order
-from hrfr_fast.data.shards import Split
-from hrfr_fast.engines.base import Batch, Feed, Stream, plain_stream, refuse_damaged
+from hrfr_fast.engines.base import Batch, refuse_damaged
 from hrfr_fast.engines.pace import Pace
 from hrfr_fast.engines.pixels import fetch
-from hrfr_fast.engines.resample_torch import resample_torch
-from hrfr_fast.errors import HrfrError
-from hrfr_fast.gpu_software import COMPILER_FIX
-from hrfr_fast.machine import gib
+from hrfr_fast.format.reader import Split
+from hrfr_fast.resampling.matmul import resample_torch
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.gpu_software import COMPILER_FIX
+from hrfr_fast.runtime.system import gib
+from hrfr_fast.sampling.sampler import Order
+from hrfr_fast.sampling.stream import Feed, Stream, plain_stream
 
 if TYPE_CHECKING:
     import torch
 
-    from hrfr_fast.engines.renderer import Renderer
+    from hrfr_fast.resampling.launcher import Renderer
 
 UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
@@ -95,7 +96,7 @@ class ResidentCUDA:
     def _prepare_kernels(self, order: Order) -> None:
         import torch
 
-        from hrfr_fast.engines.renderer import Renderer, Source, Table
+        from hrfr_fast.resampling.launcher import Renderer, Source, Table
 
         labels, offset, begin = [], 0, 0
         self._order = order
@@ -119,7 +120,7 @@ class ResidentCUDA:
         Compares integers, and once an epoch launches the making of the next epoch's order. Call it before ``fill``,
         and before each replay of a graph that holds one.
         """
-        from hrfr_fast.engines.device_order import epoch_records
+        from hrfr_fast.sampling.sampler_torch import epoch_records
 
         order = self._order
         first, last = start // order.epoch_length, (start + self.stream.batch_size - 1) // order.epoch_length

@@ -9,7 +9,7 @@ standard errors and tests for network statistics", Connections 22(2), 1999, for 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.philox import BOOTSTRAP, philox
+from hrfr_fast.runtime.philox import BOOTSTRAP, philox
 
 LEVEL = 0.95
 RESAMPLES = 2000

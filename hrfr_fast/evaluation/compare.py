@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, resampled_means
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, MOST_GROWTH, standard_error, student_interval
+from hrfr_fast.runtime.errors import UsageError
 
 FIXED_CONTRASTS = (
     ("highlow144", "lowres144"),

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.augment import identity_plan
-from hrfr_fast.data.shards import PairSet, Split
 from hrfr_fast.engines.pixels import render, to_model_input
+from hrfr_fast.format.reader import PairSet, Split
+from hrfr_fast.sampling.augmentation import identity_plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 
 def embed(

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.data.identify import look_up
-from hrfr_fast.data.pair_defects import pair_warnings
-from hrfr_fast.data.shards import Packed, PairSet, open_packed
-from hrfr_fast.errors import HrfrError, UsageError
 from hrfr_fast.evaluation.embedding import pair_scores
 from hrfr_fast.evaluation.verification import Verification, too_few, verify
-from hrfr_fast.progress import console
+from hrfr_fast.format.pair_defects import pair_warnings
+from hrfr_fast.format.reader import Packed, PairSet, open_packed
+from hrfr_fast.packing.pair_identities import look_up
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.progress import console
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
+    from hrfr_fast.model.checkpoint import load_part, read_metadata
     from hrfr_fast.model.fused import build_model, model_settings
-    from hrfr_fast.training.checkpoint import load_part, read_metadata
 
     metadata = read_metadata(weights)
     backbone = build_model(model_settings(metadata["backbone"]))
@@ -165,9 +165,9 @@ def evaluate(
     Raises:
         UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
     """
-    from hrfr_fast.training.checkpoint import weights_of
-    from hrfr_fast.training.device import choose_compute
-    from hrfr_fast.training.lineage import as_seen_by, find_data
+    from hrfr_fast.model.checkpoint import weights_of
+    from hrfr_fast.model.lineage import as_seen_by, find_data
+    from hrfr_fast.runtime.device import choose_compute
 
     compute = choose_compute(device, precision)
     weights = weights_of(run_or_checkpoint)
@@ -190,7 +190,7 @@ def evaluate(
 
 def _training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
     """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
-    from hrfr_fast.training.lineage import find_data, unlike
+    from hrfr_fast.model.lineage import find_data, unlike
 
     try:
         packed = open_packed(find_data(metadata, weights, "--pairs"))
@@ -216,7 +216,7 @@ def _opened(
         return
     if not path.is_dir():
         raise UsageError(f"{path}: no such directory of pairs; give a packed one or a folder of pair sets")
-    from hrfr_fast.data.pack import pack_pairs
+    from hrfr_fast.packing.pack import pack_pairs
 
     with tempfile.TemporaryDirectory(prefix="hrfr-pairs-") as temporary:
         known = trained.splits if trained is not None else {}

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.shards import Split
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation import bootstrap
 from hrfr_fast.evaluation.embedding import embed
 from hrfr_fast.evaluation.views import HR, LR36
+from hrfr_fast.format.reader import Split
+from hrfr_fast.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 RANKS = (1, 5)
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.philox import FOLDS as FOLD_PURPOSE
-from hrfr_fast.data.philox import philox
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation import bootstrap
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.philox import FOLDS as FOLD_PURPOSE
+from hrfr_fast.runtime.philox import philox
 
 FOLDS = 10
 FOLD_SEED = 0

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.shards import PairSet, Split
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed
+from hrfr_fast.format.reader import PairSet, Split
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 HR = 0
 LR36 = 36

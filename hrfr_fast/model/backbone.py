@@ -13,7 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 REDUCTION = 16
 BLOCKS_PER_WIDTH = 2

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrfr_fast.engines.resample_torch import shrink_matrix
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model.backbone import IRSE18, BackboneSettings, build_backbone
+from hrfr_fast.resampling.matmul import shrink_matrix
+from hrfr_fast.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model.class_chunks import ENTRIES, other_classes
 from hrfr_fast.model.rounded import RoundedProduct
+from hrfr_fast.runtime.errors import UsageError
 
 EPSILON = 1e-6  # keeps sqrt(1 - cos^2) differentiable at |cos| = 1; shifts the sine by at most 0.001 there
 SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hrfr_fast.data.shards import Packed
+from hrfr_fast.format.reader import Packed
 from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.study.plan import Job, Plan
 
@@ -40,7 +40,7 @@ def measure(plan: Plan) -> dict[int, Speed]:
 
 def _measure(job: Job, out: Path) -> Speed:
     from hrfr_fast.evaluation.embedding import embed
-    from hrfr_fast.stopping import StopFlag
+    from hrfr_fast.runtime.signals import StopFlag
     from hrfr_fast.training.trainer import Trainer
 
     warm_up = 1 + math.ceil(1 / min(phase.share for phase in job.regime.phases))  # every phase gets a step

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.data.beton import file_digest
-from hrfr_fast.data.shards import Packed, PairSet
 from hrfr_fast.evaluation.verification import too_few
-from hrfr_fast.files import atomic_write, write_json
+from hrfr_fast.format.beton import file_digest
+from hrfr_fast.format.reader import Packed, PairSet
+from hrfr_fast.runtime.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 FACES = "highres_eval"
 FORMAT = 2
@@ -62,7 +62,7 @@ def judge(
         probe: the classifier that guesses the true resolution, and the space of the embeddings.
     """
     from hrfr_fast.evaluation.evaluate import load_backbone
-    from hrfr_fast.training.checkpoint import weights_of
+    from hrfr_fast.model.checkpoint import weights_of
 
     weights = weights_of(run)
     asked = {

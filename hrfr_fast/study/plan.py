@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrfr_fast.data.shards import Packed
-from hrfr_fast.errors import UsageError
+from hrfr_fast.format.reader import Packed
 from hrfr_fast.regimes import CONTROLS, TABLE, Regime, in_order, regime_named
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.study.presets import Preset
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.resolution import SIDES
 from hrfr_fast.evaluation.views import HR
-from hrfr_fast.toml_files import read_toml
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.toml_files import read_toml
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast import __version__
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.data.shards import PairSet
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, contrasts_of, outcomes
 from hrfr_fast.evaluation.evaluate import caveats
 from hrfr_fast.evaluation.rates import resampled_rates
 from hrfr_fast.evaluation.resolution import CROSSES
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.evaluation.views import LR36
+from hrfr_fast.format.reader import PairSet
+from hrfr_fast.model.checkpoint import read_metadata, weights_of
+from hrfr_fast.model.lineage import note_on, pairs_digest
+from hrfr_fast.runtime.version import __version__
 from hrfr_fast.study.claims import claims_of
 from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
 from hrfr_fast.study.plan import APART, Job, Plan
 from hrfr_fast.study.remedy import remedy_of
 from hrfr_fast.study.space import space_of
-from hrfr_fast.training.checkpoint import read_metadata, weights_of
-from hrfr_fast.training.lineage import note_on, pairs_digest
 
 HR_HR, HR_LR = "HR-HR", "HR-LR"
 FORMAT = "hrfr-fast study 1"

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.data.beton import file_digest
-from hrfr_fast.data.shards import Packed, open_packed
-from hrfr_fast.errors import CannotWrite, HrfrError, Interrupted, UsageError
-from hrfr_fast.files import write_json, writing
-from hrfr_fast.lock import directory_lock
-from hrfr_fast.progress import console
+from hrfr_fast.format.beton import file_digest
+from hrfr_fast.format.reader import Packed, open_packed
 from hrfr_fast.regimes import is_checkpoint
+from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.files import write_json, writing
+from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
-from hrfr_fast.stopping import StopFlag
 from hrfr_fast.study.cost import Clock, estimates
 from hrfr_fast.study.judge import judge
 from hrfr_fast.study.plan import Job, Plan, make_plan
@@ -134,8 +134,8 @@ def _known(path: Path) -> dict[str, Any]:
 
 def _trained_on_the_same(job: Job, packed: Packed) -> bool:
     """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
-    from hrfr_fast.training.checkpoint import read_metadata
-    from hrfr_fast.training.lineage import unlike_its_own
+    from hrfr_fast.model.checkpoint import read_metadata
+    from hrfr_fast.model.lineage import unlike_its_own
 
     last = job.run / "checkpoints" / "last.safetensors"
     return last.exists() and not unlike_its_own(read_metadata(last), packed.manifest)
@@ -151,7 +151,7 @@ def identity_of(job: Job, digest: str) -> dict[str, Any]:
 
 def parents_of(job: Job) -> dict[str, str]:
     """Parent -> digest of the last checkpoint that it has now; "" where it has none yet."""
-    from hrfr_fast.training.checkpoint import weights_of
+    from hrfr_fast.model.checkpoint import weights_of
 
     digests = {}
     for name in job.regime.parents:
@@ -195,7 +195,7 @@ _GO_ON = "the same `hrfr-fast study` command continues there"
 
 
 def _judge(job: Job, plan: Plan) -> None:
-    from hrfr_fast.training.device import choose_compute
+    from hrfr_fast.runtime.device import choose_compute
 
     detailed = plan.detailed(job)
     with directory_lock(job.run):
@@ -244,7 +244,7 @@ def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, 
 
 
 def _report(plan: Plan, findings: list[Finding], unanswered: dict[str, str]) -> Path:
-    from hrfr_fast.report.study_report import write_study_report
+    from hrfr_fast.study.report import write_study_report
     from hrfr_fast.study.results import gather
     from hrfr_fast.study.tables import write_tables
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.files import write_bytes, write_json
+from hrfr_fast.runtime.files import write_bytes, write_json
 
 
 def write_tables(results: Mapping[str, Any], out: Path) -> None:

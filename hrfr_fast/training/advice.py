@@ -1,6 +1,6 @@
 """What to try when a run goes wrong or would take days: only what this run can still change."""
 
-from hrfr_fast.machine import gib, most_memory
+from hrfr_fast.runtime.system import gib, most_memory
 from hrfr_fast.settings import TrainSettings
 
 LONG = 3600.0  # seconds of training on a CPU that nobody should find out about by waiting

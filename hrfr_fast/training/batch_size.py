@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from hrfr_fast.errors import HrfrError
-from hrfr_fast.machine import gib
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.system import gib
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 LARGEST = 1024
 # What cuDNN and cuBLAS say where no workspace or handle fits.

@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.data.beton import file_digest
-from hrfr_fast.data.shards import Split
-from hrfr_fast.errors import UsageError
+from hrfr_fast.format.beton import file_digest
+from hrfr_fast.format.reader import Split
+from hrfr_fast.model import checkpoint
+from hrfr_fast.model.lineage import trained_on
 from hrfr_fast.regimes import Regime, is_checkpoint
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.words import counted
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training import checkpoint
-from hrfr_fast.training.lineage import trained_on
-from hrfr_fast.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hrfr_fast.model.backbone import IRSE18, BackboneSettings
     from hrfr_fast.model.fused import Fused, FusedSettings
-    from hrfr_fast.training.device import Compute
+    from hrfr_fast.runtime.device import Compute
 
 
 @dataclass(frozen=True)

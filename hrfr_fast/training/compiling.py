@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from hrfr_fast.caches import cache_home, private_folder, use_writable_caches, writable
-from hrfr_fast.errors import UsageError
-from hrfr_fast.training.device import Compute
+from hrfr_fast.runtime.caches import cache_home, private_folder, use_writable_caches, writable
+from hrfr_fast.runtime.device import Compute
+from hrfr_fast.runtime.errors import UsageError
 
 EAGER_UTILISATION = 0.15  # of a GPU's matrix rate, by an eager channels-last bf16 step; a prediction, not a measurement
 PAYS_AFTER = 300.0  # seconds of eager training: compiling takes about a minute and saves about a third

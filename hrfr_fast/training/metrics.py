@@ -5,7 +5,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.files import fsync, write_bytes, writing
+from hrfr_fast.runtime.files import fsync, write_bytes, writing
 from hrfr_fast.training.tensorboard import Board
 
 SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn, optim

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.regimes import Phase
-from hrfr_fast.words import counted
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.words import counted
 
 if TYPE_CHECKING:
     from torch import nn

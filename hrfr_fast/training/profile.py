@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hrfr_fast.files import write_bytes
-from hrfr_fast.progress import console
-from hrfr_fast.words import counted
+from hrfr_fast.runtime.files import write_bytes
+from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.words import counted
 
 if TYPE_CHECKING:
     import torch

@@ -7,13 +7,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.data import manifest
-from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.format import manifest
+from hrfr_fast.model import checkpoint
+from hrfr_fast.model.lineage import places, unlike_its_own
 from hrfr_fast.regimes import load_regime, regime_named
+from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
-from hrfr_fast.training import checkpoint
 from hrfr_fast.training.build import Parent, parent_paths, paths_in
-from hrfr_fast.training.lineage import places, unlike_its_own
 
 PLACES = ("data", "init", "out")
 """Settings that say where something lies: digests prove that it is the same, so they may change."""

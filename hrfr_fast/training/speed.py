@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.engines.pace import Pace
+from hrfr_fast.runtime.device import Compute
 from hrfr_fast.training.compiling import use_lasting_cache
-from hrfr_fast.training.device import Compute
 
 if TYPE_CHECKING:
     import torch

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.engines.base import Batch
-from hrfr_fast.errors import HrfrError
+from hrfr_fast.runtime.device import Compute
+from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.compiling import use_lasting_cache
-from hrfr_fast.training.device import Compute
-from hrfr_fast.training.graph import StepGraph, rates_on_device, warm_up
+from hrfr_fast.training.cuda_graph import StepGraph, rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
 
 if TYPE_CHECKING:

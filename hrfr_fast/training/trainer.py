@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hrfr_fast import __version__
-from hrfr_fast.data.shards import PairSet, open_packed
-from hrfr_fast.engines import choose_engine, resident_pixels
 from hrfr_fast.engines.base import Batch, Engine
-from hrfr_fast.engines.paired import PairedStream
-from hrfr_fast.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs, verifiable
-from hrfr_fast.files import write_json, writing
-from hrfr_fast.lock import directory_lock
-from hrfr_fast.progress import console, progress_bar
+from hrfr_fast.format.reader import PairSet, open_packed
+from hrfr_fast.model import checkpoint
+from hrfr_fast.model.lineage import as_seen_by, note_on, record_of, unlike_its_own
 from hrfr_fast.regimes import regime_named
+from hrfr_fast.runtime.device import choose_compute, fastest_precision
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.files import write_json, writing
+from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.runtime.progress import console, progress_bar
+from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.runtime.version import __version__
+from hrfr_fast.runtime.words import counted
+from hrfr_fast.sampling.paired_stream import PairedStream
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.stopping import StopFlag
-from hrfr_fast.training import advice, checkpoint
+from hrfr_fast.training import advice
 from hrfr_fast.training.batch_size import largest_batch, says_out_of_memory
 from hrfr_fast.training.build import (
     build_class_matrix,
@@ -38,10 +42,7 @@ from hrfr_fast.training.build import (
     with_inherited_shape,
 )
 from hrfr_fast.training.compiling import compile_choice
-from hrfr_fast.training.device import choose_compute, fastest_precision
-from hrfr_fast.training.feed import build_feed, training_splits
-from hrfr_fast.training.graph import graphs_choice
-from hrfr_fast.training.lineage import as_seen_by, note_on, record_of, unlike_its_own
+from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -58,7 +59,7 @@ from hrfr_fast.training.resuming import (
 )
 from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
-from hrfr_fast.words import counted
+from hrfr_fast.training.stream import build_feed, training_splits
 
 if TYPE_CHECKING:
     import torch
@@ -544,8 +545,8 @@ class Trainer:
 
         Raises Interrupted between two pair sets; the checkpoint is written by then.
         """
-        from hrfr_fast.report.plots import write_curves
-        from hrfr_fast.report.run_report import write_run_report
+        from hrfr_fast.training.run_figures import write_curves
+        from hrfr_fast.training.run_report import write_run_report
 
         self.save()
         results: dict[str, PairResult] = {}

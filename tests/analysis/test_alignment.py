@@ -4,7 +4,7 @@ import pytest
 from hrfr_fast.analysis import cpd, maps
 from hrfr_fast.analysis.alignment import METHODS, fit, judge
 from hrfr_fast.analysis.pairing import halves, identity_pairs
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 ortho_group = pytest.importorskip("scipy.stats").ortho_group
 pycpd = pytest.importorskip("pycpd")

@@ -10,7 +10,7 @@ from hrfr_fast.analysis.resolution_gap import (
     same_picture_cosine,
     silhouette,
 )
-from hrfr_fast.errors import UsageError
+from hrfr_fast.runtime.errors import UsageError
 
 metrics = pytest.importorskip("sklearn.metrics")
 

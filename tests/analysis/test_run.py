@@ -12,11 +12,11 @@ import torch
 from hrfr_fast.analysis import run as running
 from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
 from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Spaces, model_names, read_model, shrunk
-from hrfr_fast.data.shards import open_packed
-from hrfr_fast.errors import HrfrError, UsageError
+from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
-from hrfr_fast.training.checkpoint import save_weights
-from hrfr_fast.training.device import choose_compute
+from hrfr_fast.model.checkpoint import save_weights
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 Image = pytest.importorskip("PIL.Image")
 

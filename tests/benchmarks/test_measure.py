@@ -2,7 +2,7 @@
 
 from benchmarks.measure import Contestant, compare
 from benchmarks.peers.base import Task
-from hrfr_fast.data.pack import pack
+from hrfr_fast.packing.pack import pack
 
 
 def test_contestants_are_measured_in_turns_or_say_why_not(tiny_tree, tmp_path):

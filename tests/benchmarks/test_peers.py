@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.peers import ENGINES, PEERS, PIXELS, load
 from benchmarks.peers.base import Task, listing
-from hrfr_fast.data.pack import pack
-from hrfr_fast.data.shards import open_packed
 from hrfr_fast.engines.ffcv import thread_counts_kept
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.pack import pack
 
 BATCH = 16  # divides 144 and 192 faces, so the first batches are one epoch
 

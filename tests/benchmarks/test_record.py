@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import record
 from benchmarks.measure import Result
-from hrfr_fast.errors import HrfrError
+from hrfr_fast.runtime.errors import HrfrError
 
 
 def entry(rate, cores=2, benchmark="throughput", **more):

@@ -13,10 +13,10 @@ import pytest
 import torch
 from engine_cases import DEVICES, ENGINES, EVERYTHING, build, stream_over
 
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.engines import Situation, pick_engine
-from hrfr_fast.engines.ahead import ahead
-from hrfr_fast.errors import DamageFound, UsageError
+from hrfr_fast.engines.choice import Situation, pick_engine
+from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.runtime.errors import DamageFound, UsageError
+from hrfr_fast.settings import AugmentSettings
 
 GIB = 2**30
 

@@ -34,8 +34,8 @@ check("doctor")
 
 from engine_cases import stream_over
 
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.data.shards import open_packed
+from hrfr_fast.sampling.augmentation import AugmentSettings
+from hrfr_fast.format.reader import open_packed
 
 split = open_packed(sys.argv[1]).splits["lowres"]
 with FFCV(stream_over([split], 32, AugmentSettings()), torch.device("cpu"), torch.float32) as engine:

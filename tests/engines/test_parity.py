@@ -8,7 +8,7 @@ import torch
 from engine_cases import DEVICES, ENGINES, EVERYTHING, STILL, build, stream_over
 from reference import execute
 
-from hrfr_fast.data.augment import AugmentSettings
+from hrfr_fast.settings import AugmentSettings
 
 CASES = {
     "36->144": (("lowres",), 144),

@@ -8,14 +8,15 @@ import pytest
 import torch
 from engine_cases import STILL
 
-from hrfr_fast.data.augment import AugmentSettings
-from hrfr_fast.data.order import Order
-from hrfr_fast.data.shards import open_packed
-from hrfr_fast.engines import decoded_bytes, resident_cuda
-from hrfr_fast.engines.base import Stream
+from hrfr_fast.engines import resident_cuda
+from hrfr_fast.engines.choice import decoded_bytes
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.engines.resident_cuda import ResidentCUDA
-from hrfr_fast.errors import HrfrError
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.sampling.sampler import Order
+from hrfr_fast.sampling.stream import Stream
+from hrfr_fast.settings import AugmentSettings
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -78,12 +79,14 @@ def test_an_epoch_shorter_than_a_batch(tiny_packed):
 
 def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.engines import device_order
+    from hrfr_fast.sampling import sampler_torch
 
     made = []
-    original = device_order.epoch_records
+    original = sampler_torch.epoch_records
     monkeypatch.setattr(
-        device_order, "epoch_records", lambda order, epoch, device: made.append(epoch) or original(order, epoch, device)
+        sampler_torch,
+        "epoch_records",
+        lambda order, epoch, device: made.append(epoch) or original(order, epoch, device),
     )
     stream = stream_of(tiny_packed)
     with ResidentCUDA(stream, DEVICE, torch.uint8) as engine:
@@ -97,7 +100,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
 def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch):
     """A machine without a C compiler or Python's header files has Triton, and cannot use it."""
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.engines.renderer import Renderer
+    from hrfr_fast.resampling.launcher import Renderer
 
     tried = []
 
@@ -120,12 +123,12 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
 
 def test_an_error_of_a_kernel_that_ran_before_is_no_reason_to_do_without(tiny_packed, monkeypatch):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.engines import renderer
+    from hrfr_fast.resampling import launcher
 
     with ResidentCUDA(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
         batches = engine.batches(0, 8)
         next(batches)
-        monkeypatch.setattr(renderer.Renderer, "__call__", lambda *_: 1 / 0)
+        monkeypatch.setattr(launcher.Renderer, "__call__", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(batches)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation import bootstrap, compare
 from hrfr_fast.evaluation.standard_error import standard_error
+from hrfr_fast.runtime.errors import UsageError
 
 stats = pytest.importorskip("scipy.stats")
 reference_mcnemar = pytest.importorskip("statsmodels.stats.contingency_tables").mcnemar

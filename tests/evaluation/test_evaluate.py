@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from hrfr_fast.data.pack import pack
-from hrfr_fast.data.shards import open_packed
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
 from hrfr_fast.evaluation.evaluate import evaluate, parse_view, verifiable, view_name, view_notes
+from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.packing.pack import pack
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.trainer import train
 
 

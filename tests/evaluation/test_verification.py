@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.verification import (
     FOLDS,
     auc,
@@ -14,6 +13,7 @@ from hrfr_fast.evaluation.verification import (
     tar_at_fars,
     verify,
 )
+from hrfr_fast.runtime.errors import UsageError
 
 roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from hrfr_fast.data.shards import open_packed
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.embedding import embed, pair_scores
 from hrfr_fast.evaluation.identification import gallery_and_probes, identify, ranks, rates
 from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
 from hrfr_fast.evaluation.views import HR, LR36, pair_views
-from hrfr_fast.training.device import choose_compute
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import UsageError
 
 top_k_accuracy_score = pytest.importorskip("sklearn.metrics").top_k_accuracy_score
 

@@ -6,8 +6,8 @@ from network_size import flops_per_image, parameter_count
 from torch import nn
 from torch.nn import functional
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
+from hrfr_fast.runtime.errors import UsageError
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import torch
 from reference import matrix, separable
 from torch.nn import functional
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.model.fused import Fused, FusedSettings, build_model, model_settings
+from hrfr_fast.runtime.errors import UsageError
 
 LARGE, SMALL = BackboneSettings(144, 8, 16), BackboneSettings(32, 16, 24)
 SETTINGS = FusedSettings((LARGE, SMALL), embedding_size=20)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model import heads
 from hrfr_fast.model.heads import HEADS, build_head
+from hrfr_fast.runtime.errors import UsageError
 
 DIMENSIONS, CLASSES = 6, 5
 MARGINS = {"arcface": 0.5, "cosface": 0.35, "sphereface": 4, "combined": 0.3, "adaface": 0.4, "softmax": 0}

@@ -15,21 +15,21 @@ import torch
 from typer.testing import CliRunner
 
 from hrfr_fast.cli import app
-from hrfr_fast.data.pack import pack
-from hrfr_fast.errors import UsageError
 from hrfr_fast.evaluation.verification import verify
-from hrfr_fast.files import write_json
-from hrfr_fast.lock import NAME as LOCK
-from hrfr_fast.lock import directory_lock
-from hrfr_fast.report.study_report import write_study_report
+from hrfr_fast.model.checkpoint import save_weights
+from hrfr_fast.model.lineage import record_of
+from hrfr_fast.packing.pack import pack
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.lock import NAME as LOCK
+from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.study.cost import estimates
 from hrfr_fast.study.judge import main_pairs, read_judged
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
+from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import anchors
 from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
-from hrfr_fast.training.checkpoint import save_weights
-from hrfr_fast.training.lineage import record_of
 
 PRESET = """
 base = "cpu-small"
@@ -221,7 +221,7 @@ def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, 
 
 def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
     preset = replace(preset_named("full"), batch={"32": 1024, "144": 512})
-    from hrfr_fast.data.shards import open_packed
+    from hrfr_fast.format.reader import open_packed
 
     names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
     plan = make_plan(names, preset, open_packed(packed), tmp_path)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hrfr_fast.errors import HrfrError
+from hrfr_fast.runtime.device import Compute
+from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.batch_size import largest_batch
-from hrfr_fast.training.device import Compute
 
 META = Compute(torch.device("meta"), None, scaled=False)
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from hrfr_fast import lock
-from hrfr_fast.data import synthetic
-from hrfr_fast.data.shards import open_packed
-from hrfr_fast.errors import CannotWrite, DamageFound, UsageError
-from hrfr_fast.lock import directory_lock
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.model import checkpoint
+from hrfr_fast.runtime import lock
+from hrfr_fast.runtime.errors import CannotWrite, DamageFound, UsageError
+from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training import checkpoint
+from hrfr_fast.synthetic import data_tree
 from hrfr_fast.training.metrics import Metrics, read_metrics
 from hrfr_fast.training.tensorboard import Board
 from hrfr_fast.training.trainer import Trainer, train
@@ -119,7 +119,7 @@ def test_a_mixture_of_two_trainings_is_not_resumed(settings):
 @pytest.fixture
 def own_packed(tmp_path):
     """Packed data that a test may damage: lowres spans several pages of memory."""
-    synthetic.synthesize_packed(tmp_path / "packed", "tiny", workers=1, show_progress=False)
+    data_tree.synthesize_packed(tmp_path / "packed", "tiny", workers=1, show_progress=False)
     return tmp_path / "packed"
 
 
@@ -131,7 +131,7 @@ from hrfr_fast.training.trainer import train
 train(TrainSettings(regime="lowres32", data=sys.argv[1], out=sys.argv[2], steps=100000, batch_size=16, width=8,
                     embedding_size=16, device="cpu", eval_every=0, log_every=1, engine={engine!r}), show_progress=False)
 """
-UNCHECKED = "from hrfr_fast.data.shards import Split; Split.refuse_shrunk = lambda self: None"
+UNCHECKED = "from hrfr_fast.format.reader import Split; Split.refuse_shrunk = lambda self: None"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_any_other_bus_error_goes_where_it_went_before(own_packed):
 import faulthandler, mmap, os, sys
 import numpy as np
 from pathlib import Path
-from hrfr_fast.data.shards import open_packed
+from hrfr_fast.format.reader import open_packed
 faulthandler.enable()
 split = open_packed(sys.argv[1]).splits["lowres"]
 split.read([0])
@@ -186,7 +186,7 @@ other[-1]
 
 
 def test_the_table_of_maps_has_room_again_when_data_are_gone(own_packed):
-    from hrfr_fast.data import bus_error
+    from hrfr_fast.runtime import bus_error
 
     used = lambda: int((bus_error._table[:, bus_error.END] > 0).sum())  # noqa: E731
     before = used()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hrfr_fast.errors import UsageError
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from hrfr_fast import regimes
-from hrfr_fast.errors import Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
+from hrfr_fast.model.checkpoint import read_metadata
 from hrfr_fast.model.fused import Fused
 from hrfr_fast.regimes import REGIMES, TABLE, in_order
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training.checkpoint import read_metadata
-from hrfr_fast.training.device import choose_compute
 from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.resuming import resumed_settings

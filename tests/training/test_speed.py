@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hrfr_fast.errors import UsageError
+from benchmarks.roofline import step_operations
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.runtime.device import Compute
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import profile, speed
 from hrfr_fast.training.compiling import compile_choice
-from hrfr_fast.training.device import Compute
-from hrfr_fast.training.graph import graphs_choice
+from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.losses import Losses
 from hrfr_fast.training.metrics import read_metrics
-from hrfr_fast.training.roofline import step_operations
 from hrfr_fast.training.speed import StepClock, limiting_factor, matrix_rate, training_flops
 from hrfr_fast.training.trainer import train
 

@@ -7,10 +7,10 @@ import torch._inductor.config
 from torch import nn
 
 from hrfr_fast.engines.base import Batch
-from hrfr_fast.errors import HrfrError
 from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
 from hrfr_fast.model.heads import build_head
-from hrfr_fast.training.device import Compute, choose_compute
+from hrfr_fast.runtime.device import Compute, choose_compute
+from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.optim import build_optimizer, set_learning_rate
 from hrfr_fast.training.step import TrainStep
 from hrfr_fast.training.unchanged import unchanged

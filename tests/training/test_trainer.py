@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from hrfr_fast.data.pack import pack
-from hrfr_fast.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.packing.pack import pack
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.metrics import read_metrics
 from hrfr_fast.training.resuming import refuse_changes, resumed_settings
@@ -199,7 +199,7 @@ def test_what_is_wrong_with_its_pairs_stands_beside_the_accuracy_of_a_run(settin
 
 def test_results_are_kept_where_no_picture_can_be_drawn(settings, monkeypatch, capsys):
     """A broken matplotlib costs a run its pictures, and neither its numbers nor its report."""
-    from hrfr_fast.report import canvas
+    from hrfr_fast.reporting import canvas
 
     def broken():
         raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "in a matplotlibrc")

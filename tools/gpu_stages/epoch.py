@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from benchmarks.train_step import free_memory, peak_bytes
 from benchmarks.trial import Trial
-from hrfr_fast.errors import Interrupted
+from hrfr_fast.runtime.errors import Interrupted
+from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.stopping import StopFlag
 from tools.gpu_stages.findings import Findings, parser_of
 
 

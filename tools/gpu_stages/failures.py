@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from benchmarks.train_step import free_memory
 from benchmarks.trial import Trial
-from hrfr_fast.errors import HrfrError
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training.device import choose_compute
 from tools.gpu_stages.findings import Findings, findings
 
 ROOM = 4 << 30  # bytes: enough for pixels, batches and weights, too little for the activations of 1,024 images

@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.made_shards import write_shards
 from benchmarks.peers import load
 from benchmarks.peers.base import Task
-from hrfr_fast.data import beton, manifest
-from hrfr_fast.data.synthetic import LOW, SplitPlan, identity_name
-from hrfr_fast.data.writer import SplitWriter
-from hrfr_fast.machine import cores
+from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.runtime.system import cores
+from hrfr_fast.synthetic.data_tree import LOW, SplitPlan, identity_name
 from tools.gpu_stages.findings import Findings, findings
 
 CONTESTANTS = {"raw": ("resident", "dali"), "jpeg": ("dali", "stock DALI")}

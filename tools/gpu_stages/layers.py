@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
-from hrfr_fast.training.device import Compute, choose_compute
+from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.training.optim import build_optimizer
 from tools.gpu_stages.findings import Findings, findings
 

@@ -1,0 +1,221 @@
+"""``manifest.json``: what a packed directory holds. Written last, it is what makes a pack exist."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.format.writer import ShardInfo
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
+from hrfr_fast.runtime.files import write_json
+
+FORMAT, VERSION = "hrfr-fast packed", 1
+NAME = "manifest.json"
+WORK = ".packing"  # unfinished work, inside the output directory
+SPLITS = ("lowres", "highres", "highres_eval")
+CHECKSUM = "checksum"  # of everything else in the file; those of earlier versions have none
+
+
+def split_entry(
+    name: str, info: ShardInfo, *, size: int, identity_names: list[str], source: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's account of one split. ``source``: where its pictures came from (fingerprint, settings, counts)."""
+    return {
+        **_shard(f"{name}.beton", info),
+        "size": size,
+        "identities": len(identity_names),
+        "identity_names": identity_names,
+        "source": source or {},
+    }
+
+
+def pair_entry(
+    name: str,
+    info: ShardInfo,
+    *,
+    size: int,
+    kind: str = "test",
+    identities_digest: str | None = None,
+    identity_coverage: float = 0.0,
+    overlap: dict[str, Any] | None = None,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest's account of one pair set of ``info.samples / 2`` pairs.
+
+    Args:
+        kind: "test" or "development".
+        identities_digest: SHA-256 of ``pairs-<name>.identities.npy`` (int32 [2P]), None where there is none.
+        identity_coverage: share of the pictures whose identity is known, 0..1.
+        overlap: training split -> how many of the pictures were found in it.
+    """
+    return {
+        **_shard(f"pairs-{name}.beton", info),
+        "size": size,
+        "pairs": info.samples // 2,
+        "kind": kind,
+        "identities_file": f"pairs-{name}.identities.npy" if identities_digest else None,
+        "identities_digest": identities_digest,
+        "identity_coverage": identity_coverage,
+        "overlap": overlap or {},
+        "defects": {},
+        "source": source or {},
+    }
+
+
+def _shard(file: str, info: ShardInfo) -> dict[str, Any]:
+    return {
+        "file": file,
+        "samples": info.samples,
+        "bytes": info.bytes,
+        "digest": info.digest,
+        "checksums_digest": info.checksums_digest,
+        "encoding": info.encoding,
+    }
+
+
+def build(
+    splits: dict[str, Any], pairs: dict[str, Any], provenance: dict[str, Any], quarantine_digest: str | None = None
+) -> dict[str, Any]:
+    """The whole manifest. Same shards and provenance, same content: it holds no time and no machine.
+
+    ``quarantine_digest``: SHA-256 of ``quarantine.jsonl``, None where there is no such file.
+    """
+    splits = {name: splits[name] for name in SPLITS if name in splits}
+    pairs = {name: pairs[name] for name in sorted(pairs)}
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "digest": digest_of(splits, pairs),
+        "splits": splits,
+        "pairs": pairs,
+        **({"quarantine_digest": quarantine_digest} if quarantine_digest else {}),
+        "provenance": provenance,
+    }
+
+
+def digest_of(splits: dict[str, Any], pairs: dict[str, Any]) -> str:
+    """SHA-256 over every shard's digest, and every identity table's, with the names they go by."""
+    lines = [f"{entry['file']} {entry['digest']}" for entry in [*splits.values(), *pairs.values()]]
+    lines += [f"{entry['identities_file']} {entry['identities_digest']}" for entry in pairs.values()]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` (JSON values) with the SHA-256 of it under :data:`CHECKSUM`."""
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def without_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`with_checksum` was given. Raises ValueError where a checksum is there and does not fit."""
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    if CHECKSUM in content and content[CHECKSUM] != _checksum(rest):
+        raise ValueError("its content does not match its checksum")
+    return rest
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest`` into ``directory`` atomically: from then on the directory is a finished pack."""
+    write_json(Path(directory) / NAME, with_checksum(manifest))
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest of a finished pack.
+
+    Raises:
+        UsageError: no finished pack here, or one of another format version; names the command that makes it.
+        DamageFound: the file is there and is not what :func:`build` returns.
+    """
+    directory = Path(directory)
+    path = directory / NAME
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file; give the packed directory, the one that holds {NAME}")
+    if (directory / WORK / NAME).exists():
+        raise UsageError(
+            f"{directory}: packing was interrupted while the finished files were moved into place;"
+            f" run the same {command(directory)} again to complete it (it takes a moment)"
+        )
+    if not path.exists():
+        raise UsageError(_nothing_packed(directory))
+    try:
+        manifest = without_checksum(json.loads(path.read_bytes()))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']!r}")
+        if manifest["version"] != VERSION:
+            raise UsageError(
+                f"{path}: format version {manifest['version']}, this hrfr-fast reads {VERSION};"
+                f" {command(directory)} makes it anew"
+            )
+        if manifest["digest"] != digest_of(manifest["splits"], manifest["pairs"]):
+            raise ValueError("its digest does not match its shards")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamageFound(
+            f"{path}: not a manifest of packed faces ({error}); {command(directory)}, with the flags it was packed"
+            " with, makes it anew"
+        ) from error
+    return manifest
+
+
+def _nothing_packed(directory: Path) -> str:
+    """What to do with a directory that holds no finished pack."""
+    if not directory.exists():
+        return f"{directory}: no such directory; make it with {command(directory)}"
+    if any((directory / name).is_dir() for name in SPLITS):
+        return (
+            f"{directory} is a data tree, not packed faces: run `hrfr-fast pack {shlex.quote(str(directory))} --out"
+            " packed`, then give packed instead (to train: --data packed)"
+        )
+    below = [str(path.parent) for path in sorted(directory.glob(f"*/{NAME}"))[:3]]
+    if below:
+        return f"{directory}: no {NAME} here, but in {' and '.join(below)}: give that directory"
+    unfinished = " (packing was begun and is not finished)" if (directory / WORK).exists() else ""
+    return f"{directory}: no {NAME} here{unfinished}; make it with {command(directory)}"
+
+
+def command(directory: Path, content: Mapping[str, Any] | None = None) -> str:
+    """The command, in backquotes, that makes ``directory`` anew: as ``content`` says that it was made, if given."""
+    provenance = content["provenance"] if content else {}
+    made = provenance.get("synthetic")
+    if isinstance(made, Mapping):  # by `synth --packed`, from no picture files
+        words = ["hrfr-fast", "synth", str(directory), "--packed", "--scale", str(made["scale"])]
+        words += ["--seed", str(made["seed"])]
+    else:
+        words = ["hrfr-fast", "pack", "DATA", "--out", str(directory), *_flags(provenance.get("settings", {}))]
+    return f"`{shlex.join(words)}`"
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """The flags of ``pack`` that differ from what it does without."""
+    flags = []
+    if settings.get("encoding", "auto") != "auto":
+        flags += ["--encoding", str(settings["encoding"])]
+    if settings.get("dev_identities"):
+        flags += ["--dev-identities", str(settings["dev_identities"])]
+    if settings.get("resize"):
+        flags.append("--resize")
+    for name, size in settings.get("sizes", {}).items():
+        flags += ["--size", f"{name}={size}"]
+    return flags
+
+
+def repair(directory: Path) -> str:
+    """What to do about damage in the packed ``directory``, as the end of a sentence.
+
+    ``pack`` compares what it would keep with the digests, so the plain command is enough.
+    """
+    try:
+        content = read(directory)
+    except (HrfrError, OSError):
+        return f"{command(directory)}, with the flags it was packed with, packs what is damaged anew"
+    what = "makes it" if isinstance(content["provenance"].get("synthetic"), Mapping) else "packs what is damaged"
+    return f"{command(directory, content)} {what} anew"
+
+
+def entries_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of a manifest by shard name."""
+    return {**content["splits"], **{f"pairs-{name}": entry for name, entry in content["pairs"].items()}}

@@ -1,0 +1,23 @@
+"""``quarantine.jsonl``: what was rejected when a directory was packed, and why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.format import beton
+from hrfr_fast.format.manifest import entries_of
+
+QUARANTINE = "quarantine.jsonl"
+
+
+def read_quarantine(out: Path, content: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The lines of ``quarantine.jsonl``, None where it is not the file that the manifest ``content`` speaks of."""
+    try:
+        path = out / QUARANTINE
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        names = [line["split"] for line in lines]
+        fits = content.get("quarantine_digest") in (None, beton.file_digest(path))  # earlier versions had none
+        counted = all(e["source"].get("quarantined", 0) == names.count(n) for n, e in entries_of(content).items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return lines if fits and counted else None

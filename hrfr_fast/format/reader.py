@@ -1,0 +1,286 @@
+"""Reading packed faces: memory-mapped shards behind a manifest.
+
+Opening reads the manifest, the shards' headers and their checksum files; pixels are only ever touched when asked for.
+"""
+
+import mmap
+import os
+import shlex
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.pair_defects import PairDefects
+from hrfr_fast.runtime.bus_error import watch
+from hrfr_fast.runtime.errors import DamageFound, UsageError
+
+
+@dataclass(frozen=True)
+class Split:
+    """N pictures of one size in one file. The tables and the mapping are made at first use."""
+
+    name: str
+    path: Path
+    size: int  # pixels a side
+    samples: int
+    identities: int
+    encoding: str  # "raw", "jpeg" or "mixed"
+    identity_names: list[str] = field(repr=False, default_factory=list)
+
+    @property
+    def advice(self) -> str:
+        """What to do about damage in this file, as the end of a sentence."""
+        directory = self.path.parent
+        return f"`hrfr-fast check {shlex.quote(str(directory))}` lists all damage, {manifest.repair(directory)}"
+
+    @cached_property
+    def data(self) -> NDArray[np.uint8]:
+        """Read-only uint8 memory map of the whole file."""
+        data = np.memmap(self.path, np.uint8, mode="r")
+        watch(data, self.path)
+        return data
+
+    @cached_property
+    def _tables(self) -> beton.Tables:
+        try:
+            tables = beton.read_tables(self.path, self.data)
+        except DamageFound as error:
+            raise DamageFound(f"{error}; {self.advice}") from error
+        if len(tables.offsets) != self.samples or (self.samples and tables.size != self.size):
+            raise DamageFound(
+                f"{self.path}: {len(tables.offsets)} records of {tables.size} px,"
+                f" the manifest says {self.samples} of {self.size} px; {self.advice}"
+            )
+        if self.samples and not 0 <= tables.labels.min() <= tables.labels.max() < self.identities:
+            raise DamageFound(f"{self.path}: a label lies outside 0..{self.identities - 1}; {self.advice}")
+        return tables
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 [N]: byte offset of each record in :attr:`data`."""
+        return self._tables.offsets
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [N]: bytes of each record."""
+        return self._tables.lengths
+
+    @property
+    def modes(self) -> NDArray[np.uint8]:
+        """uint8 [N]: ``beton.RAW`` or ``beton.JPEG``."""
+        return self._tables.modes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N], each in 0..identities-1."""
+        return self._tables.labels
+
+    @cached_property
+    def crc32(self) -> NDArray[np.uint32]:
+        """uint32 [N]: CRC-32 of each record's bytes."""
+        checksums = np.fromfile(beton.checksum_path(self.path), "<u4")
+        if len(checksums) != self.samples:
+            raise DamageFound(
+                f"{beton.checksum_path(self.path)}: {len(checksums)} checksums, {self.samples} records; {self.advice}"
+            )
+        return checksums.astype(np.uint32, copy=False)
+
+    def payload(self, record: int) -> NDArray[np.uint8]:
+        """The stored bytes of one record, a view of the mapping."""
+        start = int(self.offsets[record])
+        return self.data[start : start + int(self.lengths[record])]
+
+    def read(self, records: ArrayLike) -> NDArray[np.uint8]:
+        """Decode ``records`` (integers [n]) into uint8 [n, size, size, 3] RGB, 0..255.
+
+        Raises DamageFound naming the record whose JPEG does not decode to the split's size.
+        """
+        records = np.atleast_1d(np.asarray(records, np.int64))
+        out = np.empty((len(records), self.size, self.size, 3), np.uint8)
+        for picture, record in zip(out, records.tolist(), strict=True):
+            if self.modes[record] == beton.RAW:
+                picture.reshape(-1)[:] = self.payload(record)
+            else:
+                self._decode(record, picture)
+        return out
+
+    def _decode(self, record: int, picture: NDArray[np.uint8]) -> None:
+        import simplejpeg
+
+        try:
+            decoded = simplejpeg.decode_jpeg(self.payload(record), "RGB", strict=True)
+            if decoded.shape != picture.shape:
+                raise ValueError(f"it is {decoded.shape[1]}x{decoded.shape[0]}")
+        except ValueError as error:
+            raise DamageFound(f"{self.path}: record {record}: {error}; {self.advice}") from error
+        picture[:] = decoded
+
+    def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Those of ``records`` (all by default) whose bytes no longer match their CRC-32."""
+        chosen = np.arange(self.samples) if records is None else np.atleast_1d(np.asarray(records, np.int64))
+        begins, data = self.offsets[chosen], self.data.view(np.ndarray).data
+        ends, expected = begins + self.lengths[chosen], self.crc32[chosen]
+        found = [zlib.crc32(data[a:b]) for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+        return np.asarray(chosen[np.array(found, np.uint32) != expected])
+
+    def first(self, identities: int) -> "Split":
+        """The records of the first ``identities`` of this split, as a split of the same file.
+
+        Raises UsageError where the records do not stand in the order of their identities.
+        """
+        labels = self.labels
+        if (np.diff(labels) < 0).any():
+            raise UsageError(
+                f"{self.path}: its records are not in the order of identities, as `hrfr-fast pack` writes them"
+            )
+        count = int(np.searchsorted(labels, identities))
+        part = replace(self, samples=count, identities=identities, identity_names=self.identity_names[:identities])
+        whole = self._tables
+        cut = {name: getattr(whole, name)[:count] for name in ("offsets", "lengths", "modes", "labels")}
+        part.__dict__["_tables"] = replace(whole, **cut)  # what the cached properties would read from the file
+        part.__dict__["crc32"] = self.crc32[:count]
+        return part
+
+    def refuse_shrunk(self) -> None:
+        """Raise DamageFound where the file has become shorter since it was mapped: what is cut off cannot be read.
+
+        It costs a microsecond. A file cut while the map is being read ends the process: see ``bus_error.py``.
+        """
+        if (now := self.data._mmap.size()) < len(self.data):  # type: ignore[attr-defined]
+            raise DamageFound(
+                f"{self.path} has become shorter while it was in use: {now:,} bytes of {len(self.data):,}. Another"
+                f" program writes to it; `hrfr-fast check {self.path.parent}` lists all damage"
+            )
+
+    def release(self) -> None:
+        """Give back the memory of the pages read so far; touched again, they are read again."""
+        self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """P pairs of pictures for verification: records 2i and 2i+1 of ``split`` are pair i."""
+
+    name: str
+    kind: str  # "test" or "development"
+    split: Split
+    identities_path: Path | None
+    identity_coverage: float  # share of the pictures whose identity is known, 0..1
+    overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
+    defects: PairDefects = field(default_factory=PairDefects)
+    notes: tuple[str, ...] = ()  # what else a reader of its numbers has to know
+
+    @cached_property
+    def same(self) -> NDArray[np.bool_]:
+        """bool [P]: whether pair i shows one person."""
+        labels = self.split.labels
+        if len(labels) % 2 or (labels[0::2] != labels[1::2]).any():
+            raise DamageFound(f"{self.split.path}: its records are not pairs; {self.split.advice}")
+        return np.asarray(labels[0::2] == 1)
+
+    @cached_property
+    def identities(self) -> NDArray[np.int32] | None:
+        """int32 [2P]: a cluster number a person, the unit of the bootstrap; None where no identity is known."""
+        if self.identities_path is None:
+            return None
+        try:
+            identities = np.load(self.identities_path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DamageFound(f"{self.identities_path}: {error}; {self.split.advice}") from error
+        if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
+            raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]; {self.split.advice}")
+        return np.asarray(identities)
+
+    def __len__(self) -> int:
+        return self.split.samples // 2
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed directory. ``digest`` changes whenever any stored picture, label or identity does."""
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+    splits: dict[str, Split]
+    pairs: dict[str, PairSet]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all shards."""
+        return str(self.manifest["digest"])
+
+
+def open_packed(path: str | Path) -> Packed:
+    """Open the output of ``hrfr-fast pack`` (or of ``synth --packed``).
+
+    Raises:
+        UsageError: nothing packed here, or something is missing; says which command makes it.
+        DamageFound: a file does not fit the manifest: another size, or tables of another shard.
+    """
+    path = Path(path)
+    content = manifest.read(path)
+    try:
+        splits = {name: split_of(path, name, entry) for name, entry in content["splits"].items()}
+        pairs = {name: pair_set_of(path, name, entry) for name, entry in content["pairs"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamageFound(
+            f"{path / manifest.NAME}: an entry is incomplete ({error!r}); {manifest.repair(path)}"
+        ) from error
+    return Packed(path, content, splits, pairs)
+
+
+def plain_file(directory: Path, name: str) -> Path:
+    """``directory / name`` for a name out of a manifest, which must not lead anywhere else."""
+    if Path(name).name != name or name.startswith("."):
+        raise DamageFound(
+            f"{directory / manifest.NAME}: {name!r} is not a file name in this directory; {manifest.repair(directory)}"
+        )
+    return directory / name
+
+
+def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
+    """The cheap checks of one shard: the files are there, of the recorded size, and belong together."""
+    path = plain_file(directory, entry["file"])
+    checksums = beton.checksum_path(path)
+    for file in (path, checksums):
+        if not file.is_file():
+            raise UsageError(f"{file} is missing; {manifest.repair(directory)}")
+    size = os.path.getsize(path)
+    if size != entry["bytes"]:
+        raise DamageFound(f"{path}: {size} bytes, the manifest says {entry['bytes']}; {manifest.repair(directory)}")
+    binding = beton.binding_of(checksums.read_bytes()).hex()
+    try:
+        header = beton.read_header(path)
+    except DamageFound as error:
+        raise DamageFound(f"{error}; {manifest.repair(directory)}") from error
+    if binding != entry["checksums_digest"] or header.binding.hex() != binding:
+        raise DamageFound(
+            f"{path}: the shard, {checksums.name} and {manifest.NAME} do not belong together;"
+            f" {manifest.repair(directory)}"
+        )
+    return path
+
+
+def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
+    """The split a manifest entry describes, after the cheap checks."""
+    path = check_shard_files(directory, entry)
+    names = list(entry["identity_names"])
+    return Split(name, path, entry["size"], entry["samples"], len(names), entry["encoding"], names)
+
+
+def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
+    """The pair set a manifest entry describes, after the cheap checks."""
+    path = check_shard_files(directory, entry)
+    split = Split(f"pairs-{name}", path, entry["size"], entry["samples"], 2, entry["encoding"])
+    identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
+    if identities is not None and not identities.is_file():
+        raise UsageError(f"{identities} is missing; {manifest.repair(directory)}")
+    defects = PairDefects.of_entry(entry)
+    return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"], defects)

@@ -1,0 +1,92 @@
+"""``<shard>.sources.gz``: the listing kept beside a finished shard, for the next run's question: what changed?"""
+
+import gzip
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.format import beton
+from hrfr_fast.format.quarantine import QUARANTINE
+from hrfr_fast.runtime.files import atomic_write
+
+GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, from no special system
+
+
+def save_listing(path: Path, key: dict[str, Any], shard: str, lines: Iterator[str]) -> None:
+    """Write ``key``, the digest of the shard made of it, and the lines; equal content gives equal bytes."""
+    with (
+        atomic_write(path) as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file,
+    ):
+        file.write(json.dumps(key | {"shard": shard}, sort_keys=True).encode() + b"\n")
+        while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
+            file.write(os.fsencode("\n".join(some)) + b"\n")
+
+
+def saved_key(path: Path, shard: str) -> dict[str, Any] | None:
+    """The key :func:`save_listing` stored for the shard of this digest.
+
+    None where there is none, where the file is damaged anywhere, or where it was written for another shard.
+    """
+    try:
+        if not _is_whole(path):
+            return None
+        with gzip.open(path) as file:
+            key: dict[str, Any] = json.loads(file.readline())
+    except (OSError, ValueError, EOFError, zlib.error):
+        return None
+    return key if key.pop("shard", shard) == shard else None  # earlier versions did not say whose it is
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a listing is byte for byte what was written: gzip's own checksum, and nothing before or behind it."""
+    inflate = zlib.decompressobj(31)
+    with open(path, "rb") as file:
+        if file.read(len(GZIP_HEADER)) != GZIP_HEADER:
+            return False
+        inflate.decompress(GZIP_HEADER)
+        while block := file.read(1 << 16):
+            inflate.decompress(block)
+            if inflate.unused_data:
+                return False
+    return inflate.eof
+
+
+def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
+    """(added, removed, changed) files since the listing at ``path`` was saved."""
+    before: dict[bytes, bytes] = {}
+    try:
+        with gzip.open(path) as file:
+            file.readline()
+            for line in file:
+                name, _, rest = line.rstrip(b"\n").partition(b"\t")
+                before[name] = rest
+    except (OSError, EOFError, zlib.error):
+        pass
+    added = changed = 0
+    for text in lines:
+        name, _, rest = os.fsencode(text).partition(b"\t")
+        old = before.pop(name, None)
+        added += old is None
+        changed += old is not None and old != rest
+    return added, len(before), changed
+
+
+def listing_name(shard: str) -> str:
+    """The file that keeps what was listed when ``shard`` was packed."""
+    return f"{shard}.sources.gz"
+
+
+def files_of(content: dict[str, Any]) -> set[str]:
+    """Names of all files a manifest stands for, itself excluded."""
+    names = {QUARANTINE}
+    for entry in [*content["splits"].values(), *content["pairs"].values()]:
+        path = Path(entry["file"])
+        names |= {path.name, beton.checksum_path(path).name, listing_name(path.stem)}
+        if entry.get("identities_file"):
+            names.add(entry["identities_file"])
+    return names

@@ -1,0 +1,126 @@
+"""``hrfr-fast check``: is every byte of a packed directory what it was when it was packed?"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.manifest import entries_of
+from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
+from hrfr_fast.format.reader import check_shard_files, pair_set_of, split_of
+from hrfr_fast.format.saved_listing import files_of, listing_name, saved_key
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
+from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.progress import progress_bar
+
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong. ``record`` is None where a whole file is concerned."""
+
+    shard: str
+    record: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shard}: {self.what}" if self.record is None else f"{self.shard}: record {self.record}: {self.what}"
+        )
+
+
+def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
+    """Compare every record with its checksum and every file with its digest; an empty list is a clean bill.
+
+    Raises:
+        UsageError: there is no finished pack at ``path``.
+    """
+    path = Path(path)
+    try:
+        content = manifest.read(path)
+    except DamageFound as error:
+        return [Damage(manifest.NAME, None, str(error))]
+    damages: list[Damage] = []
+    with progress_bar(show_progress) as progress:
+        entries = [("split", n, e) for n, e in content["splits"].items()]
+        entries += [("pairs", n, e) for n, e in content["pairs"].items()]
+        task = progress.add_task("check", total=len(entries), note="")
+        for kind, name, entry in entries:
+            damages += _check_shard(path, kind, name, entry)
+            progress.advance(task)
+    return damages + list(_other_files(path, content))
+
+
+def coverage(path: str | Path) -> list[str]:
+    """What :func:`check_packed` looks at in the finished pack ``path``, and what it leaves alone, in words."""
+    path = Path(path)
+    content = manifest.read(path)
+    covered = {manifest.NAME, *files_of(content)}
+    lines = [f"checked: {', '.join(sorted(name for name in covered if (path / name).exists()))}"]
+    if manifest.CHECKSUM not in json.loads((path / manifest.NAME).read_bytes()):
+        lines.append(f"{manifest.NAME} is of an earlier version, without a checksum: only its digests were checked")
+    others = sorted(file.name for file in path.iterdir() if file.name not in covered)
+    if manifest.WORK in others:
+        others.remove(manifest.WORK)
+        lines.append(f"not checked: unfinished work in {manifest.WORK}; the next pack compares it before it goes on")
+    if others:
+        lines.append(f"not checked, no part of the pack: {', '.join(map(one_line, others))}")
+    unreadable = sum(entry["source"].get("unreadable", 0) for entry in entries_of(content).values())
+    if unreadable:
+        lines.append(
+            f"incomplete: {unreadable:,} files could not be read when it was packed;"
+            f" {manifest.command(path, content)} tries them again"
+        )
+    return lines
+
+
+def _check_shard(path: Path, kind: str, name: str, entry: dict[str, Any]) -> list[Damage]:
+    try:
+        return list(_damages(path, kind, name, entry))
+    except (HrfrError, OSError) as error:
+        return [Damage(str(entry.get("file", name)), None, str(error))]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return [Damage(manifest.NAME, None, f"the entry of {name} is damaged ({error!r})")]
+
+
+def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterator[Damage]:
+    file = path / str(entry["file"])
+    digest_is_wrong = file.is_file() and beton.file_digest(file) != entry["digest"]
+    try:
+        check_shard_files(path, entry)
+        pairs = pair_set_of(path, name, entry) if kind == "pairs" else None
+        split = pairs.split if pairs is not None else split_of(path, name, entry)
+        wrong = 0
+        for first in range(0, split.samples, BATCH):
+            for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
+                wrong += 1
+                yield Damage(file.name, record, "its bytes do not match its checksum")
+            split.release()
+        if pairs is not None:
+            _ = pairs.same
+            if pairs.identities_path is not None:
+                _ = pairs.identities
+                if beton.file_digest(pairs.identities_path) != entry["identities_digest"]:
+                    yield Damage(pairs.identities_path.name, None, "the file does not match its digest")
+    except (UsageError, DamageFound) as error:
+        yield Damage(file.name, None, str(error))
+        return
+    if digest_is_wrong and not wrong:
+        yield Damage(file.name, None, "every record matches its checksum, but the file does not match its digest")
+
+
+def _other_files(path: Path, content: dict[str, Any]) -> Iterator[Damage]:
+    """The files that only the next pack reads: `synth --packed` writes none of them."""
+    if content["provenance"].get("made_by") != "hrfr-fast pack":
+        return
+    if read_quarantine(path, content) is None:
+        yield Damage(QUARANTINE, None, "missing, or not the one that was written with the shards")
+    for shard, entry in entries_of(content).items():
+        listing = listing_name(shard)
+        if saved_key(path / listing, str(entry.get("digest"))) is None:
+            yield Damage(listing, None, "missing or damaged: the next pack could not tell what changed")

@@ -1,0 +1,184 @@
+"""Writing one shard: records in the order given, pages filled greedily, nothing half-written under its name."""
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hrfr_fast.format import beton
+from hrfr_fast.runtime.files import fsync, fsync_directory, write_bytes
+
+# What the writer must remember of each record; the packer keeps a copy on disk to continue from.
+ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
+PENDING = 256
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A finished shard, as the manifest records it."""
+
+    samples: int
+    bytes: int
+    digest: str  # SHA-256 of the .beton file
+    checksums_digest: str  # SHA-256 of the .crc32 file
+    encoding: str  # "raw", "jpeg" or "mixed"
+
+
+class SplitWriter:
+    """Writes ``path`` (a ``.beton``) and the ``.crc32`` beside it.
+
+    Until :meth:`finish` the data lies under ``<path>.partial``.
+
+    Args:
+        path: the final name.
+        capacity: how many records there may be; metadata is reserved for all of them.
+        size: pixels a side of every picture.
+        page_size: a power of two; FFCV's writer asks for at least 2 MiB, its reader takes any.
+        restored: rows (:data:`ROW`) of records that ``<path>.partial`` already holds; what lies behind them is cut.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        capacity: int,
+        size: int,
+        page_size: int = beton.PAGE_SIZE,
+        restored: NDArray[np.void] | None = None,
+    ) -> None:
+        if page_size < 4096 or page_size & (page_size - 1):
+            raise ValueError(f"page_size {page_size} must be a power of two of at least 4096")
+        if not 1 <= size <= 0xFFFF:
+            raise ValueError(f"size {size} must be within 1..65535 pixels")
+        self.path, self.capacity, self.size, self.page_size = Path(path), capacity, size, page_size
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.rows = np.zeros(capacity, ROW)
+        self.offsets = np.zeros(capacity, np.int64)
+        self.samples = 0
+        self._position = beton.data_start(capacity, page_size)
+        if restored is not None and len(restored):
+            self._restore(restored)
+        self._pending: list[tuple[bytes, int, int]] = []
+        self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=1 << 20)  # noqa: SIM115
+        self._file.truncate(self._position)
+        self._file.seek(self._position)
+
+    def _restore(self, rows: NDArray[np.void]) -> None:
+        n = len(rows)
+        offsets = beton.place(rows["length"].astype(np.int64), self.page_size, self._position)
+        self.rows[:n], self.offsets[:n], self.samples = rows, offsets, n
+        self._position = int(offsets[-1]) + int(rows["length"][-1])
+
+    def append(self, payload: bytes | memoryview | NDArray[np.uint8], label: int, mode: int) -> None:
+        """One record: the pixels (row-major RGB uint8) under ``RAW``, a whole JPEG file under ``JPEG``."""
+        self._pending.append((bytes(payload), label, mode))
+        if len(self._pending) == PENDING:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        """Single records are gathered first: :meth:`extend` costs as much for one as for hundreds."""
+        if self._pending:
+            payloads, labels, modes = zip(*self._pending, strict=True)
+            self._pending = []
+            lengths, checksums = [len(p) for p in payloads], [zlib.crc32(p) for p in payloads]
+            self.extend(b"".join(payloads), lengths, labels, modes, checksums)
+
+    def extend(
+        self, blob: bytes | memoryview, lengths: ArrayLike, labels: ArrayLike, modes: ArrayLike, crc32: ArrayLike
+    ) -> NDArray[np.void]:
+        """Many records whose payloads lie one after the other in ``blob``; returns their rows."""
+        self._write_pending()
+        lengths = np.asarray(lengths, np.int64)
+        first, last = self.samples, self.samples + len(lengths)
+        if last > self.capacity:
+            raise ValueError(f"{last} records do not fit the reserved capacity of {self.capacity}")
+        if int(lengths.sum()) != len(blob):
+            raise ValueError(f"the lengths add up to {int(lengths.sum())} and the payload has {len(blob)} bytes")
+        rows = self.rows[first:last]
+        rows["length"], rows["crc32"], rows["label"], rows["mode"] = lengths, crc32, labels, modes
+        if ((rows["mode"] == beton.RAW) & (lengths != 3 * self.size**2)).any():
+            raise ValueError(f"a raw record of {self.size}x{self.size} pixels takes {3 * self.size**2} bytes")
+        offsets = beton.place(lengths, self.page_size, self._position)
+        self._write(memoryview(blob), offsets, lengths)
+        self.offsets[first:last], self.samples = offsets, last
+        return rows
+
+    def _write(self, blob: memoryview, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """Copy runs of adjacent records at once; a run ends where the next record opens a page."""
+        if not len(lengths):
+            return
+        ends = np.cumsum(lengths)
+        gaps = np.flatnonzero(offsets[1:] != offsets[:-1] + lengths[:-1]) + 1
+        start = 0
+        for first, last in zip([0, *gaps], [*gaps, len(lengths)], strict=True):
+            self._file.write(bytes(int(offsets[first]) - self._position))
+            stop = int(ends[last - 1])
+            self._file.write(blob[start:stop])
+            self._position = int(offsets[first]) + stop - start
+            start = stop
+
+    def sync(self) -> None:
+        """Everything appended so far is on disk when this returns."""
+        self._write_pending()
+        self._file.flush()
+        fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Give the file up unfinished; the partial file stays for a later continuation."""
+        self._file.close()
+
+    def finish(self, relabel: NDArray[np.int64] | None = None) -> ShardInfo:
+        """Write the tables and the checksums, fsync, rename.
+
+        Args:
+            relabel: new label of each old one, where the labels given were not yet final.
+        """
+        self._write_pending()
+        n, file = self.samples, self._file
+        rows, offsets = self.rows[:n], self.offsets[:n]
+        labels = rows["label"].astype(np.int64)
+        table_start = -(-self._position // self.page_size) * self.page_size
+        file.write(bytes(table_start - self._position))
+        allocation = np.zeros(n, beton.ALLOCATION)
+        allocation["sample_id"], allocation["ptr"], allocation["size"] = np.arange(n), offsets, rows["length"]
+        file.write(allocation.data)
+        metadata = np.zeros(n, beton.METADATA)
+        image = metadata["image"]
+        image["mode"], image["data_ptr"] = rows["mode"], offsets
+        image["width"] = image["height"] = self.size
+        metadata["label"] = labels if relabel is None else relabel[labels]
+        checksums = rows["crc32"].astype("<u4").tobytes()
+        file.seek(0)
+        file.write(beton.header_bytes(n, self.page_size, table_start, beton.binding_of(checksums)))
+        file.write(metadata.data)
+        self.sync()
+        self.close()
+        digest, size = beton.file_digest(self.partial), os.path.getsize(self.partial)
+        write_bytes(beton.checksum_path(self.path), checksums)
+        os.replace(self.partial, self.path)
+        fsync_directory(self.path.parent)
+        return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), _encoding(rows["mode"]))
+
+
+def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) -> bool:
+    """Whether the unfinished file ``partial`` still has the records of ``rows`` (:data:`ROW`), every byte of them."""
+    try:
+        lengths = rows["length"].astype(np.int64)
+        offsets = beton.place(lengths, page_size, beton.data_start(capacity, page_size))
+        with open(partial, "rb") as file:
+            for offset, length, expected in zip(
+                offsets.tolist(), lengths.tolist(), rows["crc32"].tolist(), strict=True
+            ):
+                file.seek(offset)
+                if zlib.crc32(file.read(length)) != expected:
+                    return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _encoding(modes: NDArray[np.uint8]) -> str:
+    kinds = set(np.unique(modes).tolist())
+    return beton.MODE_NAMES[kinds.pop()] if len(kinds) == 1 else "mixed"

@@ -1,0 +1,40 @@
+"""Room on the disk: looked at before packing, and a full disk told in words."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from hrfr_fast.format import beton, manifest
+from hrfr_fast.packing.sources import Candidates
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.files import writing
+
+
+def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
+    """Raises HrfrError where ``todo`` does not fit the disk of ``out``, what lies in ``work`` already taken off."""
+    need = sum(_bytes_needed(candidates) for candidates in todo)
+    have = shutil.disk_usage(out).free + sum(path.stat().st_blocks * 512 for path in work.iterdir())
+    if need > have:
+        raise HrfrError(
+            f"{out}: packing takes about {need / 1e9:.2f} GB and {have / 1e9:.2f} GB are free; make room or choose"
+            " another --out (what is packed already is untouched)"
+        )
+
+
+def _bytes_needed(candidates: Candidates) -> int:
+    raw = candidates.count * candidates.size**2 * 3
+    payload = raw if candidates.encoding == "raw" else min(raw, candidates.bytes_on_disk or raw)
+    tables = candidates.count * (beton.METADATA.itemsize + beton.ALLOCATION.itemsize + 20)
+    return payload + tables + 2 * beton.PAGE_SIZE
+
+
+def disk_errors(out: Path) -> AbstractContextManager[None]:
+    """Tells what the system refuses to write to ``out`` in words, and how to go on."""
+    return writing(
+        out,
+        lambda: (
+            f"What was packed before is untouched and what is finished is kept in {out / manifest.WORK}: run the same"
+            " command again to continue"
+        ),
+    )

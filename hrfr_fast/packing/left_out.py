@@ -1,0 +1,202 @@
+"""What lies in a data tree and is not packed, counted by kind with a place to look at: nothing is dropped silently."""
+
+import os
+import re
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hrfr_fast.format.manifest import NAME, SPLITS
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.names import one_line
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+OTHER_PICTURES = (".jpe", ".jfif", ".tif", ".tiff", ".gif", ".heic", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".rec", ".lmdb", ".parquet")
+PAIR_FOLDER = "hres_eval_pairs"
+COUNTED = 10_000  # a folder that is no split is looked into until it showed so many pictures
+
+PICTURE, DEEPER, LOOSE, FORMAT, HIDDEN = "picture", "deeper", "loose", "format", "hidden"
+OTHER, NOTHING = "other", "nothing"  # NOTHING: .DS_Store and its like, not worth a word
+MEANT = (DEEPER, LOOSE, FORMAT)  # what the user very likely meant to be packed
+
+
+@dataclass
+class LeftOut:
+    """Files of one split that are not packed. Paths are relative to the data tree."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)  # kind -> the first path met
+    folders: set[str] = field(default_factory=set)  # that hold the pictures of kind DEEPER
+
+    def add(self, kind: str, path: str) -> None:
+        """Count one file; nothing happens for the kind NOTHING."""
+        if kind == NOTHING:
+            return
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.first[kind] = min(path, self.first.get(kind, path))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures."""
+        return sum(self.counts.get(kind, 0) for kind in MEANT)
+
+    def add_below(self, folder: Path, shown: str) -> None:
+        """Count everything in ``folder``, which is called ``shown`` and lies where no folder is expected.
+
+        Raises OSError where it cannot be listed.
+        """
+        for place, _, names in os.walk(folder, onerror=_raise):
+            below = os.path.normpath(os.path.join(shown, os.path.relpath(place, folder)))
+            hidden = any(part.startswith(".") for part in below.split(os.sep))
+            for name in names:
+                kind = kind_of(name)
+                if kind == PICTURE:
+                    kind = HIDDEN if hidden else DEEPER
+                if kind == DEEPER:
+                    self.folders.add(below)
+                self.add(kind, f"{below}/{name}")
+
+    def lines(self, split: str) -> list[str]:
+        """What is left out and why, a sentence without its full stop each."""
+        said = {
+            DEEPER: f"lie in {len(self.folders):,} folders deeper than {split}/<identity>/<picture>",
+            LOOSE: f"lie outside the identities' folders, {split}/<identity>/",
+            FORMAT: f"have a format that is not read ({' '.join(EXTENSIONS)} are)",
+            HIDDEN: "are hidden (their names, or their folders', begin with a dot)",
+            OTHER: "are not pictures by their names",
+        }
+        return [
+            f"{self.counts[kind]:,} {'pictures' if kind in (*MEANT, HIDDEN) else 'files'} {text}, such as"
+            f" {one_line(self.first[kind])}"
+            for kind, text in said.items()
+            if kind in self.counts
+        ]
+
+
+def kind_of(name: str) -> str:
+    """PICTURE for a name that is packed in its right place, else why a file of this name is left out."""
+    lower = name.lower()
+    if lower.endswith(EXTENSIONS):
+        return HIDDEN if name.startswith(".") else PICTURE
+    if name.startswith("."):
+        return NOTHING
+    return FORMAT if lower.endswith(OTHER_PICTURES) else OTHER
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder. Raises HrfrError where that cannot be seen, as for a link that leads nowhere."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return False
+        raise HrfrError(f"{path}: cannot be looked at: {error.strerror}; mend or remove it") from error
+
+
+def split_folders(data: Path) -> list[str]:
+    """Names of the splits in the tree ``data``.
+
+    Raises:
+        UsageError: there is none, or a folder's name is a split's misspelt.
+        HrfrError: it cannot be seen whether there is one.
+    """
+    if not is_folder(data):
+        raise UsageError(f"{data}: no such directory")
+    present = [name for name in (*SPLITS, PAIR_FOLDER) if is_folder(data / name)]
+    folders = _subfolders(data)
+    for name in folders:
+        meant = next((one for one in (*SPLITS, PAIR_FOLDER) if _letters(one) == _letters(name)), None)
+        if meant is not None and meant != name and meant not in present:
+            raise UsageError(f"{data / name}: did you mean {meant}? The folder has to be called so; rename it")
+    splits = [name for name in present if name in SPLITS]
+    if not splits:
+        raise UsageError(f"{data}: expected at least one of the folders {', '.join(SPLITS)}{_elsewhere(data, folders)}")
+    return splits
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _subfolders(data: Path) -> list[str]:
+    try:
+        with os.scandir(data) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError as error:
+        raise HrfrError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+
+
+def _elsewhere(data: Path, folders: list[str]) -> str:
+    """Where the pictures may lie instead, as the rest of a sentence; "" for no idea."""
+    if (data / NAME).exists():
+        return "; this is a packed directory already, and `pack` takes the tree of pictures"
+    nested = next((name for name in folders if any((data / name / split).is_dir() for split in SPLITS)), None)
+    if nested is not None:
+        return f"; they are in {data / nested}: give that"
+    if data.resolve().name in SPLITS:
+        return f"; {data} is a split itself: give the folder that holds it, {data.resolve().parent}"
+    count, first = _count(data)
+    if not count:
+        return ""
+    return (
+        f"; it holds {_number(count)} pictures elsewhere, such as {one_line(first)} (expected:"
+        f" {data}/{SPLITS[0]}/<identity>/<picture>)"
+    )
+
+
+def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> list[str]:
+    """Warnings about pictures and archives of the tree that lie in no split.
+
+    Args:
+        out: the output directory, which may lie in the tree, too.
+        of_pairs: names of folders that lists of pairs take their pictures from.
+    """
+    warnings = []
+    known = {*SPLITS, PAIR_FOLDER, *of_pairs}
+    for name in _subfolders(data):
+        folder = data / name
+        if name in known or folder.resolve() == out.resolve() or (folder / NAME).exists():
+            continue
+        count, first = _count(folder)
+        if count:
+            warnings.append(
+                f"{folder}: {_number(count)} pictures, such as {one_line(first)}, are in no split; they are only packed"
+                " where a pair list names them"
+            )
+    with os.scandir(data) as entries:
+        files = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
+    loose = [name for name in files if kind_of(name) in (PICTURE, FORMAT)]
+    if loose:
+        warnings.append(
+            f"{data}: {len(loose):,} pictures, such as {one_line(loose[0])}, are in no split;"
+            " they are only packed where a pair list names them"
+        )
+    archives = [name for name in files if name.lower().endswith(ARCHIVES)]
+    if archives:
+        warnings.append(
+            f"{data}: {len(archives):,} archives, such as {one_line(archives[0])}, are not opened; unpack them"
+        )
+    return warnings
+
+
+def _count(folder: Path) -> tuple[int, str]:
+    """How many pictures lie anywhere below ``folder``, counted up to :data:`COUNTED`, and the first one's path."""
+    count, first = 0, ""
+    for place, folders, names in os.walk(folder):  # only looked at for a warning: what cannot be listed does not matter
+        folders.sort()
+        found = sorted(name for name in names if kind_of(name) in (PICTURE, FORMAT))
+        first = first or (os.path.join(place, found[0]) if found else "")
+        count += len(found)
+        if count >= COUNTED:
+            break
+    return count, first
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count < COUNTED else f"more than {COUNTED:,}"

@@ -1,0 +1,66 @@
+"""From finished work to output: all of it or nothing.
+
+Finished shards lie in ``OUT/.packing`` beside the old output. Writing ``OUT/.packing/manifest.json`` decides; after it
+the files are renamed over the old ones and the manifest last of all. A kill in between leaves that decision on disk:
+readers refuse the directory then (:func:`manifest.read`), and the next pack completes the renames before it does
+anything else. Before the decision the old output is whole, after the renames the new one is.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.format import manifest
+from hrfr_fast.format.saved_listing import files_of
+from hrfr_fast.runtime.files import fsync_directory
+from hrfr_fast.runtime.lock import directory_lock
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[Path]:
+    """Create ``out/.packing`` and hold ``out`` for this process. Raises UsageError while another command has it."""
+    with directory_lock(out):
+        work = out / manifest.WORK
+        work.mkdir(exist_ok=True)
+        yield work
+
+
+def decide(out: Path, content: dict[str, Any]) -> None:
+    """Make the finished work in ``out/.packing`` the output."""
+    work = out / manifest.WORK
+    fsync_directory(work)
+    manifest.write(work, content)
+    complete(out)
+
+
+def complete(out: Path) -> bool:
+    """Carry out a decision that is on disk, wherever it was interrupted. Returns whether there was one."""
+    work = out / manifest.WORK
+    try:
+        content = json.loads((work / manifest.NAME).read_bytes())
+    except FileNotFoundError:
+        return False
+    try:
+        previous = files_of(json.loads((out / manifest.NAME).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        previous = set()
+    wanted = files_of(content)
+    for name in sorted(wanted):
+        if (work / name).exists():
+            os.replace(work / name, out / name)
+    for name in previous - wanted:
+        if Path(name).name == name:
+            (out / name).unlink(missing_ok=True)
+    fsync_directory(out)
+    os.replace(work / manifest.NAME, out / manifest.NAME)
+    fsync_directory(out)
+    return True
+
+
+def clear(work: Path) -> None:
+    """Delete the work directory."""
+    shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,38 @@
+"""TOML files: settings, regimes and presets, as users and runs write them."""
+
+import codecs
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.files import write_bytes
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """The tables of a UTF-8 file, with or without the byte order mark that Windows' editors begin files with.
+
+    Bytes that are not UTF-8 come back as surrogates, as in Python's own file names, so that a path holds.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message: "settings".
+
+    Raises:
+        UsageError: the file cannot be opened, or is no TOML.
+    """
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UsageError(f"{path}: cannot be read as {what}: it is UTF-16 text; save it as UTF-8")
+        return tomllib.loads(content.decode("utf-8-sig", "surrogateescape"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as {what}: {error}") from None
+
+
+def write_toml(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` atomically, so that ``read_toml`` gives them back; file names keep their bytes."""
+    import tomli_w
+
+    write_bytes(path, tomli_w.dumps(values).encode("utf-8", "surrogateescape"))

@@ -1,0 +1,121 @@
+"""``data.augment.draw_plan`` inside a kernel: each program draws the plan of its own picture, in registers.
+
+Everything is bit-equal to the host's plan but the erased box, whose exponential may differ in the last two bits.
+For that, kernels that call these functions are launched with ``enable_fp_fusion=False``: NumPy rounds a product before
+it adds, and a fused multiply-add does not. Where fusing is wanted, ``tl.fma`` says so.
+"""
+
+import numpy as np
+import triton
+import triton.language as tl
+
+from hrfr_fast.runtime.philox import AUGMENT
+from hrfr_fast.sampling.augmentation import LUMA
+from hrfr_fast.settings import AugmentSettings
+
+FIELDS = (
+    "flip", "shift", "zoom", "brightness", "contrast", "saturation", "grey", "blur", "blur_sigma", "erase",
+    "degrade", "degrade_min", "degrade_max",
+)  # fmt: skip
+"""What kernels read, in the order of the float32 array they read it from."""
+
+FLIP, SHIFT, ZOOM, BRIGHTNESS, CONTRAST, SATURATION, GREY, BLUR, BLUR_SIGMA, ERASE, DEGRADE, SMALLEST, LARGEST = (
+    tl.constexpr(number) for number in range(len(FIELDS))
+)
+TAG = tl.constexpr(AUGMENT << 16)
+LUMA_R, LUMA_G, LUMA_B = (tl.constexpr(float(value)) for value in LUMA)
+LOG_ASPECT = tl.constexpr(float(np.log(np.float32(3.3))))
+
+
+def kernel_settings(settings: AugmentSettings) -> np.ndarray:
+    """float32 [13]: the settings as kernels read them. Sides up to 4096 are exact."""
+    return np.array([getattr(settings, name) for name in FIELDS], np.float32)
+
+
+@triton.jit
+def draw(seed, epoch, position, block):
+    """Four float32 in [0, 1), as ``uniform(philox(...))`` gives them. seed, epoch, position: int64 scalars."""
+    key = seed.to(tl.uint64)
+    zero = position.to(tl.uint32) & 0
+    a, b, c, d = tl.philox_impl(
+        position.to(tl.uint32), epoch.to(tl.uint32), zero + TAG, zero + block,
+        (key & 0xFFFFFFFF).to(tl.uint32), (key >> 32).to(tl.uint32),
+    )  # fmt: skip
+    return _uniform(a), _uniform(b), _uniform(c), _uniform(d)
+
+
+@triton.jit
+def _uniform(word):
+    return (word >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2**-24
+
+
+@triton.jit
+def _around(settings, name: tl.constexpr, drawn):
+    """setting * (2 drawn - 1)"""
+    return tl.load(settings + name) * (2.0 * drawn - 1.0)
+
+
+@triton.jit
+def draw_box(settings, seed, epoch, position):
+    """x0, y0, x1, y1 of ``Plan.box``."""
+    flip, x, y, zoom = draw(seed, epoch, position, 0)
+    half = (1.0 + _around(settings, ZOOM, zoom)) * 0.5
+    middle_x, middle_y = 0.5 + _around(settings, SHIFT, x), 0.5 + _around(settings, SHIFT, y)
+    left, right = middle_x - half, middle_x + half
+    flipped = flip < tl.load(settings + FLIP)
+    return tl.where(flipped, right, left), middle_y - half, tl.where(flipped, left, right), middle_y + half
+
+
+@triton.jit
+def draw_colour(settings, seed, epoch, position):
+    """gain, saturation and offset: ``Plan.colour`` is gain * (saturation * I + (1 - saturation) * luma), offset."""
+    first, second, third, fourth = draw(seed, epoch, position, 1)
+    brightness = 1.0 + _around(settings, BRIGHTNESS, first)
+    contrast = 1.0 + _around(settings, CONTRAST, second)
+    saturation = 1.0 + _around(settings, SATURATION, third)
+    saturation = tl.where(fourth < tl.load(settings + GREY), 0.0, saturation)
+    return contrast * brightness, saturation, (1.0 - contrast) * 127.5
+
+
+@triton.jit
+def colour_entry(gain, saturation, row, column):
+    """One entry of the 3x3 part of ``Plan.colour``; row and column are integers 0 to 2, of any shape."""
+    luma = tl.where(column == 0, LUMA_R, tl.where(column == 1, LUMA_G, LUMA_B))
+    return gain * (tl.where(row == column, saturation, 0.0) + (1.0 - saturation) * luma)
+
+
+@triton.jit
+def draw_degradation(settings, seed, epoch, position):
+    """side (int32, 0: none) and kernel (int32 index into KERNELS) of the degradation."""
+    chance, drawn, kernel, _ = draw(seed, epoch, position, 2)
+    smallest = tl.load(settings + SMALLEST)
+    choices = tl.load(settings + LARGEST) - smallest + 1.0
+    side = smallest.to(tl.int32) + (drawn * choices).to(tl.int32)
+    return tl.where(chance < tl.load(settings + DEGRADE), side, 0), (kernel * 3.0).to(tl.int32)
+
+
+@triton.jit
+def draw_blur(settings, seed, epoch, position):
+    """Sigma as a share of the output's side; 0: none."""
+    chance, drawn, _, _ = draw(seed, epoch, position, 3)
+    return tl.where(chance < tl.load(settings + BLUR), drawn * tl.load(settings + BLUR_SIGMA), 0.0)
+
+
+@triton.jit
+def draw_erasure(settings, seed, epoch, position):
+    """x0, y0, x1, y1 of ``Plan.erase``; all 0: nothing is erased."""
+    chance, size, x, y = draw(seed, epoch, position, 4)
+    shape, _, _, _ = draw(seed, epoch, position, 5)
+    area = 0.02 + 0.18 * size
+    exponent = (2.0 * shape - 1.0) * LOG_ASPECT
+    aspect = tl.exp(exponent.to(tl.float64)).to(tl.float32)
+    width = tl.minimum(tl.sqrt_rn(area * aspect), 1.0)
+    height = tl.minimum(tl.sqrt_rn(tl.div_rn(area, aspect)), 1.0)
+    left, top = x * (1.0 - width), y * (1.0 - height)
+    keep = chance < tl.load(settings + ERASE)
+    return (
+        tl.where(keep, left, 0.0),
+        tl.where(keep, top, 0.0),
+        tl.where(keep, left + width, 0.0),
+        tl.where(keep, top + height, 0.0),
+    )

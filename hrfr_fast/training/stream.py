@@ -1,0 +1,49 @@
+"""What a run is fed with: the regime's splits, their order and their augmentation."""
+
+from hrfr_fast.format.reader import Packed, Split
+from hrfr_fast.regimes import Regime, regime_named
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.sampling.paired_stream import PairedStream, SecondView, pairs_for_share
+from hrfr_fast.sampling.sampler import Order, draws_for_share
+from hrfr_fast.sampling.stream import Feed, Stream
+from hrfr_fast.settings import TrainSettings
+
+
+def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> tuple[Split, ...]:
+    """The regime's splits of ``packed``, cut to ``highres_identities`` and ``most_identities``.
+
+    Raises UsageError for a missing one.
+    """
+    for name in regime.sources:
+        if name not in packed.splits:
+            raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
+    splits = [packed.splits[name] for name in regime.sources]
+    if settings.highres_identities < 1:
+        splits = [
+            split.first(max(2, round(settings.highres_identities * split.identities)))
+            if split.name == "highres" else split
+            for split in splits
+        ]  # fmt: skip
+    most = settings.most_identities
+    return tuple(split.first(most) if 0 < most < split.identities else split for split in splits)
+
+
+def build_feed(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed:
+    """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
+    regime = regime_named(settings.regime)
+    splits = training_splits(packed, regime, settings)
+    first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
+    share = settings.highres_share if settings.highres_share >= 0 else regime.highres_share
+    if regime.second_view:
+        if share == 0:
+            raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
+        kernels = tuple(kernel.strip() for kernel in settings.kernels.split(","))
+        view = SecondView(settings.degrade_min, settings.degrade_max, kernels)
+        pairs = pairs_for_share(share, batch_size, first, second, settings.accumulate)
+        return PairedStream(
+            (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
+            micro_batches=settings.accumulate,
+        )  # fmt: skip
+    draws = draws_for_share(share, first, second) if second else None
+    order = Order(settings.seed, first, second, draws)
+    return Stream(splits, order, settings.augment, regime.input_size, batch_size)

@@ -1,0 +1,65 @@
+"""Compiles the fused kernels for compute capability 9.0 as a launch would, no card needed: prints what each needs.
+
+Run by ``test_kernels_compile.py`` in a process of its own, since the tests' process interprets kernels.
+"""
+
+import json
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from hrfr_fast.resampling import launcher
+from hrfr_fast.resampling.launcher import Renderer, Source, Table
+from hrfr_fast.settings import AugmentSettings
+
+EVERYTHING = AugmentSettings(saturation=0.5, blur=0.5, erase=0.5, degrade=0.6)
+CASES = (
+    (144, AugmentSettings(), torch.bfloat16, 0),
+    (32, EVERYTHING, torch.uint8, 2**63 - 1),
+)
+
+
+class Hopper:
+    """As much of Triton's driver as compiling asks for."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device=None):
+        return 0
+
+
+class Compiled:
+    """Stands for a kernel: a launch compiles it and notes what came out."""
+
+    def __init__(self, kernel, found):
+        self.kernel, self.found = kernel, found
+
+    def __getitem__(self, grid):
+        def launch(*arguments, **options):
+            result = self.kernel.warmup(*arguments, grid=grid, **options)
+            wgmma = "wgmma" in result.asm["ptx"]
+            self.found.append({"name": self.kernel.fn.__name__, "shared": result.metadata.shared, "wgmma": wgmma})
+
+        return launch
+
+
+def main():
+    driver.set_active(Hopper())
+    found = []
+    launcher.render, launcher.compose = (Compiled(kernel, found) for kernel in (launcher.render, launcher.compose))
+    pixels = torch.zeros((4, 36, 36, 3), dtype=torch.uint8)
+    table = Table(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
+    for side, settings, dtype, seed in CASES:
+        images, labels = torch.zeros((4, side, side, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
+        make = Renderer(Source(pixels, 0), side, settings, seed)
+        make(images, labels, table, torch.zeros(1, dtype=torch.int64), 0)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from reference import execute
+
+from hrfr_fast.resampling.cpu import resample
+from hrfr_fast.sampling.augmentation import draw_plan, identity_plan
+from hrfr_fast.settings import AugmentSettings
+
+PLANS = {
+    "whole frame": None,
+    "default": AugmentSettings(),
+    "everything": AugmentSettings(
+        zoom=0.3, contrast=0.3, saturation=0.5, grey=0.2, blur=0.5, erase=0.5, degrade=0.6, degrade_min=9
+    ),
+}
+
+
+def pictures(count, size):
+    """Noise, flat extremes and hard edges: what shows a wrong tap, border or clamp."""
+    rng = np.random.default_rng(size)
+    result = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    result[0], result[1, :, : size // 2], result[1, :, size // 2 :] = 255, 0, 255
+    return result
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36)])
+def test_kernel_agrees_with_the_float64_reference(name, size, out):
+    count, settings = 12, PLANS[name]
+    source = pictures(count, size)
+    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count)) if settings else identity_plan(count)
+    result = np.zeros((count, out, out, 3), np.uint8)
+    offsets = np.arange(count, dtype=np.int64) * size * size * 3
+    resample(source.ravel(), offsets, size, plan, result)
+    expected = np.stack([execute(picture, plan, row, out) for row, picture in enumerate(source)])
+    difference = np.abs(result - expected)
+    assert difference.max() <= 0.51 and difference.mean() < 0.3
+
+
+def test_rows_choose_where_pictures_go():
+    source = pictures(3, 36)
+    offsets = np.arange(3, dtype=np.int64) * 36 * 36 * 3
+    plain, scattered = np.zeros((3, 36, 36, 3), np.uint8), np.zeros((9, 36, 36, 3), np.uint8)
+    resample(source.ravel(), offsets, 36, identity_plan(3), plain)
+    resample(source.ravel(), offsets, 36, identity_plan(3), scattered, np.array([7, 0, 4]))
+    assert (scattered[[7, 0, 4]] == plain).all() and (scattered[[1, 2, 3, 5, 6, 8]] == 0).all()
+    assert (plain == source).all(), "the whole frame at its own size is a copy"
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
+    """To the last bit, so that an engine which writes it at once gives what others get by converting."""
+    import torch
+
+    count = 40
+    source = pictures(count, 36)
+    settings = PLANS["everything" if everything else "default"]
+    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count))
+    made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
+    for out in made.values():
+        resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, plan, out)
+    levels = torch.from_numpy(made[np.uint8])
+    assert len(levels.unique()) == 256
+    assert torch.equal(torch.from_numpy(made[np.float32]), (levels.float() - 127.5) * (1 / 127.5))
+    half = torch.from_numpy(made[np.uint16].view(np.int16)).view(torch.bfloat16)
+    assert torch.equal(half, ((levels.float() - 127.5) * (1 / 127.5)).bfloat16())

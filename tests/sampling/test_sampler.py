@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.sampling.sampler import Order, draws_for_share
+
+
+def test_an_epoch_is_one_pass():
+    order = Order(seed=1, first=1000)
+    assert sorted(order.at(0, 1000).record) == list(range(1000))
+    assert sorted(order.at(1000, 1000).record) == list(range(1000))
+    assert (order.at(0, 1000).record != order.at(1000, 1000).record).any()
+
+
+@pytest.mark.parametrize("order", [Order(3, 100), Order(3, 100, 7), Order(3, 100, 7, 25)])
+def test_any_stretch_equals_the_same_stretch_of_the_whole(order):
+    whole = order.at(0, 700)
+    for start, count in ((0, 1), (95, 40), (399, 301)):
+        part = order.at(start, count)
+        for a, b in zip(part, whole, strict=True):
+            assert (a == b[start : start + count]).all()
+
+
+def test_the_second_source_cycles_through_whole_reshuffled_passes():
+    order = Order(seed=0, first=100, second=7, second_draws=20)
+    draws = order.at(0, 7 * order.epoch_length)
+    assert (draws.source[: order.epoch_length] == 1).sum() == 20
+    # 7 epochs x 20 draws = 20 whole passes over 7 records
+    assert (np.bincount(draws.record[draws.source == 1]) == 20).all()
+    first = draws.source == 0
+    assert (np.bincount(draws.record[first]) == 7).all()
+
+
+def test_seeds_and_epochs_do_not_collide():
+    assert (Order(0, 500).at(500, 500).record != Order(1, 500).at(0, 500).record).any()
+
+
+def test_share_becomes_draws():
+    assert draws_for_share(None, 1000, 10) == 10
+    assert draws_for_share(0.2, 1000, 10) == 250
+    assert draws_for_share(0.0, 1000, 10) == 0
+    with pytest.raises(UsageError, match=r"highres_share is 1.0"):
+        draws_for_share(1.0, 1000, 10)
+
+
+@pytest.mark.parametrize("bad", [{"first": 0}, {"first": 5, "second_draws": 3}, {"first": 5, "seed": -1}])
+def test_impossible_orders_are_refused(bad):
+    with pytest.raises(UsageError):
+        Order(**{"seed": 0, **bad})
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000])
+@pytest.mark.parametrize("high_bits_only", [False, True], ids=["no ties", "ties"])
+def test_fast_argsort_is_the_stable_argsort(size, high_bits_only):
+    from hrfr_fast.sampling.sampler import _stable_argsort
+
+    keys = np.random.default_rng(size).integers(0, 2**64, size, dtype=np.uint64)
+    if high_bits_only:
+        keys &= np.uint64(7 << 61)  # eight different keys: nearly all tie
+    assert _stable_argsort(keys).tolist() == np.argsort(keys, kind="stable").tolist()
