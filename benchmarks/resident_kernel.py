@@ -115,14 +115,14 @@ class Bench:
         import torch
 
         from hrfr_fast.resampling.launcher import Source, Table
-        from hrfr_fast.sampling.sampler import Order
+        from hrfr_fast.sampling.sampler import Sampler
         from hrfr_fast.sampling.sampler_torch import epoch_records
         from hrfr_fast.settings import AugmentSettings
 
         self.device, self.copy_rate = device, copy_bytes_per_second
         shape = (PICTURES, SOURCE, SOURCE, 3)
         self.source = Source(torch.randint(0, 256, shape, dtype=torch.uint8, device=device), 0)
-        order = Order(0, PICTURES)
+        order = Sampler(0, PICTURES)
         records = torch.stack([epoch_records(order, epoch, device) for epoch in range(2)])
         self.table = Table(records, torch.randint(0, 50_000, (PICTURES,), device=device))
         self.settings = {
@@ -197,10 +197,10 @@ def order_time(device: "torch.device") -> float:
     """Seconds to make the order of one epoch over a million records."""
     import torch
 
-    from hrfr_fast.sampling.sampler import Order
+    from hrfr_fast.sampling.sampler import Sampler
     from hrfr_fast.sampling.sampler_torch import epoch_records
 
-    order = Order(0, 1_000_000)
+    order = Sampler(0, 1_000_000)
     epoch_records(order, 0, device)
     return seconds(lambda: epoch_records(order, 1, device), torch.zeros(1, device=device))
 

@@ -3,7 +3,7 @@
 The verbs of the command line as functions; each is imported when it is first used, so that ``import hrfr_fast`` is
 cheap:
 
-    pack, open_packed, check_packed, synthesize    hrfr_fast.data
+    pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
     TrainSettings, train                           hrfr_fast.training
     evaluate                                       hrfr_fast.evaluation
     analyze                                        hrfr_fast.analysis

@@ -1,6 +1,6 @@
 """``hrfr-fast doctor``: what is here, what each engine can do with it, and the fix for what is missing.
 
-Looking and judging are apart: ``look`` gathers facts from the machine, ``judge`` is a pure function of them.
+Looking and judging are apart: ``look`` gathers facts from the machine, ``diagnose`` is a pure function of them.
 """
 
 import importlib
@@ -100,7 +100,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Report:
+class Diagnosis:
     """Everything the command prints."""
 
     facts: Facts
@@ -116,15 +116,15 @@ class Report:
         return {**asdict(self), "works": self.works}
 
 
-def examine(folder: str | Path = ".") -> Report:
-    """Look at this machine, measuring the disk under ``folder`` for a second or two, and judge.
+def examine(folder: str | Path = ".") -> Diagnosis:
+    """Look at this machine, measuring the disk under ``folder`` for a second or two, and diagnose.
 
     A folder that cannot be written to is not measured. Raises UsageError where ``folder`` is no directory.
     """
-    return judge(look(Path(folder)))
+    return diagnose(look(Path(folder)))
 
 
-def judge(facts: Facts) -> Report:
+def diagnose(facts: Facts) -> Diagnosis:
     """What each engine can do with these facts, and what to mend."""
     no_code = (
         architecture_fix(facts.torch, facts.gpu_capability, facts.torch_architectures, facts.driver)
@@ -150,7 +150,7 @@ def judge(facts: Facts) -> Report:
             f"/dev/shm holds {gib(facts.shm_bytes)}: enough for hrfr-fast, too little for a torch DataLoader with"
             " workers beside it; in a container, start it with --shm-size=8g"
         )
-    return Report(facts, engines, fixes)
+    return Diagnosis(facts, engines, fixes)
 
 
 def _resident(facts: Facts, gpu: bool) -> Verdict:
@@ -288,11 +288,11 @@ def _look_at_kernel() -> dict[str, Any]:
         import numba
 
         from hrfr_fast.resampling.cpu import resample
-        from hrfr_fast.sampling.augmentation import identity_plan
+        from hrfr_fast.sampling.augmentation import no_augmentation
 
         pixel = np.full((1, 1, 1, 3), 7, np.uint8)
         out = np.zeros_like(pixel)
-        resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, identity_plan(1), out)
+        resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, no_augmentation(1), out)
         if (out != pixel).any():
             return {"kernel_error": "the resampling kernel gives wrong pixels"}
         return {"threads": str(numba.threading_layer())}

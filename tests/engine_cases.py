@@ -11,8 +11,8 @@ import torch
 from hrfr_fast.format import beton
 from hrfr_fast.format.reader import Split
 from hrfr_fast.format.writer import SplitWriter
-from hrfr_fast.sampling.sampler import Order
-from hrfr_fast.sampling.stream import Stream
+from hrfr_fast.sampling.sampler import Sampler
+from hrfr_fast.sampling.stream import SingleViewStream
 from hrfr_fast.settings import AugmentSettings
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
 
 def stream_over(splits, size, augment, batch_size=24, **rank):
     first, second = splits[0].samples, sum(split.samples for split in splits[1:])
-    return Stream(tuple(splits), Order(3, first, second), augment, size, batch_size, **rank)
+    return SingleViewStream(tuple(splits), Sampler(3, first, second), augment, size, batch_size, **rank)
 
 
 def hard_pictures(faces: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The resampling definition and the plan, executed slowly in float64: what every engine is held against.
+"""The resampling definition and the augmentation, executed slowly in float64: what every engine is held against.
 
 Written from the definition alone, with dense weight matrices and none of the package's kernels.
 """
@@ -47,23 +47,23 @@ def gaussian(side, sigma):
     return result
 
 
-def execute(picture, plan, row, out):
+def execute(picture, augmentation, row, out):
     """float64 levels [out, out, 3] of one uint8 picture [size, size, 3], before clamp and rounding."""
     from hrfr_fast.sampling.augmentation import KERNELS
 
     frame = picture.astype(np.float64)
-    small = int(plan.degrade[row])
+    small = int(augmentation.degrade[row])
     if small:
-        shrink = matrix(0.0, 1.0, len(frame), small, KERNELS[plan.kernel[row]])
+        shrink = matrix(0.0, 1.0, len(frame), small, KERNELS[augmentation.kernel[row]])
         frame = separable(frame, shrink, shrink)
-    x0, y0, x1, y1 = plan.box[row].astype(np.float64)
+    x0, y0, x1, y1 = augmentation.box[row].astype(np.float64)
     frame = separable(frame, matrix(y0, y1, len(frame), out), matrix(x0, x1, len(frame), out))
-    if plan.blur[row] > 0:
-        blur = gaussian(out, float(plan.blur[row]) * out)
+    if augmentation.blur[row] > 0:
+        blur = gaussian(out, float(augmentation.blur[row]) * out)
         frame = separable(frame, blur, blur)
-    colour = plan.colour[row].astype(np.float64)
+    colour = augmentation.colour[row].astype(np.float64)
     frame = np.clip(frame @ colour[:, :3].T + colour[:, 3], 0, 255)
-    x0, y0, x1, y1 = plan.erase[row].astype(np.float64) * out
+    x0, y0, x1, y1 = augmentation.erase[row].astype(np.float64) * out
     if x1 > x0:
         frame[int(np.floor(y0)) : int(np.ceil(y1)), int(np.floor(x0)) : int(np.ceil(x1))] = 128
     return frame

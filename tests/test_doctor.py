@@ -17,7 +17,7 @@ HEALTHY = doctor.Facts(
 
 
 def test_a_healthy_machine_needs_no_fix():
-    report = doctor.judge(HEALTHY)
+    report = doctor.diagnose(HEALTHY)
     assert report.fixes == [] and all(verdict.works for verdict in report.engines)
     assert "60.0 GiB" in report.engines[0].text, "0.6 of the free device memory is for pixels"
 
@@ -64,7 +64,7 @@ def test_a_healthy_machine_needs_no_fix():
     ],
 )
 def test_what_is_missing_is_named_with_its_fix(change, broken, fix):
-    report = doctor.judge(replace(HEALTHY, **change))
+    report = doctor.diagnose(replace(HEALTHY, **change))
     assert {verdict.engine for verdict in report.engines if not verdict.works} == broken
     assert any(fix in line for line in report.fixes)
     assert report.works == (len(broken) < 3)
@@ -89,7 +89,7 @@ FITS = {
 
 @pytest.mark.parametrize("case", FITS)
 def test_what_fits_needs_no_fix(case):
-    report = doctor.judge(replace(HEALTHY, **FITS[case]))
+    report = doctor.diagnose(replace(HEALTHY, **FITS[case]))
     assert report.fixes == [] and all(verdict.works for verdict in report.engines)
 
 

@@ -55,10 +55,10 @@ class Engine:
         from hrfr_fast.engines.choice import choose_engine
         from hrfr_fast.format.reader import open_packed
         from hrfr_fast.settings import TrainSettings
-        from hrfr_fast.training.stream import build_feed
+        from hrfr_fast.training.stream import build_stream
 
         settings = TrainSettings(regime=task.regime, data=str(task.shards), engine=self.engine, device=task.device)
-        stream = build_feed(open_packed(task.shards), settings, task.batch_size)
+        stream = build_stream(open_packed(task.shards), settings, task.batch_size)
         target: Any = Target(torch.device(task.device), getattr(torch, task.dtype))
         engine = choose_engine(settings, stream, target, lambda _: None)
         try:

@@ -1,6 +1,6 @@
 """What every engine takes and gives.
 
-An engine turns the order and the augmentation plan into batches on the device. It draws no random number of its
+An engine turns the order and the augmentation into batches on the device. It draws no random number of its
 own and keeps no state but what makes it fast: ``batches(start, stop)`` from any start gives the batches that an
 uninterrupted run would have given there.
 """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hrfr_fast.engines.base import Engine
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.system import free_memory, gib
-from hrfr_fast.sampling.stream import Feed
+from hrfr_fast.sampling.stream import BatchStream
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,9 @@ def pick_engine(asked: str, here: Situation) -> tuple[str, str]:
     raise UsageError(f"{why}, and nothing that streams is installed: `pip install nvidia-dali-cuda120`")
 
 
-def choose_engine(settings: "TrainSettings", stream: Feed, compute: "Compute", say: Callable[[str], None]) -> Engine:
+def choose_engine(
+    settings: "TrainSettings", stream: BatchStream, compute: "Compute", say: Callable[[str], None]
+) -> Engine:
     """The engine asked for, or the fastest that works here; ``say`` is told which and why.
 
     Raises UsageError when the engine asked for cannot work here.
@@ -115,7 +117,7 @@ def _free(device: "torch.device") -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-def situation(stream: Feed, compute: "Compute") -> Situation:
+def situation(stream: BatchStream, compute: "Compute") -> Situation:
     """What there is here, now."""
     from importlib.util import find_spec
 

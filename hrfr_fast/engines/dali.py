@@ -1,4 +1,4 @@
-"""The DALI engine: pixels stream from the memory maps through a DALI pipeline that executes the plan.
+"""The DALI engine: pixels stream from the memory maps through a DALI pipeline that executes the augmentation.
 
 One pipeline a source size. Its input is an ``external_source`` with a callable that knows nothing but the number of
 the batch, so order, rank slices and resuming are those of every other engine; DALI's readers shuffle only inside a
@@ -24,7 +24,7 @@ from hrfr_fast.engines.pace import Pace
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.gpu_software import DALI_WHEELS, replace_dali
 from hrfr_fast.runtime.system import cores
-from hrfr_fast.sampling.stream import Feed, Work
+from hrfr_fast.sampling.stream import BatchSpec, BatchStream
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def pipeline(
-    stream: Feed,
+    stream: BatchStream,
     part: int = 0,
     *,
     device_id: int | None = None,
@@ -81,7 +81,8 @@ def pipeline(
 
         packed = hrfr_fast.open_packed("packed")
         split = packed.splits["lowres"]
-        stream = Stream((split,), Order(seed=0, first=split.samples), AugmentSettings(), size=144, batch_size=256)
+        sampler = Sampler(seed=0, first=split.samples)
+        stream = SingleViewStream((split,), sampler, AugmentSettings(), size=144, batch_size=256)
         pipe = pipeline(stream, device_id=0)
         images, labels = pipe.run()
 
@@ -124,7 +125,9 @@ class Dali:
 
     name = "dali"
 
-    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True) -> None:
+    def __init__(
+        self, stream: BatchStream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True
+    ) -> None:
         require_dali()
         self.stream, self.device, self.dtype = stream, device, dtype
         self.checksums = FirstUse(stream.splits, verify)
@@ -175,7 +178,7 @@ class Dali:
                 refuse_damaged(part.split, part.records)
         return HrfrError(f"engine dali failed at sample {host.work(number).start}: {error}")
 
-    def _join(self, work: Work, parts: "list[torch.Tensor]") -> Batch:
+    def _join(self, work: BatchSpec, parts: "list[torch.Tensor]") -> Batch:
         import torch
 
         labels = torch.from_numpy(work.labels)
@@ -235,7 +238,7 @@ def _define(host: Host, part: int, device_id: int | None, dtype: str, threads: i
 
 
 def _graph(feed, names, jpeg, size, side, dtype, on_gpu):  # type: ignore[no-untyped-def]
-    """The plan as DALI operators. DALI's AutoGraph turns an ``if`` on a sample's value into a split of the batch."""
+    """Augmentation as DALI operators. DALI's AutoGraph splits the batch where an ``if`` asks for a sample's value."""
     from nvidia.dali import fn, math, types
 
     frame, labels, *rest = fn.external_source(**feed)

@@ -1,4 +1,4 @@
-"""What a DALI pipeline is fed: pictures, labels and the plan as argument inputs, made on the host a batch ahead."""
+"""What a DALI pipeline is fed: pictures, labels and augmentation as argument inputs, made on the host a batch ahead."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +10,8 @@ from hrfr_fast.engines.base import FirstUse
 from hrfr_fast.engines.pace import AHEAD
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format.reader import Split
-from hrfr_fast.sampling.augmentation import KERNELS, identity_plan
-from hrfr_fast.sampling.stream import Feed, Part, Work
+from hrfr_fast.sampling.augmentation import KERNELS, no_augmentation
+from hrfr_fast.sampling.stream import BatchPart, BatchSpec, BatchStream
 from hrfr_fast.settings import AugmentSettings
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class Fed(NamedTuple):
 class Host:
     """Host arrays of batch number 0, 1, ... of ``start .. stop``, made once each, one batch ahead, in a thread."""
 
-    def __init__(self, stream: Feed, start: int, stop: int | None, checksums: FirstUse, *, pinned: bool) -> None:
+    def __init__(self, stream: BatchStream, start: int, stop: int | None, checksums: FirstUse, *, pinned: bool) -> None:
         self.stream, self.start, self.checksums, self.pinned = stream, start, checksums, pinned
         self.count = 2**62 if stop is None else len(range(start, stop, stream.batch_size))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hrfr-dali")
-        self._made: dict[int, Future[tuple[Work, list[Fed]]]] = {}
+        self._made: dict[int, Future[tuple[BatchSpec, list[Fed]]]] = {}
 
-    def work(self, number: int) -> Work:
+    def work(self, number: int) -> BatchSpec:
         """What batch ``number`` is made of."""
         return self._result(number)[0]
 
@@ -85,7 +85,7 @@ class Host:
             del self._made[old]
         return made
 
-    def _result(self, number: int) -> "tuple[Work, list[Fed]]":
+    def _result(self, number: int) -> "tuple[BatchSpec, list[Fed]]":
         self._request(number)
         return self._made[number].result()
 
@@ -93,8 +93,8 @@ class Host:
         if number < self.count and number not in self._made:
             self._made[number] = self._thread.submit(self._make, number)
 
-    def _make(self, number: int) -> "tuple[Work, list[Fed]]":
-        work = self.stream.work(self.start + number * self.stream.batch_size)
+    def _make(self, number: int) -> "tuple[BatchSpec, list[Fed]]":
+        work = self.stream.batch_spec(self.start + number * self.stream.batch_size)
         parts = {part.split.name: part for part in work.parts}
         for part in work.parts:
             self.checksums.check(part.split, part.records)
@@ -113,13 +113,13 @@ class Host:
         self._made.clear()
 
 
-def _placeholder(split: Split) -> Part:
+def _placeholder(split: Split) -> BatchPart:
     zero = np.zeros(1, np.int64)
-    return Part(split, zero, zero, identity_plan(1))
+    return BatchPart(split, zero, zero, no_augmentation(1))
 
 
-def _feed(part: Part, labels: NDArray[np.int64], stream: Feed, pinned: bool) -> Fed:
-    split, plan, side = part.split, part.plan, stream.size
+def _feed(part: BatchPart, labels: NDArray[np.int64], stream: BatchStream, pinned: bool) -> Fed:
+    split, augmentation, side = part.split, part.augmentation, stream.size
     if split.encoding == "jpeg":
         data, begins = split.data.view(np.ndarray), split.offsets[part.records]
         ends = begins + split.lengths[part.records]
@@ -127,29 +127,33 @@ def _feed(part: Part, labels: NDArray[np.int64], stream: Feed, pinned: bool) -> 
     else:  # raw; or mixed, which is decoded here
         pictures = fetch(split, part.records, pinned=pinned)
     names = argument_names(stream.augment)
-    given: dict[str, Any] = {"roi_start": plan.box[:, [1, 0]], "roi_end": plan.box[:, [3, 2]], "colour": plan.colour}
+    given: dict[str, Any] = {
+        "roi_start": augmentation.box[:, [1, 0]],
+        "roi_end": augmentation.box[:, [3, 2]],
+        "colour": augmentation.colour,
+    }
     if "small" in names:
-        given["small"] = plan.degrade.astype(np.float32)
-        given["kernel"] = np.where(plan.degrade > 0, plan.kernel, np.int32(NOT_DEGRADED))
+        given["small"] = augmentation.degrade.astype(np.float32)
+        given["kernel"] = np.where(augmentation.degrade > 0, augmentation.kernel, np.int32(NOT_DEGRADED))
         given["boxed"] = _box_degraded(part)
     if "sigma" in names:
-        given["sigma"] = plan.blur * np.float32(side)
+        given["sigma"] = augmentation.blur * np.float32(side)
     if "shape" in names:
-        given["anchor"] = np.floor(plan.erase[:, [1, 0]] * side)
-        given["shape"] = np.maximum(np.ceil(plan.erase[:, [3, 2]] * side) - given["anchor"], 0)
+        given["anchor"] = np.floor(augmentation.erase[:, [1, 0]] * side)
+        given["shape"] = np.maximum(np.ceil(augmentation.erase[:, [3, 2]] * side) - given["anchor"], 0)
     arguments = {name: given[name] if name == "boxed" else np.ascontiguousarray(given[name]) for name in names}
     return Fed(pictures, labels, arguments)
 
 
-def _box_degraded(part: Part) -> list[NDArray[np.float32]]:
+def _box_degraded(part: BatchPart) -> list[NDArray[np.float32]]:
     """Each picture that is degraded with the box kernel, shrunk; a black pixel in place of every other."""
     from hrfr_fast.resampling.cpu import shrink
 
-    plan, nothing = part.plan, np.zeros((1, 1, 3), np.float32)
-    rows = np.flatnonzero((plan.degrade > 0) & (plan.kernel == BOX))
-    degraded = [nothing] * len(plan.degrade)
+    augmentation, nothing = part.augmentation, np.zeros((1, 1, 3), np.float32)
+    rows = np.flatnonzero((augmentation.degrade > 0) & (augmentation.kernel == BOX))
+    degraded = [nothing] * len(augmentation.degrade)
     for row, picture in zip(rows.tolist(), fetch(part.split, part.records[rows]), strict=True):
-        degraded[row] = shrink(picture, int(plan.degrade[row]), BOX)
+        degraded[row] = shrink(picture, int(augmentation.degrade[row]), BOX)
     return degraded
 
 

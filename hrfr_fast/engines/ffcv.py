@@ -1,4 +1,4 @@
-"""The FFCV engine: stock FFCV reads and decodes our shards, the shared CPU kernel executes the plan.
+"""The FFCV engine: stock FFCV reads and decodes our shards, the shared CPU kernel executes the augmentation.
 
 FFCV's loader gets our order as ``traversal_order.indices``, a stretch of the stream at a time, so it is built (and
 compiled, seconds) once. Decoded pictures are views of its ring of buffers: they are copied at once. Its own random
@@ -24,7 +24,7 @@ from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
 from hrfr_fast.engines.prefetch import ahead
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import HrfrError, UsageError
-from hrfr_fast.sampling.stream import Feed, Work, plain_stream
+from hrfr_fast.sampling.stream import BatchSpec, BatchStream, single_view_stream
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +53,10 @@ def threading_layer() -> str:
     import numba
 
     from hrfr_fast.resampling.cpu import resample
-    from hrfr_fast.sampling.augmentation import identity_plan
+    from hrfr_fast.sampling.augmentation import no_augmentation
 
     pixel = np.zeros((1, 1, 1, 3), np.uint8)
-    resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, identity_plan(1), pixel.copy())
+    resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, no_augmentation(1), pixel.copy())
     return str(numba.threading_layer())
 
 
@@ -75,9 +75,11 @@ class FFCV:
 
     name = "ffcv"
 
-    def __init__(self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True) -> None:
+    def __init__(
+        self, stream: BatchStream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True
+    ) -> None:
         require_ffcv()
-        self.stream, self.device, self.dtype = plain_stream(stream, self.name), device, dtype
+        self.stream, self.device, self.dtype = single_view_stream(stream, self.name), device, dtype
         self.checksums = FirstUse(stream.splits, verify)
         self.memory = BatchMemory(dtype)
         self.loaders = {split.name: _build_loader(split) for split in stream.splits}
@@ -105,7 +107,7 @@ class FFCV:
         finally:
             made.close()
 
-    def _made(self, start: int, stop: int) -> Iterator[tuple[Work, NDArray[Any]]]:
+    def _made(self, start: int, stop: int) -> Iterator[tuple[BatchSpec, NDArray[Any]]]:
         """Batches in host memory, [B, S, S, 3]: uint8 for a GPU, else as BatchMemory has it."""
         from hrfr_fast.resampling.cpu import resample
 
@@ -117,14 +119,14 @@ class FFCV:
         by_name = {reader.split.name: reader for reader in readers}
         try:
             for at in range(start, stop, self.stream.batch_size):
-                work = self.stream.work(at)
+                work = self.stream.batch_spec(at)
                 shape = (len(work.labels), size, size, 3)
                 pixels = pinned_empty(shape) if self.device.type == "cuda" else self.memory.empty(*shape[:2])
                 for part in work.parts:
                     self.checksums.check(part.split, part.records)
                     source = by_name[part.split.name].take(len(part.rows))
                     offsets = np.arange(len(source), dtype=np.int64) * source[0].size
-                    resample(source.reshape(-1), offsets, part.split.size, part.plan, pixels, part.rows)
+                    resample(source.reshape(-1), offsets, part.split.size, part.augmentation, pixels, part.rows)
                 yield work, pixels
         finally:
             for reader in readers:
@@ -138,7 +140,7 @@ class FFCV:
         per = max(STRETCH // batch, 1)
         for first in range(0, len(starts), per):
             count = min(per, len(starts) - first) * batch
-            draws = self.stream.order.at(starts[first], count)
+            draws = self.stream.sampler.samples(starts[first], count)
             mine = (np.arange(count) % batch) // share == self.stream.rank
             records = draws.record[mine & (draws.source == source)]
             for cut in range(0, len(records), most):

@@ -1,4 +1,4 @@
-"""From records to pixels: fetch from the memory map, decode where stored as JPEG, execute the plan.
+"""From records to pixels: fetch from the memory map, decode where stored as JPEG, execute the augmentation.
 
 Shared by the resident engine on a CPU, by the FFCV engine after its decoding, and by evaluation.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.system import cores
-from hrfr_fast.sampling.augmentation import Plan
+from hrfr_fast.sampling.augmentation import Augmentation
 
 if TYPE_CHECKING:
     import torch
@@ -60,11 +60,11 @@ def pinned_empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def render(
     split: Split,
     records: NDArray[np.int64],
-    plan: Plan,
+    augmentation: Augmentation,
     out: NDArray[Any],
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Execute ``plan`` on ``records`` into ``out`` ([N, S, S, 3], of a type ``resample`` writes) at ``rows``; CPU.
+    """Apply ``augmentation`` to ``records``, into ``out`` ([N, S, S, 3], of a type ``resample`` writes) at ``rows``.
 
     Raw records are read by the kernel straight from the memory map, without a copy.
     """
@@ -72,11 +72,11 @@ def render(
 
     if split.encoding == "raw":
         split.refuse_shrunk()
-        resample(split.data, split.offsets[records], split.size, plan, out, rows)
+        resample(split.data, split.offsets[records], split.size, augmentation, out, rows)
         return
     pixels = fetch(split, records)
     offsets = np.arange(len(records), dtype=np.int64) * (split.size * split.size * 3)
-    resample(pixels.reshape(-1), offsets, split.size, plan, out, rows)
+    resample(pixels.reshape(-1), offsets, split.size, augmentation, out, rows)
 
 
 class BatchMemory:

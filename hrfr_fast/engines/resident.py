@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.engines.base import Batch, FirstUse
 from hrfr_fast.engines.pixels import BatchMemory, render
-from hrfr_fast.sampling.stream import Feed, Work
+from hrfr_fast.sampling.stream import BatchSpec, BatchStream
 
 if TYPE_CHECKING:
     import torch
@@ -26,22 +26,22 @@ class ResidentCPU:
 
     name = "resident"
 
-    def __init__(self, stream: Feed, dtype: "torch.dtype", *, verify: bool = True) -> None:
+    def __init__(self, stream: BatchStream, dtype: "torch.dtype", *, verify: bool = True) -> None:
         self.stream = stream
         self.checksums = FirstUse(stream.splits, verify)
         self.memory = BatchMemory(dtype)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         for at in range(start, stop, self.stream.batch_size):
-            yield self._make(self.stream.work(at))
+            yield self._make(self.stream.batch_spec(at))
 
-    def _make(self, work: Work) -> Batch:
+    def _make(self, work: BatchSpec) -> Batch:
         import torch
 
         pixels = self.memory.empty(len(work.labels), self.stream.size)
         for part in work.parts:
             self.checksums.check(part.split, part.records)
-            render(part.split, part.records, part.plan, pixels, part.rows)
+            render(part.split, part.records, part.augmentation, pixels, part.rows)
         return Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The resident engine on CUDA: all pixels in device memory as uint8, batches made there, the host only launches.
 
-Order, plan, gather, resampling, colour and normalisation are one kernel a source (``resample_triton``), which reads its
+Sampling, augmentation, resampling, colour and normalisation are one kernel a split (``triton_kernels``), which reads its
 place in the stream from a counter on the device: a captured graph replays it with another counter. Batches are made
 on a side stream, one ahead, while the consumer's stream trains on the one before.
 """
@@ -21,8 +21,8 @@ from hrfr_fast.resampling.matmul import resample_torch
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.gpu_software import COMPILER_FIX
 from hrfr_fast.runtime.system import gib
-from hrfr_fast.sampling.sampler import Order
-from hrfr_fast.sampling.stream import Feed, Stream, plain_stream
+from hrfr_fast.sampling.sampler import Sampler
+from hrfr_fast.sampling.stream import BatchStream, SingleViewStream, single_view_stream
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def kernels_run_on(device: "torch.device") -> bool:
 class ResidentCUDA:
     """Batches made on ``device`` (a CPU device works too, slowly: the tests use it).
 
-    Where Triton is missing, or cannot compile its kernels, plans are drawn on the host and executed as batched matrix
+    Where Triton is missing, or cannot compile its kernels, augmentation is drawn on the host and applied as batched matrix
     products.
 
     Args:
@@ -60,7 +60,7 @@ class ResidentCUDA:
     name = "resident"
 
     def __init__(
-        self, stream: Feed, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False,
+        self, stream: BatchStream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         import torch
@@ -68,12 +68,12 @@ class ResidentCUDA:
         self.stream, self.device, self.dtype, self.say = stream, device, dtype, say
         self.pixels = [self._load(split, verify) for split in stream.splits]
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
-        # The kernels make order and plan themselves, of one view a face; work of another kind is drawn on the host.
-        self.kernels = kernels_run_on(device) and isinstance(stream, Stream)
+        # The kernels draw order and augmentation themselves, of one view a face; all else is drawn on the host.
+        self.kernels = kernels_run_on(device) and isinstance(stream, SingleViewStream)
         self._kernels_proven = False
         self._renderers: list[Renderer] = []
         if self.kernels:
-            self._prepare_kernels(plain_stream(stream, self.name).order)
+            self._prepare_kernels(single_view_stream(stream, self.name).sampler)
 
     def _load(self, split: Split, verify: bool) -> "torch.Tensor":
         import torch
@@ -93,21 +93,21 @@ class ResidentCUDA:
             pixels[start : start + len(records)].copy_(torch.from_numpy(fetch(split, records)))
         return pixels
 
-    def _prepare_kernels(self, order: Order) -> None:
+    def _prepare_kernels(self, sampler: Sampler) -> None:
         import torch
 
         from hrfr_fast.resampling.launcher import Renderer, Source, Table
 
         labels, offset, begin = [], 0, 0
-        self._order = order
+        self._sampler = sampler
         for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
             source = Source(pixels, begin)
-            self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, order.seed))
+            self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, sampler.seed))
             labels.append(split.labels + offset)
             offset, begin = offset + split.identities, begin + split.samples
         # Rows for all epochs that one batch can touch, and for the one after, made before it is needed.
-        self._slots = (self.stream.batch_size - 1) // order.epoch_length + 3
-        records = torch.empty((self._slots, order.epoch_length), dtype=torch.int32, device=self.device)
+        self._slots = (self.stream.batch_size - 1) // sampler.epoch_length + 3
+        records = torch.empty((self._slots, sampler.epoch_length), dtype=torch.int32, device=self.device)
         self._table = Table(records, torch.from_numpy(np.concatenate(labels)).to(self.device))
         self._held: dict[int, int] = {}  # row of the table -> its epoch
         self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -122,12 +122,12 @@ class ResidentCUDA:
         """
         from hrfr_fast.sampling.sampler_torch import epoch_records
 
-        order = self._order
-        first, last = start // order.epoch_length, (start + self.stream.batch_size - 1) // order.epoch_length
+        sampler = self._sampler
+        first, last = start // sampler.epoch_length, (start + self.stream.batch_size - 1) // sampler.epoch_length
         for epoch in range(first, last + 2):
             row = epoch % self._slots
             if self._held.get(row) != epoch:
-                self._table.records[row].copy_(epoch_records(order, epoch, self.device))
+                self._table.records[row].copy_(epoch_records(sampler, epoch, self.device))
                 self._held[row] = epoch
 
     def fill(self, images: "torch.Tensor", labels: "torch.Tensor", counter: "torch.Tensor") -> None:
@@ -210,14 +210,14 @@ class ResidentCUDA:
     def _fill_from_host(self, images: "torch.Tensor", labels: "torch.Tensor", start: int) -> None:
         import torch
 
-        work, size = self.stream.work(start), self.stream.size
+        work, size = self.stream.batch_spec(start), self.stream.size
         for part in work.parts:
             source = self.pixels[self.stream.splits.index(part.split)]
             for begin in range(0, len(part.rows), CHUNK):
                 some = np.arange(begin, min(begin + CHUNK, len(part.rows)))
                 records = torch.from_numpy(part.records[some]).to(self.device, non_blocking=True)
                 rows = torch.from_numpy(part.rows[some]).to(self.device, non_blocking=True)
-                levels = resample_torch(source[records], part.plan.take(some), size)
+                levels = resample_torch(source[records], part.augmentation.take(some), size)
                 whole = self.dtype == torch.uint8
                 images[rows] = levels.add_(0.5).to(self.dtype) if whole else normalised(levels, self.dtype)
         labels.copy_(torch.from_numpy(work.labels), non_blocking=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.decode import Chunk, Refused, Target, all_readable, collect
+from hrfr_fast.packing.decode import Chunk, Rejected, Target, all_readable, collect
 from hrfr_fast.packing.sources import Candidates, digest_of_text
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.optional import require_bcolz
@@ -131,9 +131,9 @@ class BcolzPairs(Candidates):
     def _levels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
         if picture.dtype != np.uint8:
             if not np.isfinite(picture).all():
-                raise Refused("it holds NaN or infinite values")
+                raise Rejected("it holds NaN or infinite values")
             if misfit := _misfit(picture, *self.scale):
-                raise Refused(misfit)
+                raise Rejected(misfit)
             factor, offset = self.scale
             picture = np.rint(picture.astype(np.float64) * factor + offset).astype(np.uint8)
         pixels = picture if self.channels == "rgb" else picture[::-1]

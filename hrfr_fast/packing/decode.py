@@ -29,11 +29,11 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2), (1, 2, 0, 1))
 
 
-class Refused(ValueError):
+class Rejected(ValueError):
     """This picture cannot be packed; the message is the reason that goes to ``quarantine.jsonl``."""
 
 
-class Unreadable(Refused):
+class Unreadable(Rejected):
     """The system could not read the file: no rights, a failing disk, a lost mount, a link that leads nowhere.
 
     That says nothing about the picture, so the next pack tries it again.
@@ -82,7 +82,7 @@ def collect(readers: Iterable[Callable[[], bytes | NDArray[np.uint8]]], target: 
         try:
             source = read()
             picture = record_of(source, target) if isinstance(source, bytes) else (source.tobytes(), RAW)
-        except Refused as reason:
+        except Rejected as reason:
             chunk.refused.append((position, str(reason)))
             if isinstance(reason, Unreadable):
                 chunk.unreadable.add(position)
@@ -110,7 +110,7 @@ def read_named(path: str) -> bytes:
     except Unreadable as reason:
         assert isinstance(reason.__cause__, OSError)
         if reason.__cause__.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.islink(path):
-            raise Refused(str(reason)) from reason
+            raise Rejected(str(reason)) from reason
         raise
 
 
@@ -119,7 +119,7 @@ def read_file(path: str) -> bytes:
 
     Raises:
         Unreadable: the system does not let us.
-        Refused: it is no picture by its length, or no file at all.
+        Rejected: it is no picture by its length, or no file at all.
     """
     try:
         # O_NONBLOCK: a named pipe among the pictures must not hang the packer.
@@ -127,17 +127,17 @@ def read_file(path: str) -> bytes:
         try:
             size = os.fstat(descriptor).st_size
             if size > MAX_FILE_BYTES:
-                raise Refused(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
+                raise Rejected(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
             data = os.read(descriptor, size + 1)
             while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more
         finally:
             os.close(descriptor)
     except OSError as error:
-        kind = Refused if error.errno in NO_FILE else Unreadable
+        kind = Rejected if error.errno in NO_FILE else Unreadable
         raise kind(f"cannot be read: {error.strerror}") from error
     if not data:
-        raise Refused("the file is empty")
+        raise Rejected("the file is empty")
     return data
 
 
@@ -155,7 +155,7 @@ def all_readable(folder: str | os.PathLike[str]) -> bool:
 
 
 def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
-    """A file's bytes -> (payload, mode). Raises Refused."""
+    """A file's bytes -> (payload, mode). Raises Rejected."""
     is_jpeg = data[:2] == b"\xff\xd8"
     if is_jpeg:
         width, height, colorspace = jpeg_header(data)
@@ -181,31 +181,31 @@ def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
 
 
 def decode(data: bytes, target: Target) -> NDArray[np.uint8]:
-    """A picture file's bytes -> uint8 [size, size, 3] RGB. Raises Refused."""
+    """A picture file's bytes -> uint8 [size, size, 3] RGB. Raises Rejected."""
     payload, _ = record_of(data, Target(target.size, target.resize))
     return np.frombuffer(payload, np.uint8).reshape(target.size, target.size, 3)
 
 
 def _check_size(width: int, height: int, target: Target) -> None:
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise Refused(f"absurd size: the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
     if not target.resize and (width, height) != (target.size, target.size):
-        raise Refused(f"wrong size: {width}x{height}, expected {target.size}x{target.size} (--resize accepts it)")
+        raise Rejected(f"wrong size: {width}x{height}, expected {target.size}x{target.size} (--resize accepts it)")
 
 
 # JPEG
 
 
 def jpeg_header(data: bytes) -> tuple[int, int, str]:
-    """(width, height, colour space) of a JPEG. Raises Refused for broken headers and for CMYK."""
+    """(width, height, colour space) of a JPEG. Raises Rejected for broken headers and for CMYK."""
     import simplejpeg
 
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise Refused(f"not a decodable JPEG: {error}") from error
+        raise Rejected(f"not a decodable JPEG: {error}") from error
     if colorspace in ("CMYK", "YCCK"):
-        raise Refused(f"a {colorspace} JPEG has no defined RGB colours without its profile")
+        raise Rejected(f"a {colorspace} JPEG has no defined RGB colours without its profile")
     return width, height, colorspace
 
 
@@ -215,9 +215,9 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
-        raise Refused(f"damaged or truncated JPEG: {error}") from error
+        raise Rejected(f"damaged or truncated JPEG: {error}") from error
     if image.shape != (height, width, 3):
-        raise Refused(f"damaged JPEG: it decodes to {image.shape}")
+        raise Rejected(f"damaged JPEG: it decodes to {image.shape}")
     return image
 
 
@@ -256,7 +256,7 @@ def oriented(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """(width, height) out of a picture's header, nothing decoded. Raises Refused for anything else."""
+    """(width, height) out of a picture's header, nothing decoded. Raises Rejected for anything else."""
     if data[:2] == b"\xff\xd8":
         return jpeg_header(data)[:2]
     try:
@@ -268,8 +268,8 @@ def picture_size(data: bytes) -> tuple[int, int]:
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp_size(data)
     except struct.error as error:
-        raise Refused("the file ends within its header") from error
-    raise Refused("not a JPEG, PNG, WebP or BMP picture")
+        raise Rejected("the file ends within its header") from error
+    raise Rejected("not a JPEG, PNG, WebP or BMP picture")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -277,7 +277,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
     if kind == b"VP8X":
         if struct.unpack_from("<B", data, 20)[0] & 2:
-            raise Refused("an animated WebP is not one picture")
+            raise Rejected("an animated WebP is not one picture")
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         return width, height
     if kind == b"VP8L":
@@ -286,7 +286,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF
-    raise Refused("a WebP file of an unknown kind")
+    raise Rejected("a WebP file of an unknown kind")
 
 
 def _check_whole(data: bytes) -> None:
@@ -296,7 +296,7 @@ def _check_whole(data: bytes) -> None:
     elif data[:2] == b"BM":
         _check_bmp(data)
     elif 8 + struct.unpack_from("<I", data, 4)[0] > len(data):
-        raise Refused("truncated WebP: the file is shorter than it says")
+        raise Rejected("truncated WebP: the file is shorter than it says")
 
 
 def _check_png(data: bytes) -> None:
@@ -304,14 +304,14 @@ def _check_png(data: bytes) -> None:
     at, pixels = 8, []
     while True:
         if at + 12 > len(data):
-            raise Refused("truncated PNG: it ends before its IEND chunk")
+            raise Rejected("truncated PNG: it ends before its IEND chunk")
         (length,), kind = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
         if at + 12 + length > len(data):
-            raise Refused(f"truncated PNG: it ends within a {kind.decode('latin-1')} chunk")
+            raise Rejected(f"truncated PNG: it ends within a {kind.decode('latin-1')} chunk")
         if zlib.crc32(data[at + 4 : at + 8 + length]) != struct.unpack_from(">I", data, at + 8 + length)[0]:
-            raise Refused(f"damaged PNG: the checksum of a {kind.decode('latin-1')} chunk is wrong")
+            raise Rejected(f"damaged PNG: the checksum of a {kind.decode('latin-1')} chunk is wrong")
         if kind == b"acTL":
-            raise Refused("an animated PNG is not one picture")
+            raise Rejected("an animated PNG is not one picture")
         if kind == b"IDAT":
             pixels.append(data[at + 8 : at + 8 + length])
         if kind == b"IEND":
@@ -321,15 +321,15 @@ def _check_png(data: bytes) -> None:
     try:
         found = len(zlib.decompressobj().decompress(b"".join(pixels), expected + 1))
     except zlib.error as error:
-        raise Refused(f"damaged PNG: {error}") from error
+        raise Rejected(f"damaged PNG: {error}") from error
     if found < expected:
-        raise Refused(f"truncated PNG: {found} bytes of pixels, {expected} expected")
+        raise Rejected(f"truncated PNG: {found} bytes of pixels, {expected} expected")
 
 
 def _png_bytes(data: bytes) -> int:
     width, height, depth, colour, _, _, interlace = struct.unpack_from(">IIBBBBB", data, 16)
     if colour not in PNG_CHANNELS:
-        raise Refused(f"damaged PNG: colour type {colour}")
+        raise Rejected(f"damaged PNG: colour type {colour}")
     bits = depth * PNG_CHANNELS[colour]
     if not interlace:
         return int(height * (1 + (width * bits + 7) // 8))
@@ -344,9 +344,9 @@ def _check_bmp(data: bytes) -> None:
     (offset,) = struct.unpack_from("<I", data, 10)
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     if compression not in (0, 3, 6):
-        raise Refused("a run-length coded BMP is not supported")
+        raise Rejected("a run-length coded BMP is not supported")
     if offset + (width * bits + 31) // 32 * 4 * abs(height) > len(data):
-        raise Refused("truncated BMP: fewer pixels than its header says")
+        raise Rejected("truncated BMP: fewer pixels than its header says")
 
 
 def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
@@ -357,13 +357,13 @@ def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
         _check_whole(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, struct.error) as error:
-        raise Refused(f"cannot be decoded: {error}") from error
+        raise Rejected(f"cannot be decoded: {error}") from error
     finally:
         cv2.utils.logging.setLogLevel(level)  # the caller's process may use OpenCV, too
     if image is None:
-        raise Refused("cannot be decoded")
+        raise Rejected("cannot be decoded")
     if image.dtype != np.uint8 or image.shape not in ((height, width, 3), (width, height, 3)):
-        raise Refused(f"it decodes to {image.shape}, its header says {width}x{height}")
+        raise Rejected(f"it decodes to {image.shape}, its header says {width}x{height}")
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
@@ -386,7 +386,7 @@ def usual_size(root: str, paths: list[str], allowed: tuple[int, ...] | None = No
     for path in paths:
         try:
             width, height = picture_size(read_file(os.path.join(root, path)))
-        except Refused:
+        except Rejected:
             continue
         if width == height and (allowed is None or width in allowed):
             sizes[width] += 1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.decode import Refused, read_file
+from hrfr_fast.packing.decode import Rejected, read_file
 from hrfr_fast.packing.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
@@ -244,7 +244,7 @@ class Candidates(ABC):
             try:
                 read_file(str(self.root / str(line["file"]).removeprefix(f"{self.folder}/")))
                 return True
-            except Refused:
+            except Rejected:
                 continue
         return False
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.runtime.caches import numba_keeps_kernels
-from hrfr_fast.sampling.augmentation import Plan
+from hrfr_fast.sampling.augmentation import Augmentation
 
 CUBIC, LINEAR, BOX = range(3)
 ERASE_LEVEL = 128
@@ -36,17 +36,17 @@ def resample(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     size: int,
-    plan: Plan,
+    augmentation: Augmentation,
     out: NDArray[Any],
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Execute ``plan`` on B raw pictures, on all cores.
+    """Execute ``augmentation`` on B raw pictures, on all cores.
 
     Args:
         data: uint8 [bytes], where the pictures lie (a memory map will do).
         offsets: int64 [B], where each begins; each is size x size x 3 bytes, RGB.
         size: side of the sources in pixels.
-        plan: B rows.
+        augmentation: B rows.
         out: [N, S, S, 3], written in place. uint8: levels. float32, or uint16 for the bits of a bfloat16:
             (level - 127.5) / 127.5 of the same rounded levels. Written so, a normalised batch costs one pass over
             memory instead of four.
@@ -55,7 +55,7 @@ def resample(
     rows = np.arange(len(offsets)) if rows is None else rows
     data = data.view(np.ndarray)
     data.flags.writeable = False  # of this view: memory maps are read-only, and one kind compiles one kernel
-    _resample_batch(data, offsets, size, *plan, out, rows)
+    _resample_batch(data, offsets, size, *augmentation, out, rows)
 
 
 def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.float32]:

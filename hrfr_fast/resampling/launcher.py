@@ -1,4 +1,4 @@
-"""Launches the kernels of ``resample_triton``: which variant, which tiles. Decided from settings, never from data."""
+"""Launches the kernels of ``triton_kernels``: which variant, which tiles. Decided from settings, never from data."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Source(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Which record comes when: see ``device_order.epoch_records``."""
+    """Which record comes when: see ``sampler_torch.epoch_records``."""
 
     records: Tensor
     """int32 [slots, epoch_length]; epoch e is in row e % slots."""
@@ -39,7 +39,7 @@ class Tiles(NamedTuple):
     row_keys: int
     column_keys: int
     each: int
-    """Tiles beside each other that one program makes, one after the other, from one drawing of the plan."""
+    """Tiles beside each other that one program makes, one after the other, from one drawing of the augmentation."""
     registers: int
     """Most registers a thread: 168 leave room for three programs of 4 warps on a multiprocessor."""
     warps: int = 4

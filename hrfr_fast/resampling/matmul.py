@@ -1,6 +1,6 @@
 """The resampling definition as batched matrix products, for torch on any device.
 
-Every step of a plan but colour and erasing is separable and linear, so degradation, box resampling and blur of one
+All of an augmentation but colour and erasing is separable and linear, so degradation, box resampling and blur of one
 picture collapse into one [S, size] matrix an axis: out = V @ picture @ H^T. The matrices are built on the device.
 """
 
@@ -8,14 +8,14 @@ import math
 from typing import TYPE_CHECKING
 
 from hrfr_fast.resampling.cpu import ERASE_LEVEL, TIE
-from hrfr_fast.sampling.augmentation import Plan
+from hrfr_fast.sampling.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
-    """Execute ``plan`` on uint8 [B, size, size, 3]; returns float32 levels [B, side, side, 3] in [0, 255].
+def resample_torch(pixels: "Tensor", augmentation: Augmentation, side: int) -> "Tensor":
+    """Execute ``augmentation`` on uint8 [B, size, size, 3]; returns float32 levels [B, side, side, 3] in [0, 255].
 
     The caller rounds (to uint8) or normalises (to a 16-bit float, where the rounding to levels is skipped: it would
     cost a pass and add up to half a level).
@@ -23,17 +23,17 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
     import torch
 
     device, size = pixels.device, pixels.shape[1]
-    box, colour, degrade, kernel, blur, erase = (torch.as_tensor(array, device=device) for array in plan)
-    shrinks, blurs = bool((plan.degrade > 0).any()), bool((plan.blur > 0).any())
-    small = int(plan.degrade.max()) if shrinks else size
-    # The steepest steps are read off the plan on the host, not fetched from the device.
-    down = size / int(plan.degrade[plan.degrade > 0].min()) if shrinks else 1.0
-    steepest = float(abs(plan.box[:, 2:] - plan.box[:, :2]).max()) * max(size, small) / side
+    box, colour, degrade, kernel, blur, erase = (torch.as_tensor(array, device=device) for array in augmentation)
+    shrinks, blurs = bool((augmentation.degrade > 0).any()), bool((augmentation.blur > 0).any())
+    small = int(augmentation.degrade.max()) if shrinks else size
+    # The steepest steps are read off the augmentation on the host, not fetched from the device.
+    down = size / int(augmentation.degrade[augmentation.degrade > 0].min()) if shrinks else 1.0
+    steepest = float(abs(augmentation.box[:, 2:] - augmentation.box[:, :2]).max()) * max(size, small) / side
     axes = []
     for low, high in ((1, 3), (0, 2)):
         matrix = _axis(box[:, low], box[:, high], size, side, degrade, kernel, max(small, size), steepest, down)
         if blurs:
-            matrix = _blur_matrix(blur * side, side, float(plan.blur.max()) * side) @ matrix
+            matrix = _blur_matrix(blur * side, side, float(augmentation.blur.max()) * side) @ matrix
         axes.append(matrix)
     picture = pixels.to(torch.float32)
     count = len(pixels)
@@ -42,7 +42,9 @@ def resample_torch(pixels: "Tensor", plan: Plan, side: int) -> "Tensor":
     result = torch.einsum("bixc,bjx->bijc", rows, axes[1])
     result = torch.einsum("bijc,bdc->bijd", result, colour[:, :, :3]) + colour[:, None, None, :, 3]
     result = result.clamp_(0, 255)
-    return _erased(result, erase * side) if bool((plan.erase[:, 2] > plan.erase[:, 0]).any()) else result
+    return (
+        _erased(result, erase * side) if bool((augmentation.erase[:, 2] > augmentation.erase[:, 0]).any()) else result
+    )
 
 
 def shrink_matrix(size: int, side: int) -> "Tensor":

@@ -1,6 +1,6 @@
 """The resampling definition on CUDA: one kernel from the record's bytes to the batch's pictures.
 
-A program makes the columns of one tile of one picture. It reads the order's table, draws the picture's plan, computes
+A program makes the columns of one tile of one picture. It reads the table of records, draws the augmentation, computes
 the taps, and writes ``V P H`` with P the source, V the vertical weights and H the horizontal ones, three times
 interleaved for the three channels: so rows of the product are rows of the channels-last picture and are written in
 whole 16-byte pieces. Colour is folded into H, which is exact since all three are linear and the weights sum to 1.
@@ -116,7 +116,7 @@ def _rows(row, lines, begin, base, first, step, stretch):
 
 @triton.jit
 def _sample(table, counter, skip, epoch_length, slots, number):
-    """Epoch, position and record (int64 scalars) of picture ``number`` of the batch; see ``device_order``."""
+    """Epoch, position and record (int64 scalars) of picture ``number`` of the batch; see ``sampler_torch``."""
     at = tl.load(counter) + skip + number
     epoch = at // epoch_length
     position = at - epoch * epoch_length

@@ -1,10 +1,10 @@
-"""The augmentation plan: what is to be done to each picture, as arrays of numbers.
+"""Augmentation: what is to be done to each picture, as arrays of numbers.
 
-A plan is drawn from integers alone, ``(seed, epoch, position, view)``: the *position* in the stream and not the
-record, so that a face drawn twice in an epoch, or seen as two views, differs. Engines execute plans and draw
+A augmentation is drawn from integers alone, ``(seed, epoch, position, view)``: the *position* in the stream and not the
+record, so that a face drawn twice in an epoch, or seen as two views, differs. Engines execute augmentations and draw
 nothing themselves; that is why they agree.
 
-Order of execution: degrade (down to a few pixels), resample the source box to the output, blur, colour, erase,
+Sampler of execution: degrade (down to a few pixels), resample the source box to the output, blur, colour, erase,
 then one clamp and one rounding.
 """
 
@@ -22,7 +22,7 @@ KERNELS = ("cubic", "linear", "box")
 """Degradation kernels by number: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
 
 
-class Plan(NamedTuple):
+class Augmentation(NamedTuple):
     """What is to be done to B pictures, as C-contiguous arrays with B rows."""
 
     box: NDArray[np.float32]
@@ -38,12 +38,12 @@ class Plan(NamedTuple):
     erase: NDArray[np.float32]
     """[B, 4] x0, y0, x1, y1 as shares of the output; empty where x1 <= x0."""
 
-    def take(self, rows: NDArray[np.int64]) -> "Plan":
-        """The plan of some of the pictures."""
-        return Plan(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
+    def take(self, rows: NDArray[np.int64]) -> "Augmentation":
+        """The augmentation of some of the pictures."""
+        return Augmentation(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
 
 
-def identity_plan(count: int, *, degrade: int = 0) -> Plan:
+def no_augmentation(count: int, *, degrade: int = 0) -> Augmentation:
     """The whole frame, unchanged but for an optional fixed degradation.
 
     This is how test views are made: LR36 of a 144-px face is ``degrade=36`` (cubic, antialiased).
@@ -51,7 +51,7 @@ def identity_plan(count: int, *, degrade: int = 0) -> Plan:
     box = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
     colour = np.zeros((count, 3, 4), np.float32)
     colour[:, range(3), range(3)] = 1
-    return Plan(
+    return Augmentation(
         box,
         colour,
         np.full(count, degrade, np.int32),
@@ -61,30 +61,30 @@ def identity_plan(count: int, *, degrade: int = 0) -> Plan:
     )
 
 
-def draw_plan(
+def draw_augmentation(
     settings: AugmentSettings,
     seed: int,
     epoch: NDArray[np.int64],
     position: NDArray[np.int64],
     view: int = 0,
-) -> Plan:
-    """The plan of the samples at (epoch, position), two int64 arrays [B]. ``view`` numbers views of one sample."""
+) -> Augmentation:
+    """The augmentation of the samples at (epoch, position), int64 arrays [B]; ``view`` numbers views of one sample."""
 
     def numbers(block: int) -> NDArray[np.float32]:
         return uniform(philox(seed, epoch, position, purpose=AUGMENT, view=view, block=block))
 
-    plan = identity_plan(len(position))
-    _draw_box(plan.box, settings, numbers(0))
+    augmentation = no_augmentation(len(position))
+    _draw_box(augmentation.box, settings, numbers(0))
     if settings.brightness or settings.contrast or settings.saturation or settings.grey:
-        plan.colour[:] = _colour(settings, numbers(1))
+        augmentation.colour[:] = _colour(settings, numbers(1))
     if settings.degrade:
-        _draw_degradation(plan, settings, numbers(2))
+        _draw_degradation(augmentation, settings, numbers(2))
     if settings.blur:
         drawn = numbers(3)
-        plan.blur[:] = np.where(drawn[:, 0] < settings.blur, drawn[:, 1] * np.float32(settings.blur_sigma), 0)
+        augmentation.blur[:] = np.where(drawn[:, 0] < settings.blur, drawn[:, 1] * np.float32(settings.blur_sigma), 0)
     if settings.erase:
-        plan.erase[:] = _erased(settings, numbers(4), numbers(5))
-    return plan
+        augmentation.erase[:] = _erased(settings, numbers(4), numbers(5))
+    return augmentation
 
 
 def _draw_box(box: NDArray[np.float32], settings: AugmentSettings, drawn: NDArray[np.float32]) -> None:
@@ -109,11 +109,11 @@ def _colour(settings: AugmentSettings, drawn: NDArray[np.float32]) -> NDArray[np
     return colour
 
 
-def _draw_degradation(plan: Plan, settings: AugmentSettings, drawn: NDArray[np.float32]) -> None:
+def _draw_degradation(augmentation: Augmentation, settings: AugmentSettings, drawn: NDArray[np.float32]) -> None:
     choices = settings.degrade_max - settings.degrade_min + 1
     side = settings.degrade_min + (drawn[:, 1] * choices).astype(np.int32)
-    plan.degrade[:] = np.where(drawn[:, 0] < settings.degrade, side, 0)
-    plan.kernel[:] = (drawn[:, 2] * len(KERNELS)).astype(np.int32)
+    augmentation.degrade[:] = np.where(drawn[:, 0] < settings.degrade, side, 0)
+    augmentation.kernel[:] = (drawn[:, 2] * len(KERNELS)).astype(np.int32)
 
 
 def _erased(settings: AugmentSettings, drawn: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:

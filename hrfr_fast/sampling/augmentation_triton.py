@@ -1,6 +1,6 @@
-"""``data.augment.draw_plan`` inside a kernel: each program draws the plan of its own picture, in registers.
+"""``draw_augmentation`` inside a kernel: each program draws the augmentation of its own picture, in registers.
 
-Everything is bit-equal to the host's plan but the erased box, whose exponential may differ in the last two bits.
+Everything is bit-equal to the host's but the erased box, whose exponential may differ in the last two bits.
 For that, kernels that call these functions are launched with ``enable_fp_fusion=False``: NumPy rounds a product before
 it adds, and a fused multiply-add does not. Where fusing is wanted, ``tl.fma`` says so.
 """
@@ -57,7 +57,7 @@ def _around(settings, name: tl.constexpr, drawn):
 
 @triton.jit
 def draw_box(settings, seed, epoch, position):
-    """x0, y0, x1, y1 of ``Plan.box``."""
+    """x0, y0, x1, y1 of ``Augmentation.box``."""
     flip, x, y, zoom = draw(seed, epoch, position, 0)
     half = (1.0 + _around(settings, ZOOM, zoom)) * 0.5
     middle_x, middle_y = 0.5 + _around(settings, SHIFT, x), 0.5 + _around(settings, SHIFT, y)
@@ -68,7 +68,7 @@ def draw_box(settings, seed, epoch, position):
 
 @triton.jit
 def draw_colour(settings, seed, epoch, position):
-    """gain, saturation and offset: ``Plan.colour`` is gain * (saturation * I + (1 - saturation) * luma), offset."""
+    """gain, saturation, offset: ``Augmentation.colour`` is gain * (saturation * I + (1 - saturation) * luma), offset."""
     first, second, third, fourth = draw(seed, epoch, position, 1)
     brightness = 1.0 + _around(settings, BRIGHTNESS, first)
     contrast = 1.0 + _around(settings, CONTRAST, second)
@@ -79,7 +79,7 @@ def draw_colour(settings, seed, epoch, position):
 
 @triton.jit
 def colour_entry(gain, saturation, row, column):
-    """One entry of the 3x3 part of ``Plan.colour``; row and column are integers 0 to 2, of any shape."""
+    """One entry of the 3x3 part of ``Augmentation.colour``; row and column are integers 0 to 2, of any shape."""
     luma = tl.where(column == 0, LUMA_R, tl.where(column == 1, LUMA_G, LUMA_B))
     return gain * (tl.where(row == column, saturation, 0.0) + (1.0 - saturation) * luma)
 
@@ -103,7 +103,7 @@ def draw_blur(settings, seed, epoch, position):
 
 @triton.jit
 def draw_erasure(settings, seed, epoch, position):
-    """x0, y0, x1, y1 of ``Plan.erase``; all 0: nothing is erased."""
+    """x0, y0, x1, y1 of ``Augmentation.erase``; all 0: nothing is erased."""
     chance, size, x, y = draw(seed, epoch, position, 4)
     shape, _, _, _ = draw(seed, epoch, position, 5)
     area = 0.02 + 0.18 * size

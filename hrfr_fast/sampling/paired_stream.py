@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import AUGMENT, SHUFFLE_HIGHRES, philox, uniform
-from hrfr_fast.sampling.augmentation import KERNELS, Plan, draw_plan
-from hrfr_fast.sampling.sampler import Order, permutation
-from hrfr_fast.sampling.stream import Part, Work
+from hrfr_fast.sampling.augmentation import KERNELS, Augmentation, draw_augmentation
+from hrfr_fast.sampling.sampler import Sampler, permutation
+from hrfr_fast.sampling.stream import BatchPart, BatchSpec
 from hrfr_fast.settings import AugmentSettings
 
 SHARP, DEGRADED = 1, 2  # views; 0 is that of unpaired faces, which share epochs and positions with these
-KERNEL_BLOCK = 6  # of random numbers, after those of draw_plan
+KERNEL_BLOCK = 6  # of random numbers, after those of draw_augmentation
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,20 @@ class SecondView:
         """``augment`` with this degradation for certain."""
         return replace(augment, degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
 
-    def draw(self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]) -> Plan:
-        """The plan of the degraded view of the draws (cycle, index), two int64 arrays [K]."""
-        plan = draw_plan(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
+    def draw(
+        self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]
+    ) -> Augmentation:
+        """The augmentation of the degraded view of the draws (cycle, index), two int64 arrays [K]."""
+        augmentation = draw_augmentation(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
         drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=KERNEL_BLOCK))[:, 0]
         numbers = np.array([KERNELS.index(name) for name in self.kernels], np.int32)
-        plan.kernel[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
-        return plan
+        augmentation.kernel[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
+        return augmentation
 
 
 @dataclass(frozen=True)
-class PairedStream:
-    """A Feed with two views of each highres face in every batch.
+class TwoViewStream:
+    """A BatchStream with two views of each highres face in every batch.
 
     Args:
         splits: lowres, highres.
@@ -101,7 +103,7 @@ class PairedStream:
 
     @property
     def augment(self) -> AugmentSettings:
-        """All that plans may hold, for engines that prepare only what is asked for. Not of every view."""
+        """All that augmentations may hold, for engines that prepare only what is asked for. Not of every view."""
         return self.second_view.on_top_of(self.every_view)
 
     @property
@@ -113,7 +115,7 @@ class PairedStream:
         """Samples in one pass over lowres."""
         return self.splits[0].samples * self.batch_size / self.lowres
 
-    def work(self, start: int) -> Work:
+    def batch_spec(self, start: int) -> BatchSpec:
         """This rank's part of the batch that begins at sample ``start``, a multiple of the batch size."""
         batch, inside = divmod(start, self.batch_size)
         if inside:
@@ -129,14 +131,14 @@ class PairedStream:
         labels = np.empty(low + 2 * high, np.int64)
         labels[low_rows] = self.splits[0].labels[parts[0].records]
         labels[high_rows] = self.splits[1].labels[parts[1].records] + self.splits[0].identities
-        return Work(labels, parts, start)
+        return BatchSpec(labels, parts, start)
 
-    def _lowres_part(self, rows: NDArray[np.int64], start: int, count: int) -> Part:
-        draws = Order(self.seed, self.splits[0].samples).at(start, count)
-        plan = draw_plan(self.every_view, self.seed, draws.epoch, draws.position)
-        return Part(self.splits[0], rows, draws.record, plan)
+    def _lowres_part(self, rows: NDArray[np.int64], start: int, count: int) -> BatchPart:
+        draws = Sampler(self.seed, self.splits[0].samples).samples(start, count)
+        augmentation = draw_augmentation(self.every_view, self.seed, draws.epoch, draws.position)
+        return BatchPart(self.splits[0], rows, draws.record, augmentation)
 
-    def _highres_part(self, rows: NDArray[np.int64], start: int, count: int) -> Part:
+    def _highres_part(self, rows: NDArray[np.int64], start: int, count: int) -> BatchPart:
         """Draws start .. start + count - 1 from highres, each as two adjacent rows."""
         split = self.splits[1]
         cycle, index = np.divmod(np.arange(start, start + count, dtype=np.int64), split.samples)
@@ -144,10 +146,10 @@ class PairedStream:
         for one in np.unique(cycle):
             inside = cycle == one
             records[inside] = permutation(self.seed, int(one), split.samples, SHUFFLE_HIGHRES)[index[inside]]
-        sharp = draw_plan(self.every_view, self.seed, cycle, index, view=SHARP)
+        sharp = draw_augmentation(self.every_view, self.seed, cycle, index, view=SHARP)
         degraded = self.second_view.draw(self.every_view, self.seed, cycle, index)
         both = (np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(sharp, degraded, strict=True))
-        return Part(split, rows, np.repeat(records, 2), Plan(*both))
+        return BatchPart(split, rows, np.repeat(records, 2), Augmentation(*both))
 
 
 def pairs_for_share(share: float | None, batch_size: int, first: int, second: int, micro_batches: int = 1) -> int:

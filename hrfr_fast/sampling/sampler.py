@@ -26,7 +26,7 @@ from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES, SHUFFLE_SL
 BLOCK = 65536  # keys made at a time: the words then stay in the cache, which halves the time
 
 
-class Draws(NamedTuple):
+class SampleIndices(NamedTuple):
     """A stretch of the stream; every array is int64 [count]."""
 
     epoch: NDArray[np.int64]
@@ -37,7 +37,7 @@ class Draws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Order:
+class Sampler:
     """The order of one training run.
 
     Args:
@@ -72,7 +72,7 @@ class Order:
         """Samples in one epoch."""
         return self.first + self.draws_of_second
 
-    def at(self, start: int, count: int) -> Draws:
+    def samples(self, start: int, count: int) -> SampleIndices:
         """Samples start .. start + count - 1 of the stream; may span epochs."""
         number = np.arange(start, start + count, dtype=np.int64)
         epoch, position = np.divmod(number, self.epoch_length)
@@ -81,7 +81,7 @@ class Order:
         for one in np.unique(epoch):
             inside = epoch == one
             source[inside], record[inside] = self._in_epoch(int(one), position[inside])
-        return Draws(epoch, position, source, record)
+        return SampleIndices(epoch, position, source, record)
 
     def _in_epoch(self, epoch: int, position: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if not self.draws_of_second:

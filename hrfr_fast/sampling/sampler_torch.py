@@ -1,4 +1,4 @@
-"""The order of ``data/order.py`` made on the device: the same Philox words, the same stable sort, the same records.
+"""The sampling order made on the device: the same Philox words, the same stable sort, the same records.
 
 The host launches and never waits; every shape follows from integers. Once an epoch, off the critical path: a million
 records cost about 100 small launches over 8 MB arrays and one radix sort.
@@ -17,7 +17,7 @@ from hrfr_fast.runtime.philox import (
     WEYL_0,
     WEYL_1,
 )
-from hrfr_fast.sampling.sampler import Order
+from hrfr_fast.sampling.sampler import Sampler
 
 LOW = 0xFFFFFFFF
 FACTOR_0, FACTOR_1 = int(MULTIPLIER_0), int(MULTIPLIER_1)
@@ -45,7 +45,7 @@ def philox_words(seed: int, epoch: Tensor, position: Tensor, *, purpose: int, bl
 
 
 def permutations(seed: int, epochs: range, size: int, purpose: int, device: torch.device) -> Tensor:
-    """``data.order.permutation`` for several epochs: int64 [len(epochs), size], each row a permutation of range(size).
+    """``permutation`` for several epochs: int64 [len(epochs), size], each row a permutation of range(size).
 
     Keys are unsigned 64-bit words; lowering the upper half by 2**31 sorts them alike as signed ones.
     """
@@ -55,17 +55,17 @@ def permutations(seed: int, epochs: range, size: int, purpose: int, device: torc
     return torch.sort(keys, dim=1, stable=True).indices
 
 
-def epoch_records(order: Order, epoch: int, device: torch.device) -> Tensor:
+def epoch_records(sampler: Sampler, epoch: int, device: torch.device) -> Tensor:
     """The records of one epoch by position: int32 [epoch_length].
 
-    A value below ``order.first`` is a record of the first source, ``order.first + r`` is record r of the second.
+    A value below ``sampler.first`` is a record of the first source, ``sampler.first + r`` is record r of the second.
     """
-    if not order.draws_of_second:
-        return permutations(order.seed, range(epoch, epoch + 1), order.first, SHUFFLE_LOWRES, device)[0].int()
-    slot = permutations(order.seed, range(epoch, epoch + 1), order.epoch_length, SHUFFLE_SLOTS, device)[0]
-    begin = epoch * order.draws_of_second  # draws from the second source before this epoch
-    cycles = range(begin // order.second, (begin + order.draws_of_second - 1) // order.second + 1)
-    drawn = permutations(order.seed, cycles, order.second, SHUFFLE_HIGHRES, device).flatten()
-    at = slot - order.first + (begin - cycles.start * order.second)
-    second = order.first + drawn[at.clamp_(min=0, max=len(drawn) - 1)]
-    return torch.where(slot < order.first, slot, second).int()
+    if not sampler.draws_of_second:
+        return permutations(sampler.seed, range(epoch, epoch + 1), sampler.first, SHUFFLE_LOWRES, device)[0].int()
+    slot = permutations(sampler.seed, range(epoch, epoch + 1), sampler.epoch_length, SHUFFLE_SLOTS, device)[0]
+    begin = epoch * sampler.draws_of_second  # draws from the second source before this epoch
+    cycles = range(begin // sampler.second, (begin + sampler.draws_of_second - 1) // sampler.second + 1)
+    drawn = permutations(sampler.seed, cycles, sampler.second, SHUFFLE_HIGHRES, device).flatten()
+    at = slot - sampler.first + (begin - cycles.start * sampler.second)
+    second = sampler.first + drawn[at.clamp_(min=0, max=len(drawn) - 1)]
+    return torch.where(slot < sampler.first, slot, second).int()

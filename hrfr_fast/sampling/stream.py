@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.augmentation import Plan, draw_plan
-from hrfr_fast.sampling.sampler import Order
+from hrfr_fast.sampling.augmentation import Augmentation, draw_augmentation
+from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.settings import AugmentSettings
 
 if TYPE_CHECKING:
     pass
 
 
-class Feed(Protocol):
-    """What an engine may ask of any stream. One that needs more (the order itself, say) takes a ``Stream``."""
+class BatchStream(Protocol):
+    """What an engine may ask of any stream. One that needs more takes a ``SingleViewStream``."""
 
     @property
     def splits(self) -> tuple[Split, ...]: ...
@@ -31,7 +31,7 @@ class Feed(Protocol):
     def ranks(self) -> int: ...
     @property
     def augment(self) -> AugmentSettings:
-        """What the plans may hold: an engine may leave out an operation that is off here."""
+        """What the augmentations may hold: an engine may leave out an operation that is off here."""
         ...
 
     @property
@@ -41,20 +41,20 @@ class Feed(Protocol):
         """Samples in one pass over the first split."""
         ...
 
-    def work(self, start: int) -> "Work":
+    def batch_spec(self, start: int) -> "BatchSpec":
         """This rank's part of the batch that begins at sample ``start``; one part a split."""
         ...
 
 
 @dataclass(frozen=True)
-class Stream:
+class SingleViewStream:
     """What is to be fed: the splits, the order over them, the augmentation, and the slice for this rank.
 
     ``batch_size`` is the number of samples a step consumes over all ranks; it is a multiple of ``ranks``.
     """
 
     splits: tuple[Split, ...]
-    order: Order
+    sampler: Sampler
     augment: AugmentSettings
     size: int
     batch_size: int
@@ -68,13 +68,13 @@ class Stream:
     @property
     def epoch_length(self) -> float:
         """Samples in one pass over the first split."""
-        return self.order.epoch_length
+        return self.sampler.epoch_length
 
-    def work(self, start: int) -> "Work":
+    def batch_spec(self, start: int) -> "BatchSpec":
         """This rank's part of the batch that begins at sample ``start``."""
         share = self.batch_size // self.ranks
-        draws = self.order.at(start + self.rank * share, share)
-        plan = draw_plan(self.augment, self.order.seed, draws.epoch, draws.position)
+        draws = self.sampler.samples(start + self.rank * share, share)
+        augmentation = draw_augmentation(self.augment, self.sampler.seed, draws.epoch, draws.position)
         labels = np.empty(share, np.int64)
         parts, offset = [], 0
         for number, split in enumerate(self.splits):
@@ -83,30 +83,32 @@ class Stream:
             labels[rows] = split.labels[records] + offset
             offset += split.identities
             if len(rows):
-                parts.append(Part(split, rows, records, plan if len(rows) == share else plan.take(rows)))
-        return Work(labels, tuple(parts), start)
+                parts.append(
+                    BatchPart(split, rows, records, augmentation if len(rows) == share else augmentation.take(rows))
+                )
+        return BatchSpec(labels, tuple(parts), start)
 
 
-def plain_stream(feed: Feed, engine: str) -> Stream:
+def single_view_stream(feed: BatchStream, engine: str) -> SingleViewStream:
     """``feed`` for an engine that makes the order itself. Raises UsageError for another kind of stream."""
-    if not isinstance(feed, Stream):
+    if not isinstance(feed, SingleViewStream):
         raise UsageError(f"the {engine} engine cannot show two views of a face in a batch; use --engine resident")
     return feed
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """The pictures of a batch that come from one split."""
 
     split: Split
     rows: NDArray[np.int64]
     """Their rows in the batch."""
     records: NDArray[np.int64]
-    plan: Plan
+    augmentation: Augmentation
 
 
-class Work(NamedTuple):
+class BatchSpec(NamedTuple):
     """A batch before its pixels."""
 
     labels: NDArray[np.int64]
-    parts: tuple[Part, ...]
+    parts: tuple[BatchPart, ...]
     start: int

@@ -25,7 +25,7 @@ POOR = (("lowres144", "highres144"), ("lowres32", "highres32"))
 REMEDIES = ("crossres144",)
 
 
-class Judgement(NamedTuple):
+class FindingVerdict(NamedTuple):
     """What the numbers say, the numbers in words, and over how many seeds."""
 
     verdict: str
@@ -37,7 +37,7 @@ def claims_of(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each claim with its rule, verdict, leaning and reason, from what ``gather`` has put together."""
     rows = []
     for claim, rule, judge in CLAIMS:
-        found = judge(results) or Judgement(UNDECIDED, "the runs or analyses it needs are not in this study", 0)
+        found = judge(results) or FindingVerdict(UNDECIDED, "the runs or analyses it needs are not in this study", 0)
         decided = found.seeds >= FEWEST_SEEDS
         rows.append(
             {
@@ -82,7 +82,7 @@ def _words(a: str, b: str, one: Gap) -> str:
     return f"{a} minus {b}: {round(100 * one.value, 2) + 0.0:+.2f} points ({100 * one.low:.2f} to {100 * one.high:.2f})"
 
 
-def _each_above(results: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> Judgement | None:
+def _each_above(results: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) -> FindingVerdict | None:
     """Reproduced when a beats b in every pair, refuted when in some pair b beats a."""
     gaps = [(a, b, gap(results, a, b)) for a, b in pairs]
     known = [(a, b, one) for a, b, one in gaps if one]
@@ -93,10 +93,10 @@ def _each_above(results: Mapping[str, Any], pairs: Iterable[tuple[str, str]]) ->
         verdict = REPRODUCED
     elif any(one.loses(of=len(known)) for _, _, one in known):
         verdict = REFUTED
-    return Judgement(verdict, "; ".join(_words(*one) for one in known), min(one.seeds for _, _, one in known))
+    return FindingVerdict(verdict, "; ".join(_words(*one) for one in known), min(one.seeds for _, _, one in known))
 
 
-def _highres_poor(results: Mapping[str, Any]) -> Judgement | None:
+def _highres_poor(results: Mapping[str, Any]) -> FindingVerdict | None:
     found = _each_above(results, POOR)
     early = [label for _, label in POOR if results["regimes"].get(label, {}).get("plateau") != "reached"]
     if found is None or not early:
@@ -105,19 +105,19 @@ def _highres_poor(results: Mapping[str, Any]) -> Judgement | None:
     return found._replace(why=why, verdict=UNDECIDED if found.verdict == REPRODUCED else found.verdict)
 
 
-def _small_competes(results: Mapping[str, Any]) -> Judgement | None:
+def _small_competes(results: Mapping[str, Any]) -> FindingVerdict | None:
     one = gap(results, "lowres32", "lowres144")
     if one is None:
         return None
     verdict = REPRODUCED if one.low > COMPETITIVE else REFUTED if one.high < COMPETITIVE else UNDECIDED
-    return Judgement(verdict, _words("lowres32", "lowres144", one), one.seeds)
+    return FindingVerdict(verdict, _words("lowres32", "lowres144", one), one.seeds)
 
 
-def _base_beats_finetuned(results: Mapping[str, Any]) -> Judgement | None:
+def _base_beats_finetuned(results: Mapping[str, Any]) -> FindingVerdict | None:
     return _each_above(results, [(base, tuned) for tuned in FINETUNED for base in BASE])
 
 
-def _mixed_is_best(results: Mapping[str, Any]) -> Judgement | None:
+def _mixed_is_best(results: Mapping[str, Any]) -> FindingVerdict | None:
     names = [one.name for one in TABLE if one.name not in (MIXED, *REMEDIES)]
     gaps = {name: one for name in names if (one := gap(results, MIXED, name))}
     if not gaps:
@@ -129,14 +129,14 @@ def _mixed_is_best(results: Mapping[str, Any]) -> Judgement | None:
     elif lead.value > 0 and lead.high < UNDER_ONE:
         verdict = REPRODUCED
     why = f"the best of {len(gaps)} others is {rival}; {_words(MIXED, rival, lead)}"
-    return Judgement(verdict, why, min(one.seeds for one in gaps.values()))
+    return FindingVerdict(verdict, why, min(one.seeds for one in gaps.values()))
 
 
-def _releasing_helps(results: Mapping[str, Any]) -> Judgement | None:
+def _releasing_helps(results: Mapping[str, Any]) -> FindingVerdict | None:
     return _each_above(results, [("fused-output", "fused-head")])
 
 
-def _resolutions_apart(results: Mapping[str, Any]) -> Judgement | None:
+def _resolutions_apart(results: Mapping[str, Any]) -> FindingVerdict | None:
     areas = (results.get("remedy") or {}).get("probe_auc", {})
     if LOW not in areas or MIXED not in areas:
         return None
@@ -148,7 +148,7 @@ def _resolutions_apart(results: Mapping[str, Any]) -> Judgement | None:
         f"{label}: AUC {one['value']:.3f} ({one['interval'][0]:.3f} to {one['interval'][1]:.3f})"
         for label, one in known.items()
     )
-    return Judgement(verdict, "; ".join(words), min(len(one["by_seed"]) for one in known.values()))
+    return FindingVerdict(verdict, "; ".join(words), min(len(one["by_seed"]) for one in known.values()))
 
 
 def _space(results: Mapping[str, Any]) -> Any:
@@ -161,7 +161,7 @@ def _signed(one: Mapping[str, Any], scale: float = 100) -> str:
     return f"{scale * one['value']:+.2f} ({scale * low:+.2f} to {scale * high:+.2f})"
 
 
-def _alignment_helps(results: Mapping[str, Any]) -> Judgement | None:
+def _alignment_helps(results: Mapping[str, Any]) -> FindingVerdict | None:
     methods = _space(results)
     if not methods:
         return None
@@ -177,10 +177,10 @@ def _alignment_helps(results: Mapping[str, Any]) -> Judgement | None:
             f"{left:.0%} of the gap left"
         )
     best = REPRODUCED if REPRODUCED in verdicts else REFUTED if set(verdicts) == {REFUTED} else UNDECIDED
-    return Judgement(best, "; ".join(words), len(methods[NONE]["probe_auc"]["by_seed"]))
+    return FindingVerdict(best, "; ".join(words), len(methods[NONE]["probe_auc"]["by_seed"]))
 
 
-def _overlap_grows(results: Mapping[str, Any]) -> Judgement | None:
+def _overlap_grows(results: Mapping[str, Any]) -> FindingVerdict | None:
     gain = results.get("space", {}).get("overlap_gain")
     if not gain:
         return None
@@ -189,10 +189,10 @@ def _overlap_grows(results: Mapping[str, Any]) -> Judgement | None:
     regimes = results["space"]["regimes"]
     each = ", ".join(f"{label} {regimes[label]['overlap']['value']:.1%}" for label in (MIXED, LOW))
     why = f"overlap of HR-LR cosines: {each}, difference {_signed(gain)} points"
-    return Judgement(verdict, why, len(gain["by_seed"]))
+    return FindingVerdict(verdict, why, len(gain["by_seed"]))
 
 
-def _drift_brings_peak(results: Mapping[str, Any]) -> Judgement | None:
+def _drift_brings_peak(results: Mapping[str, Any]) -> FindingVerdict | None:
     methods = _space(results)
     if not methods:
         return None
@@ -203,10 +203,10 @@ def _drift_brings_peak(results: Mapping[str, Any]) -> Judgement | None:
         f"d' of same and different people, HR-LR: {methods[NONE]['d_prime']['value']:.2f}, with CPD "
         f"{_signed(sharper, 1)}; accuracy {_signed(gain)} points"
     )
-    return Judgement(verdict, why, len(gain["by_seed"]))
+    return FindingVerdict(verdict, why, len(gain["by_seed"]))
 
 
-CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], Judgement | None]], ...] = (
+CLAIMS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], FindingVerdict | None]], ...] = (
     (
         "Models trained on the high-resolution faces alone are poor",
         "reproduced if lowres144 beats highres144 and lowres32 beats highres32, both trained to their plateau in every "

@@ -12,7 +12,7 @@ import numpy as np
 
 from hrfr_fast.format.reader import Packed
 from hrfr_fast.regimes import Regime, is_checkpoint
-from hrfr_fast.study.plan import Job, Plan
+from hrfr_fast.study.plan import StudyPlan, StudyRun
 
 STEPS = 3  # timed, in the last phase of training
 PICTURES = 32
@@ -20,17 +20,17 @@ FORWARD = 1 / 3  # of a training step's time: the backward pass costs twice the 
 
 
 @dataclass(frozen=True)
-class Speed:
+class Throughput:
     """Of one input size on this device: pictures a second, trained on and embedded (two passes, face and mirror)."""
 
     trained: float
     embedded: float
 
 
-def measure(plan: Plan) -> dict[int, Speed]:
+def measure(plan: StudyPlan) -> dict[int, Throughput]:
     """Time a few steps of one run of each input size, of those that wait for no other. Writes to a temporary directory
     only."""
-    chosen: dict[int, Job] = {}
+    chosen: dict[int, StudyRun] = {}
     for job in sorted(plan.jobs, key=lambda job: len(job.regime.parents)):
         if job.regime.phases and all(is_checkpoint(parent) for parent in job.regime.parents):
             chosen.setdefault(job.regime.input_size, job)
@@ -38,7 +38,7 @@ def measure(plan: Plan) -> dict[int, Speed]:
         return {size: _measure(job, Path(folder) / str(size)) for size, job in chosen.items()}
 
 
-def _measure(job: Job, out: Path) -> Speed:
+def _measure(job: StudyRun, out: Path) -> Throughput:
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.runtime.signals import StopFlag
     from hrfr_fast.training.trainer import Trainer
@@ -60,10 +60,10 @@ def _measure(job: Job, out: Path) -> Speed:
             began = time.perf_counter()
             embed(trainer.backbone, split, job.regime.input_size, trainer.compute, records=records)
             times.append(time.perf_counter() - began)
-        return Speed(trained, len(records) / times[-1])
+        return Throughput(trained, len(records) / times[-1])
 
 
-def seconds_of(job: Job, plan: Plan, speeds: Mapping[int, Speed], pictures: int) -> float:
+def seconds_of(job: StudyRun, plan: StudyPlan, speeds: Mapping[int, Throughput], pictures: int) -> float:
     """Estimated seconds of training and judging one job.
 
     Args:
@@ -82,7 +82,7 @@ def work_of(regime: Regime) -> float:
     return sum(phase.share * (1 if "body" in phase.train else FORWARD) for phase in regime.phases)
 
 
-def estimates(plan: Plan, jobs: list[Job]) -> dict[Path, float]:
+def estimates(plan: StudyPlan, jobs: list[StudyRun]) -> dict[Path, float]:
     """Run directory -> estimated seconds of ``jobs``; times a few steps, unless there are none."""
     speeds = measure(plan) if jobs else {}
     pictures = pictures_to_verify(plan.packed)
@@ -92,12 +92,12 @@ def estimates(plan: Plan, jobs: list[Job]) -> dict[Path, float]:
 class Clock:
     """Time left of a study: what was estimated for the jobs to come, corrected by how the estimate has fared so far."""
 
-    def __init__(self, plan: Plan, jobs: list[Job]) -> None:
+    def __init__(self, plan: StudyPlan, jobs: list[StudyRun]) -> None:
         self.planned = estimates(plan, jobs)
         self.taken, self.done = 0.0, 0.0
 
     @contextmanager
-    def doing(self, job: Job) -> Iterator[None]:
+    def doing(self, job: StudyRun) -> Iterator[None]:
         """Around the training and judging of ``job``, one of those given."""
         began = time.monotonic()
         yield

@@ -10,7 +10,7 @@ import numpy as np
 from hrfr_fast.evaluation.verification import roc
 from hrfr_fast.reporting.canvas import attempt
 from hrfr_fast.reporting.figures import COLOURS, figure_file
-from hrfr_fast.study.judge import read_judged
+from hrfr_fast.study.judge import read_run_scores
 from hrfr_fast.study.plan import APART
 from hrfr_fast.training.metrics import read_metrics
 
@@ -170,7 +170,7 @@ def _legend_beside(axes: Any) -> None:
 
 
 def _curve(axes: Any, entry: Mapping[str, Any], out: Path, seed: str, same: Any, **look: Any) -> bool:
-    judged = read_judged(out / entry["runs"][seed])
+    judged = read_run_scores(out / entry["runs"][seed])
     if judged is None or same is None or "HR-HR" not in judged.by_view:
         return False
     far, tar = roc(judged.by_view["HR-HR"], same)

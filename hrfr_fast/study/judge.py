@@ -29,7 +29,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Judged:
+class RunScores:
     """Scores float64 [P] on the main test pairs by view, and identification and the probe where they were asked for.
 
     ``by_view``: "HR-HR", "HR-LR", "LR-LR". ``by_side``: pixels -> scores. ``probe``: view -> confidence in low
@@ -53,7 +53,7 @@ def main_pairs(packed: Packed) -> PairSet | None:
 def judge(
     run: Path, packed: Packed, compute: "Compute", *, sides: tuple[int, ...] = (), identify: bool = False,
     probe: bool = False,
-) -> Judged:  # fmt: skip
+) -> RunScores:  # fmt: skip
     """Embed the test faces with ``run``'s last checkpoint, unless the same was done before.
 
     Args:
@@ -69,7 +69,7 @@ def judge(
         "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(sides),
         "identify": identify, "probe": probe,
     }  # fmt: skip
-    known = read_judged(run, asked)
+    known = read_run_scores(run, asked)
     if known is not None:
         return known
     backbone, metadata = load_backbone(weights, compute)
@@ -84,7 +84,7 @@ def judge(
     return _judged(arrays, names)
 
 
-def read_judged(run: Path, asked: dict[str, Any] | None = None) -> Judged | None:
+def read_run_scores(run: Path, asked: dict[str, Any] | None = None) -> RunScores | None:
     """What ``judge`` left in ``run``; None where it did not, or where something else than ``asked`` was asked."""
     try:
         said = json.loads((run / "judged.json").read_text(encoding="utf-8"))
@@ -97,13 +97,13 @@ def read_judged(run: Path, asked: dict[str, Any] | None = None) -> Judged | None
     return _judged(arrays, said["identification"])
 
 
-def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> Judged:
+def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> RunScores:
     groups: dict[str, dict[str, NDArray[np.float64]]] = {"view": {}, "side": {}, "probe": {}, "space": {}}
     for name, array in arrays.items():
         group, _, key = name.partition("/")
         groups[group][key] = array
     sides = {int(side): scores for side, scores in groups["side"].items()}
-    return Judged(groups["view"], sides, groups["probe"], groups["space"], identification)
+    return RunScores(groups["view"], sides, groups["probe"], groups["space"], identification)
 
 
 def _pair_arrays(

@@ -19,7 +19,7 @@ DOSED = ("highlow144", "lowres144-finetuned")
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyRun:
     """One training run. ``label``: the regime's name, with the dose where there is one."""
 
     label: str
@@ -40,10 +40,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """Jobs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[StudyRun, ...]
     preset: Preset
     seeds: tuple[int, ...]
     packed: Packed
@@ -55,11 +55,11 @@ class Plan:
         """Each once, in order."""
         return list(dict.fromkeys(job.label for job in self.jobs))
 
-    def detailed(self, job: Job) -> bool:
+    def detailed(self, job: StudyRun) -> bool:
         """Whether ``job`` also gets the resolution curve and identification."""
         return job.seed < self.preset.detailed_seeds and job.stage not in APART
 
-    def of(self, label: str) -> list[Job]:
+    def of(self, label: str) -> list[StudyRun]:
         """The jobs of one label, by seed."""
         return [job for job in self.jobs if job.label == label]
 
@@ -73,7 +73,7 @@ def make_plan(
     seeds: int = 0,
     device: str = "auto",
     dose: bool = False,
-) -> Plan:
+) -> StudyPlan:
     """The plan.
 
     Args:
@@ -102,12 +102,12 @@ def make_plan(
         for name, regime in ordered:
             settings = settings_of(name, regime, preset, packed, out, seed, device)
             stage = "control" if regime.control_of else "regime"
-            jobs.append(Job(regime.name, regime, seed, stage, settings))
+            jobs.append(StudyRun(regime.name, regime, seed, stage, settings))
         if dose:
             jobs += _dose_jobs([job for job in jobs if job.seed == seed], preset)
         if seed == numbers[0]:
             jobs += [_sphere_job(job, preset) for job in jobs if job.label in preset.sphere]
-    return Plan(tuple(jobs), preset, numbers, packed, out, device)
+    return StudyPlan(tuple(jobs), preset, numbers, packed, out, device)
 
 
 def settings_of(
@@ -151,7 +151,7 @@ def _epoch(regime: Regime, packed: Packed) -> int:
     return sum(packed.splits[split].samples for split in regime.sources)
 
 
-def _dose_jobs(jobs: list[Job], preset: Preset) -> list[Job]:
+def _dose_jobs(jobs: list[StudyRun], preset: Preset) -> list[StudyRun]:
     """One seed's dose-response runs, of those of DOSED that are in the study."""
     made = []
     for job in (job for job in jobs if job.label in DOSED):
@@ -160,12 +160,12 @@ def _dose_jobs(jobs: list[Job], preset: Preset) -> list[Job]:
         for name, share in doses:
             label = f"{job.label}-{name.removeprefix('highres_')}{100 * share:g}"
             settings = job.settings.updated({"out": str(job.run.parent / label), name: share}, "dose")
-            made.append(Job(label, job.regime, job.seed, "dose", settings, {name: share}))
+            made.append(StudyRun(label, job.regime, job.seed, "dose", settings, {name: share}))
     return made
 
 
-def _sphere_job(job: Job, preset: Preset) -> Job:
+def _sphere_job(job: StudyRun, preset: Preset) -> StudyRun:
     """The same regime with three-dimensional embeddings, to be drawn on the sphere."""
     label = f"{job.label}-sphere"
     values = dict(preset.sphere_settings) | {"out": str(job.run.parent / label)}
-    return Job(label, job.regime, job.seed, "sphere", job.settings.updated(values, f"preset {preset.name}"))
+    return StudyRun(label, job.regime, job.seed, "sphere", job.settings.updated(values, f"preset {preset.name}"))

@@ -39,7 +39,7 @@ def remedy_of(
     Args:
         accuracy: regime -> decisions on the HR-HR pairs. tar: regime -> TAR at FAR 1e-2, HR-LR.
         units: identities of the pairs.
-        probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``judge.Judged``.
+        probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``judge.RunScores``.
         identities: int64 [N] of the probed pictures.
         ranks: regime -> seed -> effective rank of the probed pictures' embeddings.
 

@@ -22,8 +22,8 @@ from hrfr_fast.model.checkpoint import read_metadata, weights_of
 from hrfr_fast.model.lineage import note_on, pairs_digest
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.study.claims import claims_of
-from hrfr_fast.study.judge import FACES, Judged, main_pairs, read_judged
-from hrfr_fast.study.plan import APART, Job, Plan
+from hrfr_fast.study.judge import FACES, RunScores, main_pairs, read_run_scores
+from hrfr_fast.study.plan import APART, StudyPlan, StudyRun
 from hrfr_fast.study.remedy import remedy_of
 from hrfr_fast.study.space import space_of
 
@@ -34,7 +34,7 @@ NO_HIGHRES = {"lowres144-finetuned": "lowres144-continued"}
 Scores = dict[str, dict[int, NDArray[np.float64]]]
 
 
-def gather(plan: Plan, findings: Sequence[Finding], unanswered: Mapping[str, str]) -> dict[str, Any]:
+def gather(plan: StudyPlan, findings: Sequence[Finding], unanswered: Mapping[str, str]) -> dict[str, Any]:
     """Everything the report shows, as plain JSON values; rates are shares in [0, 1], intervals [low, high].
 
     Args:
@@ -64,7 +64,9 @@ def gather(plan: Plan, findings: Sequence[Finding], unanswered: Mapping[str, str
     return cleaned
 
 
-def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judged]], results: dict[str, Any]) -> None:
+def _compare(
+    plan: StudyPlan, pairs: PairSet, judged: Mapping[str, Mapping[int, RunScores]], results: dict[str, Any]
+) -> None:
     """Add rates, intervals, contrasts, curves, doses and the remedy's criterion, all on the main test pairs."""
     units = units_of(pairs)
     crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSSES}
@@ -98,13 +100,13 @@ def _compare(plan: Plan, pairs: PairSet, judged: Mapping[str, Mapping[int, Judge
     )  # fmt: skip
 
 
-def _judged(run: Path) -> Judged:
-    found = read_judged(run)
+def _judged(run: Path) -> RunScores:
+    found = read_run_scores(run)
     assert found is not None, f"{run} was judged before tables are made"
     return found
 
 
-def _data(plan: Plan) -> dict[str, Any]:
+def _data(plan: StudyPlan) -> dict[str, Any]:
     packed, pairs = plan.packed, main_pairs(plan.packed)
     content: dict[str, Any] = {
         "path": str(packed.path),
@@ -137,7 +139,7 @@ def level_of(pairs: PairSet) -> str:
     return "pair" if pairs.identities is None else "identity"
 
 
-def _facts(plan: Plan, label: str) -> dict[str, Any]:
+def _facts(plan: StudyPlan, label: str) -> dict[str, Any]:
     jobs = plan.of(label)
     first = jobs[0]
     runs = {str(job.seed): str(job.run.relative_to(plan.out)) for job in jobs}
@@ -161,7 +163,7 @@ def _facts(plan: Plan, label: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _own_results(job: Job, plan: Plan) -> dict[str, Any]:
+def _own_results(job: StudyRun, plan: StudyPlan) -> dict[str, Any]:
     """What a run verified itself, but for pair sets that have changed since."""
     results: dict[str, Any] = json.loads((job.run / "results.json").read_text(encoding="utf-8"))
     seen = _metadata(job)["data"].get("pairs", {})
@@ -169,16 +171,16 @@ def _own_results(job: Job, plan: Plan) -> dict[str, Any]:
     return {name: one for name, one in results.items() if seen.get(name, here.get(name)) == here.get(name)}
 
 
-def _steps(job: Job) -> int:
+def _steps(job: StudyRun) -> int:
     """Taken, which is fewer than planned where a plateau ended the run."""
     return int(_metadata(job)["step"])
 
 
-def _metadata(job: Job) -> dict[str, Any]:
+def _metadata(job: StudyRun) -> dict[str, Any]:
     return read_metadata(weights_of(job.run))
 
 
-def _plateau(jobs: Sequence[Job]) -> str | None:
+def _plateau(jobs: Sequence[StudyRun]) -> str | None:
     """Whether training went on until it no longer helped: "reached" in every seed, "not reached" or "not watched"; None
     for regimes whose budget is no matter of that."""
     if jobs[0].regime.budget != "highres":
@@ -188,7 +190,7 @@ def _plateau(jobs: Sequence[Job]) -> str | None:
     return "reached" if all(_steps(job) < job.settings.steps for job in jobs) else "not reached"
 
 
-def _count_pictures(plan: Plan, regimes: Mapping[str, dict[str, Any]]) -> None:
+def _count_pictures(plan: StudyPlan, regimes: Mapping[str, dict[str, Any]]) -> None:
     """Add "pictures_seen", by the longest line of training that led to a model: a parent's and its own."""
     for label, entry in regimes.items():  # parents come first
         job = plan.of(label)[0]
@@ -216,8 +218,8 @@ def _finding(one: Finding, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scores(judged: Mapping[str, Mapping[int, Judged]], group: Any, key: str | int) -> Scores:
-    """Label -> seed -> the scores under ``key`` of what ``group`` takes from a Judged, where there are some."""
+def _scores(judged: Mapping[str, Mapping[int, RunScores]], group: Any, key: str | int) -> Scores:
+    """Label -> seed -> the scores under ``key`` of what ``group`` takes from a RunScores, where there are some."""
     return {
         label: {seed: group(one)[key] for seed, one in seeds.items() if key in group(one)}
         for label, seeds in judged.items()
@@ -277,7 +279,7 @@ def _tars(rates: Mapping[str, Estimate], units: int) -> dict[str, Any]:
     return {name: one.summary(units) for name, one in rates.items() if name not in ("auc", "eer")}
 
 
-def _resolution_curves(judged: Mapping[str, Mapping[int, Judged]], pairs: PairSet, results: dict[str, Any]) -> None:
+def _resolution_curves(judged: Mapping[str, Mapping[int, RunScores]], pairs: PairSet, results: dict[str, Any]) -> None:
     """Accuracy by test resolution, of the seeds that have the curve."""
     sides = sorted({side for seeds in judged.values() for one in seeds.values() for side in one.by_side})
     for entry in results["regimes"].values():
@@ -289,7 +291,7 @@ def _resolution_curves(judged: Mapping[str, Mapping[int, Judged]], pairs: PairSe
             results["regimes"][label]["by_resolution"].append(row)
 
 
-def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[str, Any]]:
+def _doses(plan: StudyPlan, found: Mapping[str, Outcomes], units: int) -> list[dict[str, Any]]:
     """Accuracy by dose: the dosed runs, and as ends of the scale the runs without and with all highres identities."""
     rows: list[dict[str, Any]] = []
     for label in plan.labels:
@@ -304,7 +306,7 @@ def _doses(plan: Plan, found: Mapping[str, Outcomes], units: int) -> list[dict[s
     ]
 
 
-def anchors(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def anchors(plan: StudyPlan, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Runs of the study itself that are a dose: none, all, and highres as it comes."""
     ends: list[dict[str, Any]] = []
     for regime, kind in sorted({(row["regime"], row["kind"]) for row in rows}):

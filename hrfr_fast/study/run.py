@@ -21,7 +21,7 @@ from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
 from hrfr_fast.study.cost import Clock, estimates
 from hrfr_fast.study.judge import judge
-from hrfr_fast.study.plan import Job, Plan, make_plan
+from hrfr_fast.study.plan import StudyPlan, StudyRun, make_plan
 from hrfr_fast.study.presets import preset_named
 
 SAME = "study-job.json"
@@ -61,7 +61,7 @@ def run_study(
         return _run(plan, show_progress)
 
 
-def _run(plan: Plan, show_progress: bool) -> Path:
+def _run(plan: StudyPlan, show_progress: bool) -> Path:
     """Everything, in a directory that is held."""
     states = [status(job, plan.packed) for job in plan.jobs]  # refuses before hours were spent
     with StopFlag() as stop:
@@ -91,7 +91,7 @@ def planned(
     seeds: int = 0,
     device: str = "auto",
     dose: bool = False,
-) -> Plan:
+) -> StudyPlan:
     """The plan of ``run_study`` with the same arguments."""
     return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
 
@@ -99,7 +99,7 @@ def planned(
 _IN_WORDS = {"finished": " is finished already", "begun": " goes on", "new": ""}
 
 
-def status(job: Job, packed: Packed) -> str:
+def status(job: StudyRun, packed: Packed) -> str:
     """ "new", "begun" or "finished". Raises UsageError when the directory holds a run of other settings or data."""
     path = job.run / SAME
     if not path.exists():
@@ -132,7 +132,7 @@ def _known(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
 
 
-def _trained_on_the_same(job: Job, packed: Packed) -> bool:
+def _trained_on_the_same(job: StudyRun, packed: Packed) -> bool:
     """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
     from hrfr_fast.model.checkpoint import read_metadata
     from hrfr_fast.model.lineage import unlike_its_own
@@ -141,7 +141,7 @@ def _trained_on_the_same(job: Job, packed: Packed) -> bool:
     return last.exists() and not unlike_its_own(read_metadata(last), packed.manifest)
 
 
-def identity_of(job: Job, digest: str) -> dict[str, Any]:
+def identity_of(job: StudyRun, digest: str) -> dict[str, Any]:
     """What makes two runs the same run: settings that change the result, the regime's fields, the data."""
     settings = {name: value for name, value in asdict(job.settings).items() if name not in NOT_COMPARED}
     content = {"settings": settings, "regime": asdict(job.regime), "data_digest": digest}
@@ -149,7 +149,7 @@ def identity_of(job: Job, digest: str) -> dict[str, Any]:
     return result
 
 
-def parents_of(job: Job) -> dict[str, str]:
+def parents_of(job: StudyRun) -> dict[str, str]:
     """Parent -> digest of the last checkpoint that it has now; "" where it has none yet."""
     from hrfr_fast.model.checkpoint import weights_of
 
@@ -175,7 +175,7 @@ def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "other settings"
 
 
-def _train(job: Job, plan: Plan, *, resume: bool, show_progress: bool) -> None:
+def _train(job: StudyRun, plan: StudyPlan, *, resume: bool, show_progress: bool) -> None:
     from hrfr_fast.training.trainer import train
 
     job.run.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _train(job: Job, plan: Plan, *, resume: bool, show_progress: bool) -> None:
 _GO_ON = "the same `hrfr-fast study` command continues there"
 
 
-def _judge(job: Job, plan: Plan) -> None:
+def _judge(job: StudyRun, plan: StudyPlan) -> None:
     from hrfr_fast.runtime.device import choose_compute
 
     detailed = plan.detailed(job)
@@ -205,13 +205,13 @@ def _judge(job: Job, plan: Plan) -> None:
         )  # fmt: skip
 
 
-def _precision(job: Job) -> str:
+def _precision(job: StudyRun) -> str:
     from hrfr_fast.settings import load_settings
 
     return load_settings(job.run / "settings.toml").precision
 
 
-def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
+def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
     """The embedding analyses of the preset's regimes, first seed: what was answered, and why the rest was not."""
     from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
 
@@ -243,7 +243,7 @@ def _analyse(plan: Plan, show_progress: bool) -> tuple[list[Finding], dict[str, 
     return findings, unanswered
 
 
-def _report(plan: Plan, findings: list[Finding], unanswered: dict[str, str]) -> Path:
+def _report(plan: StudyPlan, findings: list[Finding], unanswered: dict[str, str]) -> Path:
     from hrfr_fast.study.report import write_study_report
     from hrfr_fast.study.results import gather
     from hrfr_fast.study.tables import write_tables
@@ -253,16 +253,16 @@ def _report(plan: Plan, findings: list[Finding], unanswered: dict[str, str]) -> 
     return write_study_report(plan.out, results)
 
 
-def _stop_here(stop: StopFlag, plan: Plan) -> None:
+def _stop_here(stop: StopFlag, plan: StudyPlan) -> None:
     if stop:
         raise Interrupted(f"stopped; {plan.out} is kept, and {_GO_ON}", stop.signal_number or 2)
 
 
-def _unfinished(plan: Plan, states: list[str]) -> list[Job]:
+def _unfinished(plan: StudyPlan, states: list[str]) -> list[StudyRun]:
     return [job for job, state in zip(plan.jobs, states, strict=True) if state != "finished"]
 
 
-def dry_run(plan: Plan) -> list[dict[str, Any]]:
+def dry_run(plan: StudyPlan) -> list[dict[str, Any]]:
     """What would be done and how long it would take here; trains a few throw-away steps and changes nothing.
 
     Returns:

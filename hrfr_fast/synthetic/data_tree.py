@@ -83,7 +83,7 @@ SCALES = {
 
 
 @dataclass(frozen=True)
-class Job:
+class IdentityChunk:
     """Consecutive identities of one split, as a worker gets them."""
 
     seed: int
@@ -105,7 +105,7 @@ def find_scale(scale: str) -> Scale:
     return SCALES[scale]
 
 
-def jpegs(job: Job, identity: int) -> list[bytes]:
+def jpegs(job: IdentityChunk, identity: int) -> list[bytes]:
     """The files of one person."""
     import simplejpeg
 
@@ -118,7 +118,7 @@ def jpegs(job: Job, identity: int) -> list[bytes]:
     ]
 
 
-def _write_job(root: Path, job: Job) -> int:
+def _write_job(root: Path, job: IdentityChunk) -> int:
     """Write the folders of a job; returns the number of pictures."""
     for identity in job.identities:
         name = identity_name(job.split, identity)
@@ -131,11 +131,11 @@ def _write_job(root: Path, job: Job) -> int:
     return len(job.identities) * job.plan.pictures
 
 
-def jobs(seed: int, split: str, plan: SplitPlan, missing: list[int], strengths: Strengths) -> Iterator[Job]:
+def jobs(seed: int, split: str, plan: SplitPlan, missing: list[int], strengths: Strengths) -> Iterator[IdentityChunk]:
     """Cut the missing identities into pieces of a fraction of a second."""
     step = max(1, CHUNK_PICTURES[plan.size] // plan.pictures)
     for start in range(0, len(missing), step):
-        yield Job(seed, split, plan, tuple(missing[start : start + step]), strengths)
+        yield IdentityChunk(seed, split, plan, tuple(missing[start : start + step]), strengths)
 
 
 def _prepare_worker() -> None:
@@ -145,7 +145,9 @@ def _prepare_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def in_order(function: Callable[[Job], T], work: Iterator[Job], workers: int, stop: StopFlag) -> Iterator[T]:
+def in_order(
+    function: Callable[[IdentityChunk], T], work: Iterator[IdentityChunk], workers: int, stop: StopFlag
+) -> Iterator[T]:
     """``map`` over ``workers`` processes (1: in this one), with few jobs in flight, ending early on ``stop``."""
     if workers == 1:
         for job in work:
@@ -288,7 +290,7 @@ def _missing(root: Path, split: str, plan: SplitPlan) -> list[int]:
     return [i for i in range(plan.identities) if identity_name(split, i) not in present]
 
 
-class Pairs(NamedTuple):
+class ChosenPairs(NamedTuple):
     """P pairs of ``highres_eval`` pictures: identity and picture number of both, [P, 2] each, and [P] same."""
 
     identities: NDArray[np.int64]
@@ -296,7 +298,7 @@ class Pairs(NamedTuple):
     same: NDArray[np.bool_]
 
 
-def choose_pairs(table: Scale, seed: int) -> Pairs:
+def choose_pairs(table: Scale, seed: int) -> ChosenPairs:
     """Half genuine, half impostor, no pair twice, in random order."""
     people, each = table.highres_eval
     half = table.pairs // 2
@@ -316,7 +318,7 @@ def choose_pairs(table: Scale, seed: int) -> Pairs:
     identities = np.concatenate([genuine_people, impostors // each])
     pictures = np.concatenate([genuine_pictures, impostors % each])
     shuffle = np.argsort(_random(seed, 3, table.pairs), kind="stable")
-    return Pairs(identities[shuffle], pictures[shuffle], (np.arange(table.pairs) < half)[shuffle])
+    return ChosenPairs(identities[shuffle], pictures[shuffle], (np.arange(table.pairs) < half)[shuffle])
 
 
 def _random(seed: int, stream: int, count: int) -> NDArray[np.int64]:
@@ -418,7 +420,7 @@ def synthesize_packed(
     return summary(table, scale, seed)
 
 
-def _pixels_of_job(job: Job) -> tuple[bytes, list[int], list[int]]:
+def _pixels_of_job(job: IdentityChunk) -> tuple[bytes, list[int], list[int]]:
     """What a job's files decode to, one after the other, with label and CRC-32 of each."""
     import simplejpeg
 
@@ -431,7 +433,7 @@ def _pixels_of_job(job: Job) -> tuple[bytes, list[int], list[int]]:
     return b"".join(payloads), labels, [zlib.crc32(payload) for payload in payloads]
 
 
-def _pack_pairs(out: Path, table: Scale, pairs: Pairs, pictures: NDArray[np.uint8]) -> dict[str, Any]:
+def _pack_pairs(out: Path, table: Scale, pairs: ChosenPairs, pictures: NDArray[np.uint8]) -> dict[str, Any]:
     """Write the pair shard and the identity of each of its pictures; returns the manifest's entry."""
     writer = SplitWriter(out / "pairs-hres.beton", 2 * table.pairs, HIGH)
     records = (pairs.identities * table.highres_eval[1] + pairs.pictures).ravel()

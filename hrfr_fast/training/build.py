@@ -152,7 +152,7 @@ def build_embedder(
     return compute.place(model)
 
 
-def build_class_matrix(
+def build_classifier(
     settings: TrainSettings, regime: Regime, classes: int, parents: list[Parent], compute: "Compute"
 ) -> "nn.Module":
     """The head over ``classes`` identities on the device, fresh or the parent's.

@@ -125,7 +125,7 @@ def warm_up(take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor"
         current.wait_stream(side)
 
 
-def rates_on_device(optimizer: "optim.Optimizer", like: "Tensor") -> None:
+def learning_rates_on_device(optimizer: "optim.Optimizer", like: "Tensor") -> None:
     """Make each group's learning rate a tensor: a number would be captured as a constant.
 
     An optimiser built on CUDA has them already; one restored from a CPU's checkpoint does not.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Losses:
+class LossBuffer:
     """The losses of a run's steps, cut into stretches of one log line each.
 
     On CUDA ``read`` keeps the newest stretch back: the device still has those steps to do while the host writes the

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class PairedObjective(nn.Module):
+class ConsistencyLoss(nn.Module):
     """The loss of micro-batches whose last ``2 * pairs`` rows are pairs of views: sharp, degraded, sharp, ...
 
     Args:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ScheduledPhase:
     """A phase and its steps: from ``start`` on, below ``stop``."""
 
     phase: Phase
@@ -21,7 +21,7 @@ class Stretch:
     stop: int
 
 
-def laid_out(phases: Sequence[Phase], steps: int) -> list[Stretch]:
+def schedule_phases(phases: Sequence[Phase], steps: int) -> list[ScheduledPhase]:
     """The phases over 0 .. steps - 1, each with its share. Raises UsageError when one would get no step."""
     stretches, done, share = [], 0, 0.0
     for phase in phases:
@@ -30,7 +30,7 @@ def laid_out(phases: Sequence[Phase], steps: int) -> list[Stretch]:
         if stop <= done:
             short = f"{counted(steps, 'step')}: too few for {len(phases)} phases"
             raise UsageError(f"{short}, one would get none; raise --steps")
-        stretches.append(Stretch(phase, done, stop))
+        stretches.append(ScheduledPhase(phase, done, stop))
         done = stop
     return stretches
 

@@ -23,7 +23,7 @@ STARVED = 0.05  # share of the time a device may wait for batches before the dat
 UNBLOCKED = 0.02  # share of the time the host waits for the device; below it, the host is never ahead
 
 
-class Speed(NamedTuple):
+class Throughput(NamedTuple):
     """What was reached over some steps."""
 
     images_per_second: float
@@ -65,7 +65,7 @@ def limiting_factor(on_cuda: bool, waiting: float, stepping: float, blocked: flo
     return "host" if blocked < UNBLOCKED else "device"
 
 
-class StepClock:
+class StepTimer:
     """Measures a training loop from its outside.
 
     Args:
@@ -81,7 +81,7 @@ class StepClock:
         self._total, self._part = _Tally(), _Tally()
         self._marks: list[tuple[Any, Any]] = []  # when the device became free, and when it had its next batch
         self._began: float | None = None
-        self.last: Speed | None = None
+        self.last: Throughput | None = None
 
     def batches(self, source: Iterable[Batch]) -> Iterator[Batch]:
         """``source``, with the time that each batch lets the device wait noted."""
@@ -115,7 +115,7 @@ class StepClock:
         yield
         self._part.blocked += time.perf_counter() - began
 
-    def read(self) -> Speed:
+    def read(self) -> Throughput:
         """Over the steps since the last reading; the device is not waited for."""
         self._advance()
         self._part.add_waits(self._marks, self.on_cuda)
@@ -124,7 +124,7 @@ class StepClock:
         self._part = _Tally()
         return self.last
 
-    def whole(self) -> Speed:
+    def whole(self) -> Throughput:
         """Over the whole run, up to the last reading."""
         return self._speed(self._total)
 
@@ -143,14 +143,14 @@ class StepClock:
             self._part.seconds += now - self._began
             self._began = now
 
-    def _speed(self, tally: "_Tally") -> Speed:
+    def _speed(self, tally: "_Tally") -> Throughput:
         if not tally.seconds:
-            return Speed(math.nan, math.nan, None, "nothing")
+            return Throughput(math.nan, math.nan, None, "nothing")
         rate = tally.steps * self.batch_size / tally.seconds
         waiting = min(tally.waiting / tally.seconds, 1.0)
         use = rate * self.training_flops / self.peak if self.peak else None
         limit = limiting_factor(self.on_cuda, waiting, 1 - waiting, tally.blocked / tally.seconds)
-        return Speed(rate, waiting, use, limit)
+        return Throughput(rate, waiting, use, limit)
 
 
 class _Tally:

@@ -13,7 +13,7 @@ from hrfr_fast.engines.base import Batch
 from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.compiling import use_lasting_cache
-from hrfr_fast.training.cuda_graph import StepGraph, rates_on_device, warm_up
+from hrfr_fast.training.cuda_graph import StepGraph, learning_rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class TrainStep:
             self._go_on_without_graph("its objective is not a module")
             return
         began, why = time.perf_counter(), ""
-        rates_on_device(self.optimizer, batch.images)
+        learning_rates_on_device(self.optimizer, batch.images)
         try:
             with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
                 warm_up(self._take, batch.images, batch.labels)

@@ -3,9 +3,9 @@
 from hrfr_fast.format.reader import Packed, Split
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.paired_stream import PairedStream, SecondView, pairs_for_share
-from hrfr_fast.sampling.sampler import Order, draws_for_share
-from hrfr_fast.sampling.stream import Feed, Stream
+from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
+from hrfr_fast.sampling.sampler import Sampler, draws_for_share
+from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 from hrfr_fast.settings import TrainSettings
 
 
@@ -28,7 +28,7 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
     return tuple(split.first(most) if 0 < most < split.identities else split for split in splits)
 
 
-def build_feed(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed:
+def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> BatchStream:
     """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
     regime = regime_named(settings.regime)
     splits = training_splits(packed, regime, settings)
@@ -40,10 +40,10 @@ def build_feed(packed: Packed, settings: TrainSettings, batch_size: int) -> Feed
         kernels = tuple(kernel.strip() for kernel in settings.kernels.split(","))
         view = SecondView(settings.degrade_min, settings.degrade_max, kernels)
         pairs = pairs_for_share(share, batch_size, first, second, settings.accumulate)
-        return PairedStream(
+        return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
             micro_batches=settings.accumulate,
         )  # fmt: skip
     draws = draws_for_share(share, first, second) if second else None
-    order = Order(settings.seed, first, second, draws)
-    return Stream(splits, order, settings.augment, regime.input_size, batch_size)
+    sampler = Sampler(settings.seed, first, second, draws)
+    return SingleViewStream(splits, sampler, settings.augment, regime.input_size, batch_size)

@@ -27,12 +27,12 @@ from hrfr_fast.runtime.progress import console, progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.runtime.words import counted
-from hrfr_fast.sampling.paired_stream import PairedStream
+from hrfr_fast.sampling.paired_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import advice
 from hrfr_fast.training.batch_size import largest_batch, says_out_of_memory
 from hrfr_fast.training.build import (
-    build_class_matrix,
+    build_classifier,
     build_embedder,
     find_parents,
     people_digest,
@@ -43,10 +43,10 @@ from hrfr_fast.training.build import (
 )
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
-from hrfr_fast.training.losses import Losses
+from hrfr_fast.training.losses import LossBuffer
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
-from hrfr_fast.training.phases import Stretch, laid_out, release
+from hrfr_fast.training.phases import ScheduledPhase, release, schedule_phases
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.profile import StepProfiler
 from hrfr_fast.training.resuming import (
@@ -57,9 +57,9 @@ from hrfr_fast.training.resuming import (
     resumed_settings,
     with_absolute_paths,
 )
-from hrfr_fast.training.speed import Speed, StepClock, matrix_rate, training_flops
+from hrfr_fast.training.speed import StepTimer, Throughput, matrix_rate, training_flops
 from hrfr_fast.training.step import TrainStep
-from hrfr_fast.training.stream import build_feed, training_splits
+from hrfr_fast.training.stream import build_stream, training_splits
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,7 @@ class TrainResult:
     loss: float
     results: dict[str, PairResult]
     report: Path
-    speed: Speed
+    speed: Throughput
     """Of the whole run; verification, checkpoints and preparation do not count."""
 
 
@@ -143,12 +143,12 @@ class Trainer:
         self._build()
         if not settings.batch_size:
             self.settings = replace(settings, batch_size=self._largest_batch())
-        self.stream = build_feed(self.packed, self.settings, self.settings.batch_size)
+        self.stream = build_stream(self.packed, self.settings, self.settings.batch_size)
         self.objective = self._objective()
         self.engine: Engine = choose_engine(self.settings, self.stream, self.compute, console.print)
         epoch_steps = self.stream.epoch_length / self.settings.batch_size
         steps = settings.steps or max(1, math.ceil(settings.epochs * epoch_steps))
-        self.stretches = laid_out(self.regime.phases, steps)
+        self.stretches = schedule_phases(self.regime.phases, steps)
         self.total_steps = steps if self.stretches else 0
         self.phase = -1
         self.optimizer: optim.SGD | None = None
@@ -159,14 +159,14 @@ class Trainer:
         self.next_eval = self._next_eval()
         self.best_accuracy = -1.0
         self.last_accuracy: float | None = None
-        self.losses = Losses()
+        self.losses = LossBuffer()
         self.clock, self.how = self._clock_and_choices()
         self.profiler = StepProfiler(self.settings.profile, self.run / "profile", self.compute.device)
         self.last_loss, self.rate = math.nan, math.nan
         self.step_ends: list[float] = []
         self.metrics: Metrics | None = None
 
-    def _clock_and_choices(self) -> tuple[StepClock, dict[str, str]]:
+    def _clock_and_choices(self) -> tuple[StepTimer, dict[str, str]]:
         """What measures steps, and how they are to be executed."""
         settings = self.settings
         if self.stretches:
@@ -183,7 +183,7 @@ class Trainer:
             ),
             "graphs": graphs_choice(settings.graphs, self.compute),
         }
-        return StepClock(self.compute, settings.batch_size, flops, peak), choices
+        return StepTimer(self.compute, settings.batch_size, flops, peak), choices
 
     def _build(self) -> None:
         """Embedder and head, decided by the seed and the parents."""
@@ -198,21 +198,21 @@ class Trainer:
         classes = sum(split.identities for split in splits)
         if self.regime.inherit_head:
             refuse_other_people(self.parents[0], classes, self.people)
-        self.head = build_class_matrix(self.settings, self.regime, classes, self.parents, self.compute)
+        self.head = build_classifier(self.settings, self.regime, classes, self.parents, self.compute)
 
     def _objective(self) -> "Objective":
         """The head's loss, with the pull between two views where the regime or the settings ask for one."""
         given = self.settings.consistency
         consistency = given if given >= 0 else self.regime.consistency
-        if not isinstance(self.stream, PairedStream):
+        if not isinstance(self.stream, TwoViewStream):
             if given > 0:
                 raise UsageError(f"consistency is {given}; regime {self.regime.name} has no second view to pull to")
             return self.head
         if not consistency:
             return self.head
-        from hrfr_fast.training.objective import PairedObjective
+        from hrfr_fast.training.objective import ConsistencyLoss
 
-        return PairedObjective(self.head, self.stream.pairs // self.settings.accumulate, consistency)
+        return ConsistencyLoss(self.head, self.stream.pairs // self.settings.accumulate, consistency)
 
     def _largest_batch(self) -> int:
         if self.regime.phases:
@@ -258,11 +258,11 @@ class Trainer:
             raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {self.regime.name} has no parent")
         return policy == "frozen"
 
-    def _stretch(self) -> tuple[int, Stretch]:
+    def _stretch(self) -> tuple[int, ScheduledPhase]:
         """Number and extent of the phase that the next step belongs to."""
         return next((n, one) for n, one in enumerate(self.stretches) if self.step < one.stop)
 
-    def _rate_now(self, stretch: Stretch) -> float:
+    def _rate_now(self, stretch: ScheduledPhase) -> float:
         """The next step's rate: of its phase's own schedule, or the plateaus' where the last phase watches for them."""
         settings, steps = self.settings, stretch.stop - stretch.start
         base = settings.learning_rate * stretch.phase.rate

@@ -75,7 +75,7 @@ def test_a_damaged_record_is_named_before_its_pixels_come_out(shards, tmp_path, 
     for file in (split.path, split.path.with_suffix(".crc32")):
         shutil.copy(file, tmp_path / file.name)
     stream = stream_over([replace(split, path=tmp_path / split.path.name)], 32, AugmentSettings())
-    record = int(stream.work(24).parts[0].records[5])  # the second batch
+    record = int(stream.batch_spec(24).parts[0].records[5])  # the second batch
     with open(stream.splits[0].path, "r+b") as file:
         file.seek(int(split.offsets[record]) + int(split.lengths[record]) // 2)
         file.write(b"\x00" if file.read(1) != b"\x00" else b"\x01")

@@ -37,9 +37,9 @@ def expected(shards):
         stream = stream_over([shards[one, encoding] for one in names], size, augment, BATCH)
         pictures = np.empty((2, BATCH, size, size, 3))
         for number, batch in enumerate(pictures):
-            for part in stream.work(RESUME + number * BATCH).parts:
+            for part in stream.batch_spec(RESUME + number * BATCH).parts:
                 for row, picture in enumerate(part.split.read(part.records)):
-                    batch[part.rows[row]] = execute(picture, part.plan, row, size)
+                    batch[part.rows[row]] = execute(picture, part.augmentation, row, size)
         return stream, pictures
 
     return make
@@ -63,7 +63,7 @@ def test_engine_gives_the_reference_batches(expected, device, name, encoding, ca
             batches = list(engine.batches(RESUME, RESUME + 2 * BATCH))
         assert [batch.start for batch in batches] == [RESUME, RESUME + BATCH]
         for batch in batches:
-            assert batch.labels.tolist() == stream.work(batch.start).labels.tolist()
+            assert batch.labels.tolist() == stream.batch_spec(batch.start).labels.tolist()
             assert batch.images.dtype == torch.uint8 and batch.images.device.type == batch.labels.device.type == device
         found = torch.stack([batch.images for batch in batches]).permute(0, 1, 3, 4, 2)
         error = np.abs(found.cpu().numpy() - pictures)

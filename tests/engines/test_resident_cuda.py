@@ -14,8 +14,8 @@ from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.engines.resident_cuda import ResidentCUDA
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import HrfrError
-from hrfr_fast.sampling.sampler import Order
-from hrfr_fast.sampling.stream import Stream
+from hrfr_fast.sampling.sampler import Sampler
+from hrfr_fast.sampling.stream import SingleViewStream
 from hrfr_fast.settings import AugmentSettings
 
 CUDA = torch.cuda.is_available()
@@ -26,8 +26,8 @@ SIZE, BATCH = 32, 6
 def stream_of(packed, *, ranks=1, rank=0, size=SIZE, batch=BATCH, **augment):
     splits = open_packed(packed).splits
     chosen = (splits["lowres"], splits["highres"])
-    order = Order(3, chosen[0].samples, chosen[1].samples, chosen[0].samples // 5)
-    return Stream(chosen, order, AugmentSettings(**augment), size, batch, rank, ranks)
+    order = Sampler(3, chosen[0].samples, chosen[1].samples, chosen[0].samples // 5)
+    return SingleViewStream(chosen, order, AugmentSettings(**augment), size, batch, rank, ranks)
 
 
 def compare(made, reference):
@@ -45,7 +45,7 @@ def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatc
     else:
         monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda device: False)
     stream = stream_of(tiny_packed)
-    length = stream.order.epoch_length
+    length = stream.sampler.epoch_length
     start = length - BATCH - 2  # resumed somewhere, and over the end of the epoch
     with ResidentCUDA(stream, DEVICE, torch.float32) as engine, ResidentCPU(stream, torch.uint8) as reference:
         assert engine.kernels == kernels
@@ -70,10 +70,10 @@ def test_ranks_share_the_batch(tiny_packed):
 def test_an_epoch_shorter_than_a_batch(tiny_packed):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     splits = open_packed(tiny_packed).splits
-    short = Stream((splits["lowres"],), Order(1, 3), STILL, SIZE, BATCH)
+    short = SingleViewStream((splits["lowres"],), Sampler(1, 3), STILL, SIZE, BATCH)
     with ResidentCUDA(short, DEVICE, torch.uint8) as engine:
         labels = torch.cat([batch.labels.cpu() for batch in engine.batches(0, 2 * BATCH)])
-    records = short.order.at(0, 2 * BATCH).record
+    records = short.sampler.samples(0, 2 * BATCH).record
     np.testing.assert_array_equal(labels.numpy(), splits["lowres"].labels[records])
 
 
@@ -90,7 +90,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
     )
     stream = stream_of(tiny_packed)
     with ResidentCUDA(stream, DEVICE, torch.uint8) as engine:
-        for start in range(0, 3 * stream.order.epoch_length, BATCH):
+        for start in range(0, 3 * stream.sampler.epoch_length, BATCH):
             engine.prepare(start)
         assert made[:2] == [0, 1] and made == list(range(len(made))), "each once, before it is needed"
         engine.prepare(0)  # as a run that starts again would
@@ -191,7 +191,7 @@ def test_the_host_never_waits(tiny_packed):
             pass
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for batch in engine.batches(0, 3 * stream.order.epoch_length):  # new orders are made on the way, too
+            for batch in engine.batches(0, 3 * stream.sampler.epoch_length):  # new orders are made on the way, too
                 batch.images.add_(1)
         finally:
             torch.cuda.set_sync_debug_mode("default")

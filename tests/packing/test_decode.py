@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format import beton
-from hrfr_fast.packing.decode import Refused, Target, decode, decode_chunk, exif_orientation, oriented, record_of
+from hrfr_fast.packing.decode import Rejected, Target, decode, decode_chunk, exif_orientation, oriented, record_of
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -54,7 +54,7 @@ def test_every_format_decodes_to_what_opencv_sees(make_picture, extension):
 def test_a_file_cut_anywhere_is_refused(make_picture, extension):
     data = encode(make_picture(2, 36), extension)
     for cut in range(0, len(data) - 1, 7):
-        with pytest.raises(Refused):
+        with pytest.raises(Rejected):
             decode(data[:cut], TARGET)
 
 
@@ -101,7 +101,7 @@ def test_bad_pictures_are_refused_with_the_reason(make_picture, name, resize):
     make, reason = BAD[name]
     if resize and name == "wrong size":
         return
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(Rejected, match=reason):
         decode(make(make_picture(4, 36)), Target(36, resize=resize))
 
 

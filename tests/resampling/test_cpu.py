@@ -3,7 +3,7 @@ import pytest
 from reference import execute
 
 from hrfr_fast.resampling.cpu import resample
-from hrfr_fast.sampling.augmentation import draw_plan, identity_plan
+from hrfr_fast.sampling.augmentation import draw_augmentation, no_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 PLANS = {
@@ -28,11 +28,15 @@ def pictures(count, size):
 def test_kernel_agrees_with_the_float64_reference(name, size, out):
     count, settings = 12, PLANS[name]
     source = pictures(count, size)
-    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count)) if settings else identity_plan(count)
+    augmentation = (
+        draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
+        if settings
+        else no_augmentation(count)
+    )
     result = np.zeros((count, out, out, 3), np.uint8)
     offsets = np.arange(count, dtype=np.int64) * size * size * 3
-    resample(source.ravel(), offsets, size, plan, result)
-    expected = np.stack([execute(picture, plan, row, out) for row, picture in enumerate(source)])
+    resample(source.ravel(), offsets, size, augmentation, result)
+    expected = np.stack([execute(picture, augmentation, row, out) for row, picture in enumerate(source)])
     difference = np.abs(result - expected)
     assert difference.max() <= 0.51 and difference.mean() < 0.3
 
@@ -41,8 +45,8 @@ def test_rows_choose_where_pictures_go():
     source = pictures(3, 36)
     offsets = np.arange(3, dtype=np.int64) * 36 * 36 * 3
     plain, scattered = np.zeros((3, 36, 36, 3), np.uint8), np.zeros((9, 36, 36, 3), np.uint8)
-    resample(source.ravel(), offsets, 36, identity_plan(3), plain)
-    resample(source.ravel(), offsets, 36, identity_plan(3), scattered, np.array([7, 0, 4]))
+    resample(source.ravel(), offsets, 36, no_augmentation(3), plain)
+    resample(source.ravel(), offsets, 36, no_augmentation(3), scattered, np.array([7, 0, 4]))
     assert (scattered[[7, 0, 4]] == plain).all() and (scattered[[1, 2, 3, 5, 6, 8]] == 0).all()
     assert (plain == source).all(), "the whole frame at its own size is a copy"
 
@@ -55,10 +59,10 @@ def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
     count = 40
     source = pictures(count, 36)
     settings = PLANS["everything" if everything else "default"]
-    plan = draw_plan(settings, 5, np.zeros(count, np.int64), np.arange(count))
+    augmentation = draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
     made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
     for out in made.values():
-        resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, plan, out)
+        resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, augmentation, out)
     levels = torch.from_numpy(made[np.uint8])
     assert len(levels.unique()) == 256
     assert torch.equal(torch.from_numpy(made[np.float32]), (levels.float() - 127.5) * (1 / 127.5))

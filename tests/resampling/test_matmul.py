@@ -6,7 +6,7 @@ import torch
 from reference import execute
 
 from hrfr_fast.resampling.matmul import resample_torch
-from hrfr_fast.sampling.augmentation import draw_plan, identity_plan
+from hrfr_fast.sampling.augmentation import draw_augmentation, no_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 EVERYTHING = AugmentSettings(
@@ -22,7 +22,9 @@ def test_matrix_products_agree_with_the_reference(settings, size, out, device):
     count = 6
     source = np.random.default_rng(size).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     source[0] = 255
-    plan = draw_plan(settings, 5, np.zeros(count, int), np.arange(count)) if settings else identity_plan(count)
-    levels = resample_torch(torch.from_numpy(source).to(device), plan, out).cpu().numpy()
-    expected = np.stack([execute(picture, plan, row, out) for row, picture in enumerate(source)])
+    augmentation = (
+        draw_augmentation(settings, 5, np.zeros(count, int), np.arange(count)) if settings else no_augmentation(count)
+    )
+    levels = resample_torch(torch.from_numpy(source).to(device), augmentation, out).cpu().numpy()
+    expected = np.stack([execute(picture, augmentation, row, out) for row, picture in enumerate(source)])
     assert np.abs(levels - expected).max() < 0.1

@@ -6,7 +6,7 @@ import torch
 from engine_cases import STILL
 from reference import execute
 
-from hrfr_fast.sampling.augmentation import draw_plan
+from hrfr_fast.sampling.augmentation import draw_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
@@ -41,8 +41,8 @@ def noise(count, size):
 
 
 def expected(source, side, settings, start=0):
-    plan = draw_plan(settings, SEED, np.zeros(len(source), int), start + np.arange(len(source)))
-    return np.stack([execute(picture, plan, row, side) for row, picture in enumerate(source)])
+    augmentation = draw_augmentation(settings, SEED, np.zeros(len(source), int), start + np.arange(len(source)))
+    return np.stack([execute(picture, augmentation, row, side) for row, picture in enumerate(source)])
 
 
 def within_tolerance(levels, wanted, most=0.5, mean=0.05):
@@ -75,7 +75,7 @@ def test_degradations_by_every_kernel(device):
     for side in (1, 16, 17, 24, 42, 100):
         settings = AugmentSettings(flip=0, shift=0, brightness=0, degrade=1, degrade_min=side, degrade_max=side)
         source = noise(3, 36)
-        kernels = draw_plan(settings, SEED, np.zeros(3, int), np.arange(3)).kernel
+        kernels = draw_augmentation(settings, SEED, np.zeros(3, int), np.arange(3)).kernel
         assert set(kernels) == {0, 1, 2}
         images, _ = rendered(source, 32, settings, device)
         within_tolerance((images.numpy() + 1) * 127.5, expected(source, 32, settings))

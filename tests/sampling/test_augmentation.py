@@ -3,29 +3,29 @@ import pytest
 from engine_cases import STILL
 
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.augmentation import draw_plan, identity_plan
+from hrfr_fast.sampling.augmentation import draw_augmentation, no_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 EVERYTHING = AugmentSettings(zoom=0.2, contrast=0.3, saturation=0.3, grey=0.2, blur=0.5, erase=0.5, degrade=0.5)
 
 
-def plan(count=4000, settings=EVERYTHING, seed=0, view=0):
-    return draw_plan(settings, seed, np.zeros(count, np.int64), np.arange(count), view)
+def augmentation(count=4000, settings=EVERYTHING, seed=0, view=0):
+    return draw_augmentation(settings, seed, np.zeros(count, np.int64), np.arange(count), view)
 
 
 def test_a_plan_is_a_function_of_its_integers():
-    whole, part = plan(), draw_plan(EVERYTHING, 0, np.zeros(5, np.int64), np.arange(90, 95))
+    whole, part = augmentation(), draw_augmentation(EVERYTHING, 0, np.zeros(5, np.int64), np.arange(90, 95))
     for a, b in zip(part, whole, strict=True):
         assert (a == b[90:95]).all()
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"view": 1}])
 def test_seeds_and_views_differ(other):
-    assert (plan().box != plan(**other).box).any(axis=1).mean() > 0.99
+    assert (augmentation().box != augmentation(**other).box).any(axis=1).mean() > 0.99
 
 
 def test_shares_and_ranges_are_those_asked_for():
-    p = plan(20_000)
+    p = augmentation(20_000)
     assert abs((p.box[:, 0] > p.box[:, 2]).mean() - 0.5) < 0.02
     width = np.abs(p.box[:, 2] - p.box[:, 0])
     assert 0.79 < width.min() < 0.82 and 1.18 < width.max() < 1.21
@@ -39,12 +39,12 @@ def test_shares_and_ranges_are_those_asked_for():
 
 
 def test_without_augmentation_a_plan_is_the_identity():
-    for a, b in zip(plan(10, STILL), identity_plan(10), strict=True):
+    for a, b in zip(augmentation(10, STILL), no_augmentation(10), strict=True):
         np.testing.assert_allclose(a[:, ...] if a.ndim == 1 else a, b, atol=1e-7)
 
 
 def test_grey_pictures_have_equal_channels():
-    p = plan(50, AugmentSettings(grey=1.0))
+    p = augmentation(50, AugmentSettings(grey=1.0))
     assert np.allclose(p.colour[:, 0], p.colour[:, 1]) and np.allclose(p.colour[:, 0], p.colour[:, 2])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrfr_fast.sampling.augmentation import draw_plan
+from hrfr_fast.sampling.augmentation import draw_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 triton = pytest.importorskip("triton", reason="Triton exists for Linux only")
@@ -74,22 +74,24 @@ def test_the_kernel_draws_the_plan_of_the_host(settings, seed, device):
     count, epoch = 12, 3
     positions = np.concatenate([np.arange(count - 1), [2**32 - 1]])
     # what is off is drawn by neither: the probe always draws, so colour must be on for its identity to be the host's
-    plan = draw_plan(replace(settings, brightness=settings.brightness or 1e-9), seed, np.full(count, epoch), positions)
+    augmentation = draw_augmentation(
+        replace(settings, brightness=settings.brightness or 1e-9), seed, np.full(count, epoch), positions
+    )
     out = torch.full((count, 20), torch.nan, device=device)
     erased = torch.full((count, 4), torch.nan, device=device)
     given = torch.from_numpy(positions).to(device), torch.from_numpy(kernel_settings(settings)).to(device), seed, epoch
     _write_plan[(count,)](out, *given, enable_fp_fusion=False)
     _write_erasure[(count,)](erased, *given, enable_fp_fusion=False)
     drawn = out.cpu().numpy()
-    np.testing.assert_array_equal(bits(drawn[:, :4]), bits(plan.box))
-    np.testing.assert_array_equal(bits(drawn[:, 4:13]), bits(plan.colour[:, :, :3].reshape(count, 9)))
-    np.testing.assert_array_equal(bits(drawn[:, 13]), bits(plan.colour[:, 0, 3]))
-    np.testing.assert_array_equal(drawn[:, 14], plan.degrade)
+    np.testing.assert_array_equal(bits(drawn[:, :4]), bits(augmentation.box))
+    np.testing.assert_array_equal(bits(drawn[:, 4:13]), bits(augmentation.colour[:, :, :3].reshape(count, 9)))
+    np.testing.assert_array_equal(bits(drawn[:, 13]), bits(augmentation.colour[:, 0, 3]))
+    np.testing.assert_array_equal(drawn[:, 14], augmentation.degrade)
     if settings.degrade:
-        np.testing.assert_array_equal(drawn[:, 15], plan.kernel)
-    np.testing.assert_array_equal(bits(drawn[:, 16]), bits(plan.blur))
-    assert np.abs(bits(erased.cpu().numpy()) - bits(plan.erase)).max() <= 4, "an exponential, two roots, a sum"
-    np.testing.assert_array_equal(erased.cpu().numpy()[:, 2] > 0, plan.erase[:, 2] > 0)
+        np.testing.assert_array_equal(drawn[:, 15], augmentation.kernel)
+    np.testing.assert_array_equal(bits(drawn[:, 16]), bits(augmentation.blur))
+    assert np.abs(bits(erased.cpu().numpy()) - bits(augmentation.erase)).max() <= 4, "an exponential, two roots, a sum"
+    np.testing.assert_array_equal(erased.cpu().numpy()[:, 2] > 0, augmentation.erase[:, 2] > 0)
 
 
 def test_every_setting_reaches_the_kernel():

@@ -11,10 +11,10 @@ from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.augmentation import KERNELS, identity_plan
-from hrfr_fast.sampling.paired_stream import PairedStream, SecondView, pairs_for_share
-from hrfr_fast.sampling.sampler import Order
-from hrfr_fast.sampling.stream import Stream, plain_stream
+from hrfr_fast.sampling.augmentation import KERNELS, no_augmentation
+from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
+from hrfr_fast.sampling.sampler import Sampler
+from hrfr_fast.sampling.stream import SingleViewStream, single_view_stream
 from hrfr_fast.settings import AugmentSettings
 
 VIEW = SecondView(28, 44, ("linear", "box"))
@@ -23,32 +23,32 @@ VIEW = SecondView(28, 44, ("linear", "box"))
 @pytest.fixture
 def stream(tiny_packed):
     splits = open_packed(tiny_packed).splits
-    return PairedStream((splits["lowres"], splits["highres"]), 3, AugmentSettings(), VIEW, 48, 24, 4)
+    return TwoViewStream((splits["lowres"], splits["highres"]), 3, AugmentSettings(), VIEW, 48, 24, 4)
 
 
 def drawn(stream, batches):
     """Records of each split, in the order of the stream, over the first batches."""
-    works = [stream.work(number * stream.batch_size) for number in range(batches)]
+    works = [stream.batch_spec(number * stream.batch_size) for number in range(batches)]
     return [np.concatenate([work.parts[part].records for work in works]) for part in (0, 1)]
 
 
 def test_a_batch_holds_lowres_in_front_and_pairs_of_views_at_the_end(stream):
-    work = stream.work(5 * 24)
+    work = stream.batch_spec(5 * 24)
     low, high = work.parts
     assert low.rows.tolist() == list(range(16)) and high.rows.tolist() == list(range(16, 24))
     assert np.array_equal(high.records[0::2], high.records[1::2])
     offset = stream.splits[0].identities
     assert np.array_equal(work.labels[16:], stream.splits[1].labels[high.records] + offset)
     assert np.array_equal(work.labels[:16], stream.splits[0].labels[low.records])
-    sharp, degraded = high.plan.take(np.arange(0, 8, 2)), high.plan.take(np.arange(1, 8, 2))
-    assert not sharp.degrade.any() and not low.plan.degrade.any()
+    sharp, degraded = high.augmentation.take(np.arange(0, 8, 2)), high.augmentation.take(np.arange(1, 8, 2))
+    assert not sharp.degrade.any() and not low.augmentation.degrade.any()
     assert (sharp.box != degraded.box).any(axis=1).all(), "each view is augmented for itself"
 
 
 def test_the_degraded_view_draws_all_sizes_and_only_the_kernels_asked_for(stream):
-    plans = [stream.work(number * 24).parts[1].plan for number in range(150)]
-    sizes = np.concatenate([plan.degrade[1::2] for plan in plans])
-    kernels = np.concatenate([plan.kernel[1::2] for plan in plans])
+    plans = [stream.batch_spec(number * 24).parts[1].augmentation for number in range(150)]
+    sizes = np.concatenate([augmentation.degrade[1::2] for augmentation in plans])
+    kernels = np.concatenate([augmentation.kernel[1::2] for augmentation in plans])
     assert set(sizes) == set(range(28, 45))
     assert {KERNELS[number] for number in kernels} == {"linear", "box"}
     assert abs((kernels == KERNELS.index("box")).mean() - 0.5) < 0.1
@@ -58,9 +58,9 @@ def test_an_engine_can_see_what_plans_may_hold(stream, tiny_packed):
     """A pipeline that leaves out what is off must not leave out the degradation; one that needs the order says no."""
     assert stream.augment.degrade == 1 and stream.every_view.degrade == 0
     with pytest.raises(UsageError, match="the ffcv engine cannot show two views"):
-        plain_stream(stream, "ffcv")
-    plain = Stream(stream.splits, Order(0, 10), AugmentSettings(), 48, 8)
-    assert plain_stream(plain, "ffcv") is plain
+        single_view_stream(stream, "ffcv")
+    plain = SingleViewStream(stream.splits, Sampler(0, 10), AugmentSettings(), 48, 8)
+    assert single_view_stream(plain, "ffcv") is plain
 
 
 def test_every_face_comes_once_a_pass(stream):
@@ -74,13 +74,13 @@ def test_every_face_comes_once_a_pass(stream):
 
 
 def test_ranks_and_micro_batches_share_the_batch_and_keep_its_composition(stream):
-    whole = stream.work(48)
+    whole = stream.batch_spec(48)
     shares = [replace(stream, rank=rank, ranks=2, micro_batches=2).work(48) for rank in (0, 1)]
     for number in (0, 1):
         joined = np.concatenate([share.parts[number].records for share in shares])
         assert np.array_equal(joined, whole.parts[number].records)
-        boxes = np.concatenate([share.parts[number].plan.box for share in shares])
-        assert np.array_equal(boxes, whole.parts[number].plan.box)
+        boxes = np.concatenate([share.parts[number].augmentation.box for share in shares])
+        assert np.array_equal(boxes, whole.parts[number].augmentation.box)
     offset = stream.splits[0].identities
     for share in shares:
         for micro in share.labels.reshape(2, 6):
@@ -88,7 +88,7 @@ def test_ranks_and_micro_batches_share_the_batch_and_keep_its_composition(stream
 
 
 def test_an_engine_executes_it_unchanged(stream):
-    """With nothing random the sharp view is the face itself, and the degraded one that of the plan."""
+    """With nothing random the sharp view is the face itself, and the degraded one that of the augmentation."""
     still = replace(stream, every_view=STILL, second_view=SecondView(36, 36, ("cubic",)), size=144)
     batch = next(ResidentCPU(still, torch.uint8).batches(24, 48))
     images = batch.images.permute(0, 2, 3, 1).numpy()
@@ -97,7 +97,7 @@ def test_an_engine_executes_it_unchanged(stream):
     from hrfr_fast.engines.pixels import render
 
     expected = np.empty((4, 144, 144, 3), np.uint8)
-    render(stream.splits[1], high.records[1::2], identity_plan(4, degrade=36), expected)
+    render(stream.splits[1], high.records[1::2], no_augmentation(4, degrade=36), expected)
     assert np.array_equal(images[17::2], expected)
 
 

@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.sampler import Order, draws_for_share
+from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 
 
 def test_an_epoch_is_one_pass():
-    order = Order(seed=1, first=1000)
+    order = Sampler(seed=1, first=1000)
     assert sorted(order.at(0, 1000).record) == list(range(1000))
     assert sorted(order.at(1000, 1000).record) == list(range(1000))
     assert (order.at(0, 1000).record != order.at(1000, 1000).record).any()
 
 
-@pytest.mark.parametrize("order", [Order(3, 100), Order(3, 100, 7), Order(3, 100, 7, 25)])
+@pytest.mark.parametrize("order", [Sampler(3, 100), Sampler(3, 100, 7), Sampler(3, 100, 7, 25)])
 def test_any_stretch_equals_the_same_stretch_of_the_whole(order):
     whole = order.at(0, 700)
     for start, count in ((0, 1), (95, 40), (399, 301)):
@@ -22,7 +22,7 @@ def test_any_stretch_equals_the_same_stretch_of_the_whole(order):
 
 
 def test_the_second_source_cycles_through_whole_reshuffled_passes():
-    order = Order(seed=0, first=100, second=7, second_draws=20)
+    order = Sampler(seed=0, first=100, second=7, second_draws=20)
     draws = order.at(0, 7 * order.epoch_length)
     assert (draws.source[: order.epoch_length] == 1).sum() == 20
     # 7 epochs x 20 draws = 20 whole passes over 7 records
@@ -32,7 +32,7 @@ def test_the_second_source_cycles_through_whole_reshuffled_passes():
 
 
 def test_seeds_and_epochs_do_not_collide():
-    assert (Order(0, 500).at(500, 500).record != Order(1, 500).at(0, 500).record).any()
+    assert (Sampler(0, 500).samples(500, 500).record != Sampler(1, 500).samples(0, 500).record).any()
 
 
 def test_share_becomes_draws():
@@ -46,7 +46,7 @@ def test_share_becomes_draws():
 @pytest.mark.parametrize("bad", [{"first": 0}, {"first": 5, "second_draws": 3}, {"first": 5, "seed": -1}])
 def test_impossible_orders_are_refused(bad):
     with pytest.raises(UsageError):
-        Order(**{"seed": 0, **bad})
+        Sampler(**{"seed": 0, **bad})
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 1000])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, philox
-from hrfr_fast.sampling.sampler import Order, permutation
+from hrfr_fast.sampling.sampler import Sampler, permutation
 from hrfr_fast.sampling.sampler_torch import epoch_records, permutations, philox_words
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -33,13 +33,13 @@ def test_permutations_of_several_cycles_at_once(device):
 @pytest.mark.parametrize(
     "order",
     [
-        Order(0, 1),
-        Order(7, 5000),
-        Order(2**63 + 1, 300, 40),
-        Order(3, 300, 40, 0),
-        Order(3, 300, 40, 7),
-        Order(3, 300, 40, 260),
-        Order(3, 10, 1, 25),
+        Sampler(0, 1),
+        Sampler(7, 5000),
+        Sampler(2**63 + 1, 300, 40),
+        Sampler(3, 300, 40, 0),
+        Sampler(3, 300, 40, 7),
+        Sampler(3, 300, 40, 260),
+        Sampler(3, 10, 1, 25),
     ],
     ids=repr,
 )

@@ -24,7 +24,7 @@ from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.study.cost import estimates
-from hrfr_fast.study.judge import main_pairs, read_judged
+from hrfr_fast.study.judge import main_pairs, read_run_scores
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.report import write_study_report
@@ -74,7 +74,7 @@ def test_results_are_what_the_scores_say(done, packed, preset):
     plan = planned(["lowres32", "highres32"], packed, done, preset=preset)
     pairs = main_pairs(plan.packed)
     for label in ("lowres32", "highres32"):
-        scores = [read_judged(done / "runs" / f"seed{seed}" / label).by_view["HR-HR"] for seed in (0, 1)]
+        scores = [read_run_scores(done / "runs" / f"seed{seed}" / label).by_view["HR-HR"] for seed in (0, 1)]
         whole = [verify(one, pairs.same, pairs.identities) for one in scores]
         entry = results["regimes"][label]
         assert entry["accuracy"]["value"] == pytest.approx(np.mean([one.accuracy for one in whole]))

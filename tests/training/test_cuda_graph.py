@@ -74,7 +74,7 @@ def failing(cuda, case, **more):
 def test_auto_goes_on_as_if_no_capture_had_been_tried(cuda, case):
     plain = make_step("adaface", SCALED)
     plain.clip_gradient = 0.0 if "unclipped" in case else plain.clip_gradient
-    cuda_graph.rates_on_device(plain.optimizer, torch.zeros(1))  # a number would be rounded otherwise
+    cuda_graph.learning_rates_on_device(plain.optimizer, torch.zeros(1))  # a number would be rounded otherwise
     losses, tensors = run(plain, 3)
     said: list[str] = []
     step = failing(cuda, case, graphs="auto", say=said.append)

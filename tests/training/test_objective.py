@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from hrfr_fast.model.heads import build_head
-from hrfr_fast.training.objective import PairedObjective, view_distance
+from hrfr_fast.training.objective import ConsistencyLoss, view_distance
 
 
 def by_hand(embeddings):
@@ -33,7 +33,7 @@ def test_the_objective_is_the_margin_loss_of_all_plus_lambda_times_the_pull_of_t
     head = build_head("arcface", 5, 4)
     labels = torch.tensor([0, 1, 2, 2, 3, 3])
     embeddings = torch.randn(6, 5, requires_grad=True)
-    objective = PairedObjective(head, 2, 0.7)
+    objective = ConsistencyLoss(head, 2, 0.7)
     objective(embeddings, labels, 3).backward()
     whole, embeddings.grad = embeddings.grad, None
     head(embeddings, labels, 3).backward()

@@ -13,9 +13,9 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import profile, speed
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
-from hrfr_fast.training.losses import Losses
+from hrfr_fast.training.losses import LossBuffer
 from hrfr_fast.training.metrics import read_metrics
-from hrfr_fast.training.speed import StepClock, limiting_factor, matrix_rate, training_flops
+from hrfr_fast.training.speed import StepTimer, limiting_factor, matrix_rate, training_flops
 from hrfr_fast.training.trainer import train
 
 CPU = Compute(torch.device("cpu"), None, scaled=False)
@@ -56,7 +56,7 @@ class FakeTime:
 def test_the_clock_separates_data_from_steps_and_leaves_pauses_out(monkeypatch, data, step, limit):
     time = FakeTime()
     monkeypatch.setattr(speed, "time", time)
-    clock = StepClock(CPU, 50, training_flops=2.0, peak=250.0)
+    clock = StepTimer(CPU, 50, training_flops=2.0, peak=250.0)
     for number in clock.batches(time.slow_source(4, data)):
         time.now += step
         if number == 1:
@@ -96,7 +96,7 @@ def test_the_matrix_rate_is_that_of_a_product():
 
 
 def test_losses_come_back_in_order_with_their_line():
-    losses = Losses()
+    losses = LossBuffer()
     assert losses.read() == [] and not losses
     for value in (1.0, 2.0):
         losses.add(torch.tensor(value))
@@ -108,7 +108,7 @@ def test_losses_come_back_in_order_with_their_line():
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_newest_losses_wait_for_the_next_reading():
-    losses = Losses()
+    losses = LossBuffer()
     for step in (1, 2, 3):
         losses.add(torch.full((), float(step), device="cuda"))
         losses.close({"step": step})
