@@ -1,6 +1,6 @@
 """The resident engine on CUDA: all pixels in device memory as uint8, batches made there, the host only launches.
 
-Sampling, augmentation, resampling, colour and normalisation are one kernel a split (``triton_kernels``), which reads its
+Sampling, augmentation, resampling, colour and normalisation are one kernel a split (``triton_kernels``), which reads a
 place in the stream from a counter on the device: a captured graph replays it with another counter. Batches are made
 on a side stream, one ahead, while the consumer's stream trains on the one before.
 """
@@ -43,7 +43,7 @@ def kernels_run_on(device: "torch.device") -> bool:
 class ResidentCUDA:
     """Batches made on ``device`` (a CPU device works too, slowly: the tests use it).
 
-    Where Triton is missing, or cannot compile its kernels, augmentation is drawn on the host and applied as batched matrix
+    Where Triton is missing, or cannot compile its kernels, augmentation is drawn on the host and applied as matrix
     products.
 
     Args:

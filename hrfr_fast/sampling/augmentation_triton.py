@@ -68,7 +68,7 @@ def draw_box(settings, seed, epoch, position):
 
 @triton.jit
 def draw_colour(settings, seed, epoch, position):
-    """gain, saturation, offset: ``Augmentation.colour`` is gain * (saturation * I + (1 - saturation) * luma), offset."""
+    """gain, saturation, offset; ``Augmentation.colour`` is gain * (saturation * I + (1 - saturation) * luma)."""
     first, second, third, fourth = draw(seed, epoch, position, 1)
     brightness = 1.0 + _around(settings, BRIGHTNESS, first)
     contrast = 1.0 + _around(settings, CONTRAST, second)

@@ -7,23 +7,23 @@ from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 
 def test_an_epoch_is_one_pass():
     order = Sampler(seed=1, first=1000)
-    assert sorted(order.at(0, 1000).record) == list(range(1000))
-    assert sorted(order.at(1000, 1000).record) == list(range(1000))
-    assert (order.at(0, 1000).record != order.at(1000, 1000).record).any()
+    assert sorted(order.samples(0, 1000).record) == list(range(1000))
+    assert sorted(order.samples(1000, 1000).record) == list(range(1000))
+    assert (order.samples(0, 1000).record != order.at(1000, 1000).record).any()
 
 
 @pytest.mark.parametrize("order", [Sampler(3, 100), Sampler(3, 100, 7), Sampler(3, 100, 7, 25)])
 def test_any_stretch_equals_the_same_stretch_of_the_whole(order):
-    whole = order.at(0, 700)
+    whole = order.samples(0, 700)
     for start, count in ((0, 1), (95, 40), (399, 301)):
-        part = order.at(start, count)
+        part = order.samples(start, count)
         for a, b in zip(part, whole, strict=True):
             assert (a == b[start : start + count]).all()
 
 
 def test_the_second_source_cycles_through_whole_reshuffled_passes():
     order = Sampler(seed=0, first=100, second=7, second_draws=20)
-    draws = order.at(0, 7 * order.epoch_length)
+    draws = order.samples(0, 7 * order.epoch_length)
     assert (draws.source[: order.epoch_length] == 1).sum() == 20
     # 7 epochs x 20 draws = 20 whole passes over 7 records
     assert (np.bincount(draws.record[draws.source == 1]) == 20).all()

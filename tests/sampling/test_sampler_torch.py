@@ -45,7 +45,7 @@ def test_permutations_of_several_cycles_at_once(device):
 )
 def test_an_epoch_holds_the_records_of_the_order(order, device):
     for epoch in (0, 1, 13):
-        draws = order.at(epoch * order.epoch_length, order.epoch_length)
+        draws = order.samples(epoch * order.epoch_length, order.epoch_length)
         records = epoch_records(order, epoch, torch.device(device))
         assert records.dtype == torch.int32
         np.testing.assert_array_equal(records.cpu().numpy(), draws.record + order.first * draws.source)
