@@ -130,7 +130,7 @@ def pack_pairs(
 
 
 def _by_name(carray_channels: str | Mapping[str, str]) -> dict[str, str]:
-    return {"": carray_channels} if isinstance(carray_channels, str) else dict(carray_channels)
+    return {"": carray_channels} if isinstance(carray_channels, str) else {"": "bgr"} | dict(carray_channels)
 
 
 def _raise_if_incomplete(summary: PackSummary, where: str = "") -> None:

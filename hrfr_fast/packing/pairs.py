@@ -117,9 +117,7 @@ def read_csv(name: str, path: Path) -> PathPairs:
     return pairs
 
 
-def find_pair_sets(
-    folder: Path, channels: Mapping[str, str] | None = None
-) -> tuple[list[PathPairs | BcolzPairs], list[str]]:
+def find_pair_sets(folder: Path, channels: Mapping[str, str]) -> tuple[list[PathPairs | BcolzPairs], list[str]]:
     """Every pair set of ``folder``, by name, and warnings that name what else lies there and why it is no pair set.
 
     Args:
@@ -136,8 +134,7 @@ def find_pair_sets(
         if path.suffix.lower() == ".csv" and path.is_file():
             pairs: PathPairs | BcolzPairs = read_csv(f"pairs-{name}", path)
         elif (path / "meta").is_dir() and (path / "data").is_dir():
-            order = {"": "bgr"} | dict(channels or {})
-            pairs = BcolzPairs(f"pairs-{name}", path, order.get(name, order[""]))
+            pairs = BcolzPairs(f"pairs-{name}", path, channels.get(name, channels[""]))
         else:
             continue
         if name.casefold() in map(str.casefold, found) or name.startswith("dev-"):

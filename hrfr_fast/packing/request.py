@@ -36,7 +36,7 @@ class Request:
     resize: bool = False
     sizes: Mapping[str, int] = field(default_factory=dict)
     page_size: int = beton.PAGE_SIZE
-    carray_channels: Mapping[str, str] = field(default_factory=dict)
+    carray_channels: Mapping[str, str] = field(default_factory=lambda: {"": "bgr"})
     """Order of the channels of bcolz carrays, "bgr" or "rgb", by pair set; "" stands for all others."""
 
     def __post_init__(self) -> None:

@@ -25,13 +25,16 @@ def saved_figure(path: Path, size: tuple[float, float], dpi: int = 130) -> Itera
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path.unlink(missing_ok=True)  # an older picture must not stand for one that cannot be drawn
     with style.context("default"):  # a user's matplotlibrc may ask for LaTeX, or for fonts that are not here
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        yield figure
         content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=dpi)
+        try:
+            yield figure
+            figure.savefig(content, format="png", dpi=dpi)
+        except Exception:
+            path.unlink(missing_ok=True)  # an older picture must not stand for one that cannot be drawn
+            raise
         write_bytes(path, content.getvalue())  # Matplotlib's own writing does not say why it failed
 
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import bcolz
 import numpy as np
 import pytest
 import torch
@@ -204,6 +203,7 @@ def test_channels_in_the_other_order_are_refused_in_a_folder_of_pairs_too(run, t
     known = open_packed(tiny_packed).pairs["hres"]
     values = known.split.read(np.arange(known.split.samples)).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     (tmp_path / "sets").mkdir()
+    bcolz = pytest.importorskip("bcolz")
     bcolz.carray(values, rootdir=str(tmp_path / "sets/rgb"), mode="w").flush()
     np.save(tmp_path / "sets/rgb_list.npy", known.same)
     with pytest.raises(UsageError, match="--carray-channels rgb=rgb"):

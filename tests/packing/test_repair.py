@@ -196,7 +196,7 @@ def test_what_an_earlier_version_packed_is_opened_and_kept(tree, out):
     for listing in out.glob("*.sources.gz"):
         first, _, rest = gzip.decompress(listing.read_bytes()).partition(b"\n")
         key = {name: value for name, value in json.loads(first).items() if name != "shard"}
-        with gzip.GzipFile(filename="", mode="wb", fileobj=open(listing, "wb"), compresslevel=1, mtime=0) as file:  # noqa: SIM115
+        with open(listing, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
             file.write(json.dumps(key, sort_keys=True).encode() + b"\n" + rest)
     assert check_packed(out) == [] and read(out)["digest"] == manifest["digest"]
     assert "manifest.json is of an earlier version" in "\n".join(coverage(out))

@@ -29,11 +29,10 @@ def largest_file(size):
 
 
 def write_figure(path):
-    from matplotlib.figure import Figure
+    from hrfr_fast.reporting.canvas import saved_figure
 
-    from hrfr_fast.reporting.figures import write_figure
-
-    write_figure(path, Figure())
+    with saved_figure(path, (3.0, 2.0)):
+        pass
 
 
 WRITERS = {

@@ -154,7 +154,7 @@ def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_pat
     slow.write_text(PRESET.replace("lowres = 4", "lowres = 40"))
     command = run_cli(packed, str(slow), out, "--seeds", "1", regimes="lowres32")
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    metrics, deadline = out / "runs" / "seed0" / "lowres32" / "metrics.jsonl", time.monotonic() + 90
+    metrics, deadline = out / "runs" / "seed0" / "lowres32" / "metrics.jsonl", time.monotonic() + 600
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)

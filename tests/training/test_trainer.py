@@ -141,7 +141,7 @@ def test_sigterm_saves_and_the_printed_command_resumes(settings):
         [*command, *flags, "--device", "cpu", "--log-every", "1", "--eval-every", "0"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(read_metrics(run / "metrics.jsonl")) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
