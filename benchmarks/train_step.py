@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +30,8 @@ from benchmarks.peers.eager_step import EagerStep  # noqa: E402
 from benchmarks.record import record  # noqa: E402
 from benchmarks.trial import Trial  # noqa: E402
 from hrfr_fast.runtime.errors import UsageError  # noqa: E402
-from hrfr_fast.settings import CHOICES, TrainSettings  # noqa: E402
+from hrfr_fast.settings import TrainSettings, choices  # noqa: E402
+from hrfr_fast.training.build import build  # noqa: E402
 
 if TYPE_CHECKING:
     from benchmarks.roofline import Operation
@@ -135,30 +136,30 @@ def peak_bytes(compute: "Compute", before: int) -> int:
 
 def whole_run(trainer: "Trainer", engine: "Engine") -> Arm:
     """The trainer's own loop body over an engine's batches, log lines included; verification left out."""
-    batches = iter(engine.batches(0, ENDLESS * trainer.settings.batch_size))
+    batches = iter(engine.batches(0, ENDLESS * trainer.setup.stream.batch_size))
 
     def steps(count: int) -> None:
         for _ in range(count):
-            trainer._one_step(next(batches))
-            if trainer.step % trainer.settings.log_every == 0:
-                trainer._log()
-        wait(trainer.compute)
+            trainer.step(next(batches))
+            if trainer.state.step % trainer.setup.settings.logging.log_every == 0:
+                trainer.log.read()
+        wait(trainer.setup.compute)
 
-    return Arm(f"whole run, {engine.name}", steps, trainer.settings.batch_size)
+    return Arm(f"whole run, {engine.name}", steps, trainer.setup.stream.batch_size)
 
 
 def constant_batch(trainer: "Trainer") -> Arm:
     """The same step, captured and compiled alike, on one batch that is already there."""
-    batch = next(iter(trainer.engine.batches(0, trainer.settings.batch_size)))
+    batch = next(iter(trainer.setup.engine.batches(0, trainer.setup.stream.batch_size)))
 
     def steps(count: int) -> None:
         for _ in range(count):
-            trainer._one_step(batch)
-            if trainer.step % trainer.settings.log_every == 0:
-                trainer._log()
-        wait(trainer.compute)
+            trainer.step(batch)
+            if trainer.state.step % trainer.setup.settings.logging.log_every == 0:
+                trainer.log.read()
+        wait(trainer.setup.compute)
 
-    return Arm("constant batch", steps, trainer.settings.batch_size)
+    return Arm("constant batch", steps, trainer.setup.stream.batch_size)
 
 
 def best_peer(trainer: "Trainer", batch_sizes: tuple[int, ...], seconds: float) -> Arm:
@@ -167,19 +168,19 @@ def best_peer(trainer: "Trainer", batch_sizes: tuple[int, ...], seconds: float) 
 
     tried: dict[int, Arm] = {}
     for size in batch_sizes:
-        before = free_memory(trainer.compute)
+        before = free_memory(trainer.setup.compute)
         try:
             arm = peer_arm(trainer, size)
             arm.calibrate(seconds)
             arm.round()
-            arm.details["peak_bytes"] = peak_bytes(trainer.compute, before)
+            arm.details["peak_bytes"] = peak_bytes(trainer.setup.compute, before)
             tried[size] = arm
         except torch.cuda.OutOfMemoryError:
             print(f"the eager step does not fit with {size} images")
         arm.steps = _gone
     best = max(tried.values(), key=lambda arm: arm.images_per_second)
     best.details |= {"tried": {size: arm.images_per_second for size, arm in tried.items()}, "in_turns": False}
-    free_memory(trainer.compute)
+    free_memory(trainer.setup.compute)
     return best
 
 
@@ -191,7 +192,7 @@ def beside_ours(trainer: "Trainer", best: Arm, seconds: float) -> Arm:
         arm = peer_arm(trainer, best.batch_size)
         arm.calibrate(seconds)
     except torch.cuda.OutOfMemoryError:
-        free_memory(trainer.compute)
+        free_memory(trainer.setup.compute)
         return best
     arm.details = best.details | {"in_turns": True}
     return arm
@@ -205,19 +206,19 @@ def plain_shape(trainer: "Trainer") -> "BackboneSettings":
     """The shape of the regime's one backbone. Raises UsageError for a fused model, whose step has no roofline here."""
     from hrfr_fast.model.backbone import BackboneSettings
 
-    if not isinstance(trainer.backbone_settings, BackboneSettings):
-        raise UsageError(f"--regime {trainer.regime.name}: a fused model; measure a regime of one backbone")
-    return trainer.backbone_settings
+    if not isinstance(trainer.setup.shape, BackboneSettings):
+        raise UsageError(f"--regime {trainer.setup.regime.name}: a fused model; measure a regime of one backbone")
+    return trainer.setup.shape
 
 
 def peer_arm(trainer: "Trainer", batch_size: int) -> Arm:
     """The eager step of a plain trainer, on one constant batch."""
-    step = EagerStep(plain_shape(trainer), trainer.stream.classes, trainer.compute, batch_size)
+    step = EagerStep(plain_shape(trainer), trainer.setup.stream.classes, trainer.setup.compute, batch_size)
 
     def steps(count: int) -> None:
         for _ in range(count):
             step()
-        wait(trainer.compute)
+        wait(trainer.setup.compute)
 
     return Arm(f"eager NCHW {step.precision}, batch {batch_size}", steps, batch_size)
 
@@ -232,20 +233,20 @@ def measure(settings: TrainSettings, engines: tuple[str, ...], rounds: int, seco
 
     arms, problems = [], {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        trainer = stack.enter_context(Trial(replace(settings, out=f"{folder}/run"), show_progress=False))
+        trainer = stack.enter_context(Trial(build(settings.replaced(out=f"{folder}/run")), show_progress=False))
         trainer.start()
-        trainer.backbone.train()
-        trainer.head.train()
-        on_cuda = trainer.compute.device.type == "cuda"
-        peer = best_peer(trainer, PEER_BATCHES if on_cuda else (settings.batch_size,), seconds)
-        before = free_memory(trainer.compute)
+        trainer.setup.backbone.train()
+        trainer.setup.head.train()
+        on_cuda = trainer.setup.compute.device.type == "cuda"
+        peer = best_peer(trainer, PEER_BATCHES if on_cuda else (trainer.setup.stream.batch_size,), seconds)
+        before = free_memory(trainer.setup.compute)
         ceiling = constant_batch(trainer)
         ceiling.calibrate(seconds)
-        ceiling.details["peak_bytes"] = peak_bytes(trainer.compute, before)
+        ceiling.details["peak_bytes"] = peak_bytes(trainer.setup.compute, before)
         for name in engines:
             try:
-                asked = replace(trainer.settings, engine=name)
-                engine = choose_engine(asked, trainer.stream, trainer.compute, print)
+                asked = trainer.setup.settings.replaced(engine=name)
+                engine = choose_engine(asked, trainer.setup.stream, trainer.setup.compute, print)
                 stack.callback(engine.close)
                 arm = whole_run(trainer, engine)
                 arm.calibrate(seconds)
@@ -263,9 +264,9 @@ def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict
     """Rates, ratios, utilisation and share of the roofline of one regime."""
     from benchmarks.roofline import roofline_seconds, step_operations
 
-    found = measure_ceilings(trainer.compute)
-    batch, number = trainer.settings.batch_size, trainer.compute.image_dtype.itemsize
-    operations = step_operations(plain_shape(trainer), trainer.stream.classes, batch, activation_bytes=number)
+    found = measure_ceilings(trainer.setup.compute)
+    batch, number = trainer.setup.stream.batch_size, trainer.setup.compute.image_dtype.itemsize
+    operations = step_operations(plain_shape(trainer), trainer.setup.stream.classes, batch, activation_bytes=number)
     floor = batch / roofline_seconds(operations, found.flops_per_second, found.bytes_per_second)
     flops = sum(one.flops for one in operations) / batch
 
@@ -279,9 +280,10 @@ def report(trainer: "Trainer", arms: list[Arm], ceiling: Arm, peer: Arm) -> dict
         }  # fmt: skip
 
     return {
-        "regime": trainer.regime.name, "size": trainer.stream.size, "width": trainer.settings.width,
-        "classes": trainer.stream.classes, "batch_size": batch, "device": str(trainer.compute),
-        "compile": trainer.take_step.compile, "graphs": trainer.take_step.graphs,
+        "regime": trainer.setup.regime.name, "size": trainer.setup.stream.size,
+        "width": trainer.setup.settings.model.width,
+        "classes": trainer.setup.stream.classes, "batch_size": batch, "device": str(trainer.setup.compute),
+        "compile": trainer.state.execution.compile, "graphs": trainer.state.execution.graphs,
         "ceilings": asdict(found), "roofline_images_per_second": floor, "flops_per_image": flops,
         "bytes_per_image": sum(one.bytes for one in operations) / batch,
         "operations": [one._asdict() for one in operations], "rows": [row(arm) for arm in (*arms, ceiling, peer)],
@@ -368,7 +370,7 @@ def main(
 
     on_cuda = choose_compute(device, precision).device.type == "cuda"
     packed = packed_faces(data, cache)
-    engines = tuple(engine or (name for name in CHOICES["engine"] if name != "auto"))
+    engines = tuple(engine or (name for name in choices("engine") if name != "auto"))
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for name in regime or (REGIMES[:1] if quick else REGIMES):

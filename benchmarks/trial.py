@@ -4,7 +4,8 @@ It needs PyTorch and NumPy alone, so it runs on machines that lack what a real r
 """
 
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.training.metrics import Metrics
+from hrfr_fast.training.build import RunSetup
+from hrfr_fast.training.metrics import read_metrics
 from hrfr_fast.training.trainer import Trainer
 
 
@@ -14,23 +15,17 @@ class Trial(Trainer):
     ``start``, then ``loop`` or single steps; ``finish`` belongs to real runs.
     """
 
+    def __init__(self, setup: RunSetup, show_progress: bool) -> None:
+        super().__init__(setup, show_progress, records=False)
+
     def run_through(self) -> list[float]:
         """Take all steps that are left; the mean loss of each line of metrics.jsonl from here on."""
-        began = self.step
+        began = self.state.step
         self.start()
         self.loop(StopFlag())
         return [line["loss"] for line in read_train_lines(self) if line["step"] > began]
 
-    def save(self) -> None:
-        """The state alone: weights for others take safetensors."""
-        self.save_state()
-
-    def _open_records(self) -> Metrics:
-        return Metrics(self.run, self.samples, board=False)
-
 
 def read_train_lines(trial: Trial) -> list[dict[str, float]]:
     """The lines of metrics.jsonl that tell of training steps."""
-    from hrfr_fast.training.metrics import read_metrics
-
-    return [line for line in read_metrics(trial.run / "metrics.jsonl") if line["kind"] == "train"]
+    return [line for line in read_metrics(trial.setup.run / "metrics.jsonl") if line["kind"] == "train"]

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
@@ -230,8 +229,8 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
 
 
 def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` one option for every field of TrainSettings and AugmentSettings, unset unless given."""
-    from hrfr_fast.settings import CHOICES, AugmentSettings, TrainSettings
+    """Give ``command`` one option for every setting, unset unless given."""
+    from hrfr_fast.settings import augment_fields, flat_fields
 
     def run(config: Path | None = None, resume: bool = False, **given: Any) -> None:
         flags: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -242,18 +241,17 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
         _option("config", Path | None, None, "TOML file of settings; flags win over it"),
         _option("resume", bool, False, "continue the run in --out from its last checkpoint", "--resume"),
     ]
-    for one in fields(TrainSettings):
-        if one.default is not MISSING:
-            # Round brackets: help texts are Rich markup, where square ones vanish.
-            shown = {"batch_size": "auto"}.get(one.name, "none" if one.default == "" else one.default)
-            text = f"{one.metadata['help']} (default: {shown})"
-            if one.name in CHOICES:
-                text = f"{' | '.join(CHOICES[one.name])}: {text}"
-            kind = str if one.name == "batch_size" else type(one.default)  # a number, or the word auto
-            parameters.append(_option(one.name, kind | None, None, text))
-    for one in fields(AugmentSettings):
-        text = f"{one.metadata['help']} (default: {one.default})"
-        parameters.append(_option(f"augment_{one.name}", type(one.default) | None, None, text))
+    for field in flat_fields():
+        # Round brackets: help texts are Rich markup, where square ones vanish.
+        unset = "auto" if field.name == "batch_size" else "not set"
+        text = f"{field.info.description} (default: {unset if field.info.default is None else field.info.default})"
+        if field.choices:
+            text = f"{' | '.join(field.choices)}: {text}"
+        kind = str if field.name == "batch_size" else field.type  # a number, or the word auto
+        parameters.append(_option(field.name, kind | None, None, text))
+    for field in augment_fields():
+        text = f"{field.info.description} (default: {field.info.default})"
+        parameters.append(_option(f"augment_{field.name}", field.type | None, None, text))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__doc__ = "Train a regime on packed faces, then verify its last checkpoint."
     return run

@@ -33,9 +33,9 @@ class Engine:
         return f"hrfr-fast {self.engine}"
 
     def unavailable(self, task: Task) -> str | None:
-        from hrfr_fast.settings import CHOICES
+        from hrfr_fast.settings import choices
 
-        if self.engine not in CHOICES["engine"]:
+        if self.engine not in choices("engine"):
             return f"this version has no engine {self.engine}"
         needs = {"dali": ["nvidia.dali.fn", "nvidia.dali.plugin.pytorch"], "ffcv": ["ffcv.loader"]}
         return missing("torch", "hrfr_fast.training.trainer", *needs.get(self.engine, []))

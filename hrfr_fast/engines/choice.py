@@ -77,8 +77,8 @@ def choose_engine(
 
     Raises UsageError when the engine asked for cannot work here.
     """
-    device, dtype, verify = compute.device, compute.image_dtype, settings.verify_checksums
-    name, why = pick_engine(settings.engine, situation(stream, compute))
+    device, dtype, verify = compute.device, compute.image_dtype, settings.execution.verify_checksums
+    name, why = pick_engine(settings.execution.engine, situation(stream, compute))
     if why:
         say(f"engine: {name} ({why})")
     if name == "dali":

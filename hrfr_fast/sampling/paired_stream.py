@@ -5,7 +5,7 @@ Both kinds come from orders of their own, numbered by batch, so that a run resum
 (ranks times micro-batches) has the composition in each of them: lowres in front, the adjacent views at the end.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class SecondView:
 
     def on_top_of(self, augment: AugmentSettings) -> AugmentSettings:
         """``augment`` with this degradation for certain."""
-        return replace(augment, degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
+        return augment.replaced(degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
 
     def draw(
         self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,24 +41,27 @@ def measure(plan: StudyPlan) -> dict[int, Throughput]:
 def _measure(job: StudyRun, out: Path) -> Throughput:
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.runtime.signals import StopFlag
+    from hrfr_fast.training.build import build
     from hrfr_fast.training.trainer import Trainer
 
     warm_up = 1 + math.ceil(1 / min(phase.share for phase in job.regime.phases))  # every phase gets a step
-    settings = replace(job.settings, out=str(out), steps=warm_up, log_every=warm_up, eval_every=0.0, plateau=0)
-    with Trainer(settings, show_progress=False) as trainer:
+    short = {"out": str(out), "steps": warm_up, "log_every": warm_up, "eval_every": 0.0, "plateau": None}
+    settings = job.settings.updated(short, "timing")
+    with Trainer(build(settings), show_progress=False) as trainer:
         trainer.start()
         trainer.loop(StopFlag())  # the last line it logs waits for the device
-        batch = next(iter(trainer.engine.batches(0, trainer.stream.batch_size)))
+        batch = next(iter(trainer.setup.engine.batches(0, trainer.setup.stream.batch_size)))
         began = time.perf_counter()
-        losses = [trainer.take_step(batch, warm_up) for _ in range(STEPS)]
-        float(losses[-1])  # waits for the device
-        trained = STEPS * trainer.stream.batch_size / (time.perf_counter() - began)
-        split = trainer.stream.splits[0]
+        for _ in range(STEPS):
+            trainer.step(batch)
+        trainer.log.read(everything=True)  # waits for the device
+        trained = STEPS * trainer.setup.stream.batch_size / (time.perf_counter() - began)
+        split = trainer.setup.stream.splits[0]
         records = np.arange(min(PICTURES, split.samples))
         times = []
         for _ in range(2):  # the first time kernels are compiled: it made a 13-second run look like 34 minutes
             began = time.perf_counter()
-            embed(trainer.backbone, split, job.regime.input_size, trainer.compute, records=records)
+            embed(trainer.setup.backbone, split, job.regime.input_size, trainer.setup.compute, records=records)
             times.append(time.perf_counter() - began)
         return Throughput(trained, len(records) / times[-1])
 
@@ -72,7 +75,7 @@ def seconds_of(job: StudyRun, plan: StudyPlan, speeds: Mapping[int, Throughput],
     speed = speeds.get(job.regime.input_size) or next(iter(speeds.values()), None)
     if speed is None:
         return 0.0  # nothing is trained
-    trained = job.settings.steps * job.settings.batch_size * work_of(job.regime) / speed.trained
+    trained = job.steps * job.batch_size * work_of(job.regime) / speed.trained
     views = 1 + plan.preset.looks + 2 + (len(plan.preset.sides) if plan.detailed(job) else 0)
     return trained + views * pictures / speed.embedded
 

@@ -35,6 +35,16 @@ class StudyRun:
     def run(self) -> Path:
         return self.settings.run_directory
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps at most; a study always sets them."""
+        return self.settings.budget.steps or 0
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step; a study always sets it."""
+        return self.settings.sampling.batch_size or 0
+
     def __str__(self) -> str:
         return f"{self.label}, seed {self.seed}"
 
@@ -117,13 +127,13 @@ def settings_of(
     batch = preset.batch_size(regime.input_size)
     steps = budget_of(regime, preset, packed)
     epoch = _epoch(regime, packed) / batch
-    watched = bool(preset.plateau) and regime.budget == "highres"
-    looks = max(preset.looks, 3 * preset.plateau if watched else 0)
+    plateau = preset.plateau if regime.budget == "highres" else None
+    looks = max(preset.looks, 3 * (plateau or 0))
     own = {
         "regime": name, "data": str(packed.path), "out": str(out / "runs" / f"seed{seed}" / regime.name),
         "seed": seed, "steps": steps, "batch_size": batch, "device": device,
         "eval_every": steps / epoch / (looks + 1) if looks else 0.0,
-        "plateau": preset.plateau if watched else 0,
+        "plateau": plateau,
     }  # fmt: skip
     return TrainSettings().updated(dict(preset.settings) | own, f"preset {preset.name}")
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def gather(plan: StudyPlan, findings: Sequence[Finding], unanswered: Mapping[str
     results: dict[str, Any] = {
         "format": FORMAT,
         "hrfr_fast": __version__,
-        "preset": asdict(plan.preset),
+        "preset": plan.preset.model_dump(mode="json"),
         "seeds": list(plan.seeds),
         "data": _data(plan),
         "regimes": {label: _facts(plan, label) for label in plan.labels},
@@ -148,7 +147,7 @@ def _facts(plan: StudyPlan, label: str) -> dict[str, Any]:
     return {
         "regime": first.regime.name, "summary": first.regime.summary, "stage": first.stage, "dose": first.dose,
         "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
-        "steps": round(float(np.mean([_steps(job) for job in jobs]))), "batch_size": first.settings.batch_size,
+        "steps": round(float(np.mean([_steps(job) for job in jobs]))), "batch_size": first.batch_size,
         "steps_by_seed": {str(job.seed): _steps(job) for job in jobs}, "plateau": _plateau(jobs),
         "runs": runs, "data_note": note_on(_metadata(first), plan.packed),
         "other_pairs": {
@@ -185,9 +184,9 @@ def _plateau(jobs: Sequence[StudyRun]) -> str | None:
     for regimes whose budget is no matter of that."""
     if jobs[0].regime.budget != "highres":
         return None
-    if not jobs[0].settings.plateau:
+    if not jobs[0].settings.budget.plateau:
         return "not watched"
-    return "reached" if all(_steps(job) < job.settings.steps for job in jobs) else "not reached"
+    return "reached" if all(_steps(job) < job.steps for job in jobs) else "not reached"
 
 
 def _count_pictures(plan: StudyPlan, regimes: Mapping[str, dict[str, Any]]) -> None:

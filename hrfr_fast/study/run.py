@@ -5,14 +5,13 @@ runs are reused when settings and data are the same, a run in the middle is resu
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.regimes import is_checkpoint
+from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
@@ -108,8 +107,6 @@ def status(job: StudyRun, packed: Packed) -> str:
         return "new"
     known, wanted = _known(path), identity_of(job, packed.digest)
     parents = known.pop("parents", {})
-    younger = wanted["settings"].keys() - known["settings"].keys()  # than the run, which had their defaults
-    known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in younger}
     if known["data_digest"] != packed.digest and _trained_on_the_same(job, packed):
         known["data_digest"] = packed.digest
     if known != wanted:
@@ -126,9 +123,10 @@ def _known(path: Path) -> dict[str, Any]:
     """What ``identity_of`` was when the run was begun."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["settings"] = {n: value for n, value in known["settings"].items() if n not in NOT_COMPARED}
+        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]))
+        known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
         return known
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
 
 
@@ -143,10 +141,11 @@ def _trained_on_the_same(job: StudyRun, packed: Packed) -> bool:
 
 def identity_of(job: StudyRun, digest: str) -> dict[str, Any]:
     """What makes two runs the same run: settings that change the result, the regime's fields, the data."""
-    settings = {name: value for name, value in asdict(job.settings).items() if name not in NOT_COMPARED}
-    content = {"settings": settings, "regime": asdict(job.regime), "data_digest": digest}
-    result: dict[str, Any] = json.loads(json.dumps(content))
-    return result
+    return {"settings": _compared(job.settings), "regime": job.regime.model_dump(mode="json"), "data_digest": digest}
+
+
+def _compared(settings: TrainSettings) -> dict[str, Any]:
+    return {name: value for name, value in settings.flat().items() if name not in NOT_COMPARED}
 
 
 def parents_of(job: StudyRun) -> dict[str, str]:
@@ -208,7 +207,7 @@ def _judge(job: StudyRun, plan: StudyPlan) -> None:
 def _precision(job: StudyRun) -> str:
     from hrfr_fast.settings import load_settings
 
-    return load_settings(job.run / "settings.toml").precision
+    return load_settings(job.run / "settings.toml").execution.precision
 
 
 def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
@@ -273,7 +272,7 @@ def dry_run(plan: StudyPlan) -> list[dict[str, Any]]:
     return [
         {
             "label": job.label, "seed": job.seed, "stage": job.stage, "state": state,
-            "steps": job.settings.steps if job.regime.phases else 0, "batch_size": job.settings.batch_size,
+            "steps": job.steps if job.regime.phases else 0, "batch_size": job.batch_size,
             "seconds": seconds.get(job.run, 0.0),
         }
         for job, state in zip(plan.jobs, states, strict=True)

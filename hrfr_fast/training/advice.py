@@ -10,25 +10,30 @@ FASTER = "6 to 7 times as fast as 64"  # measured at 32 and 144 px, bf16, one co
 
 def after_divergence(settings: TrainSettings) -> str:
     """What may keep the loss finite; the settings' precision is decided."""
-    has_margin = settings.head != "softmax" and settings.margin != 0
+    has_margin = settings.loss.head != "softmax" and settings.loss.margin != 0
     head = "a smaller --margin or --scale" if has_margin else "a smaller --scale"
     tries = ["a lower --learning-rate", "a longer --warmup", head]
-    if not settings.clip_gradient:
+    if not settings.optimizer.clip_gradient:
         tries.append("--clip-gradient 5")
-    last = "; --precision fp32 tells whether the number format is to blame" if settings.precision != "fp32" else ""
+    last = (
+        "; --precision fp32 tells whether the number format is to blame"
+        if settings.execution.precision != "fp32"
+        else ""
+    )
     return f"Try {', '.join(tries[:-1])} or {tries[-1]}{last}."
 
 
 def after_out_of_memory(settings: TrainSettings) -> str:
     """What makes a step smaller."""
     tries = ["a smaller --batch-size", "a larger --accumulate"]
-    if not settings.activation_checkpointing:
+    if not settings.execution.activation_checkpointing:
         tries.append("--activation-checkpointing")
     return f"try {', '.join(tries[:-1])} or {tries[-1]}"
 
 
 def of_a_slow_run(
     settings: TrainSettings,
+    batch_size: int,
     seconds_a_step: float,
     steps_left: int,
     *,
@@ -39,7 +44,8 @@ def of_a_slow_run(
     """A CPU run's rate and time left, and what would make it bearable; None where it is done within LONG seconds.
 
     Args:
-        settings: of the run, its batch size decided.
+        settings: of the run.
+        batch_size: samples a step.
         seconds_a_step: measured.
         steps_left: at most.
         fastest: the precision that suits this CPU.
@@ -49,16 +55,16 @@ def of_a_slow_run(
     left = seconds_a_step * steps_left
     if left <= LONG:
         return None
-    rate = settings.batch_size / seconds_a_step
+    rate = batch_size / seconds_a_step
     told = (
         f"this run on a CPU: {rate:,.3g} images/s and {gib(most_memory())} of memory so far; {in_words(left)} left"
-        f" for {steps_left:,} steps of {settings.batch_size}."
+        f" for {steps_left:,} steps of {batch_size}."
     )
     if resumed:
         return f"{told} A run that was begun keeps its size; a new one could be smaller."
-    tries = [f"--width {NARROW} ({FASTER})"] if settings.width > NARROW and not inherits else []
-    tries += [f"--precision {fastest}"] if settings.precision != fastest else []
-    tries += ["fewer --steps" if settings.steps else "fewer --epochs", "a smaller --batch-size (less memory)"]
+    tries = [f"--width {NARROW} ({FASTER})"] if settings.model.width > NARROW and not inherits else []
+    tries += [f"--precision {fastest}"] if settings.execution.precision != fastest else []
+    tries += ["fewer --steps" if settings.budget.steps else "fewer --epochs", "a smaller --batch-size (less memory)"]
     return f"{told} To make it bearable: {', '.join(tries)}; or train on a GPU."
 
 

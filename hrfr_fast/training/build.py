@@ -1,204 +1,192 @@
-"""From a regime to its model: a fresh one, one that continues a parent, or two parents fused."""
+"""From settings to everything a run needs: device, data, parents, model, batches, phases, in this order."""
 
-import hashlib
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.format.beton import file_digest
-from hrfr_fast.format.reader import Split
-from hrfr_fast.model import checkpoint
-from hrfr_fast.model.lineage import trained_on
-from hrfr_fast.regimes import Regime, is_checkpoint
+import torch
+from torch import nn
+
+from hrfr_fast.engines.base import Engine
+from hrfr_fast.engines.choice import choose_engine, resident_pixels
+from hrfr_fast.evaluation.evaluate import verifiable
+from hrfr_fast.format.reader import Packed, PairSet, open_packed
+from hrfr_fast.model.lineage import as_seen_by, record_of
+from hrfr_fast.regimes import Regime, regime_named
+from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.words import counted
+from hrfr_fast.runtime.progress import console
+from hrfr_fast.sampling.paired_stream import TwoViewStream
+from hrfr_fast.sampling.stream import BatchStream
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.batch_size import largest_batch
+from hrfr_fast.training.compiling import compile_choice
+from hrfr_fast.training.cuda_graph import graphs_choice
+from hrfr_fast.training.models import build_classifier, build_embedder, shape_of, with_inherited_shape
+from hrfr_fast.training.objective import ConsistencyLoss
+from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
+from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
+from hrfr_fast.training.speed import matrix_rate, training_flops
+from hrfr_fast.training.stream import build_stream, training_splits
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from hrfr_fast.model.backbone import IRSE18, BackboneSettings
-    from hrfr_fast.model.fused import Fused, FusedSettings
-    from hrfr_fast.runtime.device import Compute
+    from hrfr_fast.model.backbone import BackboneSettings
+    from hrfr_fast.model.fused import FusedSettings
+    from hrfr_fast.training.step import Objective
 
 
 @dataclass(frozen=True)
-class Parent:
-    """A checkpoint that training starts from."""
+class Execution:
+    """How steps are executed, and what that can be compared with."""
 
-    weights: Path
-    metadata: dict[str, Any]
-
-    def to_json(self, run: Path) -> dict[str, Any]:
-        """For the metadata of the child in ``run``: what it was made from, and all that this was trained on."""
-        path = self.weights.resolve()
-        known = {name: self.metadata.get(name) for name in ("regime", "step", "samples")}
-        return {
-            "path": str(path), "from_run": os.path.relpath(path, run.resolve()), **known,
-            "digest": file_digest(path), "data_digest": self.metadata["data"]["digest"],
-            "trained_on": trained_on(self.metadata),
-        }  # fmt: skip
-
-    def is_what(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether this is the checkpoint that ``to_json`` once described, wherever it lies now."""
-        if "digest" in recorded:
-            return bool(recorded["digest"] == file_digest(self.weights))
-        known = {name: self.metadata.get(name) for name in ("regime", "step", "samples")}
-        known["data_digest"] = self.metadata["data"]["digest"]
-        return all(recorded[name] == value for name, value in known.items())
+    compile: str
+    """auto, on or off."""
+    graphs: str
+    """auto, on or off."""
+    flops: float = 0.0
+    """Operations of one training image; 0 where they are not counted."""
+    peak: float | None = None
+    """FLOP/s of the device in the run's number format, measured; None where it is not."""
 
 
-def find_parents(regime: Regime, settings: TrainSettings) -> list[Parent]:
-    """The checkpoints that ``regime`` starts from: those of ``--init``, else the runs beside this one.
+@dataclass(frozen=True)
+class RunSetup:
+    """Everything that a run needs and that stays the same while it trains."""
 
-    Raises:
-        UsageError: a parent that is not there, or not as many in ``--init`` as the regime has.
-    """
-    return [
-        _parent(regime, name, path) for name, path in zip(regime.parents, parent_paths(regime, settings), strict=True)
-    ]
+    settings: TrainSettings
+    """As resolved: precision, batch size and what parents fix are decided."""
+    regime: Regime
+    compute: Compute
+    packed: Packed
+    parents: list[Parent]
+    origin: dict[str, Any]
+    """What checkpoints record of data and parents."""
+    pair_sets: list[PairSet]
+    """To verify on."""
+    shape: "BackboneSettings | FusedSettings"
+    backbone: nn.Module
+    head: nn.Module
+    people: str
+    """Which row of the head stands for whom, see ``people_digest``."""
+    frozen_statistics: bool
+    """Whether BatchNorm keeps a parent's statistics while its layer trains."""
+    stream: BatchStream
+    objective: "Objective"
+    engine: Engine
+    phases: list[ScheduledPhase]
+    total_steps: int
+    execution: Execution
 
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.settings.run_directory
 
-def parent_paths(regime: Regime, settings: TrainSettings) -> list[str]:
-    """Where ``find_parents`` looks. Raises UsageError for a wrong number of paths in ``--init``."""
-    given = paths_in(settings.init)
-    if given and len(given) != len(regime.parents):
-        wanted = ", ".join(regime.parents) or "nothing"
-        raise UsageError(f"--init names {counted(len(given), 'checkpoint')}; regime {regime.name} starts from {wanted}")
-    runs = settings.run_directory.parent
-    return given or [name if is_checkpoint(name) else str(runs / name) for name in regime.parents]
+    def checkpoint(self, name: str) -> Path:
+        """The file ``name`` among the run's checkpoints."""
+        return self.run / "checkpoints" / name
 
-
-def paths_in(init: str) -> list[str]:
-    """The paths of ``--init``, which stand with commas between them."""
-    return [one.strip() for one in init.split(",") if one.strip()]
-
-
-def _parent(regime: Regime, name: str, path: str) -> Parent:
-    try:
-        weights = checkpoint.weights_of(path)
-    except UsageError as error:
-        raise UsageError(
-            f"regime {regime.name} starts from {name}: {error}\n"
-            f"Train that first, with its --out {path}, or name another run with --init"
-        ) from None
-    return Parent(weights, checkpoint.read_metadata(weights))
-
-
-def with_inherited_shape(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> TrainSettings:
-    """``settings`` with the width and embedding size that the parents fix."""
-    if not parents:
-        return settings
-    shapes = [parent.metadata["backbone"] for parent in parents]
-    if regime.model == "single":
-        return replace(settings, width=shapes[0].get("width", settings.width), embedding_size=_size_of(parents[0]))
-    if not regime.phases:
-        return replace(settings, embedding_size=sum(map(_size_of, parents)))
-    return settings
+    def train_only(self, parts: tuple[str, ...]) -> None:
+        """Freeze all parts of the model but these."""
+        set_trainable(self.backbone, self.head, parts, keep_statistics=self.frozen_statistics)
 
 
-def _size_of(parent: Parent) -> int:
-    return int(parent.metadata["backbone"]["embedding_size"])
-
-
-def shape_of(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> "BackboneSettings | FusedSettings":
-    """The model's settings. Raises UsageError for a parent of another input size or kind than the regime needs."""
-    from hrfr_fast.model.backbone import BackboneSettings
-    from hrfr_fast.model.fused import FusedSettings, model_settings
-
-    shapes = [model_settings(parent.metadata["backbone"]) for parent in parents]
-    if regime.model == "fused":
-        large, small = (_single(shape, parent) for shape, parent in zip(shapes, parents, strict=True))
-        return FusedSettings(
-            (replace(large, dropout=settings.dropout), replace(small, dropout=settings.dropout)),
-            settings.embedding_size, fusion=bool(regime.phases), input_size=regime.input_size,
-        )  # fmt: skip
-    if not shapes:
-        return BackboneSettings(regime.input_size, settings.width, settings.embedding_size, settings.dropout)
-    if shapes[0].input_size != regime.input_size:
-        raise UsageError(
-            f"{parents[0].weights}: it takes {shapes[0].input_size} px; {regime.name} needs {regime.input_size} px"
-        )
-    return replace(_single(shapes[0], parents[0]), dropout=settings.dropout)
-
-
-def _single(shape: "BackboneSettings | FusedSettings", parent: Parent) -> "BackboneSettings":
-    from hrfr_fast.model.backbone import BackboneSettings
-
-    if not isinstance(shape, BackboneSettings):
-        raise UsageError(f"{parent.weights}: a fused model; a single one is needed here")
-    return shape
-
-
-def build_embedder(
-    shape: "BackboneSettings | FusedSettings", parents: list[Parent], compute: "Compute", *, checkpointing: bool
-) -> "IRSE18 | Fused":
-    """The embedder on the device, with its parents' weights where it has parents.
-
-    ``checkpointing``: recompute activations in the backward pass.
-    """
-    from hrfr_fast.model.backbone import IRSE18
-    from hrfr_fast.model.fused import Fused, build_model
-
-    model = build_model(shape)
-    branches: list[nn.Module] = [model.large, model.small] if isinstance(model, Fused) else [model]
-    for branch, parent in zip(branches, parents, strict=False):  # a fresh model has no parents
-        checkpoint.load_part(parent.weights, "backbone", branch)
-    for part in model.modules():
-        if isinstance(part, IRSE18):
-            part.activation_checkpointing = checkpointing
-    return compute.place(model)
-
-
-def build_classifier(
-    settings: TrainSettings, regime: Regime, classes: int, parents: list[Parent], compute: "Compute"
-) -> "nn.Module":
-    """The head over ``classes`` identities on the device, fresh or the parent's.
+def build(settings: TrainSettings) -> RunSetup:
+    """Open the data, find the parents, build the model on its device and choose how it is fed.
 
     Raises:
-        UsageError: a parent's head that is to be inherited and does not fit.
+        UsageError: an unknown regime, a missing split or parent, settings that do not fit these.
     """
-    import torch
+    compute = choose_compute(settings.execution.device, settings.execution.precision)
+    settings = settings.replaced(precision=compute.precision)  # a resumed run must not choose again
+    packed, regime = open_packed(settings.data), regime_named(settings.regime)
+    parents = find_parents(regime, settings)
+    training_splits(packed, regime, settings)  # refuses where one is missing
+    origin = {
+        "data": record_of(packed, regime.sources, settings.run_directory),
+        "parents": [parent.to_json(settings.run_directory) for parent in parents],
+    }
+    pair_sets = _pair_sets(packed, origin)
+    settings = with_inherited_shape(settings, regime, parents)
+    shape = shape_of(settings, regime, parents)
+    frozen_statistics = _freezes_statistics(settings, regime, parents)
 
-    from hrfr_fast.model.heads import build_head
+    splits = training_splits(packed, regime, settings)
+    people, classes = people_digest(splits), sum(split.identities for split in splits)
 
-    head = build_head(
-        settings.head,
-        settings.embedding_size,
-        classes,
-        scale=settings.scale or None,
-        margin=settings.margin if settings.margin >= 0 else None,
-    )
-    if regime.inherit_head:
-        checkpoint.load_part(parents[0].weights, "head", head)
+    def model() -> tuple[nn.Module, nn.Module]:
+        """Embedder and head, decided by the seed and the parents."""
+        torch.manual_seed(settings.seed)
+        checkpointing = settings.execution.activation_checkpointing
+        backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
+        if regime.inherit_head:
+            refuse_other_people(parents[0], classes, people)
+        return backbone, build_classifier(settings, regime, classes, parents, compute)
+
+    backbone, head = model()
+    if settings.sampling.batch_size is None:
+        if regime.phases:
+            longest = max(regime.phases, key=lambda phase: len(phase.train))
+            set_trainable(backbone, head, longest.train, keep_statistics=frozen_statistics)
+        pixels = resident_pixels(settings.execution.engine, splits, compute)
+        found = largest_batch(backbone, head, regime.input_size, compute, settings.sampling.accumulate, pixels)
+        if compute.device.type == "cuda":
+            del backbone, head
+            backbone, head = model()  # the trial moved BatchNorm's statistics
+            console.print(f"batch size {found}: the largest that fits")
+        settings = settings.replaced(batch_size=found)
+    batch_size = settings.sampling.batch_size or 0
+
+    stream = build_stream(packed, settings, batch_size)
+    objective = _objective(settings, regime, stream, head)
+    engine = choose_engine(settings, stream, compute, console.print)
+    steps = settings.budget.steps or max(1, math.ceil(settings.budget.epochs * stream.epoch_length / batch_size))
+    phases = schedule_phases(regime.phases, steps)
+    if phases:  # the last is the longest, and what is frozen costs no backward pass
+        set_trainable(backbone, head, phases[-1].phase.train, keep_statistics=frozen_statistics)
+    total_steps = steps if phases else 0
+    execution = _execution(settings, compute, backbone, stream, total_steps)
+    return RunSetup(
+        settings, regime, compute, packed, parents, origin, pair_sets, shape, backbone, head, people, frozen_statistics,
+        stream, objective, engine, phases, total_steps, execution,
+    )  # fmt: skip
+
+
+def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
+    pair_sets = verifiable([as_seen_by(origin, pairs, packed) for pairs in packed.pairs.values()], console.print)
+    if not pair_sets:
+        console.print(f"warning: {packed.path} has no pairs to verify on: nothing will tell what this run learns")
+    return pair_sets
+
+
+def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> bool:
+    policy = settings.model.batchnorm if settings.model.batchnorm != "regime" else regime.batchnorm
+    if policy == "frozen" and not parents:
+        raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent")
+    return policy == "frozen"
+
+
+def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, head: nn.Module) -> "Objective":
+    """The head's loss, with the consistency loss between two views where the regime or the settings ask for one."""
+    given = settings.loss.consistency
+    weight = regime.consistency if given is None else given
+    if not isinstance(stream, TwoViewStream):
+        if given:
+            raise UsageError(f"consistency is {given}; regime {regime.name} has no second view to compare with")
+        return head
+    return ConsistencyLoss(head, stream.pairs // settings.sampling.accumulate, weight) if weight else head
+
+
+def _execution(
+    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int
+) -> Execution:
+    asked, flops, peak = settings.execution, 0.0, None
     if compute.device.type == "cuda":
-        # 220 GFLOP a step at 1,024 x 52,500 classes: 3 ms of an H100 in float32, most of a step at 32 px.
-        head.matmul_dtype = compute.autocast_dtype if compute.autocast_dtype == torch.bfloat16 else torch.float32
-    return head.to(compute.device)
-
-
-def people_digest(splits: Iterable[Split]) -> str:
-    """SHA-256 of the identities' names in the order of their labels: which row of a head stands for whom."""
-    names = [f"{split.name}/{name}" for split in splits for name in split.identity_names]
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def refuse_other_people(parent: Parent, classes: int, people: str) -> None:
-    """Raise UsageError where ``parent``'s head stands for other people than ``people_digest`` of these data."""
-    known = parent.metadata["head"]
-    if known["classes"] != classes:
-        raise UsageError(
-            f"{parent.weights}: its head is over {counted(known['classes'], 'identity')}; these data have {classes:,}"
-        )
-    if known.get("people", people) != people:
-        raise UsageError(
-            f"{parent.weights}: its head is over {classes:,} other identities than these data have; "
-            "give the data it was trained on, or a regime that does not inherit the head"
-        )
-
-
-def shape_metadata(shape: "BackboneSettings | FusedSettings") -> dict[str, Any]:
-    """What a checkpoint's metadata holds under ``backbone``; ``model_settings`` reads it."""
-    return asdict(shape)
+        flops = training_flops(backbone, stream.size) + 6.0 * settings.model.embedding_size * stream.classes
+        peak = matrix_rate(compute)
+    whole_run = flops * stream.batch_size * steps
+    compiled = compile_choice(
+        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing
+    )  # fmt: skip
+    return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)

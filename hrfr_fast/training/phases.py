@@ -1,4 +1,4 @@
-"""Which parts of a model move, and when: the phases of a regime laid out over the steps of a run."""
+"""The phases of a regime over the steps of a run, and which parts of the model each of them trains."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,23 +23,23 @@ class ScheduledPhase:
 
 def schedule_phases(phases: Sequence[Phase], steps: int) -> list[ScheduledPhase]:
     """The phases over 0 .. steps - 1, each with its share. Raises UsageError when one would get no step."""
-    stretches, done, share = [], 0, 0.0
+    scheduled, done, share = [], 0, 0.0
     for phase in phases:
         share += phase.share
         stop = round(share * steps)
         if stop <= done:
             short = f"{counted(steps, 'step')}: too few for {len(phases)} phases"
             raise UsageError(f"{short}, one would get none; raise --steps")
-        stretches.append(ScheduledPhase(phase, done, stop))
+        scheduled.append(ScheduledPhase(phase, done, stop))
         done = stop
-    return stretches
+    return scheduled
 
 
-def release(backbone: Any, head: "nn.Module", parts: Sequence[str], *, keep_statistics: bool) -> None:
-    """Let only ``parts`` move: gradients and training mode for them, evaluation mode for the rest.
+def set_trainable(backbone: Any, head: "nn.Module", parts: Sequence[str], *, keep_statistics: bool) -> None:
+    """Train only ``parts``: gradients and training mode for them, evaluation mode for the rest.
 
     BatchNorm in evaluation mode normalises by its running statistics and leaves them alone, so a frozen part computes
-    exactly what it computed in the checkpoint it came from. ``keep_statistics``: the same for the moving layers of
+    exactly what it computed in the checkpoint it came from. ``keep_statistics``: the same for the layers that train in
     ``body`` and ``output``; their scales and shifts still train.
     """
     backbone.train()

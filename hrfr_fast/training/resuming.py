@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hrfr_fast.model.lineage import places, unlike_its_own
 from hrfr_fast.regimes import load_regime, regime_named
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
-from hrfr_fast.training.build import Parent, parent_paths, paths_in
+from hrfr_fast.training.parents import Parent, parent_paths, paths_in
 
 PLACES = ("data", "init", "out")
 """Settings that say where something lies: digests prove that it is the same, so they may change."""
@@ -30,14 +29,14 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
     """
     saved, run = _saved(given), given.run_directory
     regime = str(run / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
-    defaults = {one.name: one.default for one in fields(TrainSettings)}
-    changed = {name: getattr(given, name) for name in SPEED_ONLY if getattr(given, name) != defaults[name]}
+    now, defaults = given.flat(), TrainSettings().flat()
+    changed = {name: now[name] for name in SPEED_ONLY if now[name] != defaults[name]}
     last = run / "checkpoints" / "last.safetensors"
     known = checkpoint.read_metadata(last) if last.exists() else {}
     data = [given.data] if given.data != defaults["data"] else [*_data_places(saved, known, run), given.data]
-    here = replace(saved, regime=regime, out=str(run), data=_find_data(data, known, run), **changed)
-    here = replace(here, init=given.init or saved.init)
-    return replace(here, init=_find_parents(here, known, saved))
+    places = {"regime": regime, "out": str(run), "data": _find_data(data, known, run), "init": given.init or saved.init}
+    here = saved.updated(places | changed, str(run))
+    return here.updated({"init": _find_parents(here, known, saved)}, str(run))
 
 
 def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
@@ -45,10 +44,10 @@ def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
 
     "auto" is what the run found for itself. Data and parents are compared by their digests when they are found.
     """
-    saved = _saved(given)
+    saved, wanted = _saved(given).flat(), given.flat()
     for name in asked:
-        now, before = getattr(given, name), getattr(saved, name)
-        if name in (*SPEED_ONLY, *PLACES) or now == before or now in (0, "auto"):
+        now, before = wanted[name], saved[name]
+        if name in (*SPEED_ONLY, *PLACES) or now == before or now in (None, 0, "auto"):
             continue
         if name == "regime" and now.endswith(".toml") and load_regime(now) == load_regime(_regime_copy(given)):
             continue
@@ -61,19 +60,22 @@ def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
 def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
     """``settings`` as a run directory keeps them: they mean the same from every working directory."""
     regime = settings.regime
-    return replace(
-        settings,
-        data=os.path.abspath(settings.data),
-        out=os.path.abspath(settings.run_directory),
-        init=",".join(map(os.path.abspath, paths_in(settings.init))),
-        regime=os.path.abspath(regime) if regime.endswith(".toml") else regime,
-    )
+    places = {
+        "data": os.path.abspath(settings.data),
+        "out": os.path.abspath(settings.run_directory),
+        "init": ",".join(map(os.path.abspath, paths_in(settings.init))),
+        "regime": os.path.abspath(regime) if regime.endswith(".toml") else regime,
+    }
+    return settings.updated(places, "settings.toml")
 
 
 def result_settings(settings: TrainSettings) -> dict[str, Any]:
     """What a checkpoint keeps of the settings: those that decide the result, but not where files lie."""
-    values = asdict(settings)
-    return {name: value for name, value in values.items() if name not in (*SPEED_ONLY, "data", "init", "out", "regime")}
+    return {
+        name: value
+        for name, value in settings.flat().items()
+        if name not in (*SPEED_ONLY, "data", "init", "out", "regime")
+    }
 
 
 def refuse_mixture(run: Path, state: Mapping[str, Any], settings: TrainSettings, total_steps: int) -> None:

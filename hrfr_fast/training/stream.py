@@ -18,14 +18,14 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
         if name not in packed.splits:
             raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
     splits = [packed.splits[name] for name in regime.sources]
-    if settings.highres_identities < 1:
+    if settings.sampling.highres_identities < 1:
         splits = [
-            split.first(max(2, round(settings.highres_identities * split.identities)))
+            split.first(max(2, round(settings.sampling.highres_identities * split.identities)))
             if split.name == "highres" else split
             for split in splits
         ]  # fmt: skip
-    most = settings.most_identities
-    return tuple(split.first(most) if 0 < most < split.identities else split for split in splits)
+    most = settings.sampling.most_identities
+    return tuple(split.first(most) if most and most < split.identities else split for split in splits)
 
 
 def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> BatchStream:
@@ -33,16 +33,17 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Ba
     regime = regime_named(settings.regime)
     splits = training_splits(packed, regime, settings)
     first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
-    share = settings.highres_share if settings.highres_share >= 0 else regime.highres_share
+    given = settings.sampling.highres_share
+    share = regime.highres_share if given is None else given
     if regime.second_view:
         if share == 0:
             raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
-        kernels = tuple(kernel.strip() for kernel in settings.kernels.split(","))
-        view = SecondView(settings.degrade_min, settings.degrade_max, kernels)
-        pairs = pairs_for_share(share, batch_size, first, second, settings.accumulate)
+        kernels = tuple(kernel.strip() for kernel in settings.sampling.kernels.split(","))
+        view = SecondView(settings.sampling.degrade_min, settings.sampling.degrade_max, kernels)
+        pairs = pairs_for_share(share, batch_size, first, second, settings.sampling.accumulate)
         return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
-            micro_batches=settings.accumulate,
+            micro_batches=settings.sampling.accumulate,
         )  # fmt: skip
     draws = draws_for_share(share, first, second) if second else None
     sampler = Sampler(settings.seed, first, second, draws)

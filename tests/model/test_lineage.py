@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import shutil
-from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from hrfr_fast.model.lineage import UNKNOWN, unlike
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from hrfr_fast.training.trainer import Trainer, train
 
 CHILD = """
@@ -50,7 +50,7 @@ def packed_at(tree, out, **how):
 
 def stopped(settings):
     """What a run that is stopped after two steps says; its checkpoint is written."""
-    with Trainer(settings, show_progress=False) as trainer, pytest.raises(Interrupted) as told:
+    with Trainer(build(settings), show_progress=False) as trainer, pytest.raises(Interrupted) as told:
         trainer.start()
         trainer.loop(Stop())
     return str(told.value)
@@ -65,7 +65,7 @@ def made(tiny_tree, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         train(SMALL, show_progress=False)
-        said = stopped(replace(SMALL, regime="child.toml", out="runs/child run"))
+        said = stopped(SMALL.replaced(regime="child.toml", out="runs/child run"))
     (root / "said.txt").write_text(said)
     return root
 
@@ -87,7 +87,7 @@ def run_cli(*arguments):
 
 
 def resume(run, **more):
-    return train(replace(TrainSettings(out=str(run), device="cpu"), **more), resume=True, show_progress=False)
+    return train(TrainSettings(out=str(run), device="cpu").replaced(**more), resume=True, show_progress=False)
 
 
 def test_the_printed_command_goes_on_from_any_directory(made, tmp_path, monkeypatch):
@@ -151,13 +151,13 @@ def test_data_packed_anew_are_never_called_development(project, tiny_tree):
 
 def test_a_parent_of_other_data_leaves_its_mark_on_the_child(project, tiny_tree, capfd):
     packed_at(tiny_tree, project / "packed", dev_identities=6)
-    settings = replace(
-        SMALL, data=str(project / "packed"), out=str(project / "runs" / "again"), init=str(project / "runs" / "parent")
+    settings = SMALL.replaced(
+        data=str(project / "packed"), out=str(project / "runs" / "again"), init=str(project / "runs" / "parent")
     )
     with pytest.raises(UsageError, match="identities"):
-        train(replace(settings, regime=str(project / "child.toml")), show_progress=False)
+        train(settings.replaced(regime=str(project / "child.toml")), show_progress=False)
     (project / "fresh.toml").write_text(CHILD.replace("inherit_head = true", ""))
-    result = train(replace(settings, regime=str(project / "fresh.toml")), show_progress=False)
+    result = train(settings.replaced(regime=str(project / "fresh.toml")), show_progress=False)
     assert "note on" in capfd.readouterr().err
     assert {name: one.pairs.kind for name, one in result.results.items()}["dev-lowres"] == UNKNOWN
     assert "trained on another lowres" in result.report.read_text()
@@ -192,10 +192,12 @@ def test_a_checkpoint_of_an_older_version_has_only_the_digest_of_everything(proj
     metadata = read_metadata(weights)
     metadata["data"] = {name: metadata["data"][name] for name in ("path", "digest")}
     del metadata["head"]["people"]
-    with Trainer(replace(SMALL, data=str(project / "packed"), out=str(project / "x")), show_progress=False) as trainer:
-        load_part(weights, "backbone", trainer.backbone)
-        load_part(weights, "head", trainer.head)
-        save_weights(weights, trainer.backbone, trainer.head, metadata)
+    with Trainer(
+        build(SMALL.replaced(data=str(project / "packed"), out=str(project / "x"))), show_progress=False
+    ) as trainer:
+        load_part(weights, "backbone", trainer.setup.backbone)
+        load_part(weights, "head", trainer.setup.head)
+        save_weights(weights, trainer.setup.backbone, trainer.setup.head, metadata)
     manifest = open_packed(project / "packed").manifest
     assert unlike(metadata, manifest) == [] and unlike(metadata, manifest | {"digest": "other"}) == ["data"]
     shutil.copytree(project / "packed", project / "runs" / "packed")

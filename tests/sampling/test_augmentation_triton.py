@@ -1,7 +1,5 @@
 """Plans drawn inside a kernel against those the host draws: bit by bit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -75,7 +73,7 @@ def test_the_kernel_draws_the_plan_of_the_host(settings, seed, device):
     positions = np.concatenate([np.arange(count - 1), [2**32 - 1]])
     # what is off is drawn by neither: the probe always draws, so colour must be on for its identity to be the host's
     augmentation = draw_augmentation(
-        replace(settings, brightness=settings.brightness or 1e-9), seed, np.full(count, epoch), positions
+        settings.replaced(brightness=settings.brightness or 1e-9), seed, np.full(count, epoch), positions
     )
     out = torch.full((count, 20), torch.nan, device=device)
     erased = torch.full((count, 4), torch.nan, device=device)

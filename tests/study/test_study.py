@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,18 +213,18 @@ def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, 
         for job in (job for job in plan.jobs if job.seed == seed):
             assert set(job.regime.parents) <= done
             done.add(job.label)
-    steps = {job.label: job.settings.steps for job in plan.jobs}
+    steps = {job.label: job.settings.budget.steps for job in plan.jobs}
     assert steps["lowres144"] == steps["highlow144"] == steps["crossres144"] == steps["crossres144-views"]
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"]
 
 
 def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
-    preset = replace(preset_named("full"), batch={"32": 1024, "144": 512})
+    preset = preset_named("full").replaced(batch={"32": 1024, "144": 512})
     from hrfr_fast.format.reader import open_packed
 
     names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
     plan = make_plan(names, preset, open_packed(packed), tmp_path)
-    steps = {job.label: job.settings.steps for job in plan.jobs}
+    steps = {job.label: job.settings.budget.steps for job in plan.jobs}
     assert steps["lowres144"] == steps["highlow144"] == steps["lowres32"] > 0
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"] < steps["lowres144"], "passes over highres"
     watched = next(job for job in plan.jobs if job.label == "highres144").settings

@@ -30,7 +30,7 @@ def test_activation_checkpointing_is_not_advised_to_a_run_that_has_it():
 
 def slow(seconds=20.0, left=100_000, resumed=False, inherits=False, fastest="fp32", **changed):
     settings = TrainSettings(**{"batch_size": 64, "precision": "fp32"} | changed)
-    return advice.of_a_slow_run(settings, seconds, left, fastest=fastest, resumed=resumed, inherits=inherits)
+    return advice.of_a_slow_run(settings, 64, seconds, left, fastest=fastest, resumed=resumed, inherits=inherits)
 
 
 def test_a_run_within_the_hour_goes_without_a_word():

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -17,6 +16,7 @@ from hrfr_fast.runtime.errors import CannotWrite, DamageFound, UsageError
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.synthetic import data_tree
+from hrfr_fast.training.build import build
 from hrfr_fast.training.metrics import Metrics, read_metrics
 from hrfr_fast.training.tensorboard import Board
 from hrfr_fast.training.trainer import Trainer, train
@@ -43,7 +43,7 @@ def disk_full(*_):
 
 def test_a_disk_that_is_full_at_a_later_checkpoint_leaves_the_earlier_one(settings, monkeypatch):
     run = settings.run_directory
-    with Trainer(settings, show_progress=False) as trained:
+    with Trainer(build(settings), show_progress=False) as trained:
         trained.start()
         trained.loop(Never())
         trained.save()
@@ -97,7 +97,7 @@ def test_a_second_training_in_the_directory_is_refused_and_changes_nothing(setti
     with directory_lock(run):
         for resume in (False, True):
             with pytest.raises(UsageError, match=f"in use by .*process {os.getpid()}"):
-                train(replace(settings, seed=1), resume=resume, show_progress=False)
+                train(settings.replaced(seed=1), resume=resume, show_progress=False)
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -109,11 +109,11 @@ def test_a_mixture_of_two_trainings_is_not_resumed(settings):
         "step 4, and now 2 in all": {"steps": 2},
     }
     for said, change in mixtures.items():
-        replace(settings, **change).save(settings.run_directory / "settings.toml")
+        settings.replaced(**change).save(settings.run_directory / "settings.toml")
         with pytest.raises(UsageError, match=said):
             train(settings, resume=True, show_progress=False)
     settings.save(settings.run_directory / "settings.toml")
-    train(replace(settings, log_every=3), resume=True, show_progress=False)
+    train(settings.replaced(log_every=3), resume=True, show_progress=False)
 
 
 @pytest.fixture

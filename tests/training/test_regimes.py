@@ -17,6 +17,7 @@ from hrfr_fast.regimes import REGIMES, TABLE, in_order
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import Execution, build
 from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.resuming import resumed_settings
@@ -32,7 +33,7 @@ def smaller():
     """The same regimes at 48 instead of 144 px: a ninth of the work, through the same code."""
     with pytest.MonkeyPatch.context() as patch:
         for name, regime in REGIMES.items():
-            patch.setitem(REGIMES, name, replace(regime, input_size=min(regime.input_size, 48)))
+            patch.setitem(REGIMES, name, regime.replaced(input_size=min(regime.input_size, 48)))
         yield
 
 
@@ -60,9 +61,9 @@ class StopAfter:
 def run(settings, stop_after=0, resume=False):
     """``train`` without the final verification and its pictures; the trainer, for a look inside."""
     settings = resumed_settings(settings) if resume else settings
-    with Trainer(settings, show_progress=False) as trainer:
+    with Trainer(build(settings), show_progress=False) as trainer:
         if resume:
-            trainer.restore()
+            trainer.state.restore()
         trainer.start()
         if stop_after:
             with pytest.raises(Interrupted):
@@ -79,7 +80,7 @@ def parents(settings, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     for regime in ("lowres32", "lowres144", "highres144"):
         shape = {"width": 16, "embedding_size": 24} if regime == "lowres32" else {}
-        run(replace(settings, regime=regime, out=str(runs / regime), **shape))
+        run(settings.replaced(regime=regime, out=str(runs / regime), **shape))
     return runs
 
 
@@ -102,7 +103,7 @@ def moved(before, after):
 
 @pytest.mark.parametrize("regime", [one.name for one in TABLE if one.name not in ("lowres32", "lowres144")])
 def test_a_resumed_run_of_every_regime_ends_in_the_same_bits(settings, runs, regime):
-    whole, parts = (replace(settings, regime=regime, out=str(runs / name)) for name in ("whole", "parts"))
+    whole, parts = (settings.replaced(regime=regime, out=str(runs / name)) for name in ("whole", "parts"))
     run(whole)
     run(parts, stop_after=1)  # with two phases of three steps: exactly between them
     run(TrainSettings(out=parts.out, device="cpu"), resume=True)
@@ -112,55 +113,55 @@ def test_a_resumed_run_of_every_regime_ends_in_the_same_bits(settings, runs, reg
 
 
 def test_finetuning_keeps_statistics_and_moves_every_layer(settings, runs):
-    run(replace(settings, regime="lowres144-finetuned", out=str(runs / "child")))
+    run(settings.replaced(regime="lowres144-finetuned", out=str(runs / "child")))
     before, after = weights(runs / "lowres144", "backbone."), weights(runs / "child", "backbone.")
     statistics = {name for name in before if name.endswith(STATISTICS)}
     assert moved(before, after) == before.keys() - statistics
-    run(replace(settings, regime="lowres144-finetuned", out=str(runs / "free"), batchnorm="moving"))
+    run(settings.replaced(regime="lowres144-finetuned", out=str(runs / "free"), batchnorm="moving"))
     assert moved(before, weights(runs / "free", "backbone.")) == before.keys()
 
 
 def test_the_first_phase_moves_the_head_alone(settings, runs):
     out = str(runs / "child")
-    trainer = run(replace(settings, regime="lowres144-finetuned", out=out, dropout=0.5), stop_after=1)
+    trainer = run(settings.replaced(regime="lowres144-finetuned", out=out, dropout=0.5), stop_after=1)
     assert not moved(weights(runs / "lowres144", "backbone."), weights(out, "backbone."))
-    assert not any(part.training for part in trainer.backbone.modules() if part is not trainer.backbone)
-    assert trainer.rate == pytest.approx(0.05)
-    assert run(TrainSettings(out=out, device="cpu"), resume=True).rate == pytest.approx(0.1 * 0.05 * 0.5)
+    assert not any(part.training for part in trainer.setup.backbone.modules() if part is not trainer.setup.backbone)
+    assert trainer.log.rate == pytest.approx(0.05)
+    assert run(TrainSettings(out=out, device="cpu"), resume=True).log.rate == pytest.approx(0.1 * 0.05 * 0.5)
 
 
 def test_what_could_not_be_compiled_in_one_phase_is_not_tried_in_the_next(settings, runs):
-    with Trainer(replace(settings, regime="lowres144-finetuned", out=str(runs / "once")), False) as trainer:
-        trainer.how = {"compile": "auto", "graphs": "auto"}
-        trainer._enter_phase(0)
-        trainer.take_step.compile = trainer.take_step.graphs = "off"  # as a step does that gave up
-        trainer._enter_phase(1)
-        assert (trainer.take_step.compile, trainer.take_step.graphs) == ("off", "off")
+    setup = build(settings.replaced(regime="lowres144-finetuned", out=str(runs / "once")))
+    with Trainer(replace(setup, execution=Execution("auto", "auto")), False) as trainer:
+        trainer.state.enter_phase(0)
+        trainer.state.take_step.compile = trainer.state.take_step.graphs = "off"  # as a step does that gave up
+        trainer.state.enter_phase(1)
+        assert (trainer.state.take_step.compile, trainer.state.take_step.graphs) == ("off", "off")
 
 
 def test_the_control_of_finetuning_keeps_the_parents_head(settings, runs):
-    trainer = Trainer(replace(settings, regime="lowres144-continued", out=str(runs / "child")), False)
-    assert torch.equal(weights(runs / "lowres144", "head.")["weight"], trainer.head.weight.detach())
-    assert not moved(weights(runs / "lowres144", "backbone."), trainer.backbone.state_dict())
+    trainer = Trainer(build(settings.replaced(regime="lowres144-continued", out=str(runs / "child"))), False)
+    assert torch.equal(weights(runs / "lowres144", "head.")["weight"], trainer.setup.head.weight.detach())
+    assert not moved(weights(runs / "lowres144", "backbone."), trainer.setup.backbone.state_dict())
 
 
 @pytest.mark.parametrize("regime", ["fused-head", "fused-output"])
 def test_fused_bodies_stay_to_the_bit(settings, runs, regime):
-    trainer = run(replace(settings, regime=regime, out=str(runs / "child")))
-    assert isinstance(trainer.backbone, Fused)
+    trainer = run(settings.replaced(regime=regime, out=str(runs / "child")))
+    assert isinstance(trainer.setup.backbone, Fused)
     for branch, parent in (("large", "lowres144"), ("small", "lowres32")):
         before, after = weights(runs / parent, "backbone."), weights(runs / "child", f"backbone.{branch}.")
         output = {name for name in before if name.startswith("output.")}
         assert moved(before, after) == (output if regime == "fused-output" else set())
-        module = getattr(trainer.backbone, branch)
+        module = getattr(trainer.setup.backbone, branch)
         assert not any(norm.training for norm in batchnorms(nn.ModuleList([module.stem, module.body])))
-    start = Trainer(replace(settings, regime=regime, out=str(runs / "child")), False)
-    fusion = {name: tensor for name, tensor in start.backbone.state_dict().items() if name.startswith("fusion.")}
+    start = Trainer(build(settings.replaced(regime=regime, out=str(runs / "child"))), False)
+    fusion = {name: tensor for name, tensor in start.setup.backbone.state_dict().items() if name.startswith("fusion.")}
     assert moved(fusion, weights(runs / "child", "backbone.")) == fusion.keys()
 
 
 def test_a_fused_model_is_verified_like_any_other(settings, runs):
-    child = replace(settings, regime="fused-output", out=str(runs / "child"))
+    child = settings.replaced(regime="fused-output", out=str(runs / "child"))
     result = train(child, show_progress=False)
     assert evaluate(child.out, device="cpu")["hres"].to_json() == result.results["hres"].to_json()
     metadata = read_metadata(runs / "child" / "checkpoints" / "last.safetensors")
@@ -169,8 +170,8 @@ def test_a_fused_model_is_verified_like_any_other(settings, runs):
 
 
 def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs):
-    trainer = run(replace(settings, regime="fused-untrained", out=str(runs / "child")))
-    assert trainer.total_steps == 0
+    trainer = run(settings.replaced(regime="fused-untrained", out=str(runs / "child")))
+    assert trainer.setup.total_steps == 0
     compute = choose_compute("cpu", "fp32")
     model, metadata = load_backbone(runs / "child" / "checkpoints" / "last.safetensors", compute)
     large, small = (
@@ -186,30 +187,30 @@ def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs)
 
 
 def test_parents_are_found_beside_the_run_or_named(settings, runs, parents, tmp_path_factory):
-    elsewhere = replace(settings, regime="lowres144-finetuned", out=str(tmp_path_factory.mktemp("other") / "child"))
+    elsewhere = settings.replaced(regime="lowres144-finetuned", out=str(tmp_path_factory.mktemp("other") / "child"))
     with pytest.raises(UsageError, match=r"starts from lowres144.*no such checkpoint.*(\n|.)*--init"):
-        Trainer(elsewhere, False)
-    assert Trainer(replace(elsewhere, init=str(parents / "lowres144")), False).settings.width == 8
+        Trainer(build(elsewhere), False)
+    assert Trainer(build(elsewhere.replaced(init=str(parents / "lowres144"))), False).setup.settings.model.width == 8
     with pytest.raises(
         UsageError, match="--init names 2 checkpoints; regime lowres144-finetuned starts from lowres144"
     ):
-        Trainer(replace(elsewhere, init=f"{parents}/lowres144,{parents}/lowres32"), False)
+        Trainer(build(elsewhere.replaced(init=f"{parents}/lowres144,{parents}/lowres32")), False)
     with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 48 px"):
-        Trainer(replace(elsewhere, init=str(parents / "lowres32")), False)
+        Trainer(build(elsewhere.replaced(init=str(parents / "lowres32"))), False)
     with pytest.raises(UsageError, match="branches of 48 px"):
         init = f"{parents}/lowres32,{parents}/lowres144"
-        Trainer(replace(elsewhere, regime="fused-head", init=init), False)
+        Trainer(build(elsewhere.replaced(regime="fused-head", init=init)), False)
     with pytest.raises(UsageError, match="has no parent"):
-        Trainer(replace(elsewhere, regime="lowres32", batchnorm="frozen"), False)
+        Trainer(build(elsewhere.replaced(regime="lowres32", batchnorm="frozen")), False)
     with pytest.raises(UsageError, match="has no second view"):
-        Trainer(replace(elsewhere, regime="highlow144", consistency=1.0), False)
+        Trainer(build(elsewhere.replaced(regime="highlow144", consistency=1.0)), False)
 
 
 def test_lambda_is_the_regimes_or_a_setting(settings, tmp_path):
     """crossres144-views is crossres144 with lambda 0; the stream is the same, so are its shares."""
 
     def built(regime, **changes):
-        return Trainer(replace(settings, regime=regime, out=str(tmp_path / "run"), **changes), False)
+        return Trainer(build(settings.replaced(regime=regime, out=str(tmp_path / "run"), **changes)), False)
 
     pulled, views = built("crossres144"), built("crossres144-views", highres_share=-1.0, batch_size=40)
     assert (pulled.objective.consistency, pulled.objective.pairs) == (1.0, 2)
@@ -222,37 +223,39 @@ def test_lambda_is_the_regimes_or_a_setting(settings, tmp_path):
 
 
 def test_a_run_that_reached_its_third_plateau_takes_no_step_when_resumed(settings, tmp_path):
-    trainer = Trainer(replace(settings, out=str(tmp_path / "run"), plateau=1, eval_every=1.0), False)
-    trainer.plateau.plateaus = 3
+    trainer = Trainer(build(settings.replaced(out=str(tmp_path / "run"), plateau=1, eval_every=1.0)), False)
+    trainer.state.plateau.plateaus = 3
     with trainer:
         trainer.start()
         trainer.loop(StopAfter(0))
-    assert trainer.step == 0
+    assert trainer.state.step == 0
 
 
 def test_fewer_highres_identities_are_the_first_ones(settings, tmp_path):
-    some = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "a"), highres_identities=0.25), False)
-    every = Trainer(replace(settings, regime="highres32", out=str(tmp_path / "b")), False)
-    part, whole = some.stream.splits[0], every.stream.splits[0]
+    some = Trainer(
+        build(settings.replaced(regime="highres32", out=str(tmp_path / "a"), highres_identities=0.25)), False
+    )
+    every = Trainer(build(settings.replaced(regime="highres32", out=str(tmp_path / "b"))), False)
+    part, whole = some.setup.stream.splits[0], every.setup.stream.splits[0]
     assert (part.identities, part.samples) == (3, int((whole.labels < 3).sum()))
     last = part.samples - 1
     assert np.array_equal(part.read(last), whole.read(last)) and len(part.verify()) == 0
-    assert some.head.weight.shape[0] == 3
+    assert some.setup.head.weight.shape[0] == 3
 
 
 def test_at_most_so_many_identities_of_each_split(settings, tmp_path):
-    some = Trainer(replace(settings, regime="highlow144", out=str(tmp_path / "a"), most_identities=4), False)
-    assert [split.identities for split in some.stream.splits] == [4, 4] and some.head.weight.shape[0] == 8
+    some = Trainer(build(settings.replaced(regime="highlow144", out=str(tmp_path / "a"), most_identities=4)), False)
+    assert [split.identities for split in some.setup.stream.splits] == [4, 4] and some.setup.head.weight.shape[0] == 8
 
 
 def test_plateaus_cut_the_rate_and_end_the_run(settings, tmp_path):
     """With a rate too small to gain anything every look is stale: three plateaus of one look each."""
-    stuck = replace(
-        settings, out=str(tmp_path / "stuck"), steps=1000, plateau=1, eval_every=0.05, learning_rate=1e-9, warmup=0.0
+    stuck = settings.replaced(
+        out=str(tmp_path / "stuck"), steps=1000, plateau=1, eval_every=0.05, learning_rate=1e-9, warmup=0.0
     )
     trainer = run(stuck)
-    assert 3 < trainer.step < 30 and trainer.plateau.over
-    assert trainer.rate == pytest.approx(1e-11)
+    assert 3 < trainer.state.step < 30 and trainer.state.plateau.over
+    assert trainer.log.rate == pytest.approx(1e-11)
 
 
 def test_a_plateau_is_a_gain_of_less_than_a_hundredth():
@@ -288,7 +291,7 @@ def test_a_regime_of_ones_own_trains_and_resumes_from_its_copy(settings, runs):
     file = runs / "own.toml"
     file.write_text(OWN)
     assert in_order([str(file)]) == ["lowres144", str(file)]
-    child = replace(settings, regime=str(file), out=str(runs / "child"))
+    child = settings.replaced(regime=str(file), out=str(runs / "child"))
     run(child, stop_after=2)
     file.unlink()
     run(TrainSettings(out=child.out, device="cpu"), resume=True)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from hrfr_fast.evaluation.evaluate import evaluate
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from hrfr_fast.training.metrics import read_metrics
 from hrfr_fast.training.resuming import refuse_changes, resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
@@ -60,7 +60,7 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(settings):
 
 
 def interrupted(settings, after):
-    with Trainer(settings, show_progress=False) as trainer, pytest.raises(Interrupted) as stopped:
+    with Trainer(build(settings), show_progress=False) as trainer, pytest.raises(Interrupted) as stopped:
         trainer.start()
         trainer.loop(StopAfter(after))
     return stopped.value
@@ -83,11 +83,10 @@ def test_a_run_leaves_what_the_contract_names(settings):
 
 @pytest.mark.parametrize("regime,after", [("lowres32", 3), ("highlow144", 2)])
 def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, regime, after):
-    from dataclasses import replace
 
     steps = 7 if regime == "lowres32" else 3
-    whole = replace(settings, regime=regime, steps=steps, out=str(tmp_path / "whole"))
-    parts = replace(whole, out=str(tmp_path / "parts"))
+    whole = settings.replaced(regime=regime, steps=steps, out=str(tmp_path / "whole"))
+    parts = whole.replaced(out=str(tmp_path / "parts"))
     train(whole, show_progress=False)
     stopped = interrupted(parts, after)
     assert stopped.exit_code == 143 and f"--out {parts.out} --resume" in str(stopped)
@@ -99,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, regime, 
 
 
 def test_stopped_while_it_is_verified_a_run_goes_on_there(settings):
-    with Trainer(settings, show_progress=False) as trainer:
+    with Trainer(build(settings), show_progress=False) as trainer:
         trainer.start()
         trainer.loop(StopAfter(10**9))
         with pytest.raises(Interrupted, match="--resume"):
@@ -110,19 +109,18 @@ def test_stopped_while_it_is_verified_a_run_goes_on_there(settings):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(settings):
-    with Trainer(settings, show_progress=False) as trainer:
+    with Trainer(build(settings), show_progress=False) as trainer:
         trainer.start()
         with torch.no_grad():
-            next(trainer.backbone.parameters()).fill_(float("nan"))
+            next(trainer.setup.backbone.parameters()).fill_(float("nan"))
         with pytest.raises(HrfrError, match=r"loss is nan at step 1; no checkpoint.*learning-rate"):
             trainer.loop(StopAfter(10**9))
 
 
 def test_training_learns(settings):
     """The loss of a small model falls well below chance level (the log of the number of identities)."""
-    from dataclasses import replace
 
-    train(replace(settings, steps=60, head="softmax", dropout=0.0, learning_rate=0.1, width=8), show_progress=False)
+    train(settings.replaced(steps=60, head="softmax", dropout=0.0, learning_rate=0.1, width=8), show_progress=False)
     losses = [m["loss"] for m in read_metrics(settings.run_directory / "metrics.jsonl") if m["kind"] == "train"]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -154,23 +152,22 @@ def test_sigterm_saves_and_the_printed_command_resumes(settings):
 
 def test_accumulation_gives_the_gradient_of_the_mean(settings):
     """Two halves accumulated move the head as the mean of their losses would."""
-    from dataclasses import replace
 
-    with Trainer(replace(settings, accumulate=2, dropout=0.0), show_progress=False) as trainer:
+    with Trainer(build(settings.replaced(accumulate=2, dropout=0.0)), show_progress=False) as trainer:
         trainer.start()
-        batch = next(iter(trainer.engine.batches(0, 24)))
-        before = trainer.head.weight.detach().clone()
-        trainer._one_step(batch)
-        moved = trainer.head.weight.detach() - before
-        trainer.losses.close({})
-        [(_, losses)] = trainer.losses.read()
+        batch = next(iter(trainer.setup.engine.batches(0, 24)))
+        before = trainer.setup.head.weight.detach().clone()
+        trainer.step(batch)
+        moved = trainer.setup.head.weight.detach() - before
+        trainer.log.losses.close({})
+        [(_, losses)] = trainer.log.losses.read()
     assert torch.isfinite(moved).all() and moved.abs().max() > 0
     assert losses.shape == (1,) and np.isfinite(losses).all()
 
 
 def small_run(settings, tree, name):
     pack(tree, tree.parent / "packed", workers=1, show_progress=False)
-    chosen = replace(settings, data=str(tree.parent / "packed"), out=str(tree.parent / name), steps=1)
+    chosen = settings.replaced(data=str(tree.parent / "packed"), out=str(tree.parent / name), steps=1)
     return train(chosen, show_progress=False)
 
 
@@ -212,18 +209,16 @@ def test_results_are_kept_where_no_picture_can_be_drawn(settings, monkeypatch, c
 
 
 def test_no_loss_is_shown_before_one_is_read(settings):
-    with Trainer(settings, show_progress=False) as trainer:
-        shown: dict = {}
-        trainer.rate = 0.1
-        trainer._show(type("Bar", (), {"update": lambda self, task, **more: shown.update(more)})(), 0)
-    assert "loss" not in shown["note"] and "nan" not in shown["note"]
+    with Trainer(build(settings), show_progress=False) as trainer:
+        trainer.log.rate = 0.1
+        note = trainer.log.note(None)
+    assert note == "lr 0.1000"
 
 
 def test_a_long_run_says_so_once(settings, monkeypatch, capsys):
-    from dataclasses import replace
 
     from hrfr_fast.training import advice
 
     monkeypatch.setattr(advice, "LONG", 0.0)
-    train(replace(settings, width=24), show_progress=False)
+    train(settings.replaced(width=24), show_progress=False)
     assert capsys.readouterr().err.count("this run on a CPU: ") == 1

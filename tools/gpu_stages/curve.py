@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, findings
 
 STEPS, SMOOTHED = 20, 5
@@ -42,7 +43,7 @@ def compare(found: Findings, regime: str, batch_size: int) -> None:
 
 def losses(run: Path, values: dict[str, Any]) -> "np.ndarray[Any, Any]":
     """The loss of each step, float64 [steps]."""
-    with Trial(TrainSettings(out=str(run), **values), show_progress=False) as trial:
+    with Trial(build(TrainSettings(out=str(run), **values)), show_progress=False) as trial:
         return np.array(trial.run_through())
 
 

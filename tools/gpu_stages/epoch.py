@@ -9,6 +9,7 @@ from benchmarks.trial import Trial
 from hrfr_fast.runtime.errors import Interrupted
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, parser_of
 
 
@@ -28,20 +29,21 @@ def train(found: Findings, regime: str) -> None:
         compile="off" if found.dry else "on", save_minutes=60.0,
     )  # fmt: skip
     began, stopped = time.perf_counter(), False
-    with StopFlag() as stop, Trial(settings, show_progress=False) as trial:
-        before = free_memory(trial.compute)
+    with StopFlag() as stop, Trial(build(settings), show_progress=False) as trial:
+        before = free_memory(trial.setup.compute)
         trial.start()
         opened = time.perf_counter() - began
         try:
             trial.loop(stop)
         except Interrupted:
             stopped = True
-        speed = trial.clock.whole()
+        speed = trial.timer.whole()
         found.check(
-            f"epoch of {regime}", not stopped, steps=trial.step, of=trial.total_steps, opened_seconds=opened,
-            seconds=time.perf_counter() - began, loss=trial.last_loss, limit=speed.limit, **speed.to_json(),
-            peak_bytes=peak_bytes(trial.compute, before), engine=trial.engine.name, compile=trial.take_step.compile,
-            graphs=trial.take_step.graphs, on=str(trial.compute),
+            f"epoch of {regime}", not stopped, steps=trial.state.step, of=trial.setup.total_steps,
+            opened_seconds=opened, seconds=time.perf_counter() - began, loss=trial.log.last_loss, limit=speed.limit,
+            **speed.to_json(),
+            peak_bytes=peak_bytes(trial.setup.compute, before), engine=trial.setup.engine.name,
+            compile=trial.state.execution.compile, graphs=trial.state.execution.graphs, on=str(trial.setup.compute),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.trial import Trial
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import RunSetup, build
 from tools.gpu_stages.findings import Findings, findings
 
 ROOM = 4 << 30  # bytes: enough for pixels, batches and weights, too little for the activations of 1,024 images
@@ -32,11 +34,10 @@ class CannotBeCaptured(nn.Module):
         return loss
 
 
-class Unready(Trial):
-    """A trial whose step cannot be captured."""
-
-    def _objective(self) -> Any:
-        return CannotBeCaptured(super()._objective())
+def build_unready(settings: TrainSettings) -> RunSetup:
+    """A run whose step cannot be captured."""
+    setup = build(settings)
+    return replace(setup, objective=CannotBeCaptured(setup.objective))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,14 +71,14 @@ def out_of_memory(found: Findings, graphs: str) -> None:
     said = ""
     try:
         large = settings_of(found, f"memory-{graphs}", regime="highlow144", batch_size=1024, graphs=graphs)
-        with Trial(large, show_progress=False) as trial:
+        with Trial(build(large), show_progress=False) as trial:
             trial.run_through()
     except HrfrError as error:
         said = str(error)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     left = free_memory_of(found) - held
-    with Trial(settings_of(found, f"memory-{graphs}-after", graphs=graphs), show_progress=False) as trial:
+    with Trial(build(settings_of(found, f"memory-{graphs}-after", graphs=graphs)), show_progress=False) as trial:
         losses = trial.run_through()
     holds = "does not fit" in said and "--batch-size" in said and bool(np.isfinite(losses).all())
     found.check(f"out of memory, graphs {graphs}", holds, said=said, bytes_left_behind=left, losses_after=losses)
@@ -91,11 +92,11 @@ def free_memory_of(found: Findings) -> int:
 def failed_capture(found: Findings, precision: str) -> None:
     """With ``auto`` training goes on without a graph, on the default stream, with the losses of eager steps."""
     name = f"capture-{precision}"
-    with Trial(settings_of(found, name, precision=precision, graphs="off"), show_progress=False) as trial:
+    with Trial(build(settings_of(found, name, precision=precision, graphs="off")), show_progress=False) as trial:
         eager = np.array(trial.run_through())
-    with Unready(settings_of(found, f"{name}-failed", precision=precision), show_progress=False) as trial:
+    with Trial(build_unready(settings_of(found, f"{name}-failed", precision=precision)), show_progress=False) as trial:
         went_on = np.array(trial.run_through())
-        graphs = trial.take_step.graphs
+        graphs = trial.state.execution.graphs
     stream = found.dry or torch.cuda.current_stream() == torch.cuda.default_stream()
     difference = float(np.abs(eager - went_on).max() / eager[0])
     found.check(
@@ -108,7 +109,7 @@ def capture_asked_for(found: Findings) -> None:
     """With ``on`` it ends in a message that names the flag."""
     said = ""
     try:
-        with Unready(settings_of(found, "capture-on", graphs="on"), show_progress=False) as trial:
+        with Trial(build_unready(settings_of(found, "capture-on", graphs="on")), show_progress=False) as trial:
             trial.run_through()
     except HrfrError as error:
         said = str(error)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from benchmarks.train_step import ENDLESS, constant_batch, free_memory, peak_bytes
 from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, parser_of
 
 BATCHES = {"lowres32": (1024, 256, 4096), "highlow144": (512, 128, 1024)}
@@ -54,9 +55,9 @@ def measure(found: Findings, mode: Mode, batch_size: int) -> None:
         steps=ENDLESS, batch_size=batch_size, width=8 if found.dry else 64, compile=mode.compile, graphs=mode.graphs,
         engine="resident",
     )  # fmt: skip
-    with Trial(settings, show_progress=False) as trial:
+    with Trial(build(settings), show_progress=False) as trial:
         trial.start()
-        before, began = free_memory(trial.compute), time.perf_counter()
+        before, began = free_memory(trial.setup.compute), time.perf_counter()
         arm = constant_batch(trial)
         arm.steps(1)
         ready = time.perf_counter() - began
@@ -65,7 +66,7 @@ def measure(found: Findings, mode: Mode, batch_size: int) -> None:
             arm.round()
         found.tell(
             f"{settings.regime}, {mode}", batch_size=batch_size, images_per_second=arm.images_per_second,
-            slowest=min(arm.rates), fastest=max(arm.rates), peak_bytes=peak_bytes(trial.compute, before),
+            slowest=min(arm.rates), fastest=max(arm.rates), peak_bytes=peak_bytes(trial.setup.compute, before),
             seconds_until_ready=ready, milliseconds_a_step=1000 * batch_size / arm.images_per_second,
         )  # fmt: skip
 

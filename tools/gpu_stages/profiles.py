@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, parser_of
 from tools.gpu_stages.modes import BATCHES, BOTH, EAGER, Mode
 
@@ -33,9 +34,9 @@ def record(found: Findings, regime: str, mode: Mode) -> None:
         steps=STEPS + 6, profile=STEPS, batch_size=8 if found.dry else BATCHES[regime][0], eval_every=0,
         width=8 if found.dry else 64, compile=mode.compile, graphs=mode.graphs,
     )  # fmt: skip
-    with Trial(settings, show_progress=False) as trial:
+    with Trial(build(settings), show_progress=False) as trial:
         trial.run_through()
-    made = trial.run / "profile"
+    made = trial.setup.run / "profile"
     name = f"{regime}-{mode}".replace("+", "-")
     kept = found.options.traces / f"{name}.json.gz"
     with (made / "trace.json").open("rb") as trace, gzip.open(kept, "wb") as file:

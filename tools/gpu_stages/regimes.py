@@ -8,6 +8,7 @@ from math import isfinite
 from benchmarks.trial import Trial
 from hrfr_fast.regimes import REGIMES, in_order, regime_named
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, findings
 from tools.gpu_stages.runner import is_installed
 
@@ -33,13 +34,13 @@ def train(found: Findings, regime: str, keep_weights: bool) -> None:
         embedding_size=16 if found.dry else 64, eval_every=0, log_every=2, compile="off",
     )  # fmt: skip
     began = time.perf_counter()
-    with Trial(settings, show_progress=False) as trial:
+    with Trial(build(settings), show_progress=False) as trial:
         losses = trial.run_through()
         if keep_weights:
-            trial._save_weights("last")
+            trial.validation.save_weights("last")
         found.check(
-            regime, all(map(isfinite, losses)), losses=[round(loss, 4) for loss in losses], engine=trial.engine.name,
-            graphs=trial.take_step.graphs, seconds=time.perf_counter() - began,
+            regime, all(map(isfinite, losses)), losses=[round(loss, 4) for loss in losses],
+            engine=trial.setup.engine.name, graphs=trial.state.execution.graphs, seconds=time.perf_counter() - began,
         )  # fmt: skip
 
 

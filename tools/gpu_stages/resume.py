@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.trial import Trial, read_train_lines
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
 from tools.gpu_stages.findings import Findings, findings
 
 STEPS, STOP = 12, 6
@@ -29,9 +29,9 @@ def compare(found: Findings, precision: str) -> None:
         batch_size=8 if found.dry else 128, width=8 if found.dry else 64, embedding_size=16 if found.dry else 512,
         log_every=1, compile="off", out=str(found.work / f"resume-{precision}-whole"),
     )  # fmt: skip
-    with Trial(settings, show_progress=False) as trial:
+    with Trial(build(settings), show_progress=False) as trial:
         whole = np.array(trial.run_through())
-    resumed = stopped_and_resumed(replace(settings, out=str(found.work / f"resume-{precision}-cut")))
+    resumed = stopped_and_resumed(settings.replaced(out=str(found.work / f"resume-{precision}-cut")))
     difference = float(np.abs(whole - resumed).max() / whole[0])
     found.check(
         f"resumed in {precision}", len(resumed) == STEPS and difference < LARGEST, largest_difference=difference,
@@ -41,17 +41,17 @@ def compare(found: Findings, precision: str) -> None:
 
 def stopped_and_resumed(settings: TrainSettings) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """The loss of every step; STOP of them were taken before the state was written, the rest after it was read."""
-    with Trial(settings, show_progress=False) as trial:
+    with Trial(build(settings), show_progress=False) as trial:
         trial.start()
-        batches = trial.engine.batches(0, STOP * settings.batch_size)
+        batches = trial.setup.engine.batches(0, STOP * trial.setup.stream.batch_size)
         for batch in batches:
-            trial._one_step(batch)
-            trial._log()
+            trial.step(batch)
+            trial.log.read()
         trial.save()
-    with Trial(settings, show_progress=False) as trial:
-        trial.restore()
+    with Trial(build(settings), show_progress=False) as trial:
+        trial.state.restore()
         trial.run_through()
-        assert Path(trial.run / "checkpoints" / "last.state.pt").exists()
+        assert Path(trial.setup.run / "checkpoints" / "last.state.pt").exists()
         return np.array([line["loss"] for line in read_train_lines(trial)])
 
 

@@ -1,0 +1,97 @@
+"""Losses and rates of a run in its metrics files and beside its progress bar, and a warning when it is slow."""
+
+import math
+import time
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from hrfr_fast.runtime.device import fastest_precision
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.progress import console
+from hrfr_fast.training import advice
+from hrfr_fast.training.build import RunSetup
+from hrfr_fast.training.losses import LossBuffer
+from hrfr_fast.training.metrics import Metrics
+from hrfr_fast.training.speed import StepTimer
+from hrfr_fast.training.state import TrainState
+
+TIMED = 3  # steps that tell how long a run will take
+
+
+class TrainingLog:
+    """Losses, learning rate and speed of a run. ``board``: write to TensorBoard, too."""
+
+    def __init__(self, setup: RunSetup, state: TrainState, timer: StepTimer, *, board: bool) -> None:
+        self.setup, self.state, self.timer, self.board = setup, state, timer, board
+        self.losses = LossBuffer()
+        self.last_loss = math.nan
+        """Mean of the last line; not a number before the first."""
+        self.rate = math.nan
+        """Learning rate of the last step."""
+        self._step_ends: list[float] = []
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The run's metrics files, opened at the first line, when a resumed run knows where it goes on."""
+        return Metrics(self.setup.run, self.state.samples, board=self.board)
+
+    def read(self, everything: bool = False) -> None:
+        """Write a line for the losses that have arrived, on CUDA all but the newest; refuse to go on when one is not
+        finite.
+
+        ``everything``: the newest too, after waiting for the device, whose time then counts as training.
+        """
+        if everything and self.setup.compute.device.type == "cuda":
+            with self.timer.blocked():
+                torch.cuda.synchronize()
+        if self.losses:
+            throughput = self.timer.read().to_json()
+            self.losses.close({**self.state.where(), "learning_rate": self.rate, **throughput})
+        with self.timer.blocked():
+            ready = self.losses.read(everything)
+        for line, losses in ready:
+            bad = np.flatnonzero(~np.isfinite(losses))
+            if len(bad):
+                self._refuse(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
+            self.last_loss = float(losses.mean())
+            if self.setup.settings.budget.plateau:
+                self.state.plateau.losses += losses.tolist()
+            self.metrics.write("train", **line, loss=self.last_loss)
+
+    def _refuse(self, step: int, loss: float) -> None:
+        last = self.setup.checkpoint("last.safetensors")
+        good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+        tries = advice.after_divergence(self.setup.settings)
+        raise HrfrError(f"the loss is {loss} at step {step:,}; {good}. {tries}")
+
+    def note(self, accuracy: float | None) -> str:
+        """What stands beside the progress bar."""
+        loss = f"loss {self.last_loss:.3f} · " if math.isfinite(self.last_loss) else ""  # none is read yet
+        last = self.timer.last
+        speed = f" · {last.images_per_second:,.0f} images/s ({last.limit})" if last else ""
+        best = f" · accuracy {accuracy:.1%}" if accuracy is not None else ""
+        return f"{loss}lr {self.rate:.4f}{speed}{best}"
+
+    def tell_if_slow(self) -> None:
+        """On a CPU, after TIMED steps: what this run will take, where that is long."""
+        if self.setup.compute.device.type != "cpu" or len(self._step_ends) > TIMED:
+            return
+        self._step_ends.append(time.perf_counter())  # the first step compiles and warms up
+        if len(self._step_ends) <= TIMED:
+            return
+        told = advice.of_a_slow_run(
+            self.setup.settings, self.setup.stream.batch_size,
+            (self._step_ends[-1] - self._step_ends[0]) / TIMED, self.setup.total_steps - self.state.step,
+            fastest=fastest_precision(on_cuda=False), resumed=self.state.step > len(self._step_ends),
+            inherits=bool(self.setup.parents),
+        )  # fmt: skip
+        if told:
+            console.print(told, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Make the lines durable; the next line opens the files again."""
+        if "metrics" in self.__dict__:
+            self.metrics.close()
+            del self.metrics

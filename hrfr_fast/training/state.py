@@ -1,0 +1,167 @@
+"""What changes while a run trains: all of it is in a checkpoint, and nothing else has to be."""
+
+import math
+from typing import Any
+
+import torch
+from torch import optim
+
+from hrfr_fast.model import checkpoint
+from hrfr_fast.model.lineage import unlike_its_own
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.progress import console
+from hrfr_fast.training.build import Execution, RunSetup
+from hrfr_fast.training.optim import build_optimizer, learning_rate
+from hrfr_fast.training.phases import ScheduledPhase
+from hrfr_fast.training.plateau import Plateau
+from hrfr_fast.training.resuming import refuse_mixture, result_settings
+from hrfr_fast.training.step import TrainStep
+
+STATE_FILE = "last.state.pt"
+
+
+class TrainState:
+    """Position, optimiser and what validation has found so far of the run ``setup``; the weights are in its modules.
+
+    Order and augmentation are functions of the number of samples consumed, so a position is one integer.
+    """
+
+    def __init__(self, setup: RunSetup) -> None:
+        self.setup = setup
+        self.step = 0
+        """Optimiser steps taken."""
+        self.phase = -1
+        """Number of the phase that the last step belonged to; -1 before the first."""
+        self.optimizer: optim.SGD | None = None
+        self.take_step: TrainStep | None = None
+        self.scaler = torch.amp.GradScaler(setup.compute.device.type, enabled=setup.compute.scaled)
+        self.plateau = Plateau(setup.settings.budget.plateau or 0)
+        self.next_eval = self.validation_after()
+        """Epoch after which the next validation is due."""
+        self.best_accuracy = -1.0
+        """On the validation pairs, of the checkpoint kept as ``best``."""
+
+    @property
+    def samples(self) -> int:
+        """Samples consumed."""
+        return self.step * self.setup.stream.batch_size
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the first split."""
+        return self.samples / self.setup.stream.epoch_length
+
+    def where(self) -> dict[str, Any]:
+        """The position, as metrics and checkpoints record it."""
+        return {"step": self.step, "samples": self.samples, "epoch": round(self.epoch, 4)}
+
+    def validation_after(self) -> float:
+        """The next epoch, from here on, at whose end a validation is due."""
+        every = self.setup.settings.logging.eval_every
+        return (math.floor(self.epoch / every + 1e-9) + 1) * every if every else math.inf
+
+    # ---- phases and learning rate ---------------------------------------------------------------------------------
+
+    def phase_of_next_step(self) -> tuple[int, ScheduledPhase]:
+        """Number and extent of the phase that the next step belongs to."""
+        return next((number, phase) for number, phase in enumerate(self.setup.phases) if self.step < phase.stop)
+
+    def in_last_phase(self) -> bool:
+        """Whether the next step belongs to the last phase, or there is none."""
+        return not self.setup.phases or self.phase_of_next_step()[0] == len(self.setup.phases) - 1
+
+    @property
+    def execution(self) -> Execution | TrainStep:
+        """Whoever says whether steps are compiled and captured: what failed in one phase is not tried in the next."""
+        return self.take_step or self.setup.execution
+
+    def enter_phase(self, number: int) -> TrainStep:
+        """Freeze what this phase does not train; an optimiser without momentum, and a step of its own."""
+        setup, settings, phase = self.setup, self.setup.settings, self.setup.phases[number].phase
+        setup.train_only(phase.train)
+        how = self.execution
+        self.optimizer = build_optimizer(
+            [setup.backbone, setup.head],
+            lr=settings.optimizer.learning_rate * phase.rate,
+            momentum=settings.optimizer.momentum,
+            weight_decay=settings.optimizer.weight_decay,
+        )
+        self.take_step = TrainStep(
+            setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
+            accumulate=settings.sampling.accumulate, clip_gradient=settings.optimizer.clip_gradient,
+            compile=how.compile, graphs=how.graphs, say=console.print,
+        )  # fmt: skip
+        self.phase = number
+        return self.take_step
+
+    def learning_rate(self, phase: ScheduledPhase) -> float:
+        """Of the next step: of its phase's own schedule, or of the plateaus where the last phase watches for them."""
+        settings, steps = self.setup.settings, phase.stop - phase.start
+        base = settings.optimizer.learning_rate * phase.phase.rate
+        done, warmup = self.step - phase.start, round(settings.optimizer.warmup * steps)
+        if settings.budget.plateau and phase is self.setup.phases[-1]:
+            return base * self.plateau.factor * min(1.0, (done + 1) / max(1, warmup))
+        return learning_rate(done, steps, base=base, warmup_steps=warmup, schedule=settings.optimizer.schedule)
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write all that ``restore`` needs, atomically."""
+        setup = self.setup
+        state = {
+            "step": self.step,
+            "phase": self.phase,
+            "next_eval": self.next_eval,
+            "plateau": self.plateau.state(),
+            "best_accuracy": self.best_accuracy,
+            "data_digest": setup.packed.digest,
+            "origin": setup.origin,
+            "settings": result_settings(setup.settings),
+            "backbone": setup.backbone.state_dict(),
+            "head": setup.head.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if setup.compute.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state()
+        checkpoint.save_state(setup.checkpoint(STATE_FILE), state)
+
+    def restore(self) -> None:
+        """Continue from the run's last checkpoint, or from the start where none was written yet.
+
+        Raises UsageError for a checkpoint of other data or other settings.
+        """
+        setup, path = self.setup, self.setup.checkpoint(STATE_FILE)
+        if not path.exists():
+            console.print(f"{setup.run}: stopped before its first checkpoint, starting again")
+            return
+        state = checkpoint.load_state(path, setup.compute.device)
+        self._refuse_other_data(state)
+        refuse_mixture(setup.run, state, setup.settings, setup.total_steps)
+        if state["phase"] >= 0:
+            self.enter_phase(state["phase"])
+        setup.backbone.load_state_dict(state["backbone"])
+        setup.head.load_state_dict(state["head"])
+        if self.optimizer and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        if "random_cuda" in state and setup.compute.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        self.step, self.best_accuracy = state["step"], state["best_accuracy"]
+        self.next_eval, self.plateau = state["next_eval"], Plateau(**state["plateau"])
+
+    def _refuse_other_data(self, state: dict[str, Any]) -> None:
+        packed, run = self.setup.packed, self.setup.run
+        origin = state.get("origin", {"data": {"digest": state["data_digest"]}})
+        if other := unlike_its_own(origin, packed.manifest):
+            raise UsageError(
+                f"{packed.path} has changed since {run} was started ({', '.join(other)}); "
+                "train a new run on it, or say with --data where the data of the run are now"
+            )
+        if state["data_digest"] != packed.digest:
+            console.print(
+                f"note: {packed.path} has changed since {run} was started, but not in what it is trained on",
+                markup=False, highlight=False,
+            )  # fmt: skip
