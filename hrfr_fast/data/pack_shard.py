@@ -70,14 +70,14 @@ def pack_shard(
         return finished
     journal, writer = _open(candidates, work, key)
     begun = journal.candidates
+    action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
     try:
         _fill(writer, journal, candidates, decoders, advance, stop)
+        finished = _finish(writer, journal, candidates, work, action)
     except BaseException:
         writer.close()
         journal.close()
         raise
-    action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
-    finished = _finish(writer, journal, candidates, work, action)
     listing = work / commit.listing_name(candidates.name)
     save_listing(listing, key, finished.entry["digest"], candidates.listing_lines())
     write_json(done, manifest.with_checksum({"key": key} | asdict(finished)))
