@@ -41,7 +41,11 @@ def seed_everything() -> None:
 def process_state() -> dict[str, Any]:
     """What it is now, by name. Warnings filters are not here: pytest gives each test its own."""
     return {
-        "environment": {name: value for name, value in os.environ.items() if name not in SET_BY_OTHERS},
+        "environment": {
+            name: value
+            for name, value in os.environ.items()
+            if name not in SET_BY_OTHERS and not name.startswith("_TORCHINDUCTOR_")
+        },
         "working directory": os.getcwd(),
         "umask": _umask(),
         "signal handlers": {name: signal.getsignal(number) for name, number in SIGNALS.items()},
@@ -53,7 +57,7 @@ def process_state() -> dict[str, Any]:
         "numba's threads": _numba_threads(),
         "OpenCV's threads": cv2.getNumThreads(),
         "OpenCV's log level": cv2.utils.logging.getLogLevel(),
-        "threads": set(threading.enumerate()),
+        "threads": {thread for thread in threading.enumerate() if type(thread).__name__ != "TMonitor"},  # tqdm's, one
         "child processes": _children(),
         "open files": _open_files(),
     }
@@ -106,7 +110,7 @@ def _matplotlib() -> dict[str, Any]:
 
 
 def _torch_settings() -> dict[str, Any]:
-    # cuDNN's flags are not here: choosing a GPU sets them for the process, see restore_cudnn.
+    # cuDNN's flags are not here: choosing a GPU sets them for the process, and leaves them.
     return {
         "dtype": torch.get_default_dtype(),
         "device": torch.get_default_device(),

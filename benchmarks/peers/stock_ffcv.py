@@ -13,6 +13,9 @@ from benchmarks.peers.base import Task, missing
 if TYPE_CHECKING:
     import torch
 
+KEPT: list[Any] = []
+"""Loaders, for the life of the process: numba cannot clear away the functions that FFCV compiled for them."""
+
 
 class Peer:
     name = "stock FFCV"
@@ -58,5 +61,6 @@ class Peer:
             str(split.path), task.batch_size, num_workers=task.workers, os_cache=True, order=OrderOption.RANDOM,
             drop_last=True, pipelines={"image": image, "label": label}, batches_ahead=3,
         )  # fmt: skip
+        KEPT.append(loader)
         while True:
             yield from loader

@@ -401,15 +401,17 @@ def synthesize_packed(
             kept = []
             count = worker_count(workers, plan.identities * plan.pictures)
             work = jobs(seed, split, plan, list(range(plan.identities)), strengths)
-            for blob, labels, checksums in in_order(_pixels_of_job, work, count, flag):
-                lengths = np.full(len(labels), 3 * plan.size**2)
-                writer.extend(blob, lengths, labels, np.full(len(labels), beton.RAW), checksums)
-                if split == "highres_eval":
-                    kept.append(np.frombuffer(blob, np.uint8).reshape(-1, plan.size, plan.size, 3))
-                bars.advance(task, len(labels))
-            if flag:
+            try:
+                for blob, labels, checksums in in_order(_pixels_of_job, work, count, flag):
+                    lengths = np.full(len(labels), 3 * plan.size**2)
+                    writer.extend(blob, lengths, labels, np.full(len(labels), beton.RAW), checksums)
+                    if split == "highres_eval":
+                        kept.append(np.frombuffer(blob, np.uint8).reshape(-1, plan.size, plan.size, 3))
+                    bars.advance(task, len(labels))
+                raise_if_stopped(flag, f"{out} is incomplete; the same `hrfr-fast synth --packed` makes it anew")
+            except BaseException:
                 writer.close()
-            raise_if_stopped(flag, f"{out} is incomplete; the same `hrfr-fast synth --packed` makes it anew")
+                raise
             names = [identity_name(split, i) for i in range(plan.identities)]
             entries[split] = manifest.split_entry(split, writer.finish(), size=plan.size, identity_names=names)
             if kept:

@@ -26,7 +26,8 @@ def hold(directory, inside="pass"):
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD.format(inside=inside), str(directory)], stdout=subprocess.PIPE, text=True
     )
-    assert child.stdout.readline() == "held\n"
+    with child.stdout as said:
+        assert said.readline() == "held\n"
     return child
 
 

@@ -59,9 +59,9 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script.write_text(PARENT)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
-    worker = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+    with parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
     deadline = time.monotonic() + 20
     while _runs(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
