@@ -103,7 +103,8 @@ def synth(
     """Make a data tree of parametric faces."""
     from hrfr_fast.runtime.signals import StopFlag
     from hrfr_fast.runtime.terminal import print_values
-    from hrfr_fast.synthetic.data_tree import synthesize, synthesize_packed
+    from hrfr_fast.synthetic.data_tree import synthesize
+    from hrfr_fast.synthetic.packed import synthesize_packed
 
     with StopFlag() as stop:
         make = synthesize_packed if packed else synthesize

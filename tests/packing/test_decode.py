@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format import beton
-from hrfr_fast.packing.decode import Rejected, Target, decode, decode_chunk, exif_orientation, oriented, record_of
+from hrfr_fast.packing.chunks import decode_chunk
+from hrfr_fast.packing.decode import Target, decode, oriented, record_of
+from hrfr_fast.packing.image_headers import exif_orientation
+from hrfr_fast.packing.picture_files import Rejected
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -147,5 +150,5 @@ def test_a_refused_picture_takes_its_partner_along(tmp_path, make_picture, make_
         (tmp_path / f"{i}.jpg").write_bytes(make_jpeg(make_picture(i, 36)))
     (tmp_path / "3.jpg").write_bytes(b"broken")
     chunk = decode_chunk(str(tmp_path), [f"{i}.jpg" for i in range(6)], TARGET, paired=True)
-    assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.refused] == [3]
+    assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.rejected] == [3]
     assert len(chunk.blob) == sum(chunk.lengths)

@@ -41,7 +41,7 @@ def test_everything_is_packed_in_sorted_order(tree, tmp_path, make_picture):
         data = np.fromfile(tree / "lowres" / f"l{record // 5:03d}" / f"{record % 5}.jpg", np.uint8)
         expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
         assert np.abs(low.read(record)[0].astype(int) - expected).max() <= 1
-    assert summary.quarantined == 0 and not summary.warnings and check_packed(tmp_path / "out") == []
+    assert summary.rejected == 0 and not summary.warnings and check_packed(tmp_path / "out") == []
     assert summary.digest == packed.digest
     assert not (tmp_path / "out/.packing").exists()
 
@@ -83,14 +83,14 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
     summary = run(tree, tmp_path / "out")
     packed = open_packed(tmp_path / "out").splits["lowres"]
     reasons = {line["file"]: line["reason"] for line in refusals(tmp_path / "out")}
-    assert summary.quarantined == len(reasons) == 9 and packed.samples == 50
+    assert summary.rejected == len(reasons) == 9 and packed.samples == 50
     expected = ["decodable JPEG", "empty", "wrong size: 40x40", "empty"]
     for i, reason in enumerate(expected):
         assert reason in reasons[f"lowres/l000/{i}.jpg"]
     assert packed.identities == 10 and packed.labels.tolist() == [i // 5 for i in range(50)]
     assert "l000" not in packed.identity_names and "l005" not in packed.identity_names
     warnings = "\n".join(summary.warnings)
-    assert "identities without pictures" in warnings and "every picture was refused" in warnings
+    assert "identities without pictures" in warnings and "every picture was rejected" in warnings
     assert "1 files are not pictures by their names, such as lowres/l006/notes.txt" in warnings
     assert "5 pictures lie in 1 folders deeper than lowres/<identity>/<picture>, such as lowres/l000/4.jpg/" in warnings
 

@@ -37,7 +37,7 @@ def test_a_bad_picture_or_line_drops_its_pair_with_the_reason(tree, tmp_path):
     lines = [line for line in refusals(tmp_path / "out") if line["split"] == "pairs-list"]
     assert [line.get("pair", line.get("line")) for line in lines] == [2, 3, 4, 6]
     assert "No such file" in lines[1]["reason"] and "malformed line 4" in lines[2]["reason"]
-    assert summary.quarantined == 5  # the broken picture counts in its split, too
+    assert summary.rejected == 5  # the broken picture counts in its split, too
     run(tree, tmp_path / "two", workers=2)
     assert (tmp_path / "two/quarantine.jsonl").read_bytes() == (tmp_path / "out/quarantine.jsonl").read_bytes()
 

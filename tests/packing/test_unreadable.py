@@ -67,7 +67,7 @@ def test_what_cannot_be_read_is_tried_again_until_it_can(tree, tmp_path, failing
     summary = run(tree, out)
     assert summary.shards["lowres"].why == "files can be read now that could not"
     assert summary.shards["highres"].action == "unchanged" and samples(out) == 59 and not retried(out)
-    assert run(tree, out).nothing_to_do and summary.quarantined == 1
+    assert run(tree, out).nothing_to_do and summary.rejected == 1
 
 
 LINKS = {"dangling": "nowhere.jpg", "loop": "0.jpg"}

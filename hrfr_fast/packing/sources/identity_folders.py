@@ -1,21 +1,18 @@
-"""What can be packed: identity folders, listed compactly, and the question whether they changed since last time."""
+"""The folders of a split, ``<split>/<identity>/<picture>``: listed compactly, and as candidates."""
 
 import hashlib
 import os
 import stat
-import unicodedata
-from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.decode import Rejected, read_file
-from hrfr_fast.packing.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
+from hrfr_fast.packing.sources.candidates import Candidates
+from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 
@@ -45,9 +42,9 @@ class Listing:
         """The listing of some identities alone, given by ascending number."""
         starts = np.concatenate([[0], np.cumsum(self.counts)])
         part = Listing()
-        for i in chosen:
-            span = slice(int(starts[i]), int(starts[i + 1]))
-            part.add(self.identities[i], self.names[i], self.sizes[span], self.mtimes[span])
+        for identity in chosen:
+            span = slice(int(starts[identity]), int(starts[identity + 1]))
+            part.add(self.identities[identity], self.names[identity], self.sizes[span], self.mtimes[span])
         return part
 
     def add(self, identity: str, names: bytes, sizes: "array[int]", mtimes: "array[int]") -> None:
@@ -69,12 +66,12 @@ class Listing:
         return digest.hexdigest()
 
     def lines(self) -> Iterator[str]:
-        """One line a file, whatever its name holds: identity/name, size, modification time."""
-        at = 0
-        for i, identity in enumerate(self.identities):
-            for name in self.files(i):
-                yield f"{one_line(f'{identity}/{name}')}\t{self.sizes[at]}\t{self.mtimes[at]}"
-                at += 1
+        """One line a file, whatever characters its name has: identity/name, size, modification time."""
+        entries = zip(self.sizes, self.mtimes, strict=True)
+        for number, identity in enumerate(self.identities):
+            for name in self.files(number):
+                size, mtime = next(entries)
+                yield f"{one_line(f'{identity}/{name}')}\t{size}\t{mtime}"
 
 
 def list_split(root: Path) -> Listing:
@@ -111,6 +108,7 @@ def _identities(root: Path, left_out: LeftOut) -> list[str]:
 
 
 def _list_identity(root: Path, identity: str, listing: Listing) -> None:
+    """Add the pictures of one identity to ``listing``."""
     found = []
     with os.scandir(root / identity) as entries:
         for entry in entries:
@@ -134,143 +132,40 @@ def _list_identity(root: Path, identity: str, listing: Listing) -> None:
     listing.add(identity, b"\0".join(names), array("q", sizes), array("q", mtimes))
 
 
-def identity_key(name: str) -> str:
-    """What two spellings of one folder name have in common: composed accents (NFC), no spaces around it.
-
-    The same name typed on macOS and on Linux may differ in both.
-    """
-    return unicodedata.normalize("NFC", name).strip()
-
-
 def _refuse_layout(root: Path, listing: Listing) -> None:
-    """Most pictures would be left out: then the tree is laid out in another way, or is still packed in archives."""
+    """Raise UsageError: most pictures would be left out, as in a tree of another layout or one still in archives."""
     expected = f"{root.name}/<identity>/<picture>"
-    said = "; ".join(listing.left_out.lines(root.name))
+    left_out = "; ".join(listing.left_out.lines(root.name))
     if listing.left_out.pictures:
         raise UsageError(
             f"{root}: only {len(listing):,} of {len(listing) + listing.left_out.pictures:,} pictures lie where they are"
-            f" expected, in {expected}: {said}. Move the others there (or remove what is not wanted) and pack again"
+            f" expected, in {expected}: {left_out}. Move the others there (or remove what is not wanted) and pack again"
         )
+    found = f" ({left_out})" if left_out else ""
     raise UsageError(
-        f"{root}: no pictures; expected {expected} with one of {' '.join(EXTENSIONS)}{f' ({said})' if said else ''};"
+        f"{root}: no pictures; expected {expected} with one of {' '.join(EXTENSIONS)}{found};"
         " remove the folder if the split is not wanted"
     )
 
 
-def refuse_shared_identities(listings: dict[str, Listing]) -> None:
-    """No identity may be in two splits, in whatever spelling: training and test would overlap.
-
-    Raises UsageError naming some.
-    """
-    names = sorted(listings)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            keys = {identity_key(name) for name in listings[second].identities}
-            shared = sorted(name for name in listings[first].identities if identity_key(name) in keys)
-            if shared:
-                exact = set(listings[second].identities)
-                shown = [one_line(n) if n in exact else f"{ascii(n)} in another spelling" for n in shared[:5]]
-                some = ", ".join(shown) + (", ..." if len(shared) > 5 else "")
-                raise UsageError(
-                    f"{len(shared)} identities are in both {first} and {second} ({some}); every identity belongs"
-                    " to one split, else training and evaluation overlap"
-                )
-
-
-def similar_identities(listings: dict[str, Listing]) -> list[str]:
-    """Warnings about identities that differ in case, accents' encoding or spaces alone: perhaps one person twice.
-
-    Case alone is no reason to refuse: there are identity codes that need it.
-    """
-    spellings: dict[str, list[str]] = {}
-    for split, listing in listings.items():
-        for name in listing.identities:
-            spellings.setdefault(identity_key(name).casefold(), []).append(f"{split}/{name}")
-    groups = [group for group in spellings.values() if len(group) > 1]
-    if not groups:
-        return []
-    some = "; ".join(" and ".join(map(ascii, group)) for group in groups[:5]) + ("; ..." if len(groups) > 5 else "")
-    return [
-        f"{len(groups)} identities have several folders whose names differ in case, encoding of accents or spaces alone"
-        f" ({some}); they count as different people, put the pictures of one person into one folder"
-    ]
-
-
-@dataclass
-class Candidates(ABC):
-    """Pictures that want to become one shard, in order. ``size`` and ``encoding`` are settled before packing.
-
-    Labels are provisional: an identity's number for a split, the candidate's own number for pairs.
-    """
-
-    name: str  # "lowres", ..., or "pairs-<name>"
-    root: Path
-    size: int
-    count: int
-    fingerprint: str  # of names, sizes, modification times
-    content: str  # of names and sizes
-    encoding: str = "raw"
-    resize: bool = False
-    listing: Listing | None = None
-    bytes_on_disk: int = 0
-
-    paired = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What decides the pixels beside the files, by name; part of the key of an unchanged shard."""
-        return {}
-
-    @property
-    def folder(self) -> str:
-        """Where the paths count from, as a user would say it."""
-        return self.root.name
-
-    @abstractmethod
-    def paths(self, first: int, last: int) -> list[str]:
-        """Paths relative to ``root`` of the candidates first..last-1."""
-
-    def labels(self, first: int, last: int) -> NDArray[np.int64]:
-        """Provisional labels of the candidates first..last-1."""
-        return np.arange(first, last)
-
-    def listing_lines(self) -> Iterator[str]:
-        """What :func:`changes` compares; one line a file, the path before the first tab."""
-        return self.listing.lines() if self.listing is not None else iter(())
-
-    def readable_again(self, refusals: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether any file of ``refusals`` (quarantine lines marked "retry") can be read now."""
-        for line in refusals:
-            try:
-                read_file(str(self.root / str(line["file"]).removeprefix(f"{self.folder}/")))
-                return True
-            except Rejected:
-                continue
-        return False
-
-    def sample(self, n: int = 64) -> list[str]:
-        """Up to ``n`` paths, evenly spread."""
-        chosen = np.unique(np.linspace(0, self.count - 1, min(n, self.count)).astype(int)).tolist()
-        return [self.paths(i, i + 1)[0] for i in chosen]
-
-
 class FolderCandidates(Candidates):
-    """The pictures of a split, identity after identity."""
+    """Pictures of a split, identity after identity."""
 
-    def __init__(self, name: str, root: Path, listing: Listing, size: int) -> None:
-        super().__init__(
-            name, root, size, len(listing), listing.fingerprint(times=True), listing.fingerprint(times=False)
-        )
+    def __init__(self, name: str, root: Path, listing: Listing, size: int = 0) -> None:
+        digests = listing.fingerprint(times=True), listing.fingerprint(times=False)
+        super().__init__(name, root, size, len(listing), *digests)
         self.listing = listing
         self.bytes_on_disk = int(np.maximum(np.asarray(listing.sizes), 0).sum())
         self._starts = np.concatenate([[0], np.cumsum(listing.counts)]).astype(np.int64)
         self._files: tuple[int, list[str]] = (-1, [])
 
+    def listing_lines(self) -> Iterator[str]:
+        return self.listing.lines()
+
     def labels(self, first: int, last: int) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, np.arange(first, last), side="right") - 1
 
     def paths(self, first: int, last: int) -> list[str]:
-        assert self.listing is not None
         paths = []
         for position, identity in zip(range(first, last), self.labels(first, last).tolist(), strict=True):
             if self._files[0] != identity:
@@ -278,8 +173,3 @@ class FolderCandidates(Candidates):
             name = self._files[1][position - int(self._starts[identity])]
             paths.append(f"{self.listing.identities[identity]}/{name}")
         return paths
-
-
-def digest_of_text(text: str) -> str:
-    """BLAKE2b of ``text``, which may hold undecodable file names; 64 hexadecimal digits."""
-    return hashlib.blake2b(os.fsencode(text), digest_size=32).hexdigest()
