@@ -52,7 +52,7 @@ def data_start(capacity: int, page_size: int) -> int:
     return -(-(METADATA_START + capacity * METADATA.itemsize) // page_size) * page_size
 
 
-def place(lengths: NDArray[np.int64], page_size: int, position: int) -> NDArray[np.int64]:
+def record_offsets(lengths: NDArray[np.int64], page_size: int, position: int) -> NDArray[np.int64]:
     """Byte offset of each record when records of ``lengths`` [N] follow one another greedily from ``position``.
 
     A record that does not fit into what is left of a page starts the next page. Pages lie on multiples of
@@ -137,7 +137,7 @@ class Tables:
 
 
 def read_tables(path: Path, data: NDArray[np.uint8]) -> Tables:
-    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound at the first oddity."""
+    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound where they are wrong."""
     header = read_header(path)
     n = header.samples
     metadata = np.frombuffer(data, METADATA, n, METADATA_START)

@@ -6,7 +6,8 @@ A shard is called as its split is, or ``pairs-<name>`` for a pair set.
 SPLITS = ("lowres", "highres", "highres_eval")
 TRAINING = ("lowres", "highres")
 PAIR_FOLDER = "hres_eval_pairs"  # of a data tree
-_PAIRS, _DEVELOPMENT = "pairs-", "dev-"
+DEVELOPMENT = "dev-"  # begins the name of a pair set made of identities taken out of a training split
+_PAIRS = "pairs-"
 
 
 def pair_shard(pair_set: str) -> str:
@@ -22,16 +23,6 @@ def is_pair_shard(shard: str) -> bool:
 def without_prefix(shard: str) -> str:
     """Name of the split or pair set that ``shard`` holds."""
     return shard.removeprefix(_PAIRS)
-
-
-def development_set(split: str) -> str:
-    """Name of the pair set made of identities taken out of the training split ``split``."""
-    return _DEVELOPMENT + split
-
-
-def is_development_set(pair_set: str) -> bool:
-    """Whether a pair set of this name is one of identities taken out of a training split."""
-    return pair_set.startswith(_DEVELOPMENT)
 
 
 def identities_file(shard: str) -> str:

@@ -160,7 +160,7 @@ class Split:
                 f" program writes to it; `hrfr-fast check {self.path.parent}` lists all damage"
             )
 
-    def release(self) -> None:
+    def free_pages(self) -> None:
         """Give back the memory of the pages read so far; they are read again when they are needed again."""
         self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 

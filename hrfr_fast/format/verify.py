@@ -56,7 +56,7 @@ def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
     return damages + list(_other_files(path, content))
 
 
-def coverage(path: str | Path) -> list[str]:
+def describe_check(path: str | Path) -> list[str]:
     """Sentences on what :func:`check_packed` checks in the finished pack ``path`` and what it does not."""
     path = Path(path)
     content = manifest.read(path)
@@ -100,7 +100,7 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
             for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
                 wrong += 1
                 yield Damage(file.name, record, "its bytes do not match its checksum")
-            split.release()
+            split.free_pages()
         if pairs is not None:
             _ = pairs.same
             if pairs.identities_path is not None:

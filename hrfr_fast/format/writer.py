@@ -67,7 +67,7 @@ class SplitWriter:
 
     def _restore(self, rows: NDArray[np.void]) -> None:
         n = len(rows)
-        offsets = beton.place(rows["length"].astype(np.int64), self.page_size, self._position)
+        offsets = beton.record_offsets(rows["length"].astype(np.int64), self.page_size, self._position)
         self.rows[:n], self.offsets[:n], self.samples = rows, offsets, n
         self._position = int(offsets[-1]) + int(rows["length"][-1])
 
@@ -100,7 +100,7 @@ class SplitWriter:
         rows["length"], rows["crc32"], rows["label"], rows["mode"] = lengths, crc32, labels, modes
         if ((rows["mode"] == beton.RAW) & (lengths != 3 * self.size**2)).any():
             raise ValueError(f"a raw record of {self.size}x{self.size} pixels takes {3 * self.size**2} bytes")
-        offsets = beton.place(lengths, self.page_size, self._position)
+        offsets = beton.record_offsets(lengths, self.page_size, self._position)
         self._write(memoryview(blob), offsets, lengths)
         self.offsets[first:last], self.samples = offsets, last
         return rows
@@ -133,7 +133,7 @@ class SplitWriter:
         """Write the tables and the checksums, fsync, rename.
 
         Args:
-            relabel: new label of each old one, where the labels given were not yet final.
+            relabel: new label of each old one, where the given labels were provisional.
         """
         self._write_pending()
         n, file = self.samples, self._file
@@ -166,7 +166,7 @@ def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) 
     """Whether the unfinished file ``partial`` still has the records of ``rows`` (:data:`ROW`), every byte of them."""
     try:
         lengths = rows["length"].astype(np.int64)
-        offsets = beton.place(lengths, page_size, beton.data_start(capacity, page_size))
+        offsets = beton.record_offsets(lengths, page_size, beton.data_start(capacity, page_size))
         with open(partial, "rb") as file:
             for offset, length, expected in zip(
                 offsets.tolist(), lengths.tolist(), rows["crc32"].tolist(), strict=True

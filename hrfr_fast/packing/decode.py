@@ -90,14 +90,14 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     import cv2
 
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the reason is ours to give
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # The packer reports the reason itself.
     try:
         check_complete(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, struct.error) as error:
         raise Rejected(f"cannot be decoded: {error}") from error
     finally:
-        cv2.utils.logging.setLogLevel(level)  # the caller's process may use OpenCV, too
+        cv2.utils.logging.setLogLevel(level)  # The process may use OpenCV for other things, too.
     if image is None:
         raise Rejected("cannot be decoded")
     if image.dtype != np.uint8 or image.shape not in ((height, width, 3), (width, height, 3)):

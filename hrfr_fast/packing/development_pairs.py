@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hrfr_fast.format.names import development_set, pair_shard
+from hrfr_fast.format.names import DEVELOPMENT, pair_shard
 from hrfr_fast.packing.sources.identity_folders import Listing
 from hrfr_fast.packing.sources.pair_lists import PathPairs
 from hrfr_fast.runtime.errors import UsageError
@@ -21,7 +21,7 @@ def choose_identities(listing: Listing, n: int, split: str) -> list[int]:
 
     A pure function of the sorted names. Raises UsageError if less than half would be left for training.
     """
-    eligible = [i for i, count in enumerate(listing.counts) if count >= 2]
+    eligible = [identity for identity, count in enumerate(listing.counts) if count >= 2]
     if n > len(eligible) or 2 * n > len(listing.identities):
         raise UsageError(
             f"--dev-identities {n}: {split} has {len(listing.identities)} identities ({len(eligible)} with two or more"
@@ -49,7 +49,7 @@ def development_pairs(split: str, root: Path, listing: Listing, size: int) -> Pa
             paths.append(f"{listing.identities[identity]}/{name}")
             identities.append(identity)
         same.append(False)
-    name = pair_shard(development_set(split))
+    name = pair_shard(f"{DEVELOPMENT}{split}")
     return PathPairs(name, root, paths, np.array(same, bool), size, "development", np.array(identities, np.int32))
 
 
@@ -59,9 +59,9 @@ def _impostors(files: list[list[str]], first_of_each: list[int]) -> Iterator[lis
     Spread over identities: each takes part as often as it does in genuine pairs.
     """
     n, drawn = len(files), set[frozenset[tuple[int, str]]]()
-    for k, first in enumerate(first_of_each if n > 1 else []):
+    for number, first in enumerate(first_of_each if n > 1 else []):
         for attempt in range(DRAWS):
-            words = philox(0, k, attempt, purpose=SPLIT_CHOICE, view=1)
+            words = philox(0, number, attempt, purpose=SPLIT_CHOICE, view=1)
             second = (first + 1 + int(words[0]) % (n - 1)) % n
             chosen = [(i, files[i][int(word) % len(files[i])]) for i, word in ((first, words[1]), (second, words[2]))]
             if frozenset(chosen) not in drawn:

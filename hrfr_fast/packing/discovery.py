@@ -27,7 +27,7 @@ def tree_candidates(data: Path, out: Path, settings: PackSettings) -> tuple[list
     """The splits, development pairs and pair sets of the tree ``data``, and warnings about them.
 
     Raises:
-        UsageError: no split, a misspelt one, one laid out otherwise; an identity in two splits, a broken pair set.
+        UsageError: no split, a misspelt one, one of another layout; an identity in two splits, a broken pair set.
         HrfrError: a folder that cannot be read.
     """
     listings = {name: list_split(data / name) for name in split_folders(data)}
@@ -64,7 +64,9 @@ def encoding_in_words(found: list[Candidates], settings: PackSettings) -> str:
     if settings.encoding != "auto":
         return f"encoding {settings.encoding}: as asked for"
     choices = []
-    for candidates in (candidates for candidates in found if not candidates.paired):
+    for candidates in found:
+        if candidates.paired:
+            continue
         limit = "within" if candidates.encoding == "raw" else "above"
         choices.append(
             f"{candidates.name} {candidates.encoding} ({candidates.raw_bytes / 1e9:.3g} GB of pixels, {limit} 8 GB)"
@@ -116,6 +118,7 @@ def _usual_size(candidates: Candidates, allowed: tuple[int, ...] | None) -> int 
 
 
 def _warnings(split: str, listing: Listing) -> list[str]:
+    """Warnings about what is not packed or gets no label in one split."""
     warnings = []
     empty = [one_line(name) for name, n in zip(listing.identities, listing.counts, strict=True) if not n]
     if empty:

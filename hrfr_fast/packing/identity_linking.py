@@ -57,11 +57,11 @@ def recover(
     roots, identified = people.of_pictures(), people.identified()
     linked = roots[both[:, 0]] == roots[both[:, 1]]
     alike = identical(pairs)
-    looked_into = {name for name in splits if splits[name].size == pairs.size} | {split for _, split in known}
+    searched = {name for name in splits if splits[name].size == pairs.size} | {split for _, split in known}
     trained = {
         name: {f"{name}/{identity}" for identity in splits[name].identity_names}
         for name in TRAINING
-        if name in splits and name in looked_into
+        if name in splits and name in searched
     }
     shown = {name: people.among(names)[numbers] for name, names in trained.items()}
     defects = PairDefects(
@@ -135,7 +135,7 @@ class _People:
 
     def __init__(self, pictures: int, known: KnownIdentities) -> None:
         self._pictures = pictures
-        self._nodes = {name: pictures + i for i, name in enumerate(sorted(set(known.values())))}
+        self._nodes = {name: pictures + number for number, name in enumerate(sorted(set(known.values())))}
         self._parent = list(range(pictures + len(self._nodes)))
         self._known = [node >= pictures for node in self._parent]  # of the roots alone
         for (number, _), name in known.items():

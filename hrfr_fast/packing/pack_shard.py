@@ -198,6 +198,7 @@ def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work:
 
 
 def _source(candidates: Candidates, rejected: list[dict[str, Any]]) -> dict[str, Any]:
+    """Origin of the pictures, for the manifest."""
     return {
         "listing": candidates.content,
         "candidates": candidates.count,
@@ -230,9 +231,9 @@ def _split_entry(writer: SplitWriter, candidates: FolderCandidates, source: dict
     return manifest.split_entry(candidates.name, info, size=candidates.size, identity_names=names, source=source)
 
 
-def save_identities(work: Path, entry: dict[str, Any], clusters: ArrayLike, coverage: float) -> None:
+def save_identities(work: Path, entry: dict[str, Any], people: ArrayLike, coverage: float) -> None:
     """Write the identities of a pair set, int32 [2P], equal for one person, and enter their file in ``entry``."""
     path = work / identities_file(Path(entry["file"]).stem)
-    write_array(path, np.asarray(clusters, np.int32))
+    write_array(path, np.asarray(people, np.int32))
     entry["identities_file"], entry["identities_digest"] = path.name, beton.file_digest(path)
     entry["identity_coverage"] = coverage

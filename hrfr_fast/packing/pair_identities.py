@@ -16,13 +16,7 @@ from hrfr_fast.packing.sources.identity_names import identity_key
 
 
 def identify(
-    candidates: PairCandidates,
-    shard: FinishedShard,
-    place: Path,
-    work: Path,
-    *,
-    splits: Mapping[str, Split],
-    data: Path,
+    candidates: PairCandidates, shard: FinishedShard, place: Path, work: Path, splits: Mapping[str, Split], data: Path
 ) -> None:
     """Find the identities of one pair set by ``splits`` and labels; write them to its entry and to ``work``.
 
@@ -38,39 +32,35 @@ def identify(
     pairs = pair_set_of(place, without_prefix(candidates.name), entry)
     lost = (candidates.count - pairs.split.samples) // 2 + len(candidates.malformed)
     if pairs.kind != "test":  # Its identities are known, and in no split.
-        found = recover(pairs.split, pairs.same, {}, _own_identities(pairs))
-        entry["defects"] = asdict(replace(found.defects, left_out=lost))
+        recovered = recover(pairs.split, pairs.same, {}, _own_identities(pairs))
+        entry["defects"] = asdict(replace(recovered.defects, left_out=lost))
         return
     places, folders = _kept_places(candidates, shard.rejected, data)
-    found = recover(pairs.split, pairs.same, splits, places)
-    candidates.refuse_other_order(found.found, found.defects.swapped_channels)
-    name_overlap = _name_overlap(folders, found, splits)
-    entry["identity_coverage"] = found.coverage
-    entry["overlap"] = found.overlap
-    entry["contradictions"] = found.defects.different_known_same
-    entry["defects"] = asdict(replace(found.defects, name_overlap=name_overlap, left_out=lost))
+    recovered = recover(pairs.split, pairs.same, splits, places)
+    candidates.refuse_other_order(recovered.found, recovered.defects.swapped_channels)
+    name_overlap = _name_overlap(folders, recovered, splits)
+    entry["identity_coverage"] = recovered.coverage
+    entry["overlap"] = recovered.overlap
+    entry["contradictions"] = recovered.defects.different_known_same
+    entry["defects"] = asdict(replace(recovered.defects, name_overlap=name_overlap, left_out=lost))
     entry["identities_file"] = entry["identities_digest"] = None
-    if found.people is not None:
-        save_identities(work, entry, found.people, found.coverage)
+    if recovered.people is not None:
+        save_identities(work, entry, recovered.people, recovered.coverage)
 
 
 def look_up(pairs: PairSet, splits: Mapping[str, Split]) -> PairSet:
     """``pairs`` of one pack with its overlap with the ``splits`` of another, and identities unless it knows more."""
     known = _own_identities(pairs) if pairs.kind != "test" else None
-    found = recover(pairs.split, pairs.same, splits, known)
-    exchanged = max(pairs.defects.swapped_channels, found.defects.swapped_channels)
-    if pairs.kind == "test" and found.coverage >= pairs.identity_coverage:
-        defects = replace(found.defects, swapped_channels=exchanged, left_out=pairs.defects.left_out)
-        looked_up = replace(pairs, overlap=found.overlap, defects=defects, identity_coverage=found.coverage)
-        looked_up.__dict__["identities"] = found.people  # The cached property keeps it there.
+    recovered = recover(pairs.split, pairs.same, splits, known)
+    exchanged = max(pairs.defects.swapped_channels, recovered.defects.swapped_channels)
+    if pairs.kind == "test" and recovered.coverage >= pairs.identity_coverage:
+        defects = replace(recovered.defects, swapped_channels=exchanged, left_out=pairs.defects.left_out)
+        looked_up = replace(pairs, overlap=recovered.overlap, defects=defects, identity_coverage=recovered.coverage)
+        looked_up.__dict__["identities"] = recovered.people  # The cached property keeps it there.
         return looked_up
-    defects = replace(
-        pairs.defects,
-        swapped_channels=exchanged,
-        identity_overlap=found.defects.identity_overlap,
-        name_overlap={},
-    )
-    return replace(pairs, overlap=found.overlap, defects=defects)
+    shown = recovered.defects.identity_overlap
+    defects = replace(pairs.defects, swapped_channels=exchanged, identity_overlap=shown, name_overlap={})
+    return replace(pairs, overlap=recovered.overlap, defects=defects)
 
 
 def _own_identities(pairs: PairSet) -> list[str | None]:
@@ -92,10 +82,10 @@ def _kept_places(
     return [places[i] for i in pictures], [folders[i].name for i in pictures]
 
 
-def _name_overlap(folders: list[str], found: Identities, splits: Mapping[str, Split]) -> dict[str, int]:
+def _name_overlap(folders: list[str], recovered: Identities, splits: Mapping[str, Split]) -> dict[str, int]:
     """Training split -> how many pictures lie in a folder named like one of its identities and were not found in it."""
     keys, overlap = [identity_key(name) for name in folders], {}
-    for split, shown in found.shown.items() if keys else ():
+    for split, shown in recovered.shown.items() if keys else ():
         trained = {identity_key(name) for name in splits[split].identity_names}
         overlap[split] = sum(key in trained and not known for key, known in zip(keys, shown.tolist(), strict=True))
     return overlap

@@ -14,14 +14,14 @@ from hrfr_fast.format.reader import Split
 
 TOLERANCE = 2  # of pixel values 0..255
 BLOCKS = 6  # block means: 6 x 6 x 3 a picture
-READ, GALLERY, QUERIES = 256, 4096, 1024  # pictures that are decoded, searched and looked for at a time
+READ, GALLERY, QUERIES = 256, 4096, 1024  # pictures decoded, searched, and looked for at a time
 
 
 def _read(split: Split, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Pictures of ``records``, some at a time, each time with the position of the first one."""
+    """The pictures of ``records`` in parts of ``READ``, each with the position of its first picture."""
     for first in range(0, len(records), READ):
         yield first, split.read(records[first : first + READ])
-        split.release()
+        split.free_pages()
 
 
 def distinct(pairs: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -82,7 +82,7 @@ def match(pairs: Split, records: NDArray[np.int64], split: Split) -> tuple[NDArr
             chosen = close[first : first + READ]
             equal = _within_tolerance(pictures[..., ::-1] if order else pictures, split.read(nearest[order, chosen]))
             found[order][chosen[equal]] = nearest[order, chosen[equal]]
-            split.release()
+            split.free_pages()
     return found[0], found[1]
 
 

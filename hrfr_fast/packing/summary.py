@@ -46,12 +46,11 @@ class PackSummary:
 
     def lines(self) -> list[str]:
         """One line a shard, the choice of encodings, and where the reasons for rejections are."""
-        done = "what could not be read still cannot be" if self.unreadable else "nothing to do"
-        lines = [f"{done}: the input is unchanged"] if self.nothing_to_do else []
+        state = "what could not be read still cannot be" if self.unreadable else "nothing to do"
+        lines = [f"{state}: the input is unchanged"] if self.nothing_to_do else []
         for shard in self.shards.values():
-            groups = f"{shard.identities:,} identities"
-            if is_pair_shard(shard.name):
-                groups = f"{shard.samples // 2:,} pairs"
+            pairs = is_pair_shard(shard.name)
+            groups = f"{shard.samples // 2:,} pairs" if pairs else f"{shard.identities:,} identities"
             rejected = f", {shard.rejected:,} rejected" if shard.rejected else ""
             rejected += f" ({shard.unreadable:,} of them could not be read)" if shard.unreadable else ""
             contents = f"{shard.samples:,} faces, {groups}, {shard.size} px, {shard.encoding}{rejected}"
@@ -68,14 +67,5 @@ def shard_summary(name: str, entry: dict[str, Any], action: str, why: str = "") 
     """Summary of the shard with this manifest entry."""
     source = entry["source"]
     rejected, unreadable = source.get("quarantined", 0), source.get("unreadable", 0)
-    return ShardSummary(
-        name,
-        entry["samples"],
-        entry.get("identities", 0),
-        entry["size"],
-        entry["encoding"],
-        rejected,
-        unreadable,
-        action,
-        why,
-    )
+    counts = entry["samples"], entry.get("identities", 0)
+    return ShardSummary(name, *counts, entry["size"], entry["encoding"], rejected, unreadable, action, why)

@@ -48,7 +48,7 @@ class OutputUpdate:
         """Bring the output directory up to date and fill in the summary."""
         summary = self.summary
         with disk_errors(self.out), transaction.locked(self.out) as work:
-            transaction.complete(self.out)  # of a pack that was killed after its commit
+            transaction.complete(self.out)  # A pack may have been killed after its commit.
             previous = PreviousPack.compare(self.out, self.candidates, self.settings.page_size, self.show_progress)
             if previous.manifest is not None and previous.complete:
                 summary.nothing_to_do, content = True, previous.manifest
@@ -76,8 +76,7 @@ class OutputUpdate:
         for candidates in self.candidates:
             name = candidates.name
             if isinstance(candidates, PairCandidates):
-                known = splits or self.known
-                identify(candidates, shards[name], places[name], work, splits=known, data=self.data)
+                identify(candidates, shards[name], places[name], work, splits or self.known, self.data)
             elif isinstance(candidates, FolderCandidates):
                 self.summary.warnings += _lost_warnings(candidates, splits[name])
         rejected = [line for shard in shards.values() for line in shard.rejected]
@@ -105,6 +104,7 @@ class OutputUpdate:
         return shards
 
     def _provenance(self) -> dict[str, Any]:
+        """Versions, source and settings, for the manifest."""
         versions = {}
         for name in ("hrfr-fast", *LIBRARIES):
             try:
@@ -130,5 +130,6 @@ def _keep_unfinished(work: Path, previous: PreviousPack) -> None:
 
 
 def _lost_warnings(candidates: FolderCandidates, split: Split) -> list[str]:
+    """A warning where identities of ``split`` lost every picture."""
     lost = sum(count > 0 for count in candidates.listing.counts) - split.identities
     return [f"{split.name}: of {lost} identities every picture was rejected; they get no label"] if lost > 0 else []

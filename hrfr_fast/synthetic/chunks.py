@@ -1,4 +1,4 @@
-"""The pictures of synthetic people, made chunk by chunk on all cores."""
+"""Pictures of synthetic people, rendered chunk by chunk on all cores."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def jpegs(chunk: IdentityChunk, identity: int) -> list[bytes]:
 def map_chunks(
     function: Callable[[IdentityChunk], T], chunks: Iterator[IdentityChunk], workers: int, stop: StopFlag
 ) -> Iterator[T]:
-    """``function`` of each chunk, in order, by ``workers`` processes (1: in this one); ends early on ``stop``."""
+    """Results of ``function`` for each chunk, in order, by ``workers`` processes (1: this one); ``stop`` ends them."""
     chunks = takewhile(lambda _: not stop, chunks)
     if workers == 1:
         yield from map(function, chunks)

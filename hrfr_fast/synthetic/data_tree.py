@@ -41,10 +41,10 @@ def synthesize(
     Args:
         scale: a key of ``scales.SCALES``.
         workers: processes; 0 for one a core.
-        stop: looked at between pieces of work; by default SIGINT and SIGTERM set one.
+        stop: checked between chunks of work; by default SIGINT and SIGTERM set one.
 
     Returns:
-        What the tree holds: scale, seed, and per split its identities, pictures and size; pairs.
+        Contents of the tree: scale, seed, pairs, and for each split its identities, pictures and size.
 
     Raises:
         UsageError: ``root`` holds something else than a tree of these settings, or another process writes there;
@@ -55,7 +55,7 @@ def synthesize(
     chosen = find_scale(scale)
     check_seed(seed)
     root = Path(root)
-    require_bcolz(f"{root}: writing its pairs")  # said before the faces are made, not after
+    require_bcolz(f"{root}: writing its pairs")  # An error is raised before the faces are made, not after.
     with (
         writing_in(root, "what is finished is kept, and the same `hrfr-fast synth` continues it"),
         StopFlag() if stop is None else nullcontext(stop) as flag,

@@ -1,4 +1,4 @@
-"""The directory that synthetic data is written to: held alone, marked with its settings, continued or refused."""
+"""The directory that synthetic data is written to: locked, marked with its settings, continued or refused."""
 
 import json
 import signal
@@ -19,13 +19,13 @@ LAYOUT = 1  # part of the marker: a change of the faces or of the tree must not 
 
 
 def check_seed(seed: int) -> None:
-    """Raises UsageError for a seed that is no 64-bit key."""
+    """Raise UsageError for a seed that is no 64-bit key."""
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed is {seed}; it must be within 0..2**64 - 1")
 
 
 def raise_if_stopped(stop: StopFlag, what_now: str) -> None:
-    """Raises Interrupted with ``what_now`` when a signal has arrived."""
+    """Raise Interrupted with the advice ``what_now`` when a signal has arrived."""
     if stop:
         raise Interrupted(f"stopped; {what_now}", stop.signal_number or signal.SIGINT)
 

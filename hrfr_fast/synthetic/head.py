@@ -35,13 +35,13 @@ def add_behind(face: Face) -> None:
 def add_skin(face: Face) -> None:
     """Add the head and everything on it without an edge; these polygons are blurred once they are drawn."""
     scene, t, m, skin, mouth_open = face.scene, face.traits, face.normal, face.skin, face.mouth_open
-    one = np.ones_like(mouth_open)
+    ones = np.ones_like(mouth_open)
     chin = t["chin"] + mouth_open * 0.8
     outline = [0, 0.62 * t["forehead"], t["forehead"], t["cheek"], t["cheek"] * 0.97, t["jaw"], t["chin_width"], 0]
     level: list[Any] = [t["skull"], t["skull"] + 0.3, -1.5, 0.1, 1.1, 2.35 + mouth_open * 0.4, chin - 0.3, chin]
-    x = np.concatenate([one * v for v in outline], 1)
-    y = np.concatenate([one * v for v in level], 1)
-    z = np.concatenate([one * v for v in (-0.2, -0.4, -0.6, -0.8, -0.8, -0.4, 0.1, 0.2)], 1)
+    x = np.concatenate([ones * v for v in outline], 1)
+    y = np.concatenate([ones * v for v in level], 1)
+    z = np.concatenate([ones * v for v in (-0.2, -0.4, -0.6, -0.8, -0.8, -0.4, 0.1, 0.2)], 1)
     mirror = slice(-2, 0, -1)
     x, y, z = (
         np.concatenate([x, -x[:, mirror]], 1),

@@ -38,15 +38,15 @@ def choose_pairs(scale: Scale, seed: int) -> ChosenPairs:
     order = np.argsort(_random(seed, 0, identities * len(inside)), kind="stable")[:half]
     genuine_people = np.repeat((order // len(inside))[:, None], 2, axis=1)
     genuine_pictures = inside[order % len(inside)]
-    # Each candidate is a picture and one of another person; more than enough of them, duplicates dropped.
+    # Each candidate is a picture and one of another person. More are drawn than needed, and duplicates are dropped.
     candidates = 4 * half + 64
     first = _random(seed, 1, candidates) % (identities * each)
     offset = _random(seed, 2, candidates) % ((identities - 1) * each)
     second = (first // each * each + each + offset) % (identities * each)
     low, high = np.minimum(first, second), np.maximum(first, second)
-    _, where = np.unique(low * identities * each + high, return_index=True)
-    where = np.sort(where)[:half]
-    impostors = np.stack([first, second], 1)[where]
+    _, unique = np.unique(low * identities * each + high, return_index=True)
+    unique = np.sort(unique)[:half]
+    impostors = np.stack([first, second], 1)[unique]
     people = np.concatenate([genuine_people, impostors // each])
     pictures = np.concatenate([genuine_pictures, impostors % each])
     shuffle = np.argsort(_random(seed, 3, scale.pairs), kind="stable")

@@ -1,4 +1,4 @@
-"""The scales of synthetic data: how many people and pictures each split has, and what identities are called."""
+"""Scales of synthetic data: numbers of people and pictures in each split, and names of identities."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

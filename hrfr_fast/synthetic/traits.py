@@ -1,4 +1,4 @@
-"""What tells synthetic people apart, and what differs between the pictures of one of them: names, spreads, drawing.
+"""Traits of synthetic people and conditions of their pictures: names, spreads, and how they are drawn at random.
 
 All random numbers are a pure function of (seed, split, identity, picture): Philox words become bounded normal and
 uniform numbers.

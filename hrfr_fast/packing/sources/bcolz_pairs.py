@@ -21,7 +21,7 @@ CHANNELS = ("bgr", "rgb")
 # pixel = value * factor + offset, for values (pixel - 127.5) / 127.5 and (pixel - 127.5) / 128
 SCALES = ((127.5, 127.5), (128.0, 127.5))
 LARGEST_ROUNDING = 0.1  # of a pixel value: twice what float16 loses, far less than a wrong factor gives
-SAMPLE = 32  # pictures looked at to find out how the values are scaled
+SAMPLE = 32  # pictures by which the scale of the values is found
 
 
 class BcolzPairs(PairCandidates):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from hrfr_fast.format.names import SPLITS, is_development_set, pair_shard
+from hrfr_fast.format.names import DEVELOPMENT, SPLITS, pair_shard
 from hrfr_fast.packing.sources.bcolz_pairs import BcolzPairs
 from hrfr_fast.packing.sources.candidates import PairCandidates
 from hrfr_fast.packing.sources.left_out import EXTENSIONS
@@ -24,7 +24,7 @@ def find_pair_sets(folder: Path, channels: Mapping[str, str]) -> tuple[list[Pair
         channels: channel order of the bcolz carrays, "bgr" or "rgb", by name; ``""`` stands for all others.
 
     Raises:
-        UsageError: a broken pair set, or two that go by one name.
+        UsageError: a broken pair set, or two of the same name.
     """
     found: dict[str, PairCandidates] = {}
     if not folder.is_dir():
@@ -37,7 +37,7 @@ def find_pair_sets(folder: Path, channels: Mapping[str, str]) -> tuple[list[Pair
             pairs = BcolzPairs(pair_shard(name), path, channels.get(name, channels[""]))
         else:
             continue
-        if name.casefold() in map(str.casefold, found) or is_development_set(name):
+        if name.casefold() in map(str.casefold, found) or name.startswith(DEVELOPMENT):
             raise UsageError(f"{path}: the name {name!r} of a pair set is taken; rename one")
         if not re.fullmatch(r"[\w-]+", name):
             raise UsageError(f"{path}: a pair set's name may hold letters, digits, '-' and '_' only; rename it")
