@@ -62,6 +62,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
+    parent.stdout.close()
     deadline = time.monotonic() + 20
     while _runs(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
