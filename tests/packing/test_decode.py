@@ -54,7 +54,7 @@ def test_every_format_decodes_to_what_opencv_sees(make_picture, extension):
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".jpg"])
-def test_a_file_cut_anywhere_is_refused(make_picture, extension):
+def test_a_file_cut_anywhere_is_rejected(make_picture, extension):
     data = encode(make_picture(2, 36), extension)
     for cut in range(0, len(data) - 1, 7):
         with pytest.raises(Rejected):
@@ -100,7 +100,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("resize", [False, True])
-def test_bad_pictures_are_refused_with_the_reason(make_picture, name, resize):
+def test_bad_pictures_are_rejected_with_the_reason(make_picture, name, resize):
     make, reason = BAD[name]
     if resize and name == "wrong size":
         return
@@ -145,7 +145,7 @@ def test_resizing_takes_the_centre_square_and_is_antialiased():
     assert shrunk.shape == (36, 36, 3) and (shrunk == 127).all()
 
 
-def test_a_refused_picture_takes_its_partner_along(tmp_path, make_picture, make_jpeg):
+def test_a_rejected_picture_takes_its_partner_along(tmp_path, make_picture, make_jpeg):
     for i in range(6):
         (tmp_path / f"{i}.jpg").write_bytes(make_jpeg(make_picture(i, 36)))
     (tmp_path / "3.jpg").write_bytes(b"broken")
