@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.writer import SplitWriter
-from hrfr_fast.synthetic.data_tree import HIGH, LOW, SplitPlan, identity_name
+from hrfr_fast.synthetic.scales import HIGH, LOW, SplitSpec, identity_name
 
-Pictures = Callable[[str, SplitPlan, int], NDArray[np.uint8]]
+Pictures = Callable[[str, SplitSpec, int], NDArray[np.uint8]]
 """(split, its plan, identity) to uint8 [n, size, size, 3] RGB, n either all pictures of the identity or 1 for all."""
 
 AT_ONCE = 64 << 20  # bytes handed to the writer in one piece
@@ -27,8 +27,8 @@ class NoiseScale(NamedTuple):
     lowres: tuple[int, int]
     highres: tuple[int, int]
 
-    def plans(self) -> dict[str, SplitPlan]:
-        return {"lowres": SplitPlan(0, *self.lowres, LOW), "highres": SplitPlan(1, *self.highres, HIGH)}
+    def plans(self) -> dict[str, SplitSpec]:
+        return {"lowres": SplitSpec(0, *self.lowres, LOW), "highres": SplitSpec(1, *self.highres, HIGH)}
 
 
 NOISE_SCALES = {
@@ -39,7 +39,7 @@ NOISE_SCALES = {
 }
 
 
-def noise(split: str, plan: SplitPlan, identity: int) -> NDArray[np.uint8]:
+def noise(split: str, plan: SplitSpec, identity: int) -> NDArray[np.uint8]:
     """One picture of noise that belongs to the identity alone, so that a network can learn to tell them apart."""
     generator = np.random.default_rng((plan.number, identity))
     pixels = np.frombuffer(generator.bytes(3 * plan.size**2), np.uint8)
@@ -51,7 +51,7 @@ def write_noise(out: Path, scale: str) -> None:
     write_shards(out, NOISE_SCALES[scale].plans(), noise)
 
 
-def write_shards(out: Path, plans: dict[str, SplitPlan], pictures: Pictures) -> None:
+def write_shards(out: Path, plans: dict[str, SplitSpec], pictures: Pictures) -> None:
     """Pack ``pictures`` of every identity of ``plans`` raw into ``out``, without pairs."""
     out.mkdir(parents=True, exist_ok=True)
     entries = {}
@@ -65,7 +65,7 @@ def write_shards(out: Path, plans: dict[str, SplitPlan], pictures: Pictures) -> 
     manifest.write(out, manifest.build(entries, {}, {"made": "without picture files"}))
 
 
-def _append(writer: SplitWriter, split: str, plan: SplitPlan, identities: range, pictures: Pictures) -> None:
+def _append(writer: SplitWriter, split: str, plan: SplitSpec, identities: range, pictures: Pictures) -> None:
     payloads: list[bytes] = []
     checksums: list[int] = []
     for identity in identities:

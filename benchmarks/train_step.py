@@ -338,7 +338,7 @@ def show_roofline(operations: "list[Operation]", result: dict[str, Any]) -> None
 
 def packed_faces(data: Path | None, cache: Path) -> Path:
     """The packed directory given, or parametric faces, made once."""
-    from hrfr_fast.synthetic.data_tree import synthesize_packed
+    from hrfr_fast.synthetic.packed import synthesize_packed
 
     if data is not None:
         return data

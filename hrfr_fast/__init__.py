@@ -21,7 +21,7 @@ _HOME = {
     "check_packed": "hrfr_fast.format.verify",
     "inspect_packed": "hrfr_fast.format.inspect",
     "synthesize": "hrfr_fast.synthetic.data_tree",
-    "synthesize_packed": "hrfr_fast.synthetic.data_tree",
+    "synthesize_packed": "hrfr_fast.synthetic.packed",
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hrfr_fast.settings import TrainSettings as TrainSettings
     from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.synthetic.data_tree import synthesize as synthesize
-    from hrfr_fast.synthetic.data_tree import synthesize_packed as synthesize_packed
+    from hrfr_fast.synthetic.packed import synthesize_packed as synthesize_packed
     from hrfr_fast.training.trainer import train as train
 
 

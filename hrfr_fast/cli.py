@@ -102,7 +102,8 @@ def synth(
     """Make a data tree of parametric faces."""
     from hrfr_fast.runtime.signals import StopFlag
     from hrfr_fast.runtime.terminal import print_values
-    from hrfr_fast.synthetic.data_tree import synthesize, synthesize_packed
+    from hrfr_fast.synthetic.data_tree import synthesize
+    from hrfr_fast.synthetic.packed import synthesize_packed
 
     with StopFlag() as stop:
         make = synthesize_packed if packed else synthesize
@@ -124,7 +125,7 @@ def pack(
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="resize pictures of another size")] = False,
     carray_channels: Annotated[list[str] | None, typer.Option(help=CARRAY_HELP)] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was refused")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was rejected")] = False,
 ) -> None:
     """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
     from hrfr_fast.packing.pack import pack as run
@@ -172,7 +173,7 @@ def inspect_command(
 def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
     """Verify every checksum; exits with 4 and names shard and record of any damage."""
     from hrfr_fast.format.manifest import repair
-    from hrfr_fast.format.verify import check_packed, coverage
+    from hrfr_fast.format.verify import check_packed, describe_check
 
     damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
@@ -180,7 +181,7 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
     if damage:
         raise DamageFound(f"{packed}: {len(damage)} damaged; {repair(packed)}")
     typer.echo(f"{packed}: every checksum matches")
-    for line in coverage(packed):
+    for line in describe_check(packed):
         typer.echo(line)
 
 

@@ -30,7 +30,7 @@ def write_bcolz(tree, pictures, same, name="hres", convert=lambda p: p / 127.5 -
     np.save(folder / f"{name}_list.npy", np.asarray(same))
 
 
-def refusals(out):
+def rejections(out):
     return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
 
 

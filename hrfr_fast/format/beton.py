@@ -1,4 +1,4 @@
-"""FFCV's ``.beton`` file format, version 2: its dtypes and the validation of a file's tables.
+"""FFCV's ``.beton`` file format, version 2: dtypes, layout, and validation of a file's header and tables.
 
 Source: ``ffcv/types.py``, ``ffcv/fields/rgb_image.py`` and ``ffcv/memory_allocator.py`` of libffcv/ffcv. Everything
 is little-endian::
@@ -6,9 +6,9 @@ is little-endian::
     header 24 B | 2 field descriptors of 1041 B | metadata rows | zeros up to a page | data pages | allocation table
 
 Our files have two fields, ``image`` (RGBImage) and ``label`` (Int). A record never straddles two pages. The metadata
-region may be larger than ``num_samples`` rows: space is reserved for every candidate picture, so that a refused one
-moves no page. FFCV ignores the 1,024 argument bytes of both fields; the image field's first 32 hold the SHA-256 of the
-checksum file beside it, which ties the two files together.
+region may be larger than ``num_samples`` rows: space is reserved for every candidate picture, so that a rejected
+one moves no page. FFCV ignores the 1,024 argument bytes of both fields; the image field's first 32 hold the SHA-256 of
+the checksum file beside it, which ties the two files together.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def data_start(capacity: int, page_size: int) -> int:
     return -(-(METADATA_START + capacity * METADATA.itemsize) // page_size) * page_size
 
 
-def place(lengths: NDArray[np.int64], page_size: int, position: int) -> NDArray[np.int64]:
+def record_offsets(lengths: NDArray[np.int64], page_size: int, position: int) -> NDArray[np.int64]:
     """Byte offset of each record when records of ``lengths`` [N] follow one another greedily from ``position``.
 
     A record that does not fit into what is left of a page starts the next page. Pages lie on multiples of
@@ -90,7 +90,7 @@ def header_bytes(samples: int, page_size: int, alloc_table_ptr: int, binding: by
 
 @dataclass(frozen=True)
 class Header:
-    """What the first 2,106 bytes of a file say, checked against its size."""
+    """Contents of the first 2,106 bytes of a file, checked against its size."""
 
     samples: int
     page_size: int
@@ -126,7 +126,7 @@ def read_header(path: Path) -> Header:
 
 @dataclass(frozen=True)
 class Tables:
-    """One validated file: where each of its N records lies. Arrays are copies, free of the file."""
+    """Place, length, mode and label of each of the N records of a validated file. Arrays are copies."""
 
     size: int
     page_size: int
@@ -137,7 +137,7 @@ class Tables:
 
 
 def read_tables(path: Path, data: NDArray[np.uint8]) -> Tables:
-    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound at the first oddity."""
+    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound where they are wrong."""
     header = read_header(path)
     n = header.samples
     metadata = np.frombuffer(data, METADATA, n, METADATA_START)
@@ -170,7 +170,7 @@ def checksum_path(path: Path) -> Path:
 
 
 def binding_of(checksums: bytes) -> bytes:
-    """What the image field's arguments hold for a checksum file with this content."""
+    """SHA-256 of the content of a checksum file, which the image field's arguments hold."""
     return hashlib.sha256(checksums).digest()
 
 

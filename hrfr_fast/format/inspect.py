@@ -1,4 +1,4 @@
-"""``hrfr-fast inspect``: what a packed directory holds, in numbers and as a contact sheet."""
+"""``hrfr-fast inspect``: the contents of a packed directory, in numbers and as a contact sheet."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from hrfr_fast.format.reader import Split, open_packed
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_bytes
 
-SIDE = 96  # pixels a picture takes on the sheet
+SIZE = 96  # width and height of a picture on the sheet, in pixels
 COLUMNS, ROWS = 16, 2  # pictures a split
 
 
@@ -89,13 +89,13 @@ def _spread(n: int, most: int) -> NDArray[np.int64]:
 
 
 def _grid(split: Split, records: NDArray[np.int64], columns: int = COLUMNS) -> NDArray[np.uint8]:
-    """Pictures row by row on black, uint8 [rows * SIDE, COLUMNS * SIDE, 3]; small ones stay blocky on purpose."""
+    """Pictures row by row on black, uint8 [rows * SIZE, COLUMNS * SIZE, 3]; small ones stay blocky on purpose."""
     import cv2
 
     rows = -(-len(records) // columns)
-    sheet = np.zeros((rows * SIDE, COLUMNS * SIDE, 3), np.uint8)
+    sheet = np.zeros((rows * SIZE, COLUMNS * SIZE, 3), np.uint8)
     for i, picture in enumerate(split.read(records)):
-        kernel = cv2.INTER_AREA if split.size > SIDE else cv2.INTER_NEAREST
-        y, x = i // columns * SIDE, i % columns * SIDE
-        sheet[y : y + SIDE, x : x + SIDE] = cv2.resize(picture, (SIDE, SIDE), interpolation=kernel)
+        interpolation = cv2.INTER_AREA if split.size > SIZE else cv2.INTER_NEAREST
+        y, x = i // columns * SIZE, i % columns * SIZE
+        sheet[y : y + SIZE, x : x + SIZE] = cv2.resize(picture, (SIZE, SIZE), interpolation=interpolation)
     return sheet

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a packed directory holds. Written last, it is what makes a pack exist."""
+"""``manifest.json``: the contents of a packed directory. It is written last; without it there is no pack."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.format.names import SPLITS, identities_file, pair_shard
 from hrfr_fast.format.writer import ShardInfo
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import write_json
@@ -14,14 +15,13 @@ from hrfr_fast.runtime.files import write_json
 FORMAT, VERSION = "hrfr-fast packed", 1
 NAME = "manifest.json"
 WORK = ".packing"  # unfinished work, inside the output directory
-SPLITS = ("lowres", "highres", "highres_eval")
-CHECKSUM = "checksum"  # of everything else in the file; those of earlier versions have none
+CHECKSUM = "checksum"  # of everything else in the file; manifests of earlier versions have none
 
 
 def split_entry(
     name: str, info: ShardInfo, *, size: int, identity_names: list[str], source: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's account of one split. ``source``: where its pictures came from (fingerprint, settings, counts)."""
+    """The manifest entry of one split. ``source``: where its pictures came from (fingerprint, settings, counts)."""
     return {
         **_shard(f"{name}.beton", info),
         "size": size,
@@ -42,7 +42,7 @@ def pair_entry(
     overlap: dict[str, Any] | None = None,
     source: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest's account of one pair set of ``info.samples / 2`` pairs.
+    """The manifest entry of one pair set of ``info.samples / 2`` pairs.
 
     Args:
         kind: "test" or "development".
@@ -51,11 +51,11 @@ def pair_entry(
         overlap: training split -> how many of the pictures were found in it.
     """
     return {
-        **_shard(f"pairs-{name}.beton", info),
+        **_shard(f"{pair_shard(name)}.beton", info),
         "size": size,
         "pairs": info.samples // 2,
         "kind": kind,
-        "identities_file": f"pairs-{name}.identities.npy" if identities_digest else None,
+        "identities_file": identities_file(pair_shard(name)) if identities_digest else None,
         "identities_digest": identities_digest,
         "identity_coverage": identity_coverage,
         "overlap": overlap or {},
@@ -78,7 +78,7 @@ def _shard(file: str, info: ShardInfo) -> dict[str, Any]:
 def build(
     splits: dict[str, Any], pairs: dict[str, Any], provenance: dict[str, Any], quarantine_digest: str | None = None
 ) -> dict[str, Any]:
-    """The whole manifest. Same shards and provenance, same content: it holds no time and no machine.
+    """A whole manifest. Equal shards and provenance give equal content: it names no time and no machine.
 
     ``quarantine_digest``: SHA-256 of ``quarantine.jsonl``, None where there is no such file.
     """
@@ -96,7 +96,7 @@ def build(
 
 
 def digest_of(splits: dict[str, Any], pairs: dict[str, Any]) -> str:
-    """SHA-256 over every shard's digest, and every identity table's, with the names they go by."""
+    """SHA-256 over the names and digests of all shards and of all files of identities."""
     lines = [f"{entry['file']} {entry['digest']}" for entry in [*splits.values(), *pairs.values()]]
     lines += [f"{entry['identities_file']} {entry['identities_digest']}" for entry in pairs.values()]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -162,7 +162,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _nothing_packed(directory: Path) -> str:
-    """What to do with a directory that holds no finished pack."""
+    """Message about a directory that holds no finished pack: what it is, and what to do."""
     if not directory.exists():
         return f"{directory}: no such directory; make it with {command(directory)}"
     if any((directory / name).is_dir() for name in SPLITS):
@@ -178,19 +178,19 @@ def _nothing_packed(directory: Path) -> str:
 
 
 def command(directory: Path, content: Mapping[str, Any] | None = None) -> str:
-    """The command, in backquotes, that makes ``directory`` anew: as ``content`` says that it was made, if given."""
+    """The command, in backquotes, that makes ``directory`` anew, with the flags in the manifest ``content``, if any."""
     provenance = content["provenance"] if content else {}
-    made = provenance.get("synthetic")
-    if isinstance(made, Mapping):  # by `synth --packed`, from no picture files
-        words = ["hrfr-fast", "synth", str(directory), "--packed", "--scale", str(made["scale"])]
-        words += ["--seed", str(made["seed"])]
+    faces = provenance.get("synthetic")
+    if isinstance(faces, Mapping):  # of `synth --packed`, made without picture files
+        words = ["hrfr-fast", "synth", str(directory), "--packed", "--scale", str(faces["scale"])]
+        words += ["--seed", str(faces["seed"])]
     else:
         words = ["hrfr-fast", "pack", "DATA", "--out", str(directory), *_flags(provenance.get("settings", {}))]
     return f"`{shlex.join(words)}`"
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:
-    """The flags of ``pack`` that differ from what it does without."""
+    """The flags of ``pack`` whose values are not the default ones."""
     flags = []
     if settings.get("encoding", "auto") != "auto":
         flags += ["--encoding", str(settings["encoding"])]
@@ -204,7 +204,7 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def repair(directory: Path) -> str:
-    """What to do about damage in the packed ``directory``, as the end of a sentence.
+    """Advice on damage in the packed ``directory``, as the end of a sentence.
 
     ``pack`` compares what it would keep with the digests, so the plain command is enough.
     """
@@ -218,4 +218,4 @@ def repair(directory: Path) -> str:
 
 def entries_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The entries of a manifest by shard name."""
-    return {**content["splits"], **{f"pairs-{name}": entry for name, entry in content["pairs"].items()}}
+    return {**content["splits"], **{pair_shard(name): entry for name, entry in content["pairs"].items()}}

@@ -1,7 +1,7 @@
-"""What a reader of an accuracy has to know of its pairs: wrong labels, pictures paired with themselves, overlap.
+"""Defects of verification pairs: wrong labels, pictures paired with themselves, overlap with training.
 
-Counted once, when pictures are matched (``linking.py``), kept in the manifest, and told by one function: by ``pack`` as
-warnings, by every evaluation beside the accuracy.
+They are counted once, when pictures are matched (``packing/identity_linking.py``), and kept in the manifest. ``pack``
+prints them as warnings, every evaluation beside the accuracy.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class PairDefects:
     repeated: int = 0
     """The same two pictures as an earlier pair, in either order."""
     left_out: int = 0
-    """Listed pairs that were not packed: a picture or the line of the list was refused."""
+    """Listed pairs that were not packed: a picture or the line of the list was rejected."""
     swapped_channels: int = 0
     """Pictures that are found among the splits only with red and blue exchanged."""
     identity_overlap: Mapping[str, int] = field(default_factory=dict)
@@ -39,9 +39,12 @@ class PairDefects:
 
     @classmethod
     def of_entry(cls, entry: Mapping[str, Any]) -> Self:
-        """Those in a pair set's manifest entry; packs of earlier versions counted contradictory impostor pairs only."""
+        """The defects in a pair set's manifest entry.
+
+        Packs of earlier versions counted contradictory impostor pairs only.
+        """
         known = entry.get("defects", {"different_known_same": entry.get("contradictions", 0)})
-        return cls(**{one.name: known[one.name] for one in fields(cls) if one.name in known})
+        return cls(**{count.name: known[count.name] for count in fields(cls) if count.name in known})
 
 
 def pair_warnings(pairs: "PairSet") -> list[str]:
@@ -51,11 +54,11 @@ def pair_warnings(pairs: "PairSet") -> list[str]:
         *_overlap(pairs),
         *_labels(found),
         *_repetitions(found, int(pairs.same.sum())),
-        *_told(
+        *_counted(
             found.left_out,
-            f"listed pairs are left out, a picture or the line was refused (it has {len(pairs):,} others)",
+            f"listed pairs are left out, a picture or the line was rejected (it has {len(pairs):,} others)",
         ),
-        *_told(
+        *_counted(
             found.swapped_channels,
             "of its pictures match known pictures only with red and blue exchanged: the order of its channels is wrong,"
             " and so is the accuracy",
@@ -73,7 +76,7 @@ def _overlap(pairs: "PairSet") -> list[str]:
                 f"{count:,} of its {pairs.split.samples:,} pictures are also in the training split {split}{shown}:"
                 " accuracies on it are too optimistic"
             )
-        lines += _told(
+        lines += _counted(
             pairs.defects.name_overlap.get(split, 0),
             f"of its pictures lie in folders named like identities of the training split {split}: if they are the same"
             " people, accuracies on it are too optimistic",
@@ -83,17 +86,17 @@ def _overlap(pairs: "PairSet") -> list[str]:
 
 def _labels(found: PairDefects) -> list[str]:
     return [
-        *_told(
+        *_counted(
             found.same_known_different,
             "of its pairs are labelled same and known to show two identities: labels or folders are wrong (the interval"
             " follows the known identities, the accuracy the labels)",
         ),
-        *_told(
+        *_counted(
             found.different_known_same,
             "of its pairs are labelled different and known to show one identity: labels or folders are wrong (the"
             " accuracy follows the labels)",
         ),
-        *_told(
+        *_counted(
             found.labels_disagree,
             "of its pairs are labelled different while other pairs, labelled same, make their pictures one person: the"
             " labels contradict each other",
@@ -103,19 +106,19 @@ def _labels(found: PairDefects) -> list[str]:
 
 def _repetitions(found: PairDefects, genuine: int) -> list[str]:
     return [
-        *_told(
+        *_counted(
             found.identical_genuine,
             f"of its {genuine:,} pairs labelled same show one picture twice (or its mirror image): every model decides"
             " them rightly, accuracies on it are too optimistic",
         ),
-        *_told(
+        *_counted(
             found.identical_impostor,
             "of its pairs are labelled different and show one picture twice (or its mirror image): no model can decide"
             " them rightly",
         ),
-        *_told(found.repeated, "of its pairs repeat an earlier pair (in either order): they count more than once"),
+        *_counted(found.repeated, "of its pairs repeat an earlier pair (in either order): they count more than once"),
     ]
 
 
-def _told(count: int, text: str) -> list[str]:
+def _counted(count: int, text: str) -> list[str]:
     return [f"{count:,} {text}"] if count else []

@@ -1,4 +1,4 @@
-"""``quarantine.jsonl``: what was rejected when a directory was packed, and why."""
+"""``quarantine.jsonl``: the pictures and list lines rejected when a directory was packed, with the reasons."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,15 @@ QUARANTINE = "quarantine.jsonl"
 
 
 def read_quarantine(out: Path, content: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The lines of ``quarantine.jsonl``, None where it is not the file that the manifest ``content`` speaks of."""
+    """The lines of ``quarantine.jsonl``, None where it is not the one that belongs to the manifest ``content``."""
     try:
         path = out / QUARANTINE
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        names = [line["split"] for line in lines]
+        shards = [line["split"] for line in lines]
         fits = content.get("quarantine_digest") in (None, beton.file_digest(path))  # earlier versions had none
-        counted = all(e["source"].get("quarantined", 0) == names.count(n) for n, e in entries_of(content).items())
+        counted = all(
+            entry["source"].get("quarantined", 0) == shards.count(shard) for shard, entry in entries_of(content).items()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return lines if fits and counted else None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.names import pair_shard
 from hrfr_fast.format.pair_defects import PairDefects
 from hrfr_fast.runtime.bus_error import watch
 from hrfr_fast.runtime.errors import DamageFound, UsageError
@@ -24,11 +25,11 @@ from hrfr_fast.runtime.errors import DamageFound, UsageError
 
 @dataclass(frozen=True)
 class Split:
-    """N pictures of one size in one file. The tables and the mapping are made at first use."""
+    """N pictures of one resolution in one file. Its tables are read, and its bytes mapped, at first use."""
 
     name: str
     path: Path
-    size: int  # pixels a side
+    size: int  # width and height in pixels
     samples: int
     identities: int
     encoding: str  # "raw", "jpeg" or "mixed"
@@ -36,7 +37,7 @@ class Split:
 
     @property
     def advice(self) -> str:
-        """What to do about damage in this file, as the end of a sentence."""
+        """Advice on damage in this file, as the end of a sentence."""
         directory = self.path.parent
         return f"`hrfr-fast check {shlex.quote(str(directory))}` lists all damage, {manifest.repair(directory)}"
 
@@ -123,11 +124,11 @@ class Split:
         picture[:] = decoded
 
     def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Those of ``records`` (all by default) whose bytes no longer match their CRC-32."""
+        """Numbers of those of ``records`` (all by default) whose bytes no longer match their CRC-32."""
         chosen = np.arange(self.samples) if records is None else np.atleast_1d(np.asarray(records, np.int64))
         begins, data = self.offsets[chosen], self.data.view(np.ndarray).data
         ends, expected = begins + self.lengths[chosen], self.crc32[chosen]
-        found = [zlib.crc32(data[a:b]) for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+        found = [zlib.crc32(data[begin:end]) for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
         return np.asarray(chosen[np.array(found, np.uint32) != expected])
 
     def first(self, identities: int) -> "Split":
@@ -144,12 +145,12 @@ class Split:
         part = replace(self, samples=count, identities=identities, identity_names=self.identity_names[:identities])
         whole = self._tables
         cut = {name: getattr(whole, name)[:count] for name in ("offsets", "lengths", "modes", "labels")}
-        part.__dict__["_tables"] = replace(whole, **cut)  # what the cached properties would read from the file
+        part.__dict__["_tables"] = replace(whole, **cut)  # The cached properties would read these from the file.
         part.__dict__["crc32"] = self.crc32[:count]
         return part
 
     def refuse_shrunk(self) -> None:
-        """Raise DamageFound where the file has become shorter since it was mapped: what is cut off cannot be read.
+        """Raise DamageFound where the file has become shorter since it was mapped.
 
         It costs a microsecond. A file cut while the map is being read ends the process: see ``bus_error.py``.
         """
@@ -159,8 +160,8 @@ class Split:
                 f" program writes to it; `hrfr-fast check {self.path.parent}` lists all damage"
             )
 
-    def release(self) -> None:
-        """Give back the memory of the pages read so far; touched again, they are read again."""
+    def free_pages(self) -> None:
+        """Give back the memory of the pages read so far; they are read again when they are needed again."""
         self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
@@ -175,7 +176,7 @@ class PairSet:
     identity_coverage: float  # share of the pictures whose identity is known, 0..1
     overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
     defects: PairDefects = field(default_factory=PairDefects)
-    notes: tuple[str, ...] = ()  # what else a reader of its numbers has to know
+    notes: tuple[str, ...] = ()  # sentences to print beside its numbers
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -187,7 +188,7 @@ class PairSet:
 
     @cached_property
     def identities(self) -> NDArray[np.int32] | None:
-        """int32 [2P]: a cluster number a person, the unit of the bootstrap; None where no identity is known."""
+        """int32 [2P]: number of the person each picture shows, the unit of the bootstrap; None where none is known."""
         if self.identities_path is None:
             return None
         try:
@@ -237,7 +238,7 @@ def open_packed(path: str | Path) -> Packed:
 
 
 def plain_file(directory: Path, name: str) -> Path:
-    """``directory / name`` for a name out of a manifest, which must not lead anywhere else."""
+    """``directory / name`` for a file name in a manifest. Raises DamageFound where it leads to another directory."""
     if Path(name).name != name or name.startswith("."):
         raise DamageFound(
             f"{directory / manifest.NAME}: {name!r} is not a file name in this directory; {manifest.repair(directory)}"
@@ -246,7 +247,10 @@ def plain_file(directory: Path, name: str) -> Path:
 
 
 def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
-    """The cheap checks of one shard: the files are there, of the recorded size, and belong together."""
+    """Check that the files of one shard are there, have the recorded size and belong together; returns its path.
+
+    Raises UsageError and DamageFound as :func:`open_packed` does.
+    """
     path = plain_file(directory, entry["file"])
     checksums = beton.checksum_path(path)
     for file in (path, checksums):
@@ -269,16 +273,16 @@ def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
-    """The split a manifest entry describes, after the cheap checks."""
+    """The split of a manifest entry, after :func:`check_shard_files`."""
     path = check_shard_files(directory, entry)
     names = list(entry["identity_names"])
     return Split(name, path, entry["size"], entry["samples"], len(names), entry["encoding"], names)
 
 
 def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
-    """The pair set a manifest entry describes, after the cheap checks."""
+    """The pair set of a manifest entry, after :func:`check_shard_files`."""
     path = check_shard_files(directory, entry)
-    split = Split(f"pairs-{name}", path, entry["size"], entry["samples"], 2, entry["encoding"])
+    split = Split(pair_shard(name), path, entry["size"], entry["samples"], 2, entry["encoding"])
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
     if identities is not None and not identities.is_file():
         raise UsageError(f"{identities} is missing; {manifest.repair(directory)}")

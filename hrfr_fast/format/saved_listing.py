@@ -1,4 +1,4 @@
-"""``<shard>.sources.gz``: the listing kept beside a finished shard, for the next run's question: what changed?"""
+"""``<shard>.sources.gz``: the listing that a shard was packed from, with which the next pack finds what changed."""
 
 import gzip
 import itertools
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.format import beton
+from hrfr_fast.format.manifest import entries_of
+from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.runtime.files import atomic_write
 
@@ -23,8 +25,8 @@ def save_listing(path: Path, key: dict[str, Any], shard: str, lines: Iterator[st
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as file,
     ):
         file.write(json.dumps(key | {"shard": shard}, sort_keys=True).encode() + b"\n")
-        while some := list(itertools.islice(lines, 4096)):  # a write a line costs twice as much in all
-            file.write(os.fsencode("\n".join(some)) + b"\n")
+        while block := list(itertools.islice(lines, 4096)):  # writing line by line takes twice as long
+            file.write(os.fsencode("\n".join(block)) + b"\n")
 
 
 def saved_key(path: Path, shard: str) -> dict[str, Any] | None:
@@ -39,7 +41,7 @@ def saved_key(path: Path, shard: str) -> dict[str, Any] | None:
             key: dict[str, Any] = json.loads(file.readline())
     except (OSError, ValueError, EOFError, zlib.error):
         return None
-    return key if key.pop("shard", shard) == shard else None  # earlier versions did not say whose it is
+    return key if key.pop("shard", shard) == shard else None  # Earlier versions did not name the shard.
 
 
 def _is_whole(path: Path) -> bool:
@@ -57,7 +59,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
-    """(added, removed, changed) files since the listing at ``path`` was saved."""
+    """Numbers of files (added, removed, changed) since the listing at ``path`` was saved."""
     before: dict[bytes, bytes] = {}
     try:
         with gzip.open(path) as file:
@@ -76,17 +78,12 @@ def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
     return added, len(before), changed
 
 
-def listing_name(shard: str) -> str:
-    """The file that keeps what was listed when ``shard`` was packed."""
-    return f"{shard}.sources.gz"
-
-
 def files_of(content: dict[str, Any]) -> set[str]:
-    """Names of all files a manifest stands for, itself excluded."""
+    """Names of all files of the pack with the manifest ``content``, the manifest itself excluded."""
     names = {QUARANTINE}
-    for entry in [*content["splits"].values(), *content["pairs"].values()]:
+    for entry in entries_of(content).values():
         path = Path(entry["file"])
-        names |= {path.name, beton.checksum_path(path).name, listing_name(path.stem)}
+        names |= {path.name, beton.checksum_path(path).name, listing_file(path.stem)}
         if entry.get("identities_file"):
             names.add(entry["identities_file"])
     return names

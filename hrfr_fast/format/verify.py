@@ -1,4 +1,4 @@
-"""``hrfr-fast check``: is every byte of a packed directory what it was when it was packed?"""
+"""``hrfr-fast check``: comparison of every byte of a packed directory with the checksums of the day it was packed."""
 
 import json
 from collections.abc import Iterator
@@ -10,19 +10,20 @@ import numpy as np
 
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
+from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
 from hrfr_fast.format.reader import check_shard_files, pair_set_of, split_of
-from hrfr_fast.format.saved_listing import files_of, listing_name, saved_key
+from hrfr_fast.format.saved_listing import files_of, saved_key
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
 
-BATCH = 4096
+BATCH = 4096  # records checked at a time
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong. ``record`` is None where a whole file is concerned."""
+    """One damaged record or file (``record`` None)."""
 
     shard: str
     record: int | None
@@ -35,7 +36,7 @@ class Damage:
 
 
 def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
-    """Compare every record with its checksum and every file with its digest; an empty list is a clean bill.
+    """Compare every record with its checksum and every file with its digest; an empty list: nothing is damaged.
 
     Raises:
         UsageError: there is no finished pack at ``path``.
@@ -47,8 +48,7 @@ def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
         return [Damage(manifest.NAME, None, str(error))]
     damages: list[Damage] = []
     with progress_bar(show_progress) as progress:
-        entries = [("split", n, e) for n, e in content["splits"].items()]
-        entries += [("pairs", n, e) for n, e in content["pairs"].items()]
+        entries = [(kind, *item) for kind in ("splits", "pairs") for item in content[kind].items()]
         task = progress.add_task("check", total=len(entries), note="")
         for kind, name, entry in entries:
             damages += _check_shard(path, kind, name, entry)
@@ -56,8 +56,8 @@ def check_packed(path: str | Path, show_progress: bool = False) -> list[Damage]:
     return damages + list(_other_files(path, content))
 
 
-def coverage(path: str | Path) -> list[str]:
-    """What :func:`check_packed` looks at in the finished pack ``path``, and what it leaves alone, in words."""
+def describe_check(path: str | Path) -> list[str]:
+    """Sentences on what :func:`check_packed` checks in the finished pack ``path`` and what it does not."""
     path = Path(path)
     content = manifest.read(path)
     covered = {manifest.NAME, *files_of(content)}
@@ -100,7 +100,7 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
             for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
                 wrong += 1
                 yield Damage(file.name, record, "its bytes do not match its checksum")
-            split.release()
+            split.free_pages()
         if pairs is not None:
             _ = pairs.same
             if pairs.identities_path is not None:
@@ -115,12 +115,12 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
 
 
 def _other_files(path: Path, content: dict[str, Any]) -> Iterator[Damage]:
-    """The files that only the next pack reads: `synth --packed` writes none of them."""
+    """Damage to the files that only the next pack reads; `synth --packed` writes none of them."""
     if content["provenance"].get("made_by") != "hrfr-fast pack":
         return
     if read_quarantine(path, content) is None:
         yield Damage(QUARANTINE, None, "missing, or not the one that was written with the shards")
     for shard, entry in entries_of(content).items():
-        listing = listing_name(shard)
+        listing = listing_file(shard)
         if saved_key(path / listing, str(entry.get("digest"))) is None:
             yield Damage(listing, None, "missing or damaged: the next pack could not tell what changed")

@@ -1,4 +1,4 @@
-"""Writing one shard: records in the order given, pages filled greedily, nothing half-written under its name."""
+"""Writer of one shard: records in the order given, pages filled greedily, nothing half-written under its name."""
 
 import os
 import zlib
@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from hrfr_fast.format import beton
 from hrfr_fast.runtime.files import fsync, fsync_directory, write_bytes
 
-# What the writer must remember of each record; the packer keeps a copy on disk to continue from.
+# The writer's notes on each record; the packer keeps a copy on disk to continue from.
 ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
-PENDING = 256
+PENDING = 256  # single records that are written together
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A finished shard, as the manifest records it."""
+    """Size and digests of a finished shard, for the manifest."""
 
     samples: int
     bytes: int
@@ -28,16 +28,16 @@ class ShardInfo:
 
 
 class SplitWriter:
-    """Writes ``path`` (a ``.beton``) and the ``.crc32`` beside it.
+    """Writer of ``path`` (a ``.beton``) and the ``.crc32`` beside it.
 
     Until :meth:`finish` the data lies under ``<path>.partial``.
 
     Args:
         path: the final name.
         capacity: how many records there may be; metadata is reserved for all of them.
-        size: pixels a side of every picture.
+        size: width and height of every picture in pixels.
         page_size: a power of two; FFCV's writer asks for at least 2 MiB, its reader takes any.
-        restored: rows (:data:`ROW`) of records that ``<path>.partial`` already holds; what lies behind them is cut.
+        restored: rows (:data:`ROW`) of records that ``<path>.partial`` already holds; what follows them is cut off.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class SplitWriter:
 
     def _restore(self, rows: NDArray[np.void]) -> None:
         n = len(rows)
-        offsets = beton.place(rows["length"].astype(np.int64), self.page_size, self._position)
+        offsets = beton.record_offsets(rows["length"].astype(np.int64), self.page_size, self._position)
         self.rows[:n], self.offsets[:n], self.samples = rows, offsets, n
         self._position = int(offsets[-1]) + int(rows["length"][-1])
 
     def append(self, payload: bytes | memoryview | NDArray[np.uint8], label: int, mode: int) -> None:
-        """One record: the pixels (row-major RGB uint8) under ``RAW``, a whole JPEG file under ``JPEG``."""
+        """Add one record: pixels (row-major RGB uint8) under ``RAW``, a whole JPEG file under ``JPEG``."""
         self._pending.append((bytes(payload), label, mode))
         if len(self._pending) == PENDING:
             self._write_pending()
 
     def _write_pending(self) -> None:
-        """Single records are gathered first: :meth:`extend` costs as much for one as for hundreds."""
+        """Write the single records together: :meth:`extend` costs as much for one as for hundreds."""
         if self._pending:
             payloads, labels, modes = zip(*self._pending, strict=True)
             self._pending = []
@@ -88,7 +88,7 @@ class SplitWriter:
     def extend(
         self, blob: bytes | memoryview, lengths: ArrayLike, labels: ArrayLike, modes: ArrayLike, crc32: ArrayLike
     ) -> NDArray[np.void]:
-        """Many records whose payloads lie one after the other in ``blob``; returns their rows."""
+        """Add many records whose payloads lie one after the other in ``blob``; returns their rows."""
         self._write_pending()
         lengths = np.asarray(lengths, np.int64)
         first, last = self.samples, self.samples + len(lengths)
@@ -100,7 +100,7 @@ class SplitWriter:
         rows["length"], rows["crc32"], rows["label"], rows["mode"] = lengths, crc32, labels, modes
         if ((rows["mode"] == beton.RAW) & (lengths != 3 * self.size**2)).any():
             raise ValueError(f"a raw record of {self.size}x{self.size} pixels takes {3 * self.size**2} bytes")
-        offsets = beton.place(lengths, self.page_size, self._position)
+        offsets = beton.record_offsets(lengths, self.page_size, self._position)
         self._write(memoryview(blob), offsets, lengths)
         self.offsets[first:last], self.samples = offsets, last
         return rows
@@ -120,20 +120,20 @@ class SplitWriter:
             start = stop
 
     def sync(self) -> None:
-        """Everything appended so far is on disk when this returns."""
+        """Put everything appended so far on the disk."""
         self._write_pending()
         self._file.flush()
         fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Give the file up unfinished; the partial file stays for a later continuation."""
+        """Close the unfinished file; it stays and can be continued."""
         self._file.close()
 
     def finish(self, relabel: NDArray[np.int64] | None = None) -> ShardInfo:
         """Write the tables and the checksums, fsync, rename.
 
         Args:
-            relabel: new label of each old one, where the labels given were not yet final.
+            relabel: new label of each old one, where the given labels were provisional.
         """
         self._write_pending()
         n, file = self.samples, self._file
@@ -166,7 +166,7 @@ def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) 
     """Whether the unfinished file ``partial`` still has the records of ``rows`` (:data:`ROW`), every byte of them."""
     try:
         lengths = rows["length"].astype(np.int64)
-        offsets = beton.place(lengths, page_size, beton.data_start(capacity, page_size))
+        offsets = beton.record_offsets(lengths, page_size, beton.data_start(capacity, page_size))
         with open(partial, "rb") as file:
             for offset, length, expected in zip(
                 offsets.tolist(), lengths.tolist(), rows["crc32"].tolist(), strict=True

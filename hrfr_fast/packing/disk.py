@@ -1,4 +1,4 @@
-"""Room on the disk: looked at before packing, and a full disk told in words."""
+"""Free space on the disk, checked before packing, and messages about a full one."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hrfr_fast.format import beton, manifest
-from hrfr_fast.packing.sources import Candidates
+from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import writing
 
 
 def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
-    """Raises HrfrError where ``todo`` does not fit the disk of ``out``, what lies in ``work`` already taken off."""
+    """Raise HrfrError where ``todo`` does not fit on the disk of ``out``; what lies in ``work`` is written already."""
     need = sum(_bytes_needed(candidates) for candidates in todo)
     have = shutil.disk_usage(out).free + sum(path.stat().st_blocks * 512 for path in work.iterdir())
     if need > have:
@@ -23,14 +23,14 @@ def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
 
 
 def _bytes_needed(candidates: Candidates) -> int:
-    raw = candidates.count * candidates.size**2 * 3
+    raw = candidates.raw_bytes
     payload = raw if candidates.encoding == "raw" else min(raw, candidates.bytes_on_disk or raw)
     tables = candidates.count * (beton.METADATA.itemsize + beton.ALLOCATION.itemsize + 20)
     return payload + tables + 2 * beton.PAGE_SIZE
 
 
 def disk_errors(out: Path) -> AbstractContextManager[None]:
-    """Tells what the system refuses to write to ``out`` in words, and how to go on."""
+    """Context in which an error of the disk of ``out`` is reported with advice on how to go on."""
     return writing(
         out,
         lambda: (

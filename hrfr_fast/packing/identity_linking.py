@@ -1,6 +1,6 @@
-"""Who is on a pair's pictures: looked up among the splits, then linked by the labels as far as those do not contradict.
+"""Identity linking: the people in a pair set, found by looking its pictures up in the splits and following its labels.
 
-What is known (a picture found in an identity's folder) always wins: a label never makes one person of two known ones.
+A known identity (the folder in which the picture was found) always wins: a label never joins two known people.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.format.names import TRAINING
 from hrfr_fast.format.pair_defects import PairDefects
 from hrfr_fast.format.reader import Split
 from hrfr_fast.packing.picture_matching import distinct, identical, match
-from hrfr_fast.packing.request import TRAINING
 
 
 @dataclass(frozen=True)
 class Identities:
-    """What was found out about one pair set.
+    """Identities of the pictures of a pair set, their overlap with training, and its defects.
 
     Attributes:
-        clusters: int32 [2P], equal for pictures of one person; None if no picture was found anywhere.
+        people: int32 [2P], equal for pictures of one person; None if no picture was found anywhere.
         coverage: share of the pictures with a known identity, found or linked by a genuine pair, 0..1.
         overlap: training split -> how many of the 2P pictures are in it; no entry for a split of another picture size
             that no file lies in.
         shown: training split -> bool [2P], whether a picture shows one of its identities.
         found: how many of the 2P pictures are in any split, as they are.
-        defects: contradictions, identical pictures, repeated pairs, exchanged channels.
+        defects: contradictory labels, identical pictures, repeated pairs, exchanged channels.
     """
 
-    clusters: NDArray[np.int32] | None
+    people: NDArray[np.int32] | None
     coverage: float
     overlap: dict[str, int]
     shown: dict[str, NDArray[np.bool_]]
@@ -44,81 +44,81 @@ def recover(
 
     Args:
         splits: where to look; those of another picture size hold none of the pictures.
-        placed: for each of the 2P pictures ``<split>/<identity>`` where the place of its file tells who it is; None:
-            no place is known.
+        placed: ``<split>/<identity>`` of each of the 2P pictures, by the place of its file, None where that tells
+            nothing.
     """
-    kinds, firsts = distinct(pairs)
-    facts, exchanged = _facts(pairs, kinds, firsts, splits, placed)
-    people = _People(len(firsts), facts)
-    pair_kinds = kinds.reshape(-1, 2)
-    known = people.of_pictures()
-    surely_one = (known[pair_kinds[:, 0]] == known[pair_kinds[:, 1]]) & people.identified()[pair_kinds].all(axis=1)
-    refused = people.link(pair_kinds[same])
+    numbers, records = distinct(pairs)
+    known, exchanged = _known_identities(pairs, numbers, records, splits, placed)
+    people = _People(len(records), known)
+    both = numbers.reshape(-1, 2)
+    found = people.of_pictures()
+    known_same = (found[both[:, 0]] == found[both[:, 1]]) & people.identified()[both].all(axis=1)
+    contradictory = people.link(both[same])
     roots, identified = people.of_pictures(), people.identified()
-    linked = roots[pair_kinds[:, 0]] == roots[pair_kinds[:, 1]]
+    linked = roots[both[:, 0]] == roots[both[:, 1]]
     alike = identical(pairs)
-    looked_into = {name for name in splits if splits[name].size == pairs.size} | {split for _, split in facts}
+    searched = {name for name in splits if splits[name].size == pairs.size} | {split for _, split in known}
     trained = {
         name: {f"{name}/{identity}" for identity in splits[name].identity_names}
         for name in TRAINING
-        if name in splits and name in looked_into
+        if name in splits and name in searched
     }
-    shown = {name: people.among(names)[kinds] for name, names in trained.items()}
+    shown = {name: people.among(names)[numbers] for name, names in trained.items()}
     defects = PairDefects(
-        same_known_different=refused,
-        different_known_same=int((~same & ~alike & surely_one).sum()),
-        labels_disagree=int((~same & ~alike & ~surely_one & linked).sum()),
+        same_known_different=contradictory,
+        different_known_same=int((~same & ~alike & known_same).sum()),
+        labels_disagree=int((~same & ~alike & ~known_same & linked).sum()),
         identical_genuine=int((same & alike).sum()),
         identical_impostor=int((~same & alike).sum()),
-        repeated=len(pair_kinds) - len(np.unique(np.sort(pair_kinds, axis=1), axis=0)),
-        swapped_channels=int(exchanged[kinds].sum()),
-        identity_overlap={name: int(one.sum()) for name, one in shown.items()},
+        repeated=len(both) - len(np.unique(np.sort(both, axis=1), axis=0)),
+        swapped_channels=int(exchanged[numbers].sum()),
+        identity_overlap={name: int(pictures.sum()) for name, pictures in shown.items()},
     )
     return Identities(
-        clusters=_numbered(roots[kinds]) if identified.any() else None,
-        coverage=float(identified[kinds].mean()),
-        overlap={name: _pictures(kinds, facts, names) for name, names in trained.items()},
+        people=_numbered(roots[numbers]) if identified.any() else None,
+        coverage=float(identified[numbers].mean()),
+        overlap={name: _count_pictures(numbers, known, names) for name, names in trained.items()},
         shown=shown,
-        found=_pictures(kinds, facts, None),
+        found=_count_pictures(numbers, known, None),
         defects=defects,
     )
 
 
-Facts = dict[tuple[int, str], str]
-"""(distinct picture, split) -> ``<split>/<identity>``."""
+KnownIdentities = dict[tuple[int, str], str]
+"""(number of a distinct picture, split) -> ``<split>/<identity>``."""
 
 
-def _facts(
+def _known_identities(
     pairs: Split,
-    kinds: NDArray[np.int64],
-    firsts: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    records: NDArray[np.int64],
     splits: Mapping[str, Split],
     placed: Sequence[str | None] | None,
-) -> tuple[Facts, NDArray[np.bool_]]:
-    """What is known of the distinct pictures, and bool [D]: found only with red and blue exchanged.
+) -> tuple[KnownIdentities, NDArray[np.bool_]]:
+    """Identities of the distinct pictures, and bool [D]: found only with red and blue exchanged.
 
     Where a split holds a picture twice, the place of its file decides between the two identities.
     """
-    facts: Facts = {}
-    for kind, place in zip(kinds.tolist(), placed or [None] * len(kinds), strict=True):
+    known: KnownIdentities = {}
+    for number, place in zip(numbers.tolist(), placed or [None] * len(numbers), strict=True):
         if place is not None:
-            facts.setdefault((kind, place.split("/")[0]), place)
-    exchanged = np.zeros(len(firsts), bool)
+            known.setdefault((number, place.split("/")[0]), place)
+    exchanged = np.zeros(len(records), bool)
     for name, split in splits.items():
         if split.size == pairs.size:
-            record, swapped = match(pairs, firsts, split)
+            equal, swapped = match(pairs, records, split)
             exchanged |= swapped >= 0
-            for kind in np.flatnonzero(record >= 0).tolist():
-                identity = split.identity_names[int(split.labels[record[kind]])]
-                facts.setdefault((kind, name), f"{name}/{identity}")
-    exchanged[[kind for kind, _ in facts]] = False
-    return facts, exchanged
+            for number in np.flatnonzero(equal >= 0).tolist():
+                identity = split.identity_names[int(split.labels[equal[number]])]
+                known.setdefault((number, name), f"{name}/{identity}")
+    exchanged[[number for number, _ in known]] = False
+    return known, exchanged
 
 
-def _pictures(kinds: NDArray[np.int64], facts: Facts, names: set[str] | None) -> int:
-    """How many pictures are known to be of the identities ``names``, or of any."""
-    chosen = np.unique([kind for (kind, _), name in facts.items() if names is None or name in names])
-    return int(np.isin(kinds, chosen).sum())
+def _count_pictures(numbers: NDArray[np.int64], known: KnownIdentities, names: set[str] | None) -> int:
+    """How many pictures are known to show one of the identities ``names``, or any for None."""
+    chosen = np.unique([number for (number, _), name in known.items() if names is None or name in names])
+    return int(np.isin(numbers, chosen).sum())
 
 
 def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -128,36 +128,36 @@ def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 class _People:
-    """Union-find over distinct pictures and identities: a picture's group is its person.
+    """Union-find over distinct pictures and known identities; a group is a person.
 
-    A picture that is in two splits makes one person of the identities it has there.
+    A picture that is in two splits joins the identities that it has there.
     """
 
-    def __init__(self, pictures: int, facts: Facts) -> None:
+    def __init__(self, pictures: int, known: KnownIdentities) -> None:
         self._pictures = pictures
-        self._nodes = {name: pictures + i for i, name in enumerate(sorted(set(facts.values())))}
+        self._nodes = {name: pictures + number for number, name in enumerate(sorted(set(known.values())))}
         self._parent = list(range(pictures + len(self._nodes)))
         self._known = [node >= pictures for node in self._parent]  # of the roots alone
-        for (kind, _), name in facts.items():
-            self._join(kind, self._nodes[name])
+        for (number, _), name in known.items():
+            self._join(number, self._nodes[name])
 
     def link(self, genuine: NDArray[np.int64]) -> int:
         """Join the two pictures of each pair (int64 [G, 2]) in order; returns how many would join two known people."""
-        refused = 0
-        for a, b in genuine.tolist():
-            one, other = self._root(a), self._root(b)
-            if one != other and self._known[one] and self._known[other]:
-                refused += 1
+        contradictory = 0
+        for first, second in genuine.tolist():
+            a, b = self._root(first), self._root(second)
+            if a != b and self._known[a] and self._known[b]:
+                contradictory += 1
             else:
-                self._join(one, other)
-        return refused
+                self._join(a, b)
+        return contradictory
 
     def of_pictures(self) -> NDArray[np.int64]:
         """int64 [D]: the group of each picture."""
         return np.array([self._root(i) for i in range(self._pictures)], np.int64)
 
     def identified(self) -> NDArray[np.bool_]:
-        """bool [D]: whether it is known who a picture shows."""
+        """bool [D]: whether the identity of a picture is known."""
         return np.array([self._known[root] for root in self.of_pictures().tolist()], bool)
 
     def among(self, names: set[str]) -> NDArray[np.bool_]:

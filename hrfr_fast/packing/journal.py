@@ -1,9 +1,9 @@
-"""What lets a killed pack go on where it was: an append-only account of the finished chunks of one shard.
+"""Journal of the finished chunks of one shard, from which an interrupted pack continues.
 
-Beside ``<name>.beton.partial`` lie ``<name>.rows`` (one row a record), ``<name>.refused`` (JSON lines) and
-``<name>.journal``. A line of the journal is written once everything it speaks of is on disk; what the other files hold
+Beside ``<name>.beton.partial`` lie ``<name>.rows`` (one row a record), ``<name>.rejected`` (JSON lines) and
+``<name>.journal``. A line of the journal is written once everything it counts is on the disk; what the other files hold
 beyond the last whole line is cut off. Continuing is exact because the layout of a shard depends on its rows alone. A
-line also holds checksums of the rows and refusals before it and of itself: damaged work is not continued.
+line also holds checksums of itself and of the other two files: damaged work is not continued.
 """
 
 import json
@@ -19,70 +19,72 @@ from hrfr_fast.runtime.files import fsync, fsync_directory
 
 
 class Journal:
-    """Opens or begins the account of shard ``name`` in ``work``; ``key`` says what is being packed, and how.
+    """Journal of shard ``name`` in ``work``, opened or begun.
 
-    An account of something else (another key) is discarded.
+    ``key``: all that decides the shard's bytes; a journal of another key is discarded.
     """
 
     def __init__(self, work: Path, name: str, key: dict[str, Any]) -> None:
-        self._paths = {kind: work / f"{name}.{kind}" for kind in ("journal", "rows", "refused")}
+        self._paths = {kind: work / f"{name}.{kind}" for kind in ("journal", "rows", "rejected")}
         state = self._last_state(key)
         self.continued = state is not None
-        self.candidates, records, refused_bytes, *checksums = state or (0, 0, 0, 0, 0)
-        self._checksums = dict(zip(("rows", "refused"), checksums, strict=True))
+        self.candidates, records, rejected_bytes, *checksums = state or (0, 0, 0, 0, 0)
+        self._checksums = dict(zip(("rows", "rejected"), checksums, strict=True))
         self._files = {kind: open(path, "ab") for kind, path in self._paths.items()}  # noqa: SIM115
         self._files["rows"].truncate(records * ROW.itemsize)
-        self._files["refused"].truncate(refused_bytes)
-        self._records, self._refused_bytes = records, refused_bytes
+        self._files["rejected"].truncate(rejected_bytes)
+        self._records, self._rejected_bytes = records, rejected_bytes
         if state is None:
             self._files["journal"].truncate(0)
             self._line(key)
             fsync_directory(work)
 
     def _last_state(self, key: dict[str, Any]) -> tuple[int, ...] | None:
-        """Candidates, records, bytes of refusals, CRC-32 of rows and of refusals by the last whole line.
+        """The last whole line: numbers of candidates, records and bytes of rejections, CRC-32 of rows and rejections.
 
-        None if there is nothing to continue, or nothing that is whole.
+        None where there is nothing to continue or something is damaged.
         """
         try:
             lines = self._paths["journal"].read_bytes().split(b"\n")[:-1]
             if not lines or json.loads(lines[0]) != key:
                 return None
             *state, checksum = json.loads(lines[-1]) if len(lines) > 1 else _with_checksum([0] * 5)
-            _, records, refused, *expected = state
-            lengths = (records * ROW.itemsize, refused)
-            said = [self._paths[kind].read_bytes()[:n] for kind, n in zip(("rows", "refused"), lengths, strict=True)]
-            if [*state, checksum] != _with_checksum(state) or [zlib.crc32(content) for content in said] != expected:
+            _, records, rejected_bytes, *expected = state
+            lengths = (records * ROW.itemsize, rejected_bytes)
+            contents = [
+                self._paths[kind].read_bytes()[:n] for kind, n in zip(("rows", "rejected"), lengths, strict=True)
+            ]
+            if [*state, checksum] != _with_checksum(state) or [zlib.crc32(content) for content in contents] != expected:
                 return None
         except (OSError, ValueError, TypeError):
             return None
         return tuple(state)
 
     def rows(self) -> NDArray[np.void]:
-        """The rows of all records accounted for."""
+        """The rows of all records in the journal."""
         return np.fromfile(self._paths["rows"], ROW, self._records)
 
-    def refusals(self) -> list[dict[str, Any]]:
-        """All refusals accounted for."""
-        with open(self._paths["refused"], "rb") as file:
-            return [json.loads(line) for line in file.read(self._refused_bytes).splitlines()]
+    def rejected(self) -> list[dict[str, Any]]:
+        """Quarantine lines of all rejected candidates in the journal."""
+        with open(self._paths["rejected"], "rb") as file:
+            return [json.loads(line) for line in file.read(self._rejected_bytes).splitlines()]
 
-    def add(self, candidates: int, rows: NDArray[np.void], refused: list[dict[str, Any]]) -> None:
-        """Account for a chunk that ends before candidate ``candidates``. Durable after :meth:`commit`."""
-        text = "".join(json.dumps(line) + "\n" for line in refused).encode()
-        for kind, content in (("rows", rows.tobytes()), ("refused", text)):
+    def add(self, candidates: int, rows: NDArray[np.void], rejected: list[dict[str, Any]]) -> None:
+        """Add a chunk that ends before candidate ``candidates``. Durable after :meth:`commit`."""
+        text = "".join(json.dumps(line) + "\n" for line in rejected).encode()
+        for kind, content in (("rows", rows.tobytes()), ("rejected", text)):
             self._files[kind].write(content)
             self._checksums[kind] = zlib.crc32(content, self._checksums[kind])
         self.candidates = candidates
         self._records += len(rows)
-        self._refused_bytes += len(text)
+        self._rejected_bytes += len(text)
 
     def commit(self) -> None:
-        """Make it durable; the shard's own data must be on disk already."""
-        for kind in ("rows", "refused"):
+        """Put all that was added on the disk; the shard's own data must be there already."""
+        for kind in ("rows", "rejected"):
             self._files[kind].flush()
             fsync(self._files[kind].fileno())
-        state = [self.candidates, self._records, self._refused_bytes, *self._checksums.values()]
+        state = [self.candidates, self._records, self._rejected_bytes, *self._checksums.values()]
         self._line(_with_checksum(state))
 
     def _line(self, value: Any) -> None:
@@ -96,7 +98,7 @@ class Journal:
             file.close()
 
     def remove(self) -> None:
-        """Close and delete: the shard is finished."""
+        """Close and delete the files: the shard is finished."""
         self.close()
         for path in self._paths.values():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One shard, from wherever an interrupted pack left it: decode, append, account, finish."""
+"""Packing of one shard, continued where an interrupted pack left it."""
 
 import json
 import os
@@ -12,34 +12,34 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hrfr_fast.format import beton, manifest
-from hrfr_fast.format.saved_listing import listing_name, save_listing, saved_key
+from hrfr_fast.format.names import identities_file, listing_file, without_prefix
+from hrfr_fast.format.saved_listing import save_listing, saved_key
 from hrfr_fast.format.writer import SplitWriter, holds
-from hrfr_fast.packing.bcolz_arrays import BcolzPairs
-from hrfr_fast.packing.decode import Chunk
-from hrfr_fast.packing.earlier import is_whole
+from hrfr_fast.packing.chunks import Chunk
 from hrfr_fast.packing.journal import Journal
-from hrfr_fast.packing.pairs import PathPairs
-from hrfr_fast.packing.sources import Candidates
+from hrfr_fast.packing.previous import is_whole
+from hrfr_fast.packing.sources.candidates import Candidates, PairCandidates
+from hrfr_fast.packing.sources.identity_folders import FolderCandidates
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_array, write_json
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.signals import StopFlag
 
-SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # how much work a kill may cost
-# So many files of a shard may be unreadable (the larger of a number and a share) and the rest is still packed. Beyond
-# it the disk or a mount is at fault, and what was packed before must not be replaced by the remains.
+SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # the most work that a kill can cost
+# Up to so many files of a shard (the larger of a number and a share) may be unreadable; the rest is packed. With more
+# of them, a disk or a mount has failed, and the remains must not replace what was packed before.
 UNREADABLE, UNREADABLE_SHARE = 100, 0.05
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedShard:
     """A shard that lies whole in the work directory."""
 
     entry: dict[str, Any]
     """Of the manifest."""
-    refusals: list[dict[str, Any]]
-    """Lines of the quarantine."""
+    rejected: list[dict[str, Any]]
+    """Lines of ``quarantine.jsonl``."""
     action: str
     """"packed", "continued from 1,234 of 5,678", "finished earlier" or "unchanged"."""
 
@@ -51,7 +51,7 @@ def pack_shard(
     decoders: Decoders,
     advance: Callable[[int], None],
     stop: StopFlag | None,
-) -> Finished:
+) -> FinishedShard:
     """Pack ``candidates`` into ``work``.
 
     Args:
@@ -70,29 +70,29 @@ def pack_shard(
         return finished
     journal, writer = _open(candidates, work, key)
     begun = journal.candidates
+    action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
     try:
         _fill(writer, journal, candidates, decoders, advance, stop)
+        finished = _finish(writer, journal, candidates, work, action)
     except BaseException:
         writer.close()
         journal.close()
         raise
-    action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
-    finished = _finish(writer, journal, candidates, work, action)
-    listing = work / listing_name(candidates.name)
+    listing = work / listing_file(candidates.name)
     save_listing(listing, key, finished.entry["digest"], candidates.listing_lines())
     write_json(done, manifest.with_checksum({"key": key} | asdict(finished)))
     journal.remove()
     return finished
 
 
-def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -> Finished | None:
-    """What an interrupted pack finished, if all of it is whole and no file can be read now that could not then."""
+def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -> FinishedShard | None:
+    """The shard if an interrupted pack finished it, it is whole, and no file can be read now that could not then."""
     try:
-        said = manifest.without_checksum(json.loads(done.read_bytes()))
-        finished = Finished(said["entry"], said["refusals"], "finished earlier")
-        whole = is_whole(done.parent, finished.entry) and not candidates.readable_again(_unreadable(finished.refusals))
-        listing = done.parent / listing_name(candidates.name)
-        if whole and said["key"] == key == saved_key(listing, finished.entry["digest"]):
+        saved = manifest.without_checksum(json.loads(done.read_bytes()))
+        finished = FinishedShard(saved["entry"], saved["rejected"], "finished earlier")
+        whole = is_whole(done.parent, finished.entry) and not candidates.readable_again(_unreadable(finished.rejected))
+        listing = done.parent / listing_file(candidates.name)
+        if whole and saved["key"] == key == saved_key(listing, finished.entry["digest"]):
             return finished
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -101,11 +101,11 @@ def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -
 
 
 def _open(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Journal, SplitWriter]:
-    """The account of the shard and its writer, both where the last run left them."""
+    """Journal and writer of the shard, both as the last run left them."""
     path = work / f"{candidates.name}.beton"
     partial = path.with_name(path.name + ".partial")
     if path.exists():
-        os.replace(path, partial)  # killed after the file was renamed and before it was accounted for
+        os.replace(path, partial)  # killed after the file was renamed, before the shard was marked as finished
     journal = Journal(work, candidates.name, key)
     if journal.continued and not _may_continue(journal, partial, candidates, key["page_size"]):
         journal.remove()
@@ -117,11 +117,11 @@ def _open(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Jour
 def _may_continue(journal: Journal, partial: Path, candidates: Candidates, page_size: int) -> bool:
     """Whether all that was written is still there, and no file can be read now that could not then."""
     whole = partial.exists() and holds(partial, journal.rows(), candidates.count, page_size)
-    return whole and not candidates.readable_again(_unreadable(journal.refusals()))
+    return whole and not candidates.readable_again(_unreadable(journal.rejected()))
 
 
-def _unreadable(refusals: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [line for line in refusals if line.get("retry")]
+def _unreadable(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in rejected if line.get("retry")]
 
 
 def _fill(
@@ -132,22 +132,23 @@ def _fill(
     advance: Callable[[int], None],
     stop: StopFlag | None,
 ) -> None:
-    """Decode and append every candidate the journal does not account for yet."""
+    """Decode and append the candidates that are not in the journal yet."""
     since, unsynced = time.monotonic(), 0
-    unreadable = len(_unreadable(journal.refusals()))
+    unreadable = len(_unreadable(journal.rejected()))
     advance(journal.candidates)
     for first, last, chunk in decoders.chunks(candidates, journal.candidates):
         labels = candidates.labels(first, last)[chunk.kept]
         rows = writer.extend(chunk.blob, chunk.lengths, labels, chunk.modes, chunk.crc32)
-        refusals = _refusals(candidates, first, last, chunk)
-        unreadable += len(_unreadable(refusals))
+        rejected = _rejected(candidates, first, last, chunk)
+        unreadable += len(_unreadable(rejected))
         if unreadable > max(UNREADABLE, UNREADABLE_SHARE * candidates.count):
             raise HrfrError(
                 f"{candidates.name}: {unreadable:,} of the first {last:,} files could not be read, such as"
-                f" {one_line(refusals[-1]['file'])}: {refusals[-1]['reason']}. That many are not packed around: mend it"
-                " (rights, the disk, a mount) and run the same command again; what was packed before is untouched"
+                f" {one_line(rejected[-1]['file'])}: {rejected[-1]['reason']}. With that many, the rest is not packed:"
+                " mend this (rights, the disk, a mount) and run the same command again; what was packed"
+                " before is untouched"
             )
-        journal.add(last, rows, refusals)
+        journal.add(last, rows, rejected)
         advance(last)
         unsynced += len(chunk.blob)
         now = time.monotonic()
@@ -163,12 +164,13 @@ def _fill(
             )
 
 
-def _refusals(candidates: Candidates, first: int, last: int, chunk: Chunk) -> list[dict[str, Any]]:
-    if not chunk.refused:
+def _rejected(candidates: Candidates, first: int, last: int, chunk: Chunk) -> list[dict[str, Any]]:
+    """Quarantine lines of the ``chunk`` that the candidates first..last-1 gave."""
+    if not chunk.rejected:
         return []
     paths = candidates.paths(first, last)
     lines: list[dict[str, Any]] = []
-    for position, reason in chunk.refused:
+    for position, reason in chunk.rejected:
         file = f"{candidates.folder}/{paths[position]}"
         line: dict[str, Any] = {"split": candidates.name, "file": file, "reason": reason}
         if candidates.paired:
@@ -179,61 +181,59 @@ def _refusals(candidates: Candidates, first: int, last: int, chunk: Chunk) -> li
     return lines
 
 
-def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work: Path, action: str) -> Finished:
-    refusals = journal.refusals()
+def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work: Path, action: str) -> FinishedShard:
+    """Write the tables of the shard and make its manifest entry."""
+    rejected = journal.rejected()
     if not writer.samples:
-        writer.close()
-        reasons = "; ".join(f"{one_line(line['file'])}: {line['reason']}" for line in refusals[:3])
-        kind = HrfrError if _unreadable(refusals) else UsageError
+        reasons = "; ".join(f"{one_line(line['file'])}: {line['reason']}" for line in rejected[:3])
+        kind = HrfrError if _unreadable(rejected) else UsageError
         raise kind(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
-    if isinstance(candidates, PathPairs | BcolzPairs):
-        refusals += [{"split": candidates.name} | line for line in candidates.malformed]
-        entry = _pair_entry(writer, candidates, _source(candidates, refusals), work)
+    if isinstance(candidates, PairCandidates):
+        rejected += [{"split": candidates.name} | line for line in candidates.malformed]
+        entry = _pair_entry(writer, candidates, _source(candidates, rejected), work)
     else:
-        entry = _split_entry(writer, candidates, _source(candidates, refusals))
-    return Finished(entry, refusals, action)
+        assert isinstance(candidates, FolderCandidates)
+        entry = _split_entry(writer, candidates, _source(candidates, rejected))
+    return FinishedShard(entry, rejected, action)
 
 
-def _source(candidates: Candidates, refusals: list[dict[str, Any]]) -> dict[str, Any]:
+def _source(candidates: Candidates, rejected: list[dict[str, Any]]) -> dict[str, Any]:
+    """Origin of the pictures, for the manifest."""
     return {
         "listing": candidates.content,
         "candidates": candidates.count,
-        "quarantined": len(refusals),
-        "unreadable": len(_unreadable(refusals)),
+        "quarantined": len(rejected),
+        "unreadable": len(_unreadable(rejected)),
         "encoding": candidates.encoding,
         "resize": candidates.resize,
     }
 
 
-def _pair_entry(
-    writer: SplitWriter, candidates: PathPairs | BcolzPairs, source: dict[str, Any], work: Path
-) -> dict[str, Any]:
+def _pair_entry(writer: SplitWriter, candidates: PairCandidates, source: dict[str, Any], work: Path) -> dict[str, Any]:
     kept = writer.rows["label"][: writer.samples].astype(np.int64)
     info = writer.finish(candidates.same[np.arange(candidates.count) // 2].astype(np.int64))
-    if isinstance(candidates, BcolzPairs):
-        source |= {"levels": candidates.levels} | candidates.options
-    name = candidates.name.removeprefix("pairs-")
+    source |= candidates.conversion
+    name = without_prefix(candidates.name)
     entry = manifest.pair_entry(name, info, size=candidates.size, kind=candidates.kind, source=source)
     if candidates.identities is not None:
         save_identities(work, entry, candidates.identities[kept], 1.0)
     return entry
 
 
-def _split_entry(writer: SplitWriter, candidates: Candidates, source: dict[str, Any]) -> dict[str, Any]:
+def _split_entry(writer: SplitWriter, candidates: FolderCandidates, source: dict[str, Any]) -> dict[str, Any]:
     """Finish a split: identities that lost every picture get no label, the others are numbered without gaps."""
-    assert candidates.listing is not None
     used = np.unique(writer.rows["label"][: writer.samples].astype(np.int64))
     relabel = np.full(len(candidates.listing.identities), -1, np.int64)
     relabel[used] = np.arange(len(used))
     info = writer.finish(relabel)
-    names = [candidates.listing.identities[i] for i in used.tolist()]
+    names = [candidates.listing.identities[identity] for identity in used.tolist()]
     source["identities_listed"] = len(relabel)
     return manifest.split_entry(candidates.name, info, size=candidates.size, identity_names=names, source=source)
 
 
-def save_identities(work: Path, entry: dict[str, Any], clusters: ArrayLike, coverage: float) -> None:
-    """Write ``pairs-<name>.identities.npy``, int32 [2P], equal for one person, and enter it in ``entry``."""
-    path = work / f"{Path(entry['file']).stem}.identities.npy"
-    write_array(path, np.asarray(clusters, np.int32))
+def save_identities(work: Path, entry: dict[str, Any], people: ArrayLike, coverage: float) -> None:
+    """Write the identities of a pair set, int32 [2P], equal for one person, and enter their file in ``entry``."""
+    path = work / identities_file(Path(entry["file"]).stem)
+    write_array(path, np.asarray(people, np.int32))
     entry["identities_file"], entry["identities_digest"] = path.name, beton.file_digest(path)
     entry["identity_coverage"] = coverage

@@ -1,7 +1,7 @@
-"""Which pictures are the same: those of a pair, and those of a pair set among the pictures of a split.
+"""Search for equal pictures: the two of a pair, and the pictures of a pair set in a split.
 
-A picture counts as found when no pixel differs by more than :data:`TOLERANCE` levels (a second JPEG decoder, rounding
-through floats). Candidates come from block means, the nearest by one matrix product a block; the pixels then decide.
+Pictures are equal when no pixel value differs by more than :data:`TOLERANCE` (another JPEG decoder, rounding through
+floats). The nearest picture is found by its block means, with a matrix product; its pixels then decide.
 """
 
 import hashlib
@@ -12,78 +12,77 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format.reader import Split
 
-TOLERANCE = 2  # levels of 0..255
+TOLERANCE = 2  # of pixel values 0..255
 BLOCKS = 6  # block means: 6 x 6 x 3 a picture
-READ, GALLERY = 256, 4096  # pictures decoded, and compared, at a time
+READ, GALLERY, QUERIES = 256, 4096, 1024  # pictures decoded, searched, and looked for at a time
 
 
-def _blocks_of(split: Split, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _read(split: Split, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The pictures of ``records`` in parts of ``READ``, each with the position of its first picture."""
     for first in range(0, len(records), READ):
         yield first, split.read(records[first : first + READ])
-        split.release()
+        split.free_pages()
 
 
 def distinct(pairs: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number of each picture among the distinct ones, int64 [2P], and a record of each distinct one, int64 [D]."""
+    """The distinct pictures of ``pairs``: number of each picture's, int64 [2P], and first record of each, int64 [D]."""
     seen: dict[bytes, int] = {}
-    kinds, firsts = [], []
-    for start, pictures in _blocks_of(pairs, np.arange(pairs.samples)):
+    numbers, records = [], []
+    for start, pictures in _read(pairs, np.arange(pairs.samples)):
         for i, picture in enumerate(pictures):
             key = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
             if key not in seen:
                 seen[key] = len(seen)
-                firsts.append(start + i)
-            kinds.append(seen[key])
-    return np.array(kinds, np.int64), np.array(firsts, np.int64)
+                records.append(start + i)
+            numbers.append(seen[key])
+    return np.array(numbers, np.int64), np.array(records, np.int64)
 
 
 def _signatures(split: Split, records: NDArray[np.int64]) -> NDArray[np.float32]:
     """Block means around mid-grey, float32 [n, BLOCKS * BLOCKS * 3]."""
     edges = np.linspace(0, split.size, BLOCKS + 1).astype(int)[:-1] if split.size >= BLOCKS else np.arange(split.size)
     areas = np.diff([*edges, split.size])
-    out = []
-    for _, pictures in _blocks_of(split, records):
+    signatures = []
+    for _, pictures in _read(split, records):
         rows = np.add.reduceat(pictures, edges, axis=1, dtype=np.float32)
         sums = np.add.reduceat(rows, edges, axis=2, dtype=np.float32)
         means = sums / (areas[:, None, None] * areas[None, :, None]).astype(np.float32)
-        out.append(means.reshape(len(pictures), -1) - np.float32(128))
-    return np.concatenate(out)
+        signatures.append(means.reshape(len(pictures), -1) - np.float32(128))
+    return np.concatenate(signatures)
 
 
 def identical(pairs: Split) -> NDArray[np.bool_]:
-    """bool [P]: whether the two pictures of a pair are one within the tolerance, or one is the other's mirror image.
+    """bool [P]: whether the two pictures of a pair are equal, or one equals the other's mirror image.
 
-    A mirror image embeds as the picture itself does: an embedding is the sum over both sides.
+    A mirror image has the embedding of the picture itself, which is the sum over both.
     """
-    out = []
-    for _, pictures in _blocks_of(pairs, np.arange(pairs.samples)):
+    found = []
+    for _, pictures in _read(pairs, np.arange(pairs.samples)):
         first, second = pictures[0::2], pictures[1::2]
-        out.append(_within_tolerance(first, second) | _within_tolerance(first, second[:, :, ::-1]))
-    return np.concatenate(out)
+        found.append(_within_tolerance(first, second) | _within_tolerance(first, second[:, :, ::-1]))
+    return np.concatenate(found)
 
 
-def match(pairs: Split, firsts: NDArray[np.int64], split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each of the pictures ``firsts`` (int64 [D]) the record of ``split`` that shows the same, -1 for none.
+def match(pairs: Split, records: NDArray[np.int64], split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of the pictures ``records`` (int64 [D]) of ``pairs`` the equal one in ``split``, -1 for none.
 
     Returns:
-        Two int64 [D]: of the pictures as they are, and with red and blue exchanged.
+        Two int64 [D], record numbers: for the pictures as they are, and with red and blue exchanged.
     """
-    queries = _signatures(pairs, firsts)
-    exchanged = queries.reshape(len(firsts), -1, 3)[:, :, ::-1].reshape(queries.shape)
+    queries = _signatures(pairs, records)
+    exchanged = queries.reshape(len(records), -1, 3)[:, :, ::-1].reshape(queries.shape)
     nearest, distance = _nearest(np.concatenate([queries, exchanged]), split)
-    # Means of pixels within the tolerance are within the tolerance; the slack is float32's.
+    # Block means of equal pictures are within the tolerance, too; the 1 allows for the rounding of float32.
     near = (distance <= TOLERANCE**2 * queries.shape[1] + 1).reshape(2, -1)
-    record = nearest.reshape(2, -1)
-    found = [np.full(len(firsts), -1, np.int64) for _ in range(2)]
+    nearest = nearest.reshape(2, -1)
+    found = [np.full(len(records), -1, np.int64) for _ in range(2)]
     for order in range(2):
         close = np.flatnonzero(near[order])
-        for first in range(0, len(close), READ):
+        for first, pictures in _read(pairs, records[close]):
             chosen = close[first : first + READ]
-            pictures = pairs.read(firsts[chosen])
-            equal = _within_tolerance(pictures[..., ::-1] if order else pictures, split.read(record[order, chosen]))
-            found[order][chosen[equal]] = record[order, chosen[equal]]
-            pairs.release()
-            split.release()
+            equal = _within_tolerance(pictures[..., ::-1] if order else pictures, split.read(nearest[order, chosen]))
+            found[order][chosen[equal]] = nearest[order, chosen[equal]]
+            split.free_pages()
     return found[0], found[1]
 
 
@@ -94,18 +93,18 @@ def _nearest(queries: NDArray[np.float32], split: Split) -> tuple[NDArray[np.int
     for start in range(0, split.samples, GALLERY):
         gallery = _signatures(split, np.arange(start, min(start + GALLERY, split.samples)))
         norms = np.einsum("ij,ij->i", gallery, gallery)
-        for first in range(0, len(queries), 1024):
-            part = slice(first, first + 1024)
-            distances = norms - 2 * (queries[part] @ gallery.T)  # + |query|^2, which changes no comparison
-            winner = distances.argmin(axis=1)
-            distance = distances[np.arange(len(winner)), winner]
+        for first in range(0, len(queries), QUERIES):
+            part = slice(first, first + QUERIES)
+            distances = norms - 2 * (queries[part] @ gallery.T)  # + |query|^2, which is the same for all
+            closest = distances.argmin(axis=1)
+            distance = distances[np.arange(len(closest)), closest]
             better = distance < best[part]
             best[part] = np.where(better, distance, best[part])
-            nearest[part] = np.where(better, winner + start, nearest[part])
+            nearest[part] = np.where(better, closest + start, nearest[part])
     return nearest, best + np.einsum("ij,ij->i", queries, queries)
 
 
 def _within_tolerance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """bool [n]: whether no pixel of two pictures, uint8 [n, S, S, 3], differs by more than the tolerance."""
+    """bool [n]: whether two pictures, uint8 [n, S, S, 3], are equal within the tolerance."""
     difference = np.maximum(a, b) - np.minimum(a, b)
     return np.asarray(difference.reshape(len(a), -1).max(axis=1) <= TOLERANCE)

@@ -1,9 +1,9 @@
-"""From finished work to output: all of it or nothing.
+"""Replacement of the old output by the new one, as a whole or not at all.
 
-Finished shards lie in ``OUT/.packing`` beside the old output. Writing ``OUT/.packing/manifest.json`` decides; after it
-the files are renamed over the old ones and the manifest last of all. A kill in between leaves that decision on disk:
-readers refuse the directory then (:func:`manifest.read`), and the next pack completes the renames before it does
-anything else. Before the decision the old output is whole, after the renames the new one is.
+Finished shards lie in ``OUT/.packing`` beside the old output. Writing ``OUT/.packing/manifest.json`` commits; after it
+the files are renamed over the old ones and the manifest last of all. After a kill in between, readers refuse the
+directory (:func:`manifest.read`), and the next pack completes the renames before it does anything else. Before the
+commit the old output is whole, after the renames the new one is.
 """
 
 import json
@@ -29,7 +29,7 @@ def locked(out: Path) -> Iterator[Path]:
         yield work
 
 
-def decide(out: Path, content: dict[str, Any]) -> None:
+def commit(out: Path, content: dict[str, Any]) -> None:
     """Make the finished work in ``out/.packing`` the output."""
     work = out / manifest.WORK
     fsync_directory(work)
@@ -38,7 +38,7 @@ def decide(out: Path, content: dict[str, Any]) -> None:
 
 
 def complete(out: Path) -> bool:
-    """Carry out a decision that is on disk, wherever it was interrupted. Returns whether there was one."""
+    """Carry out a commit that is on the disk, wherever it was interrupted. Returns whether there was one."""
     work = out / manifest.WORK
     try:
         content = json.loads((work / manifest.NAME).read_bytes())

@@ -1,6 +1,7 @@
 """File names as part of a line of text: in a listing, in a message."""
 
 import re
+from collections.abc import Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 
@@ -11,6 +12,11 @@ def one_line(name: str) -> str:
     Different names stay different. A name may hold any of these, and would break the line it is written on.
     """
     return _CONTROL.sub(_escape, name) if _CONTROL.search(name) else name
+
+
+def few(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first five of ``texts``, with "..." where there are more."""
+    return separator.join([*texts[:5], *(["..."] if len(texts) > 5 else [])])
 
 
 def _escape(match: re.Match[str]) -> str:

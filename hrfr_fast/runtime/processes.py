@@ -4,11 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from typing import Any, TypeVar
 
 from hrfr_fast.runtime.errors import HrfrError
+
+T = TypeVar("T")
 
 
 def worker_pool(workers: int, prepare: Callable[[], object] | None = None) -> ProcessPoolExecutor:
@@ -24,6 +29,44 @@ def worker_pool(workers: int, prepare: Callable[[], object] | None = None) -> Pr
             f"worker processes cannot be started: the system gives no semaphores ({error.strerror or error}; they live"
             " in /dev/shm, which has to be writable and not full). --workers 1 works without"
         ) from error
+
+
+def in_order(
+    pool: ProcessPoolExecutor,
+    function: Callable[..., T],
+    calls: Iterable[tuple[Any, ...]],
+    ahead: int,
+    of: str = "",
+) -> Iterator[T]:
+    """Results of ``function(*arguments)`` in ``pool``, in order; at most ``ahead`` calls run ahead of the consumer.
+
+    Args:
+        calls: the arguments of each call.
+        of: whose worker it is, for the message when one dies.
+
+    Raises HrfrError when a worker dies (killed for memory, most likely).
+    """
+    waiting: deque[Future[T]] = deque()
+    try:
+        for arguments in calls:
+            waiting.append(pool.submit(function, *arguments))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise HrfrError(
+            f"a worker process{of} died (out of memory?); what is finished is kept: run the same command again to"
+            " continue, with fewer --workers if it happens again. (A Python script that calls hrfr_fast with several"
+            ' workers needs an `if __name__ == "__main__":` around it.)'
+        ) from error
+
+
+def one_opencv_thread() -> None:
+    """Keep OpenCV to one thread: there is a worker for each core, and its own threads would only be in the way."""
+    import cv2
+
+    cv2.setNumThreads(1)
 
 
 def _start_worker(prepare: Callable[[], object] | None) -> None:

@@ -8,7 +8,8 @@ from engine_cases import hard_pictures, write_shard
 
 from benchmarks.made_shards import NOISE_SCALES, write_shards
 from hrfr_fast.format.reader import Split, open_packed
-from hrfr_fast.synthetic.faces import DEFAULT, render
+from hrfr_fast.synthetic.faces import render
+from hrfr_fast.synthetic.traits import DEFAULT
 
 
 @pytest.fixture(scope="session")

@@ -41,20 +41,20 @@ def test_records_are_placed_greedily_and_never_straddle_a_page(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.choice([1, 7, 100, 1000, PAGE - 1, PAGE, int(rng.integers(1, PAGE + 1))], 200)
     start = int(rng.integers(0, 3 * PAGE))
-    assert beton.place(lengths, PAGE, start).tolist() == naive_place(lengths.tolist(), PAGE, start)
+    assert beton.record_offsets(lengths, PAGE, start).tolist() == naive_place(lengths.tolist(), PAGE, start)
 
 
 def test_placing_in_two_goes_is_placing_in_one():
     lengths = np.random.default_rng(1).integers(1, PAGE, 100)
-    whole = beton.place(lengths, PAGE, PAGE)
+    whole = beton.record_offsets(lengths, PAGE, PAGE)
     end = int(whole[39] + lengths[39])
-    assert (beton.place(lengths[40:], PAGE, end) == whole[40:]).all()
+    assert (beton.record_offsets(lengths[40:], PAGE, end) == whole[40:]).all()
 
 
 @pytest.mark.parametrize("length", [0, PAGE + 1])
 def test_a_record_no_page_can_hold_is_refused(length):
     with pytest.raises(ValueError, match="page size"):
-        beton.place(np.array([5, length]), PAGE, 0)
+        beton.record_offsets(np.array([5, length]), PAGE, 0)
 
 
 def test_every_record_comes_back_with_its_label_and_checksum(tmp_path):

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format import beton
-from hrfr_fast.packing.decode import Rejected, Target, decode, decode_chunk, exif_orientation, oriented, record_of
+from hrfr_fast.packing.chunks import decode_chunk
+from hrfr_fast.packing.decode import Target, decode, oriented, record_of
+from hrfr_fast.packing.image_headers import exif_orientation
+from hrfr_fast.packing.picture_files import Rejected
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -51,7 +54,7 @@ def test_every_format_decodes_to_what_opencv_sees(make_picture, extension):
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".jpg"])
-def test_a_file_cut_anywhere_is_refused(make_picture, extension):
+def test_a_file_cut_anywhere_is_rejected(make_picture, extension):
     data = encode(make_picture(2, 36), extension)
     for cut in range(0, len(data) - 1, 7):
         with pytest.raises(Rejected):
@@ -97,7 +100,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("resize", [False, True])
-def test_bad_pictures_are_refused_with_the_reason(make_picture, name, resize):
+def test_bad_pictures_are_rejected_with_the_reason(make_picture, name, resize):
     make, reason = BAD[name]
     if resize and name == "wrong size":
         return
@@ -142,10 +145,10 @@ def test_resizing_takes_the_centre_square_and_is_antialiased():
     assert shrunk.shape == (36, 36, 3) and (shrunk == 127).all()
 
 
-def test_a_refused_picture_takes_its_partner_along(tmp_path, make_picture, make_jpeg):
+def test_a_rejected_picture_takes_its_partner_along(tmp_path, make_picture, make_jpeg):
     for i in range(6):
         (tmp_path / f"{i}.jpg").write_bytes(make_jpeg(make_picture(i, 36)))
     (tmp_path / "3.jpg").write_bytes(b"broken")
     chunk = decode_chunk(str(tmp_path), [f"{i}.jpg" for i in range(6)], TARGET, paired=True)
-    assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.refused] == [3]
+    assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.rejected] == [3]
     assert len(chunk.blob) == sum(chunk.lengths)

@@ -22,7 +22,7 @@ def content(out):
     return {p.name: p.read_bytes() for p in out.iterdir() if not p.name.endswith(".sources.gz")}
 
 
-def refusals(out):
+def rejections(out):
     return [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
 
 
@@ -41,7 +41,7 @@ def test_everything_is_packed_in_sorted_order(tree, tmp_path, make_picture):
         data = np.fromfile(tree / "lowres" / f"l{record // 5:03d}" / f"{record % 5}.jpg", np.uint8)
         expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
         assert np.abs(low.read(record)[0].astype(int) - expected).max() <= 1
-    assert summary.quarantined == 0 and not summary.warnings and check_packed(tmp_path / "out") == []
+    assert summary.rejected == 0 and not summary.warnings and check_packed(tmp_path / "out") == []
     assert summary.digest == packed.digest
     assert not (tmp_path / "out/.packing").exists()
 
@@ -82,22 +82,22 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
     (low / "empty").mkdir()
     summary = run(tree, tmp_path / "out")
     packed = open_packed(tmp_path / "out").splits["lowres"]
-    reasons = {line["file"]: line["reason"] for line in refusals(tmp_path / "out")}
-    assert summary.quarantined == len(reasons) == 9 and packed.samples == 50
+    reasons = {line["file"]: line["reason"] for line in rejections(tmp_path / "out")}
+    assert summary.rejected == len(reasons) == 9 and packed.samples == 50
     expected = ["decodable JPEG", "empty", "wrong size: 40x40", "empty"]
     for i, reason in enumerate(expected):
         assert reason in reasons[f"lowres/l000/{i}.jpg"]
     assert packed.identities == 10 and packed.labels.tolist() == [i // 5 for i in range(50)]
     assert "l000" not in packed.identity_names and "l005" not in packed.identity_names
     warnings = "\n".join(summary.warnings)
-    assert "identities without pictures" in warnings and "every picture was refused" in warnings
+    assert "identities without pictures" in warnings and "every picture was rejected" in warnings
     assert "1 files are not pictures by their names, such as lowres/l006/notes.txt" in warnings
     assert "5 pictures lie in 1 folders deeper than lowres/<identity>/<picture>, such as lowres/l000/4.jpg/" in warnings
 
 
 def test_strict_refuses_after_packing_the_rest(tree, tmp_path):
     (tree / "highres/h001/0.jpg").write_bytes(b"broken")
-    for _ in range(2):  # the second time there is nothing to pack, and still something refused
+    for _ in range(2):  # the second time there is nothing to pack, and still something rejected
         with pytest.raises(StrictRefusal, match="1 inputs"):
             run(tree, tmp_path / "out", strict=True)
     assert open_packed(tmp_path / "out").splits["highres"].samples == 17
@@ -107,7 +107,7 @@ def test_resize_accepts_other_sizes(tree, tmp_path, make_picture, make_jpeg):
     (tree / "lowres/l000/0.jpg").write_bytes(make_jpeg(make_picture(1, 50)))
     run(tree, tmp_path / "out", resize=True)
     low = open_packed(tmp_path / "out").splits["lowres"]
-    assert low.samples == 60 and refusals(tmp_path / "out") == []
+    assert low.samples == 60 and rejections(tmp_path / "out") == []
     assert np.abs(low.read(0)[0].astype(int) - make_picture(1, 36)).mean() < 12
 
 
@@ -145,7 +145,7 @@ def test_quarantine_of_unchanged_splits_is_kept(tree, tmp_path):
     run(tree, tmp_path / "out")
     (tree / "highres/h000/0.jpg").write_bytes(b"broken too")
     run(tree, tmp_path / "out")
-    assert [line["split"] for line in refusals(tmp_path / "out")] == ["lowres", "highres"]
+    assert [line["split"] for line in rejections(tmp_path / "out")] == ["lowres", "highres"]
 
 
 def test_a_removed_split_leaves_no_files(tree, tmp_path):

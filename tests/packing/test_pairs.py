@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from pair_cases import eval_pictures, refusals, run, write_bcolz, write_csv
+from pair_cases import eval_pictures, rejections, run, write_bcolz, write_csv
 
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
@@ -34,10 +34,10 @@ def test_a_bad_picture_or_line_drops_its_pair_with_the_reason(tree, tmp_path):
     write_csv(tree, [*LINES, "only,two", "../highres_eval/e000/0.jpg,missing.jpg,0", "a,b,maybe"])
     summary = run(tree, tmp_path / "out")
     assert open_packed(tmp_path / "out").pairs["list"].same.tolist() == [True, False]
-    lines = [line for line in refusals(tmp_path / "out") if line["split"] == "pairs-list"]
+    lines = [line for line in rejections(tmp_path / "out") if line["split"] == "pairs-list"]
     assert [line.get("pair", line.get("line")) for line in lines] == [2, 3, 4, 6]
     assert "No such file" in lines[1]["reason"] and "malformed line 4" in lines[2]["reason"]
-    assert summary.quarantined == 5  # the broken picture counts in its split, too
+    assert summary.rejected == 5  # the broken picture counts in its split, too
     run(tree, tmp_path / "two", workers=2)
     assert (tmp_path / "two/quarantine.jsonl").read_bytes() == (tmp_path / "out/quarantine.jsonl").read_bytes()
 

@@ -14,7 +14,7 @@ from hrfr_fast.cli import app
 from hrfr_fast.engines.base import refuse_damaged
 from hrfr_fast.format.manifest import read
 from hrfr_fast.format.reader import open_packed
-from hrfr_fast.format.verify import check_packed, coverage
+from hrfr_fast.format.verify import check_packed, describe_check
 from hrfr_fast.packing import pack_shard
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import DamageFound, Interrupted, UsageError
@@ -131,7 +131,7 @@ def test_random_damage_anywhere_is_seen(out):
 def test_check_says_what_it_covers(out):
     (out / "notes.txt").touch()
     (out / ".packing").mkdir()
-    said = "\n".join(coverage(out))
+    said = "\n".join(describe_check(out))
     assert all(name in said.splitlines()[0] for name in content_names(out))
     assert "no part of the pack: notes.txt" in said and "unfinished work in .packing" in said
 
@@ -199,7 +199,7 @@ def test_what_an_earlier_version_packed_is_opened_and_kept(tree, out):
         with open(listing, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as file:
             file.write(json.dumps(key, sort_keys=True).encode() + b"\n" + rest)
     assert check_packed(out) == [] and read(out)["digest"] == manifest["digest"]
-    assert "manifest.json is of an earlier version" in "\n".join(coverage(out))
+    assert "manifest.json is of an earlier version" in "\n".join(describe_check(out))
     assert run(tree, out, dev_identities=2, encoding="jpeg").nothing_to_do
 
 

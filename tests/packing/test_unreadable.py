@@ -10,7 +10,7 @@ import pytest
 
 from hrfr_fast.format.inspect import inspect_packed
 from hrfr_fast.format.reader import open_packed
-from hrfr_fast.format.verify import check_packed, coverage
+from hrfr_fast.format.verify import check_packed, describe_check
 from hrfr_fast.packing import pack_shard
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import HrfrError, IncompletePack, Interrupted, StrictRefusal
@@ -62,12 +62,12 @@ def test_what_cannot_be_read_is_tried_again_until_it_can(tree, tmp_path, failing
         assert "nothing to do" not in "\n".join(found.value.summary.lines())
         assert retried(out) == {"lowres/l001/no.jpg": f"cannot be read: {os.strerror(number)}"}
     assert inspect_packed(out)["splits"]["lowres"]["unreadable"] == 1 and samples(out) == 58
-    assert check_packed(out) == [] and "incomplete: 1 files" in "\n".join(coverage(out))
+    assert check_packed(out) == [] and "incomplete: 1 files" in "\n".join(describe_check(out))
     failing.clear()
     summary = run(tree, out)
     assert summary.shards["lowres"].why == "files can be read now that could not"
     assert summary.shards["highres"].action == "unchanged" and samples(out) == 59 and not retried(out)
-    assert run(tree, out).nothing_to_do and summary.quarantined == 1
+    assert run(tree, out).nothing_to_do and summary.rejected == 1
 
 
 LINKS = {"dangling": "nowhere.jpg", "loop": "0.jpg"}

@@ -12,8 +12,8 @@ import pytest
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.processes import worker_pool
-from hrfr_fast.synthetic import data_tree
 from hrfr_fast.synthetic.data_tree import synthesize
+from hrfr_fast.synthetic.directory import PARTIAL
 
 
 def no_semaphores(*_, **__):
@@ -41,7 +41,7 @@ def test_a_worker_of_synth_that_dies_is_told(tmp_path, monkeypatch):
         synthesize(tmp_path / "data", "tiny", workers=2, show_progress=False)
     monkeypatch.undo()
     synthesize(tmp_path / "data", "tiny", workers=1, show_progress=False)
-    assert not (tmp_path / "data" / data_tree.PARTIAL).exists()
+    assert not (tmp_path / "data" / PARTIAL).exists()
 
 
 PARENT = """
@@ -59,9 +59,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script.write_text(PARENT)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
-    with parent:
-        worker = int(parent.stdout.readline())
-        parent.kill()
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
     deadline = time.monotonic() + 20
     while _runs(worker) and time.monotonic() < deadline:
         time.sleep(0.05)

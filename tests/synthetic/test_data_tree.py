@@ -8,9 +8,12 @@ from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import Interrupted, UsageError
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.synthetic import data_tree
-from hrfr_fast.synthetic import faces as faces
-from hrfr_fast.synthetic.data_tree import SCALES, choose_pairs, synthesize, synthesize_packed
+from hrfr_fast.synthetic import chunks, data_tree, faces
+from hrfr_fast.synthetic.data_tree import synthesize
+from hrfr_fast.synthetic.packed import synthesize_packed
+from hrfr_fast.synthetic.pairs import choose_pairs
+from hrfr_fast.synthetic.scales import SCALES
+from hrfr_fast.synthetic.traits import Identity, Strengths, draw_identity
 
 bcolz, simplejpeg = pytest.importorskip("bcolz"), pytest.importorskip("simplejpeg")
 
@@ -42,13 +45,13 @@ def test_a_picture_is_the_same_whatever_is_rendered_with_it():
 
 
 def test_counts_and_sizes(tree):
-    for name, plan in SCALES["tiny"].splits().items():
+    for name, spec in SCALES["tiny"].splits().items():
         people = sorted((tree / name).iterdir())
-        assert len(people) == plan.identities
+        assert len(people) == spec.identities
         for person in people:
             files = sorted(person.iterdir())
-            assert len(files) == plan.pictures
-            assert simplejpeg.decode_jpeg(files[0].read_bytes()).shape == (plan.size, plan.size, 3)
+            assert len(files) == spec.pictures
+            assert simplejpeg.decode_jpeg(files[0].read_bytes()).shape == (spec.size, spec.size, 3)
     assert not (tree / ".partial").exists()
 
 
@@ -88,11 +91,11 @@ def test_no_pair_occurs_twice(scale):
 
 def test_low_resolution_loses_the_fine_detail():
     """One person with another's moles, freckles, wrinkles and strands: told apart at 144 px, hardly at 36 px."""
-    quiet = faces.Strengths(noise=0.0, blur=0.0, glasses=0.0)
+    quiet = Strengths(noise=0.0, blur=0.0, glasses=0.0)
     ratios = []
     for identity in range(6):
-        person = faces.draw_identity(0, 1, identity, quiet)
-        other = faces.Identity(person.traits, faces.draw_identity(0, 1, identity + 50, quiet).fine)
+        person = draw_identity(0, 1, identity, quiet)
+        other = Identity(person.traits, draw_identity(0, 1, identity + 50, quiet).fine)
         high = [faces.render(0, 1, identity, np.arange(2), 144, quiet, p)[0] for p in (person, other)]
         low = [np.stack([cv2.resize(x, (36, 36), interpolation=cv2.INTER_AREA) for x in h]) for h in high]
         far, near = (np.square(a.astype(float) - b).mean() for a, b in (high, low))
@@ -118,22 +121,22 @@ def test_raw_pixels_do_not_verify():
 
 def test_a_stopped_run_continues_to_the_same_tree(tree, tmp_path, monkeypatch):
     stop, written = StopFlag(), []
-    write = data_tree._write_job
+    write = data_tree._write_chunk
 
-    def stop_after_the_second(root, job):
-        written.append(job)
+    def stop_after_the_second(root, chunk):
+        written.append(chunk)
         if len(written) == 2:
             stop.signal_number = 15
-        return write(root, job)
+        return write(root, chunk)
 
-    monkeypatch.setitem(data_tree.CHUNK_PICTURES, 36, 24)
-    monkeypatch.setattr(data_tree, "_write_job", stop_after_the_second)
+    monkeypatch.setitem(chunks.CHUNK_PICTURES, 36, 24)
+    monkeypatch.setattr(data_tree, "_write_chunk", stop_after_the_second)
     with pytest.raises(Interrupted) as raised:
         synthesize(tmp_path / "d", "tiny", seed=5, workers=1, show_progress=False, stop=stop)
     assert raised.value.exit_code == 143
     assert len(list((tmp_path / "d" / "lowres").iterdir())) == 8
     synthesize(tmp_path / "d", "tiny", seed=5, workers=1, show_progress=False)
-    assert not {i for job in written[:2] for i in job.identities} & {i for j in written[2:6] for i in j.identities}
+    assert not {i for chunk in written[:2] for i in chunk.identities} & {i for c in written[2:6] for i in c.identities}
     assert content(tree) == content(tmp_path / "d")
 
 

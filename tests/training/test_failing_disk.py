@@ -15,7 +15,7 @@ from hrfr_fast.runtime import lock
 from hrfr_fast.runtime.errors import CannotWrite, DamageFound, UsageError
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.synthetic import data_tree
+from hrfr_fast.synthetic.packed import synthesize_packed
 from hrfr_fast.training.build import build
 from hrfr_fast.training.metrics import Metrics, read_metrics
 from hrfr_fast.training.tensorboard import Board
@@ -119,7 +119,7 @@ def test_a_mixture_of_two_trainings_is_not_resumed(settings):
 @pytest.fixture
 def own_packed(tmp_path):
     """Packed data that a test may damage: lowres spans several pages of memory."""
-    data_tree.synthesize_packed(tmp_path / "packed", "tiny", workers=1, show_progress=False)
+    synthesize_packed(tmp_path / "packed", "tiny", workers=1, show_progress=False)
     return tmp_path / "packed"
 
 

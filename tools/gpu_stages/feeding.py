@@ -15,7 +15,7 @@ from benchmarks.peers.base import Task
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.writer import SplitWriter
 from hrfr_fast.runtime.system import cores
-from hrfr_fast.synthetic.data_tree import LOW, SplitPlan, identity_name
+from hrfr_fast.synthetic.scales import LOW, SplitSpec, identity_name
 from tools.gpu_stages.findings import Findings, findings
 
 CONTESTANTS = {"raw": ("resident", "dali"), "jpeg": ("dali", "stock DALI")}
@@ -24,7 +24,7 @@ SECONDS, ROUNDS = 0.7, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     found = findings(__doc__, arguments)
-    plan = SplitPlan(0, 4 if found.dry else 500, 8, LOW)
+    plan = SplitSpec(0, 4 if found.dry else 500, 8, LOW)
     tree, packed = found.work / "tree", found.work / "packed"
     write_shards(packed / "raw", {"lowres": plan}, smooth)
     write_jpeg(tree, packed / "jpeg", plan)
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return found.exit_code
 
 
-def smooth(split: str, plan: SplitPlan, identity: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+def smooth(split: str, plan: SplitSpec, identity: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
     """A smooth picture of the identity's own, whose JPEG file is about as large as a face's."""
     coarse = np.random.default_rng(identity).integers(0, 256, (7, 7, 3), dtype=np.uint8)
     return cv2.resize(coarse, (plan.size, plan.size), interpolation=cv2.INTER_CUBIC)[None]
 
 
-def write_jpeg(tree: Path, packed: Path, plan: SplitPlan) -> None:
+def write_jpeg(tree: Path, packed: Path, plan: SplitSpec) -> None:
     """The same pictures as files and as a shard of those files."""
     packed.mkdir(parents=True)
     writer = SplitWriter(packed / "lowres.beton", plan.identities * plan.pictures, plan.size)

@@ -1,4 +1,4 @@
-"""What lies in a data tree and is not packed, counted by kind with a place to look at: nothing is dropped silently."""
+"""Files in a data tree that are not packed, counted by kind with an example each: nothing is dropped silently."""
 
 import os
 import re
@@ -7,19 +7,19 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hrfr_fast.format.manifest import NAME, SPLITS
+from hrfr_fast.format.manifest import NAME
+from hrfr_fast.format.names import PAIR_FOLDER, SPLITS
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OTHER_PICTURES = (".jpe", ".jfif", ".tif", ".tiff", ".gif", ".heic", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".rec", ".lmdb", ".parquet")
-PAIR_FOLDER = "hres_eval_pairs"
-COUNTED = 10_000  # a folder that is no split is looked into until it showed so many pictures
+COUNTED = 10_000  # pictures in a folder that is no split are counted up to this many
 
 PICTURE, DEEPER, LOOSE, FORMAT, HIDDEN = "picture", "deeper", "loose", "format", "hidden"
-OTHER, NOTHING = "other", "nothing"  # NOTHING: .DS_Store and its like, not worth a word
-MEANT = (DEEPER, LOOSE, FORMAT)  # what the user very likely meant to be packed
+OTHER, NOTHING = "other", "nothing"  # NOTHING: .DS_Store and its like, which no warning mentions
+MEANT = (DEEPER, LOOSE, FORMAT)  # pictures that the user very likely wants to be packed
 
 
 @dataclass
@@ -39,11 +39,11 @@ class LeftOut:
 
     @property
     def pictures(self) -> int:
-        """How many pictures."""
+        """How many of the files are pictures."""
         return sum(self.counts.get(kind, 0) for kind in MEANT)
 
     def add_below(self, folder: Path, shown: str) -> None:
-        """Count everything in ``folder``, which is called ``shown`` and lies where no folder is expected.
+        """Count everything in ``folder``, called ``shown`` in messages, which lies where no folder is expected.
 
         Raises OSError where it cannot be listed.
         """
@@ -59,8 +59,8 @@ class LeftOut:
                 self.add(kind, f"{below}/{name}")
 
     def lines(self, split: str) -> list[str]:
-        """What is left out and why, a sentence without its full stop each."""
-        said = {
+        """What is left out and why, one sentence a kind, without its full stop."""
+        reasons = {
             DEEPER: f"lie in {len(self.folders):,} folders deeper than {split}/<identity>/<picture>",
             LOOSE: f"lie outside the identities' folders, {split}/<identity>/",
             FORMAT: f"have a format that is not read ({' '.join(EXTENSIONS)} are)",
@@ -70,7 +70,7 @@ class LeftOut:
         return [
             f"{self.counts[kind]:,} {'pictures' if kind in (*MEANT, HIDDEN) else 'files'} {text}, such as"
             f" {one_line(self.first[kind])}"
-            for kind, text in said.items()
+            for kind, text in reasons.items()
             if kind in self.counts
         ]
 
@@ -111,7 +111,7 @@ def split_folders(data: Path) -> list[str]:
     present = [name for name in (*SPLITS, PAIR_FOLDER) if is_folder(data / name)]
     folders = _subfolders(data)
     for name in folders:
-        meant = next((one for one in (*SPLITS, PAIR_FOLDER) if _letters(one) == _letters(name)), None)
+        meant = next((known for known in (*SPLITS, PAIR_FOLDER) if _letters(known) == _letters(name)), None)
         if meant is not None and meant != name and meant not in present:
             raise UsageError(f"{data / name}: did you mean {meant}? The folder has to be called so; rename it")
     splits = [name for name in present if name in SPLITS]
@@ -127,13 +127,13 @@ def _letters(name: str) -> str:
 def _subfolders(data: Path) -> list[str]:
     try:
         with os.scandir(data) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise HrfrError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
 
 
 def _elsewhere(data: Path, folders: list[str]) -> str:
-    """Where the pictures may lie instead, as the rest of a sentence; "" for no idea."""
+    """Where the pictures may lie instead, as the rest of a sentence; "" where nothing was found."""
     if (data / NAME).exists():
         return "; this is a packed directory already, and `pack` takes the tree of pictures"
     nested = next((name for name in folders if any((data / name / split).is_dir() for split in SPLITS)), None)
@@ -170,7 +170,7 @@ def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> lis
                 " where a pair list names them"
             )
     with os.scandir(data) as entries:
-        files = sorted(e.name for e in entries if not e.name.startswith(".") and not e.is_dir())
+        files = sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
     loose = [name for name in files if kind_of(name) in (PICTURE, FORMAT)]
     if loose:
         warnings.append(
@@ -188,7 +188,7 @@ def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> lis
 def _count(folder: Path) -> tuple[int, str]:
     """How many pictures lie anywhere below ``folder``, counted up to :data:`COUNTED`, and the first one's path."""
     count, first = 0, ""
-    for place, folders, names in os.walk(folder):  # only looked at for a warning: what cannot be listed does not matter
+    for place, folders, names in os.walk(folder):  # for a warning alone: what cannot be listed does not matter
         folders.sort()
         found = sorted(name for name in names if kind_of(name) in (PICTURE, FORMAT))
         first = first or (os.path.join(place, found[0]) if found else "")

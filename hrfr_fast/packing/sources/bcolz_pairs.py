@@ -1,7 +1,4 @@
-"""bcolz carrays of pairs, as the field's validation sets have them (InsightFace_Pytorch, face.evoLVe, cavaface).
-
-The library is imported where an array is read or written, not before.
-"""
+"""Pairs in a bcolz carray, the layout of public validation sets (InsightFace_Pytorch, face.evoLVe, cavaface)."""
 
 import json
 from collections.abc import Iterator
@@ -12,27 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.decode import Chunk, Rejected, Target, all_readable, collect
-from hrfr_fast.packing.sources import Candidates, digest_of_text
+from hrfr_fast.format.names import without_prefix
+from hrfr_fast.packing.chunks import Chunk, collect
+from hrfr_fast.packing.decode import Target
+from hrfr_fast.packing.picture_files import Rejected, all_readable
+from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.optional import require_bcolz
 
 CHANNELS = ("bgr", "rgb")
-SCALES = ((127.5, 127.5), (128.0, 127.5))  # level = value * factor + offset: (level - 127.5) / 127.5, and / 128
-LARGEST_ROUNDING = 0.1  # of a level: twice what float16 loses, far less than a wrong factor does
-SAMPLE = 32  # pictures looked at to find out how the values are scaled
+# pixel = value * factor + offset, for values (pixel - 127.5) / 127.5 and (pixel - 127.5) / 128
+SCALES = ((127.5, 127.5), (128.0, 127.5))
+LARGEST_ROUNDING = 0.1  # of a pixel value: twice what float16 loses, far less than a wrong factor gives
+SAMPLE = 32  # pictures by which the scale of the values is found
 
 
-class BcolzPairs(Candidates):
+class BcolzPairs(PairCandidates):
     """A bcolz carray directory [2P, 3, S, S] and ``<name>_list.npy`` [P].
 
-    Values are uint8, or floats that hold (level - 127.5) / 127.5 or / 128. ``channels``: their order, "bgr" as the
-    field writes them, or "rgb".
+    Values are uint8, or floats (pixel - 127.5) / 127.5 or (pixel - 127.5) / 128. ``channels``: their order, "bgr" as
+    public sets have it, or "rgb".
     """
 
-    paired = True
-    kind = "test"
-    identities = None
+    in_files = False
 
     def __init__(self, name: str, directory: Path, channels: str = "bgr") -> None:
         self.directory, self.channels = directory, channels
@@ -43,14 +42,12 @@ class BcolzPairs(Candidates):
         if shape[0] != 2 * len(self.same):
             raise UsageError(f"{directory}: {shape[0]} pictures and {len(self.same)} labels; two pictures make a pair")
         files = sorted([*directory.rglob("*"), labels])
-        stats = [(f, f.stat()) for f in files if f.is_file()]
-        names = [(f.relative_to(directory.parent).as_posix(), s) for f, s in stats]
-        self._lines = [f"{name}\t{s.st_size}\t{s.st_mtime_ns}" for name, s in names]
-        content = "\n".join(f"{name}\t{s.st_size}" for name, s in names)
+        states = {file.relative_to(directory.parent).as_posix(): file.stat() for file in files if file.is_file()}
+        self._lines = [f"{name}\t{state.st_size}\t{state.st_mtime_ns}" for name, state in states.items()]
+        content = "\n".join(f"{name}\t{state.st_size}" for name, state in states.items())
         digests = digest_of_text("\n".join(self._lines)), digest_of_text(content)
         super().__init__(name, directory, shape[2], shape[0], *digests)
         self.dtype, self._array = dtype, None
-        self.malformed: list[dict[str, Any]] = []
 
     def listing_lines(self) -> Iterator[str]:
         return iter(self._lines)
@@ -67,11 +64,10 @@ class BcolzPairs(Candidates):
         return f"{self.directory.parent.name}/{self.directory.name}"
 
     @property
-    def levels(self) -> str:
-        """How a value becomes a level, for the manifest."""
-        if self.dtype.base == np.uint8:
-            return "as they are"
-        return "rint(value * {:g} + {:g})".format(*self.scale)
+    def conversion(self) -> dict[str, Any]:
+        as_bytes = self.dtype.base == np.uint8
+        levels = "as they are" if as_bytes else "rint(value * {:g} + {:g})".format(*self.scale)
+        return {"levels": levels} | self.options
 
     def open(self) -> Any:
         """The carray, read-only. Raises UsageError where bcolz cannot read it."""
@@ -83,22 +79,20 @@ class BcolzPairs(Candidates):
                 raise UsageError(f"{self.directory}: not a readable bcolz array: {error}") from error
         return self._array
 
-    def refuse_unknown_values(self) -> None:
-        """Raises UsageError where float values follow no known convention, see ``scale``."""
+    def check(self) -> None:
         if self.dtype.base != np.uint8:
             _ = self.scale
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """(factor, offset) of float values: the convention under which most sampled pictures become whole levels.
+        """(factor, offset) of float values: the convention under which most sampled pictures become whole pixel values.
 
-        Raises:
-            UsageError: none of the conventions makes whole levels of any of them.
+        Raises UsageError where no convention fits any of them.
         """
         sample = list(self._sample())
         fitting = [sum(not _misfit(picture, *scale) for picture in sample) for scale in SCALES]
         if sample and not any(fitting):
-            low, high = min(p.min() for p in sample), max(p.max() for p in sample)
+            low, high = min(picture.min() for picture in sample), max(picture.max() for picture in sample)
             raise UsageError(
                 f"{self.directory}: values {low:.4g}..{high:.4g} do not become whole levels 0..255 as"
                 " (level - 127.5) / 127.5 or (level - 127.5) / 128; write them so, or as uint8"
@@ -111,13 +105,12 @@ class BcolzPairs(Candidates):
         for i in np.unique(np.linspace(0, self.count - 1, min(self.count, SAMPLE)).astype(int)).tolist():
             try:
                 picture = np.asarray(array[i], np.float64)
-            except Exception:  # a damaged block: packing refuses its pictures with the reason
+            except Exception:  # A damaged block: packing rejects its pictures with the reason.
                 continue
             if np.isfinite(picture).all():
                 yield picture
 
     def chunk(self, first: int, last: int, target: Target) -> Chunk:
-        """Decode the pictures first..last-1."""
         array = self.open()
         try:
             block = np.asarray(array[first:last])
@@ -125,10 +118,19 @@ class BcolzPairs(Candidates):
             if isinstance(error, OSError) or not all_readable(self.directory):  # bcolz hides some of the former
                 raise HrfrError(f"{self.directory}: cannot be read: {error}; mend or remove the array") from error
             reason = f"bcolz cannot read it: {error}"
-            return Chunk(refused=[(i, reason) for i in range(last - first)])
-        return collect((partial(self._levels, picture) for picture in block), target, True)
+            return Chunk(rejected=[(i, reason) for i in range(last - first)])
+        return collect((partial(self._pixels, picture) for picture in block), target, True)
 
-    def _levels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
+    def refuse_other_order(self, found: int, exchanged: int) -> None:
+        if exchanged > found:
+            other = next(order for order in CHANNELS if order != self.channels)
+            raise UsageError(
+                f"{self.directory}: read as {other.upper()}, {exchanged:,} of its {self.count:,} pictures are pictures"
+                f" of the splits, read as {self.channels.upper()} {found:,}: give --carray-channels"
+                f" {without_prefix(self.name)}={other}"
+            )
+
+    def _pixels(self, picture: NDArray[Any]) -> NDArray[np.uint8]:
         if picture.dtype != np.uint8:
             if not np.isfinite(picture).all():
                 raise Rejected("it holds NaN or infinite values")
@@ -141,12 +143,12 @@ class BcolzPairs(Candidates):
 
 
 def _misfit(picture: NDArray[Any], factor: float, offset: float) -> str:
-    """Why the values of ``picture`` are no levels under that scale; "" where they are."""
+    """Why the values of ``picture`` are no pixel values under that scale; "" where they are."""
     exact = picture.astype(np.float64) * factor + offset
-    levels = np.rint(exact)
-    if levels.min() < 0 or levels.max() > 255:
+    pixels = np.rint(exact)
+    if pixels.min() < 0 or pixels.max() > 255:
         return f"values {picture.min():.3f}..{picture.max():.3f} are outside [-1, 1]"
-    furthest = float(np.abs(exact - levels).max())
+    furthest = float(np.abs(exact - pixels).max())
     if furthest > LARGEST_ROUNDING:
         return f"value * {factor:g} + {offset:g} is up to {furthest:.2f} away from a whole level"
     return ""

@@ -1,17 +1,19 @@
-"""What an earlier pack left in the output directory, and which of its shards are still what this one would make."""
+"""The pack that is in the output directory already, and which of its shards the next one can keep."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
+from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
 from hrfr_fast.format.reader import check_shard_files
-from hrfr_fast.format.saved_listing import changes, listing_name, saved_key
-from hrfr_fast.packing.sources import Candidates
+from hrfr_fast.format.saved_listing import changes, saved_key
+from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.system import cores
@@ -20,37 +22,37 @@ DAMAGED = "the packed files are missing or damaged"
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """The output directory ``out`` as it is found."""
+class PreviousPack:
+    """The pack in the output directory ``out``, compared with the one that is wanted."""
 
     out: Path
     manifest: dict[str, Any] | None
     keys: dict[str, dict[str, Any]]
-    """Shard name -> all that decides the bytes of the shard this pack wants."""
+    """Shard name -> all that decides the bytes of the wanted shard."""
     stale: dict[str, str]
-    """Names of the shards that have to be packed -> what is different from those in ``out``, "" for a new shard."""
+    """Name of a shard that has to be packed -> its difference from the one in ``out``, "" for a new shard."""
     quarantine: list[dict[str, Any]] | None
-    """What the quarantine holds, None where it is missing or damaged."""
+    """Lines of ``quarantine.jsonl``, None where it is missing or damaged."""
 
     @classmethod
-    def look(cls, out: Path, todo: Sequence[Candidates], page_size: int, show_progress: bool = False) -> Self:
-        """Compare ``out`` with what is to be packed.
+    def compare(cls, out: Path, wanted: Sequence[Candidates], page_size: int, show_progress: bool = False) -> Self:
+        """Compare the pack in ``out`` with the ``wanted`` shards.
 
         A shard is only kept if it still has the digest of the day it was packed, so that packing repairs whatever was
-        damaged. That reads it all and takes SHA-256 of it, at about 1 GB a second and core: a tenth of the time that
-        packing takes. Sizes and times alone would not show a flipped bit.
+        damaged. That reads all of it, at about 1 GB a second and core: a tenth of the time that packing takes. Sizes
+        and times alone would not show a flipped bit.
         """
         try:
             content = manifest.read(out)
         except (UsageError, DamageFound):
             content = None
-        keys = {candidates.name: _key(candidates, page_size) for candidates in todo}
+        keys = {candidates.name: _key(candidates, page_size) for candidates in wanted}
         quarantine = read_quarantine(out, content) if content else None
         stale = {}
         with ThreadPoolExecutor(cores()) as pool, progress_bar(show_progress and content is not None) as progress:
-            task = progress.add_task("compare", total=len(todo), note="")
-            reasons = pool.map(lambda one: _why_stale(out, content, one, keys[one.name], quarantine), todo)
-            for candidates, why in zip(todo, reasons, strict=True):
+            task = progress.add_task("compare", total=len(wanted), note="")
+            reasons = pool.map(partial(_why_stale, out, content, quarantine), wanted, keys.values())
+            for candidates, why in zip(wanted, reasons, strict=True):
                 progress.advance(task)
                 if why is not None:
                     stale[candidates.name] = why
@@ -63,9 +65,9 @@ class Earlier:
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing to do: all that is wanted is here, and nothing else.
+        """Whether there is nothing to do: the pack holds what is wanted and nothing else.
 
-        The pairs of an earlier version, which did not look for defects, are looked through without packing them again.
+        Earlier versions did not look for defects of pairs; those packs are completed without packing pairs again.
         """
         if self.manifest is None or not all("defects" in entry for entry in self.manifest["pairs"].values()):
             return False
@@ -75,12 +77,13 @@ class Earlier:
         """Manifest entries by shard name; none without a manifest."""
         return entries_of(self.manifest) if self.manifest else {}
 
-    def refusals(self, shard: str) -> list[dict[str, Any]]:
-        """What the quarantine holds of ``shard``."""
+    def rejected(self, shard: str) -> list[dict[str, Any]]:
+        """Quarantine lines of ``shard``."""
         return [line for line in self.quarantine or [] if line["split"] == shard]
 
 
 def _key(candidates: Candidates, page_size: int) -> dict[str, Any]:
+    """All that decides the bytes of a shard."""
     return {
         "format": manifest.VERSION,
         "listing": candidates.fingerprint,
@@ -96,21 +99,21 @@ def _key(candidates: Candidates, page_size: int) -> dict[str, Any]:
 def _why_stale(
     out: Path,
     content: dict[str, Any] | None,
+    quarantine: list[dict[str, Any]] | None,
     candidates: Candidates,
     key: dict[str, Any],
-    quarantine: list[dict[str, Any]] | None,
 ) -> str | None:
-    """Why the shard of ``candidates`` has to be packed (anew), None where it is in ``out`` as it would be made."""
+    """Why the shard of ``candidates`` has to be packed, None where ``out`` holds it as it would be packed."""
     name = candidates.name
     entry = entries_of(content).get(name) if content else None
     if entry is None:
         return ""
-    path = out / listing_name(name)
-    before = saved_key(path, str(entry.get("digest")))
-    if before is None:
+    path = out / listing_file(name)
+    old_key = saved_key(path, str(entry.get("digest")))
+    if old_key is None:
         return DAMAGED
-    if before != key:
-        return _difference(before, key, path, candidates)
+    if old_key != key:
+        return _difference(old_key, key, path, candidates)
     if not is_whole(out, entry):
         return DAMAGED
     if entry["source"].get("quarantined", 0) and quarantine is None:
@@ -119,13 +122,14 @@ def _why_stale(
     return "files can be read now that could not" if candidates.readable_again(unreadable) else None
 
 
-def _difference(before: dict[str, Any], key: dict[str, Any], path: Path, candidates: Candidates) -> str:
-    said = []
-    if before.get("listing") != key["listing"]:
+def _difference(old_key: dict[str, Any], key: dict[str, Any], path: Path, candidates: Candidates) -> str:
+    """What makes two shards different: files of the listing at ``path``, and settings."""
+    differences = []
+    if old_key.get("listing") != key["listing"]:
         added, removed, changed = changes(path, candidates.listing_lines())
-        said.append(f"files: {added} added, {removed} removed, {changed} changed")
-    names = [n for n in key if n not in ("listing", "candidates") and before.get(n) != key[n]]
-    return "; ".join([*said, *(f"{n}: {before.get(n)} -> {key[n]}" for n in names)])
+        differences.append(f"files: {added} added, {removed} removed, {changed} changed")
+    names = [name for name in key if name not in ("listing", "candidates") and old_key.get(name) != key[name]]
+    return "; ".join([*differences, *(f"{name}: {old_key.get(name)} -> {key[name]}" for name in names)])
 
 
 def is_whole(directory: Path, entry: dict[str, Any]) -> bool:
@@ -137,5 +141,5 @@ def is_whole(directory: Path, entry: dict[str, Any]) -> bool:
             if beton.file_digest(identities) != entry["identities_digest"]:
                 return False
         return beton.file_digest(path) == entry["digest"]
-    except (HrfrError, OSError, KeyError, TypeError):  # what cannot be read is no better than what is damaged
+    except (HrfrError, OSError, KeyError, TypeError):  # What cannot be read is as good as damaged.
         return False

@@ -1,8 +1,8 @@
-"""bcolz carrays of pairs: exact pixels, or a refusal with the reason."""
+"""bcolz carrays of pairs: exact pixels, or an error with the reason."""
 
 import numpy as np
 import pytest
-from pair_cases import eval_pictures, refusals, run, write_bcolz
+from pair_cases import eval_pictures, rejections, run, write_bcolz
 
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import UsageError
@@ -58,7 +58,7 @@ def test_a_picture_whose_values_are_no_whole_levels_loses_its_pair(tree, tmp_pat
     write_bcolz(tree, np.minimum(pictures, 254), [1, 1, 0], convert=convert)
     run(tree, tmp_path / "out")
     assert open_packed(tmp_path / "out").pairs["hres"].split.samples == 4
-    assert "away from a whole level" in refusals(tmp_path / "out")[0]["reason"]
+    assert "away from a whole level" in rejections(tmp_path / "out")[0]["reason"]
 
 
 def test_channels_in_the_other_order_are_refused_and_read_rightly_with_the_option(tree, tmp_path):
@@ -96,7 +96,7 @@ def test_nan_and_out_of_range_values_lose_their_pair(tree, tmp_path, make_pictur
     run(tree, tmp_path / "out")
     pairs = open_packed(tmp_path / "out").pairs["hres"]
     assert (pairs.split.read([0, 1]) == pictures[2:4]).all() and pairs.split.samples == 2
-    assert ["NaN" in refusals(tmp_path / "out")[0]["reason"], "outside" in refusals(tmp_path / "out")[1]["reason"]]
+    assert ["NaN" in rejections(tmp_path / "out")[0]["reason"], "outside" in rejections(tmp_path / "out")[1]["reason"]]
 
 
 def test_a_missing_bcolz_block_loses_its_pairs_only(tree, tmp_path, make_picture):
@@ -105,5 +105,5 @@ def test_a_missing_bcolz_block_loses_its_pairs_only(tree, tmp_path, make_picture
     (tree / "hres_eval_pairs/hres/data/__19.blp").write_bytes(b"")
     run(tree, tmp_path / "out")
     pairs = open_packed(tmp_path / "out").pairs["hres"]
-    assert 0 < pairs.split.samples < 60 and refusals(tmp_path / "out")
+    assert 0 < pairs.split.samples < 60 and rejections(tmp_path / "out")
     assert (pairs.split.read(np.arange(8)) == pictures[:8]).all()

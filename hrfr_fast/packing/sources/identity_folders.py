@@ -1,0 +1,175 @@
+"""The folders of a split, ``<split>/<identity>/<picture>``: listed compactly, and as candidates."""
+
+import hashlib
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.packing.sources.candidates import Candidates
+from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.names import one_line
+
+
+@dataclass
+class Listing:
+    """The pictures of one split: identities sorted by name, and the sorted file names of each.
+
+    File names lie NUL-joined in one bytes object an identity: a million of them take some 20 MB.
+    """
+
+    identities: list[str] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    counts: "array[int]" = field(default_factory=lambda: array("q"))
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))  # bytes, -1 where the file cannot be examined
+    mtimes: "array[int]" = field(default_factory=lambda: array("q"))  # nanoseconds
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def files(self, identity: int) -> list[str]:
+        """File names of one identity."""
+        return [os.fsdecode(name) for name in self.names[identity].split(b"\0")] if self.names[identity] else []
+
+    def select(self, chosen: Sequence[int]) -> "Listing":
+        """The listing of some identities alone, given by ascending number."""
+        starts = np.concatenate([[0], np.cumsum(self.counts)])
+        part = Listing()
+        for identity in chosen:
+            span = slice(int(starts[identity]), int(starts[identity + 1]))
+            part.add(self.identities[identity], self.names[identity], self.sizes[span], self.mtimes[span])
+        return part
+
+    def add(self, identity: str, names: bytes, sizes: "array[int]", mtimes: "array[int]") -> None:
+        """Append one identity; the caller sorts."""
+        self.identities.append(identity)
+        self.names.append(names)
+        self.counts.append(len(sizes))
+        self.sizes.extend(sizes)
+        self.mtimes.extend(mtimes)
+
+    def fingerprint(self, times: bool) -> str:
+        """Digest of names and sizes; with ``times`` also of modification times, which a copy elsewhere may not keep."""
+        digest = hashlib.blake2b(digest_size=32)
+        for identity, names, count in zip(self.identities, self.names, self.counts, strict=True):
+            digest.update(b"%s\0%d\0%s\0" % (os.fsencode(identity), count, names))
+        digest.update(self.sizes.tobytes())
+        if times:
+            digest.update(self.mtimes.tobytes())
+        return digest.hexdigest()
+
+    def lines(self) -> Iterator[str]:
+        """One line a file, whatever characters its name has: identity/name, size, modification time."""
+        entries = zip(self.sizes, self.mtimes, strict=True)
+        for number, identity in enumerate(self.identities):
+            for name in self.files(number):
+                size, mtime = next(entries)
+                yield f"{one_line(f'{identity}/{name}')}\t{size}\t{mtime}"
+
+
+def list_split(root: Path) -> Listing:
+    """List ``root/<identity>/<picture>``; what lies elsewhere is counted in ``left_out``.
+
+    Raises:
+        HrfrError: a folder that cannot be read.
+        UsageError: no pictures at all, or most of them where they are not expected.
+    """
+    listing = Listing()
+    try:
+        for identity in _identities(root, listing.left_out):
+            _list_identity(root, identity, listing)
+    except OSError as error:
+        raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
+    if listing.left_out.pictures > len(listing) or not len(listing):
+        _refuse_layout(root, listing)
+    return listing
+
+
+def _identities(root: Path, left_out: LeftOut) -> list[str]:
+    """Names of the identities' folders, sorted. Raises OSError for what cannot be seen, a dangling link among it."""
+    identities = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if not (stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()):
+                kind = kind_of(entry.name)
+                left_out.add(LOOSE if kind == PICTURE else kind, f"{root.name}/{entry.name}")
+            elif entry.name.startswith("."):
+                left_out.add_below(root / entry.name, f"{root.name}/{entry.name}")
+            else:
+                identities.append(entry.name)
+    return sorted(identities)
+
+
+def _list_identity(root: Path, identity: str, listing: Listing) -> None:
+    """Add the pictures of one identity to ``listing``."""
+    found = []
+    with os.scandir(root / identity) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat()
+                size, mtime = status.st_size, status.st_mtime_ns
+                is_folder = stat.S_ISDIR(status.st_mode)
+            except OSError:  # a dangling link, say; reading it will give the reason
+                size, mtime, is_folder = -1, 0, False
+            kind = kind_of(entry.name)
+            if kind == PICTURE and not is_folder:
+                found.append((os.fsencode(entry.name), size, mtime))
+                continue
+            shown = f"{root.name}/{identity}/{entry.name}"
+            if is_folder:
+                listing.left_out.add_below(root / identity / entry.name, shown)
+            else:
+                listing.left_out.add(kind, shown)
+    found.sort()
+    names, sizes, mtimes = zip(*found, strict=True) if found else ((), (), ())
+    listing.add(identity, b"\0".join(names), array("q", sizes), array("q", mtimes))
+
+
+def _refuse_layout(root: Path, listing: Listing) -> None:
+    """Raise UsageError: most pictures would be left out, as in a tree of another layout or one still in archives."""
+    expected = f"{root.name}/<identity>/<picture>"
+    left_out = "; ".join(listing.left_out.lines(root.name))
+    if listing.left_out.pictures:
+        raise UsageError(
+            f"{root}: only {len(listing):,} of {len(listing) + listing.left_out.pictures:,} pictures lie where they are"
+            f" expected, in {expected}: {left_out}. Move the others there (or remove what is not wanted) and pack again"
+        )
+    found = f" ({left_out})" if left_out else ""
+    raise UsageError(
+        f"{root}: no pictures; expected {expected} with one of {' '.join(EXTENSIONS)}{found};"
+        " remove the folder if the split is not wanted"
+    )
+
+
+class FolderCandidates(Candidates):
+    """Pictures of a split, identity after identity."""
+
+    def __init__(self, name: str, root: Path, listing: Listing, size: int = 0) -> None:
+        digests = listing.fingerprint(times=True), listing.fingerprint(times=False)
+        super().__init__(name, root, size, len(listing), *digests)
+        self.listing = listing
+        self.bytes_on_disk = int(np.maximum(np.asarray(listing.sizes), 0).sum())
+        self._starts = np.concatenate([[0], np.cumsum(listing.counts)]).astype(np.int64)
+        self._files: tuple[int, list[str]] = (-1, [])
+
+    def listing_lines(self) -> Iterator[str]:
+        return self.listing.lines()
+
+    def labels(self, first: int, last: int) -> NDArray[np.int64]:
+        return np.searchsorted(self._starts, np.arange(first, last), side="right") - 1
+
+    def paths(self, first: int, last: int) -> list[str]:
+        paths = []
+        for position, identity in zip(range(first, last), self.labels(first, last).tolist(), strict=True):
+            if self._files[0] != identity:
+                self._files = (identity, self.listing.files(identity))
+            name = self._files[1][position - int(self._starts[identity])]
+            paths.append(f"{self.listing.identities[identity]}/{name}")
+        return paths
