@@ -49,12 +49,12 @@ def gaussian(side, sigma):
 
 def execute(picture, augmentation, row, out):
     """float64 levels [out, out, 3] of one uint8 picture [size, size, 3], before clamp and rounding."""
-    from hrfr_fast.sampling.augmentation import KERNELS
+    from hrfr_fast.sampling.augmentation import FILTERS
 
     frame = picture.astype(np.float64)
     small = int(augmentation.degrade[row])
     if small:
-        shrink = matrix(0.0, 1.0, len(frame), small, KERNELS[augmentation.kernel[row]])
+        shrink = matrix(0.0, 1.0, len(frame), small, FILTERS[augmentation.filter[row]])
         frame = separable(frame, shrink, shrink)
     x0, y0, x1, y1 = augmentation.box[row].astype(np.float64)
     frame = separable(frame, matrix(y0, y1, len(frame), out), matrix(x0, x1, len(frame), out))

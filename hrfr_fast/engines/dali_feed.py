@@ -10,7 +10,7 @@ from hrfr_fast.engines.base import FirstUse
 from hrfr_fast.engines.pace import AHEAD
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format.reader import Split
-from hrfr_fast.sampling.augmentation import KERNELS, no_augmentation
+from hrfr_fast.sampling.augmentation import FILTERS, no_augmentation
 from hrfr_fast.sampling.stream import BatchPart, BatchSpec, BatchStream
 from hrfr_fast.settings import AugmentSettings
 
@@ -21,7 +21,7 @@ PREFETCH = 2  # batches DALI works on ahead of the one in use
 # Batches whose arrays stay alive, since DALI reads them without a copy: those it works on, those whose step may still
 # wait on the device (pace.AHEAD), and two to spare.
 KEPT = PREFETCH + AHEAD + 2
-CUBIC, LINEAR, BOX = (KERNELS.index(name) for name in ("cubic", "linear", "box"))
+CUBIC, LINEAR, BOX = (FILTERS.index(name) for name in ("cubic", "linear", "box"))
 NOT_DEGRADED = -1
 
 # Argument inputs of the graph: their DALI type, dimensions a sample, and layout.
@@ -134,7 +134,7 @@ def _feed(part: BatchPart, labels: NDArray[np.int64], stream: BatchStream, pinne
     }
     if "small" in names:
         given["small"] = augmentation.degrade.astype(np.float32)
-        given["kernel"] = np.where(augmentation.degrade > 0, augmentation.kernel, np.int32(NOT_DEGRADED))
+        given["kernel"] = np.where(augmentation.degrade > 0, augmentation.filter, np.int32(NOT_DEGRADED))
         given["boxed"] = _box_degraded(part)
     if "sigma" in names:
         given["sigma"] = augmentation.blur * np.float32(side)
@@ -150,7 +150,7 @@ def _box_degraded(part: BatchPart) -> list[NDArray[np.float32]]:
     from hrfr_fast.resampling.cpu import shrink
 
     augmentation, nothing = part.augmentation, np.zeros((1, 1, 3), np.float32)
-    rows = np.flatnonzero((augmentation.degrade > 0) & (augmentation.kernel == BOX))
+    rows = np.flatnonzero((augmentation.degrade > 0) & (augmentation.filter == BOX))
     degraded = [nothing] * len(augmentation.degrade)
     for row, picture in zip(rows.tolist(), fetch(part.split, part.records[rows]), strict=True):
         degraded[row] = shrink(picture, int(augmentation.degrade[row]), BOX)

@@ -59,7 +59,7 @@ def resample(
 
 
 def shrink(picture: NDArray[np.uint8], small: int, kernel: int) -> NDArray[np.float32]:
-    """Degrade one uint8 [size, size, 3] to float32 levels [small, small, 3] with ``kernel`` (of KERNELS), unrounded."""
+    """Degrade one uint8 [size, size, 3] to float32 levels [small, small, 3] with ``kernel`` (of FILTERS), unrounded."""
     return np.asarray(_shrink(np.ascontiguousarray(picture).reshape(-1), picture.shape[0], small, kernel))
 
 

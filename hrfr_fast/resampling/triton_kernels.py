@@ -318,7 +318,7 @@ def _resampled(row, keys, start, stop, size, SIDE: tl.constexpr, TERMS: tl.const
 
 @triton.jit
 def _shrunk(row, keys, small, kernel, SIZE: tl.constexpr, TERMS: tl.constexpr):
-    """float32 [len(row), len(keys)]: a whole frame of SIZE pixels to ``small``, by any of KERNELS."""
+    """float32 [len(row), len(keys)]: a whole frame of SIZE pixels to ``small``, by any of FILTERS."""
     most = tl.maximum(small, SIZE).to(tl.float32)
     low = tl.floor((row + 0.5) * SIZE / small - 2.0 * most / small - 1.0).to(tl.int32)  # before the first tap
     pixels = low[:, None] + tl.arange(0, TERMS)[None, :]

@@ -18,7 +18,7 @@ from hrfr_fast.settings import AugmentSettings
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MID_LEVEL = np.float32(127.5)
-KERNELS = ("cubic", "linear", "box")
+FILTERS = ("cubic", "linear", "box")
 """Degradation kernels by number: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
 
 
@@ -31,8 +31,8 @@ class Augmentation(NamedTuple):
     """[B, 3, 4]: output channel = row . (r, g, b, 1), in levels 0 to 255."""
     degrade: NDArray[np.int32]
     """[B] side in pixels to which the frame is shrunk first; 0: not at all."""
-    kernel: NDArray[np.int32]
-    """[B] index into KERNELS, used where degrade > 0."""
+    filter: NDArray[np.int32]
+    """[B] index into FILTERS, used where degrade > 0."""
     blur: NDArray[np.float32]
     """[B] sigma as a share of the output's side; 0: none."""
     erase: NDArray[np.float32]
@@ -113,7 +113,7 @@ def _draw_degradation(augmentation: Augmentation, settings: AugmentSettings, dra
     choices = settings.degrade_max - settings.degrade_min + 1
     side = settings.degrade_min + (drawn[:, 1] * choices).astype(np.int32)
     augmentation.degrade[:] = np.where(drawn[:, 0] < settings.degrade, side, 0)
-    augmentation.kernel[:] = (drawn[:, 2] * len(KERNELS)).astype(np.int32)
+    augmentation.filter[:] = (drawn[:, 2] * len(FILTERS)).astype(np.int32)
 
 
 def _erased(settings: AugmentSettings, drawn: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:

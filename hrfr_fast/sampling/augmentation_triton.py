@@ -86,7 +86,7 @@ def colour_entry(gain, saturation, row, column):
 
 @triton.jit
 def draw_degradation(settings, seed, epoch, position):
-    """side (int32, 0: none) and kernel (int32 index into KERNELS) of the degradation."""
+    """side (int32, 0: none) and kernel (int32 index into FILTERS) of the degradation."""
     chance, drawn, kernel, _ = draw(seed, epoch, position, 2)
     smallest = tl.load(settings + SMALLEST)
     choices = tl.load(settings + LARGEST) - smallest + 1.0

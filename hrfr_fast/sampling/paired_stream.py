@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import AUGMENT, SHUFFLE_HIGHRES, philox, uniform
-from hrfr_fast.sampling.augmentation import KERNELS, Augmentation, draw_augmentation
+from hrfr_fast.sampling.augmentation import FILTERS, Augmentation, draw_augmentation
 from hrfr_fast.sampling.sampler import Sampler, permutation
 from hrfr_fast.sampling.stream import BatchPart, BatchSpec
 from hrfr_fast.settings import AugmentSettings
@@ -35,8 +35,8 @@ class SecondView:
             raise UsageError(
                 f"degrade_min is {self.smallest} and degrade_max {self.largest}; 1 <= min <= max is needed"
             )
-        if not self.kernels or not set(self.kernels) <= set(KERNELS):
-            raise UsageError(f"kernels are {', '.join(self.kernels)!r}; they must be some of {', '.join(KERNELS)}")
+        if not self.kernels or not set(self.kernels) <= set(FILTERS):
+            raise UsageError(f"kernels are {', '.join(self.kernels)!r}; they must be some of {', '.join(FILTERS)}")
 
     def on_top_of(self, augment: AugmentSettings) -> AugmentSettings:
         """``augment`` with this degradation for certain."""
@@ -48,8 +48,8 @@ class SecondView:
         """The augmentation of the degraded view of the draws (cycle, index), two int64 arrays [K]."""
         augmentation = draw_augmentation(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
         drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=KERNEL_BLOCK))[:, 0]
-        numbers = np.array([KERNELS.index(name) for name in self.kernels], np.int32)
-        augmentation.kernel[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
+        numbers = np.array([FILTERS.index(name) for name in self.kernels], np.int32)
+        augmentation.filter[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
         return augmentation
 
 

@@ -75,7 +75,7 @@ def test_degradations_by_every_kernel(device):
     for side in (1, 16, 17, 24, 42, 100):
         settings = AugmentSettings(flip=0, shift=0, brightness=0, degrade=1, degrade_min=side, degrade_max=side)
         source = noise(3, 36)
-        kernels = draw_augmentation(settings, SEED, np.zeros(3, int), np.arange(3)).kernel
+        kernels = draw_augmentation(settings, SEED, np.zeros(3, int), np.arange(3)).filter
         assert set(kernels) == {0, 1, 2}
         images, _ = rendered(source, 32, settings, device)
         within_tolerance((images.numpy() + 1) * 127.5, expected(source, 32, settings))

@@ -88,7 +88,7 @@ def test_the_kernel_draws_the_plan_of_the_host(settings, seed, device):
     np.testing.assert_array_equal(bits(drawn[:, 13]), bits(augmentation.colour[:, 0, 3]))
     np.testing.assert_array_equal(drawn[:, 14], augmentation.degrade)
     if settings.degrade:
-        np.testing.assert_array_equal(drawn[:, 15], augmentation.kernel)
+        np.testing.assert_array_equal(drawn[:, 15], augmentation.filter)
     np.testing.assert_array_equal(bits(drawn[:, 16]), bits(augmentation.blur))
     assert np.abs(bits(erased.cpu().numpy()) - bits(augmentation.erase)).max() <= 4, "an exponential, two roots, a sum"
     np.testing.assert_array_equal(erased.cpu().numpy()[:, 2] > 0, augmentation.erase[:, 2] > 0)

@@ -11,7 +11,7 @@ from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.augmentation import KERNELS, no_augmentation
+from hrfr_fast.sampling.augmentation import FILTERS, no_augmentation
 from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.sampling.stream import SingleViewStream, single_view_stream
@@ -48,10 +48,10 @@ def test_a_batch_holds_lowres_in_front_and_pairs_of_views_at_the_end(stream):
 def test_the_degraded_view_draws_all_sizes_and_only_the_kernels_asked_for(stream):
     plans = [stream.batch_spec(number * 24).parts[1].augmentation for number in range(150)]
     sizes = np.concatenate([augmentation.degrade[1::2] for augmentation in plans])
-    kernels = np.concatenate([augmentation.kernel[1::2] for augmentation in plans])
+    kernels = np.concatenate([augmentation.filter[1::2] for augmentation in plans])
     assert set(sizes) == set(range(28, 45))
-    assert {KERNELS[number] for number in kernels} == {"linear", "box"}
-    assert abs((kernels == KERNELS.index("box")).mean() - 0.5) < 0.1
+    assert {FILTERS[number] for number in kernels} == {"linear", "box"}
+    assert abs((kernels == FILTERS.index("box")).mean() - 0.5) < 0.1
 
 
 def test_an_engine_can_see_what_plans_may_hold(stream, tiny_packed):
