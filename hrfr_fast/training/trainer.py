@@ -27,7 +27,7 @@ from hrfr_fast.runtime.progress import console, progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.runtime.words import counted
-from hrfr_fast.sampling.paired_stream import TwoViewStream
+from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import advice
 from hrfr_fast.training.batch_size import largest_batch, says_out_of_memory

@@ -12,9 +12,9 @@ from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.sampling.augmentation import FILTERS, no_augmentation
-from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.sampling.stream import SingleViewStream, single_view_stream
+from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.settings import AugmentSettings
 
 VIEW = SecondView(28, 44, ("linear", "box"))
