@@ -36,9 +36,9 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
     shape = (len(records), split.size, split.size, 3)
     out = pinned_empty(shape) if pinned else np.empty(shape, np.uint8)
     if split.encoding == "raw":
-        from hrfr_fast.resampling.cpu import gather  # numba: 0.5 s to import
+        from hrfr_fast.resampling.cpu import copy_records  # numba: 0.5 s to import
 
-        gather(split.data, split.offsets[records], out)
+        copy_records(split.data, split.offsets[records], out)
     elif len(records) <= JPEG_CHUNK:
         out[:] = split.read(records)
     else:
@@ -57,7 +57,7 @@ def pinned_empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.asarray(torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy())
 
 
-def render(
+def resample_records(
     split: Split,
     records: NDArray[np.int64],
     augmentation: Augmentation,

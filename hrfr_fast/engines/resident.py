@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.engines.base import Batch, FirstUse
-from hrfr_fast.engines.pixels import BatchMemory, render
+from hrfr_fast.engines.pixels import BatchMemory, resample_records
 from hrfr_fast.sampling.stream import BatchSpec, BatchStream
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ResidentCPU:
         pixels = self.memory.empty(len(work.labels), self.stream.size)
         for part in work.parts:
             self.checksums.check(part.split, part.records)
-            render(part.split, part.records, part.augmentation, pixels, part.rows)
+            resample_records(part.split, part.records, part.augmentation, pixels, part.rows)
         return Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
 
     def close(self) -> None:

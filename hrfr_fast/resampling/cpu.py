@@ -77,15 +77,15 @@ def _shrink(pixels, size, small, kernel):
     return out
 
 
-def gather(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+def copy_records(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     """Copy the records at ``offsets`` (int64 [B]) of ``data`` into the rows of ``out`` (uint8, B rows, contiguous)."""
     data = data.view(np.ndarray)
     data.flags.writeable = False
-    _gather(data, offsets, out.reshape(len(out), math.prod(out.shape[1:])))
+    _copy_records(data, offsets, out.reshape(len(out), math.prod(out.shape[1:])))
 
 
 @_jit
-def _gather(data, offsets, out):
+def _copy_records(data, offsets, out):
     for b in range(len(offsets)):
         out[b] = data[offsets[b] : offsets[b] + out.shape[1]]
 

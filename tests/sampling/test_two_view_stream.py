@@ -94,10 +94,10 @@ def test_an_engine_executes_it_unchanged(stream):
     images = batch.images.permute(0, 2, 3, 1).numpy()
     high = still.work(24).parts[1]
     assert np.array_equal(images[16::2], stream.splits[1].read(high.records[0::2]))
-    from hrfr_fast.engines.pixels import render
+    from hrfr_fast.engines.pixels import resample_records
 
     expected = np.empty((4, 144, 144, 3), np.uint8)
-    render(stream.splits[1], high.records[1::2], no_augmentation(4, degrade=36), expected)
+    resample_records(stream.splits[1], high.records[1::2], no_augmentation(4, degrade=36), expected)
     assert np.array_equal(images[17::2], expected)
 
 
