@@ -27,7 +27,7 @@ from hrfr_fast.sampling.stream import BatchStream, SingleViewStream, single_view
 if TYPE_CHECKING:
     import torch
 
-    from hrfr_fast.resampling.launcher import Renderer
+    from hrfr_fast.resampling.launcher import Resampler
 
 UPLOAD = 8192  # pictures copied at a time: 32 MiB at 36 px
 CHUNK = 256  # pictures resampled at a time without Triton: bounds the intermediates to 64 MiB at 144 px
@@ -71,7 +71,7 @@ class ResidentCUDA:
         # The kernels draw order and augmentation themselves, of one view a face; all else is drawn on the host.
         self.kernels = kernels_run_on(device) and isinstance(stream, SingleViewStream)
         self._kernels_proven = False
-        self._renderers: list[Renderer] = []
+        self._resamplers: list[Resampler] = []
         if self.kernels:
             self._prepare_kernels(single_view_stream(stream, self.name).sampler)
 
@@ -96,19 +96,19 @@ class ResidentCUDA:
     def _prepare_kernels(self, sampler: Sampler) -> None:
         import torch
 
-        from hrfr_fast.resampling.launcher import Renderer, Source, Table
+        from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit
 
         labels, offset, begin = [], 0, 0
         self._sampler = sampler
         for split, pixels in zip(self.stream.splits, self.pixels, strict=True):
-            source = Source(pixels, begin)
-            self._renderers.append(Renderer(source, self.stream.size, self.stream.augment, sampler.seed))
+            source = ResidentSplit(pixels, begin)
+            self._resamplers.append(Resampler(source, self.stream.size, self.stream.augment, sampler.seed))
             labels.append(split.labels + offset)
             offset, begin = offset + split.identities, begin + split.samples
         # Rows for all epochs that one batch can touch, and for the one after, made before it is needed.
         self._slots = (self.stream.batch_size - 1) // sampler.epoch_length + 3
         records = torch.empty((self._slots, sampler.epoch_length), dtype=torch.int32, device=self.device)
-        self._table = Table(records, torch.from_numpy(np.concatenate(labels)).to(self.device))
+        self._table = EpochOrders(records, torch.from_numpy(np.concatenate(labels)).to(self.device))
         self._held: dict[int, int] = {}  # row of the table -> its epoch
         self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
 
@@ -141,8 +141,8 @@ class ResidentCUDA:
             counter: int64 [1] on the device: samples consumed before this batch. ``prepare`` was told the same.
         """
         skip = self.stream.rank * (self.stream.batch_size // self.stream.ranks)
-        for renderer in self._renderers:
-            renderer(images, labels, self._table, counter, skip)
+        for resampler in self._resamplers:
+            resampler(images, labels, self._table, counter, skip)
 
     # ---- the protocol -------------------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class ResidentCUDA:
         if self._side is not None:
             self._side.synchronize()
         self.pixels.clear()
-        self._renderers.clear()
+        self._resamplers.clear()
 
     def __enter__(self) -> Self:
         return self

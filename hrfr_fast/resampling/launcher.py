@@ -7,12 +7,12 @@ import torch
 import triton
 from torch import Tensor
 
-from hrfr_fast.resampling.triton_kernels import compose, render
+from hrfr_fast.resampling.triton_kernels import compose_kernel, resample_kernel
 from hrfr_fast.sampling.augmentation_triton import kernel_settings
 from hrfr_fast.settings import AugmentSettings
 
 
-class Source(NamedTuple):
+class ResidentSplit(NamedTuple):
     """One split in device memory."""
 
     pixels: Tensor
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     """The number of its first record among all sources' records."""
 
 
-class Table(NamedTuple):
+class EpochOrders(NamedTuple):
     """Which record comes when: see ``sampler_torch.epoch_records``."""
 
     records: Tensor
@@ -58,7 +58,7 @@ def tiles_for(size: int, side: int) -> Tiles:
     return Tiles(64, 128, 32 if size <= side // 2 else 64, 64, 2, 168)
 
 
-class Renderer:
+class Resampler:
     """Makes the pictures of one source at one output size.
 
     Args:
@@ -70,7 +70,7 @@ class Renderer:
     """
 
     def __init__(
-        self, source: Source, side: int, settings: AugmentSettings, seed: int, tiles: Tiles | None = None
+        self, source: ResidentSplit, side: int, settings: AugmentSettings, seed: int, tiles: Tiles | None = None
     ) -> None:
         self.source, self.side, self.seed, self.settings = source, side, seed, settings
         size, device = source.pixels.shape[1], source.pixels.device
@@ -102,7 +102,7 @@ class Renderer:
 
     @property
     def compose_constants(self) -> dict[str, Any]:
-        """What ``compose`` is compiled for."""
+        """What ``compose_kernel`` is compiled for."""
         settings, size, side = self.settings, self.constants["SIZE"], self.side
         step = (1 + settings.zoom) * max(size, settings.degrade_max if settings.degrade else 0) / side
         shrink = max(1.0, size / settings.degrade_min)
@@ -114,7 +114,7 @@ class Renderer:
             "DOWN_TERMS": triton.next_power_of_2(math.ceil(4 * shrink) + 3),
         }  # fmt: skip
 
-    def __call__(self, images: Tensor, labels: Tensor, table: Table, counter: Tensor, skip: int) -> None:
+    def __call__(self, images: Tensor, labels: Tensor, table: EpochOrders, counter: Tensor, skip: int) -> None:
         """Write those pictures of the batch that come from this source; launches and returns.
 
         Args:
@@ -129,20 +129,20 @@ class Renderer:
         if self.composed:
             self._compose(count, table, counter, where)
         programs = count * triton.cdiv(triton.cdiv(3 * self.side, self.tiles.columns), self.tiles.each)
-        render[(programs,)](
+        resample_kernel[(programs,)](
             images, labels, self.source.pixels, table.labels, table.records, counter, self.values, self.matrices,
             *where, **self.constants, LEVELS=images.dtype == torch.uint8,
             num_warps=self.tiles.warps, num_stages=2, enable_fp_fusion=False,
             maxnreg=255 if self.composed else self.tiles.registers,
         )  # fmt: skip
 
-    def _compose(self, count: int, table: Table, counter: Tensor, where: tuple[int, ...]) -> None:
+    def _compose(self, count: int, table: EpochOrders, counter: Tensor, where: tuple[int, ...]) -> None:
         size, side = self.constants["SIZE"], self.side
         constants = self.compose_constants
         if self.matrices.shape[:1] != (count,):
             self.matrices = torch.empty((count, 2, side, size), dtype=torch.float16, device=self.values.device)
         programs = count * 2 * triton.cdiv(side, constants["BO"]) * triton.cdiv(size, constants["BS"])
-        compose[(programs,)](
+        compose_kernel[(programs,)](
             self.matrices, table.records, counter, self.values, *where, **constants,
             num_warps=4, num_stages=2, enable_fp_fusion=False,
         )  # fmt: skip

@@ -12,10 +12,10 @@ Floor per picture at 36 -> 144 px in 16 bits: 3.9 KB read and 124 KB written, 27
 20 ns at 790 TFLOP/s. What limits is the issue of instructions: 54,000 a warp-wide picture (counted in the code compiled
 for sm_90: 49,000 in the loops, a quarter of them for padding to tiles of 64 x 128), 59 ns on 132 multiprocessors at
 1.75 GHz. At 36 -> 32 px: 10 KB, 2 ns; 23,000 instructions, 25 ns. With every augmentation at 144 px about 290,000,
-half of them for ``compose``: 0.31 us. These are counts, not yet times taken on a card.
+half of them for ``compose_kernel``: 0.31 us. These are counts, not yet times taken on a card.
 
-Degradation and blur are linear and separable, too: ``compose`` multiplies their matrices into the resampling's first,
-and ``render`` reads V and H instead of computing them.
+Degradation and blur are linear and separable, too: ``compose_kernel`` multiplies their matrices into the resampling's first,
+and ``resample_kernel`` reads V and H instead of computing them.
 """
 
 import triton
@@ -138,14 +138,14 @@ def _erased_pixels(settings, seed, epoch, position, SIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
-def render(
+def resample_kernel(
     images, out_labels, pixels, labels, table, counter, settings, matrices,
     seed, skip, epoch_length, slots, begin, end,
     SIZE: tl.constexpr, SIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
     EACH: tl.constexpr, ROW_CHUNKS: tl.constexpr, COLUMN_CHUNKS: tl.constexpr, TAPS: tl.constexpr,
     COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr, ERASE: tl.constexpr, LEVELS: tl.constexpr,
 ):  # fmt: skip
-    """Pictures of one source: those samples whose record lies in [begin, end). See the module and ``Renderer``."""
+    """Pictures of one source: those samples whose record lies in [begin, end). See the module and ``Resampler``."""
     TILES: tl.constexpr = (3 * SIDE + BN - 1) // BN
     PROGRAMS: tl.constexpr = (TILES + EACH - 1) // EACH
     number, share = tl.program_id(0) // PROGRAMS, tl.program_id(0) % PROGRAMS
@@ -360,7 +360,7 @@ def _shrunk_then_resampled(
 
 
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
-def compose(
+def compose_kernel(
     matrices, table, counter, settings, seed, skip, epoch_length, slots, begin, end,
     SIZE: tl.constexpr, SIDE: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     DEGRADE: tl.constexpr, BLUR: tl.constexpr,

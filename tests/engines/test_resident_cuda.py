@@ -100,7 +100,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
 def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch):
     """A machine without a C compiler or Python's header files has Triton, and cannot use it."""
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.resampling.launcher import Renderer
+    from hrfr_fast.resampling.launcher import Resampler
 
     tried = []
 
@@ -108,7 +108,7 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
         tried.append(1)
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand a long story")
 
-    monkeypatch.setattr(Renderer, "__call__", no_compiler)
+    monkeypatch.setattr(Resampler, "__call__", no_compiler)
     said: list[str] = []
     stream = stream_of(tiny_packed)
     with ResidentCUDA(stream, DEVICE, torch.uint8, say=said.append) as engine:
@@ -128,7 +128,7 @@ def test_an_error_of_a_kernel_that_ran_before_is_no_reason_to_do_without(tiny_pa
     with ResidentCUDA(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
         batches = engine.batches(0, 8)
         next(batches)
-        monkeypatch.setattr(launcher.Renderer, "__call__", lambda *_: 1 / 0)
+        monkeypatch.setattr(launcher.Resampler, "__call__", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(batches)
 

@@ -10,7 +10,7 @@ from hrfr_fast.sampling.augmentation import draw_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
-from hrfr_fast.resampling.launcher import Renderer, Source, Table, Tiles, tiles_for  # noqa: E402
+from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit, Tiles, tiles_for  # noqa: E402
 
 DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),
@@ -26,11 +26,13 @@ SEED = 5
 def rendered(source, side, settings, device, dtype=torch.float32, tiles=None, begin=0, count=None):
     """Pictures and labels of the samples 0, 1, ...: record i is sample i, its label 10 i. Poisoned beforehand."""
     count = count or len(source)
-    renderer = Renderer(Source(torch.from_numpy(source).to(device), begin), side, settings, SEED, tiles)
-    table = Table(torch.arange(count, dtype=torch.int32, device=device)[None], 10 * torch.arange(count, device=device))
+    resampler = Resampler(ResidentSplit(torch.from_numpy(source).to(device), begin), side, settings, SEED, tiles)
+    table = EpochOrders(
+        torch.arange(count, dtype=torch.int32, device=device)[None], 10 * torch.arange(count, device=device)
+    )
     images = torch.full((count, side, side, 3), 99, dtype=dtype, device=device)
     labels = torch.full((count,), -1, device=device)
-    renderer(images, labels, table, torch.zeros(1, dtype=torch.int64, device=device), 0)
+    resampler(images, labels, table, torch.zeros(1, dtype=torch.int64, device=device), 0)
     return images.cpu(), labels.cpu().tolist()
 
 
