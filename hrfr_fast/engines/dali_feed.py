@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.engines.base import FirstUse
-from hrfr_fast.engines.pace import AHEAD
+from hrfr_fast.engines.pace import STEPS_AHEAD
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format.reader import Split
 from hrfr_fast.sampling.augmentation import FILTERS, no_augmentation
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PREFETCH = 2  # batches DALI works on ahead of the one in use
 # Batches whose arrays stay alive, since DALI reads them without a copy: those it works on, those whose step may still
-# wait on the device (pace.AHEAD), and two to spare.
-KEPT = PREFETCH + AHEAD + 2
+# wait on the device (pace.STEPS_AHEAD), and two to spare.
+KEPT = PREFETCH + STEPS_AHEAD + 2
 CUBIC, LINEAR, BOX = (FILTERS.index(name) for name in ("cubic", "linear", "box"))
 NOT_DEGRADED = -1
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.engines.base import Batch, FirstUse
 from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
-from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.sampling.stream import BatchSpec, BatchStream, single_view_stream
@@ -98,7 +98,7 @@ class FFCV:
             for work, pixels in made:
                 yield Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
             return
-        made = ahead(made)  # while this thread launches the step on the batch before
+        made = prefetch(made)  # while this thread launches the step on the batch before
         try:
             for work, pixels in made:
                 levels = torch.from_numpy(pixels).to(self.device, non_blocking=True)

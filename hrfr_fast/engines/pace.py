@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-AHEAD = 2  # steps that may wait on the device: enough to hide the host, few enough to hold little memory
+STEPS_AHEAD = 2  # steps that may wait on the device: enough to hide the host, few enough to hold little memory
 
 
 class Pace:
-    """Call ``step()`` when all work on a batch is launched: on CUDA it waits for that on the batch AHEAD before it.
+    """Call ``step()`` when all work on a batch is launched: on CUDA it waits for that on the batch STEPS_AHEAD before it.
 
     Launching a captured step takes the host 1 ms, computing it the device many: without a bound the host would be
     tens of batches ahead, each of which holds its memory (127 MB at 1,024 x 144 px) until its step has run, and arrays
@@ -22,7 +22,7 @@ class Pace:
         self._steps: deque[torch.cuda.Event] = deque()
 
     def step(self) -> None:
-        """Note what was launched on the current stream so far, and wait for what was launched AHEAD calls ago."""
+        """Note what was launched on the current stream so far, and wait for what was launched STEPS_AHEAD calls ago."""
         if self._device is None:
             return
         import torch
@@ -30,5 +30,5 @@ class Pace:
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self._device))
         self._steps.append(event)
-        if len(self._steps) > AHEAD:
+        if len(self._steps) > STEPS_AHEAD:
             self._steps.popleft().synchronize()

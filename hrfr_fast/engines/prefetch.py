@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
+def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The items of ``items``, made in a thread of their own, at most ``depth`` ahead.
 
     An exception of ``items`` is raised where its item would have come. Closing ends the thread and closes ``items``.
@@ -26,7 +26,7 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
         finally:
             getattr(items, "close", lambda: None)()
 
-    thread = threading.Thread(target=run, name="hrfr-ahead", daemon=True)
+    thread = threading.Thread(target=run, name="hrfr-prefetch", daemon=True)
     thread.start()
     try:
         while True:

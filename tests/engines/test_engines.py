@@ -14,7 +14,7 @@ import torch
 from engine_cases import DEVICES, ENGINES, EVERYTHING, build, stream_over
 
 from hrfr_fast.engines.choice import Situation, pick_engine
-from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.runtime.errors import DamageFound, UsageError
 from hrfr_fast.settings import AugmentSettings
 
@@ -201,11 +201,11 @@ def test_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
 
     seen = []
     with pytest.raises(ValueError, match="at the end"):
-        for number in ahead(numbers(5)):
+        for number in prefetch(numbers(5)):
             seen.append(number)
     assert seen == list(range(5)) and closed == [5]
-    endless = ahead(numbers(10**9))
+    endless = prefetch(numbers(10**9))
     assert [next(endless) for _ in range(4)] == [0, 1, 2, 3]
     endless.close()
     assert closed == [5, 10**9]
-    assert not [thread for thread in threading.enumerate() if thread.name == "hrfr-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "hrfr-prefetch"]
