@@ -29,7 +29,7 @@ def free_memory() -> int:
     return min(free)
 
 
-def most_memory() -> int:
+def peak_memory() -> int:
     """Bytes of host memory that this process has taken at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # KiB on Linux
 
