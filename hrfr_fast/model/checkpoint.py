@@ -47,7 +47,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return result
 
 
-def load_part(path: Path, prefix: str, module: "nn.Module") -> None:
+def load_module(path: Path, prefix: str, module: "nn.Module") -> None:
     """Load the tensors ``prefix.*`` of a weights file into ``module``, strictly."""
     from safetensors.torch import load
 
@@ -102,7 +102,7 @@ def load_state(path: Path, device: "torch.device") -> dict[str, Any]:
     return state
 
 
-def weights_of(run_or_checkpoint: str | os.PathLike[str]) -> Path:
+def weights_path(run_or_checkpoint: str | os.PathLike[str]) -> Path:
     """The weights file meant by a run directory (its ``last``) or a checkpoint path."""
     path = Path(run_or_checkpoint)
     if path.is_dir():

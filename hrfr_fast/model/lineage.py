@@ -22,7 +22,7 @@ UNKNOWN = "unknown"
 """Kind of development pairs whose people the model may have been trained on."""
 
 
-def record_of(packed: Packed, sources: Iterable[str], run: Path) -> dict[str, Any]:
+def data_record(packed: Packed, sources: Iterable[str], run: Path) -> dict[str, Any]:
     """What a checkpoint's metadata holds under ``data``: where the data lie, seen from the root and from the run
     directory, and the digests of everything, of the training splits ``sources`` and of each pair set."""
     path = packed.path.resolve()
@@ -50,7 +50,7 @@ def trained_on(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
     return {name: sorted(digests) for name, digests in found.items()}
 
 
-def unlike(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+def changed_training_splits(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """The training splits of a checkpoint and its parents that are not the same in the manifest ``content``.
 
     Nothing for a pack without training splits: it holds nobody out.
@@ -61,7 +61,7 @@ def unlike(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]
     return [name for name, digests in trained_on(metadata).items() if set(digests) != {here.get(name)}]
 
 
-def unlike_its_own(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+def changed_run_data(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """What the manifest ``content`` has otherwise of all that decides a run's result: its own training splits, and the
     development pairs that choose its best checkpoint."""
     data, here = metadata["data"], _digests(content)
@@ -77,21 +77,21 @@ def _digests(content: Mapping[str, Any]) -> dict[str, str]:
     return {WHOLE: content["digest"]} | {name: entry["digest"] for name, entry in content["splits"].items()}
 
 
-def note_on(metadata: Mapping[str, Any], packed: Packed) -> str:
+def data_note(metadata: Mapping[str, Any], packed: Packed) -> str:
     """What a reader has to know where a checkpoint was trained on other data than are in ``packed``; else ""."""
-    names = [name for name in unlike(metadata, packed.manifest) if name != WHOLE]
-    if not unlike(metadata, packed.manifest):
+    names = [name for name in changed_training_splits(metadata, packed.manifest) if name != WHOLE]
+    if not changed_training_splits(metadata, packed.manifest):
         return ""
     other = f"another {' and another '.join(names)}" if names else "other data"
     return f"it was trained on {other} than {packed.path} holds now, so people shown here may be among those it learnt"
 
 
-def as_seen_by(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> PairSet:
+def pairs_as_known_to(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> PairSet:
     """``pairs`` of ``packed`` with what a reader must know where they are judged by a checkpoint of other data.
 
     Pairs held out of the training splits in ``packed`` are development pairs only for who was trained on these.
     """
-    if note := note_on(metadata, packed):
+    if note := data_note(metadata, packed):
         kind = UNKNOWN if pairs.kind == "development" else pairs.kind
         held_out = ": no development pairs of this model" if kind != pairs.kind else ""
         return replace(pairs, kind=kind, notes=(*pairs.notes, note + held_out))
@@ -105,13 +105,13 @@ def as_seen_by(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> P
 # ---- where moved data are ---------------------------------------------------------------------------------------
 
 
-def run_of(weights: Path) -> Path:
+def run_directory_of(weights: Path) -> Path:
     """The run directory of a weights file, or the folder it lies in where it was taken out of its run."""
     weights = weights.absolute()
     return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
 
 
-def places(path: str, from_run: str, run: Path) -> list[Path]:
+def candidate_paths(path: str, from_run: str, run: Path) -> list[Path]:
     """Where something recorded at ``path`` may lie now that it or ``run`` was moved: there, where it lay seen from the
     run, or beside the run or the folder of runs. Absolute, each once."""
     name, run = Path(path).name, run.absolute()
@@ -123,7 +123,7 @@ def places(path: str, from_run: str, run: Path) -> list[Path]:
 def find_data(metadata: Mapping[str, Any], weights: Path, flag: str) -> Path:
     """The packed directory a checkpoint was trained on, else what is packed now where that lay or may lie now.
 
-    ``as_seen_by`` and ``note_on`` tell of the difference.
+    ``pairs_as_known_to`` and ``data_note`` tell of the difference.
 
     Args:
         flag: of the command line, that names another; for the message.
@@ -131,14 +131,14 @@ def find_data(metadata: Mapping[str, Any], weights: Path, flag: str) -> Path:
     Raises:
         UsageError: nothing is packed at any of these places.
     """
-    data, run = metadata["data"], run_of(weights)
-    looked = places(data["path"], data.get("from_run", ""), run)
+    data, run = metadata["data"], run_directory_of(weights)
+    looked = candidate_paths(data["path"], data.get("from_run", ""), run)
     for place in looked:
         try:
             content = manifest.read(place)
         except HrfrError:
             continue
-        if set(SPLITS) & set(content["splits"]) and not unlike(metadata, content):
+        if set(SPLITS) & set(content["splits"]) and not changed_training_splits(metadata, content):
             return place
     for place in looked:
         if (place / manifest.NAME).exists():

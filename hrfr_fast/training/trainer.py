@@ -17,7 +17,7 @@ from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs, verifiable
 from hrfr_fast.format.reader import PairSet, open_packed
 from hrfr_fast.model import checkpoint
-from hrfr_fast.model.lineage import as_seen_by, note_on, record_of, unlike_its_own
+from hrfr_fast.model.lineage import changed_run_data, data_note, data_record, pairs_as_known_to
 from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.device import choose_compute, fastest_precision
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
@@ -129,10 +129,10 @@ class Trainer:
         self.parents = find_parents(self.regime, settings)
         training_splits(self.packed, self.regime, settings)  # refuses where one is missing
         self.origin = {
-            "data": record_of(self.packed, self.regime.sources, self.run),
+            "data": data_record(self.packed, self.regime.sources, self.run),
             "parents": [parent.to_json(self.run) for parent in self.parents],
         }
-        pair_sets = [as_seen_by(self.origin, pairs, self.packed) for pairs in self.packed.pairs.values()]
+        pair_sets = [pairs_as_known_to(self.origin, pairs, self.packed) for pairs in self.packed.pairs.values()]
         self.pair_sets = verifiable(pair_sets, console.print)
         if not self.pair_sets:
             console.print(f"warning: {settings.data} has no pairs to verify on: nothing will tell what this run learns")
@@ -293,7 +293,7 @@ class Trainer:
         )
         for parent in self.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
-            if note := note_on(parent.metadata, self.packed):
+            if note := data_note(parent.metadata, self.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
 
     def _open_records(self) -> Metrics:
@@ -516,7 +516,7 @@ class Trainer:
             return
         state = checkpoint.load_state(path, self.compute.device)
         origin = state.get("origin", {"data": {"digest": state["data_digest"]}})
-        if other := unlike_its_own(origin, self.packed.manifest):
+        if other := changed_run_data(origin, self.packed.manifest):
             raise UsageError(
                 f"{self.packed.path} has changed since {self.run} was started ({', '.join(other)}); "
                 "train a new run on it, or say with --data where the data of the run are now"
