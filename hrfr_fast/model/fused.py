@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrfr_fast.model.backbone import IRSE18, BackboneSettings, build_backbone
-from hrfr_fast.resampling.matmul import shrink_matrix
+from hrfr_fast.resampling.matmul import downsample_matrix
 from hrfr_fast.runtime.errors import UsageError
 
 
@@ -46,7 +46,7 @@ class FusedSettings:
 class Fused(nn.Module):
     """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised."""
 
-    shrink: Tensor
+    downsampling: Tensor
 
     def __init__(self, settings: FusedSettings) -> None:
         super().__init__()
@@ -60,21 +60,21 @@ class Fused(nn.Module):
             nn.init.zeros_(linear.bias)
             self.fusion = nn.Sequential(linear, nn.BatchNorm1d(settings.embedding_size))
         sides = (settings.branches[0].input_size, settings.branches[1].input_size)
-        self.register_buffer("shrink", shrink_matrix(*sides), persistent=False)
+        self.register_buffer("downsampling", downsample_matrix(*sides), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         large = functional.normalize(self.large(images).float())
-        small = functional.normalize(self.small(self.shrunk(images)).float())
+        small = functional.normalize(self.small(self.downsample(images)).float())
         return cast(Tensor, self.fusion(torch.cat([large, small], dim=1)))
 
-    def shrunk(self, images: Tensor) -> Tensor:
+    def downsample(self, images: Tensor) -> Tensor:
         """[B, 3, s, s] of the same type: two products with the matrix, in float32, clamped as levels are.
 
         Weights sum to 1, so shrinking normalised pictures is shrinking their levels.
         """
         kind = "cpu" if images.is_meta else images.device.type  # on the meta device operations are only counted
         with torch.autocast(kind, enabled=False):
-            small = self.shrink @ images.float() @ self.shrink.t()
+            small = self.downsampling @ images.float() @ self.downsampling.t()
         small = small.clamp(-1, 1).to(images.dtype)
         return small.contiguous(memory_format=torch.channels_last)
 

@@ -47,7 +47,7 @@ def resample_torch(pixels: "Tensor", augmentation: Augmentation, side: int) -> "
     )
 
 
-def shrink_matrix(size: int, side: int) -> "Tensor":
+def downsample_matrix(size: int, side: int) -> "Tensor":
     """float32 [side, size]: the whole frame of ``size`` pixels resampled to ``side``, one axis (antialiased cubic)."""
     import torch
 
