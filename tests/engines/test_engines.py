@@ -116,12 +116,12 @@ def test_dali_pipeline_serves_alone(shards, device):
 def test_dali_accepts_the_graph_of_a_gpu(shards, encoding, augment):
     """Without a driver nothing runs, but DALI checks operators, arguments and the devices of all inputs."""
     pytest.importorskip("nvidia.dali")
-    from hrfr_fast.engines.base import FirstUse
+    from hrfr_fast.engines.base import FirstUseChecksums
     from hrfr_fast.engines.dali import _define
-    from hrfr_fast.engines.dali_feed import Host
+    from hrfr_fast.engines.dali_feed import HostBatches
 
     stream = stream_over([shards["lowres", encoding]], 32, augment)
-    host = Host(stream, 0, 24, FirstUse(stream.splits), pinned=True)
+    host = HostBatches(stream, 0, 24, FirstUseChecksums(stream.splits), pinned=True)
     pipe = _define(host, 0, 0, "float16", 2)
     pipe._build_graph()
     pipe._device_id = None  # with a number DALI asks for the driver before it looks at the graph
