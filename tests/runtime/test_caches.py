@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hrfr_fast import doctor
+from hrfr_fast.doctor.diagnosis import diagnose
+from hrfr_fast.doctor.facts import Facts
 from hrfr_fast.runtime import caches
 
 NUMBA_IN_USE = """
@@ -118,6 +119,6 @@ def test_numba_compiles_without_a_place_of_its_own(tmp_path):
 
 
 def test_the_doctor_names_the_variables():
-    facts = doctor.Facts(2, 1 << 34, 1 << 34, 1 << 34, torch="2.9", threads="tbb", lost_caches=("NUMBA_CACHE_DIR",))
-    fixes = doctor.judge(facts).fixes
+    facts = Facts(2, 1 << 34, 1 << 34, 1 << 34, torch="2.9", threads="tbb", lost_caches=("NUMBA_CACHE_DIR",))
+    fixes = diagnose(facts).fixes
     assert any("set NUMBA_CACHE_DIR" in fix for fix in fixes) and not any("reinstall" in fix for fix in fixes)
