@@ -1,4 +1,4 @@
-"""What engines owe beyond pixels: damage found in time, nothing left behind, a choice that says why."""
+"""Engines beyond pixels: damage is found in time, nothing is left behind, and the choice gives its reason."""
 
 import ctypes
 import gc
@@ -64,7 +64,7 @@ def test_a_batch_that_is_kept_is_not_written_over(shards, device, name):
         for batch in engine.batches(0, 24 * 8):
             kept.append(batch.images[:1] if batch.start else batch.images)  # a part keeps the whole
             copies.append(kept[-1].clone())
-        assert all(one.equal(other) for one, other in zip(kept, copies, strict=True))
+        assert all(batch.equal(copy) for batch, copy in zip(kept, copies, strict=True))
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
@@ -104,8 +104,8 @@ def test_dali_pipeline_serves_alone(shards, device):
         images = images.as_cpu()
         assert labels.as_tensor().__array_interface__["shape"] == (24,)
         assert np.array(labels.as_tensor()).tolist() == batch.labels.tolist()
-        levels = np.array(images.as_tensor()) * 127.5 + 127.5
-        assert np.abs(levels - batch.images.permute(0, 2, 3, 1).numpy()).max() <= 0.51
+        values = np.array(images.as_tensor()) * 127.5 + 127.5
+        assert np.abs(values - batch.images.permute(0, 2, 3, 1).numpy()).max() <= 0.51
     with pytest.raises(StopIteration):
         pipe.run()
 

@@ -21,7 +21,7 @@ CASES = (
 
 
 class Hopper:
-    """As much of Triton's driver as compiling asks for."""
+    """The part of Triton's driver that compiling needs."""
 
     def get_current_target(self):
         return GPUTarget("cuda", 90, 32)
@@ -34,7 +34,7 @@ class Hopper:
 
 
 class Compiled:
-    """Stands for a kernel: a launch compiles it and notes what came out."""
+    """In place of a kernel: a launch compiles it and records the result."""
 
     def __init__(self, kernel, found):
         self.kernel, self.found = kernel, found
@@ -55,11 +55,11 @@ def main():
         Compiled(kernel, found) for kernel in (launcher.resample_kernel, launcher.compose_kernel)
     )
     pixels = torch.zeros((4, 36, 36, 3), dtype=torch.uint8)
-    table = EpochOrders(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
-    for side, settings, dtype, seed in CASES:
-        images, labels = torch.zeros((4, side, side, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
-        make = Resampler(ResidentSplit(pixels, 0), side, settings, seed)
-        make(images, labels, table, torch.zeros(1, dtype=torch.int64), 0)
+    orders = EpochOrders(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
+    for out_size, settings, dtype, seed in CASES:
+        images, labels = torch.zeros((4, out_size, out_size, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
+        resampler = Resampler(ResidentSplit(pixels, 0), out_size, settings, seed)
+        resampler(images, labels, orders, torch.zeros(1, dtype=torch.int64), 0)
     print(json.dumps(found))
 
 

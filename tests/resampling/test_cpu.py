@@ -6,7 +6,7 @@ from hrfr_fast.resampling.cpu import resample
 from hrfr_fast.sampling.augmentation import draw_augmentation, no_augmentation
 from hrfr_fast.settings import AugmentSettings
 
-PLANS = {
+SETTINGS = {
     "whole frame": None,
     "default": AugmentSettings(),
     "everything": AugmentSettings(
@@ -23,10 +23,10 @@ def pictures(count, size):
     return result
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36)])
 def test_kernel_agrees_with_the_float64_reference(name, size, out):
-    count, settings = 12, PLANS[name]
+    count, settings = 12, SETTINGS[name]
     source = pictures(count, size)
     augmentation = (
         draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
@@ -58,7 +58,7 @@ def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
 
     count = 40
     source = pictures(count, 36)
-    settings = PLANS["everything" if everything else "default"]
+    settings = SETTINGS["everything" if everything else "default"]
     augmentation = draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
     made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
     for out in made.values():
