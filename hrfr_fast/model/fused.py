@@ -21,7 +21,7 @@ class FusedSettings:
     """Shape of a fused model. Raises UsageError when the branches do not fit each other.
 
     ``branches``: of the large and of the small input. ``fusion``: whether there is a trained fusion layer; without one
-    the two embeddings are concatenated, and ``embedding_size`` is the sum of theirs.
+    the two embeddings are concatenated, and ``embedding_size`` is the sum of their sizes.
     """
 
     branches: tuple[BackboneSettings, BackboneSettings]

@@ -18,7 +18,7 @@ SETTINGS = FusedSettings((LARGE, SMALL), embedding_size=20)
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 0.01), (torch.bfloat16, 0.8)])
 def test_the_small_input_is_the_resampling_definition(dtype, tolerance):
-    """On noise, where antialiasing overshoots, and on a flat picture. bfloat16 holds levels to half a level itself."""
+    """On noise, where antialiasing overshoots, and on a flat image. bfloat16 itself is exact to half a value."""
     pictures = np.random.default_rng(0).integers(0, 256, (3, 144, 144, 3), dtype=np.uint8)
     pictures[1] = 255 * (pictures[1] > 250)
     pictures[2] = 200
@@ -27,11 +27,11 @@ def test_the_small_input_is_the_resampling_definition(dtype, tolerance):
     with torch.autocast("cpu", torch.bfloat16):
         small = model.downsample(images)
     assert small.dtype == dtype and small.shape == (3, 3, 32, 32)
-    levels = small.float().permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
+    values = small.float().permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
     weights = matrix(0.0, 1.0, 144, 32)
-    for picture, level in zip(pictures, levels, strict=True):
+    for picture, value in zip(pictures, values, strict=True):
         expected = np.clip(separable(picture.astype(np.float64), weights, weights), 0, 255)
-        assert np.abs(level - expected).max() < tolerance
+        assert np.abs(value - expected).max() < tolerance
 
 
 def test_the_embedding_is_the_formula():

@@ -52,7 +52,7 @@ def test_rows_choose_where_pictures_go():
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
+def test_normalised_output_is_what_torch_makes_of_the_pixel_values(everything):
     """To the last bit, so that an engine which writes it at once gives what others get by converting."""
     import torch
 
@@ -63,8 +63,8 @@ def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
     made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
     for out in made.values():
         resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, augmentation, out)
-    levels = torch.from_numpy(made[np.uint8])
-    assert len(levels.unique()) == 256
-    assert torch.equal(torch.from_numpy(made[np.float32]), (levels.float() - 127.5) * (1 / 127.5))
+    values = torch.from_numpy(made[np.uint8])
+    assert len(values.unique()) == 256
+    assert torch.equal(torch.from_numpy(made[np.float32]), (values.float() - 127.5) * (1 / 127.5))
     half = torch.from_numpy(made[np.uint16].view(np.int16)).view(torch.bfloat16)
-    assert torch.equal(half, ((levels.float() - 127.5) * (1 / 127.5)).bfloat16())
+    assert torch.equal(half, ((values.float() - 127.5) * (1 / 127.5)).bfloat16())
