@@ -114,17 +114,17 @@ class Bench:
     def __init__(self, device: "torch.device", copy_bytes_per_second: float) -> None:
         import torch
 
-        from hrfr_fast.resampling.launcher import Source, Table
+        from hrfr_fast.resampling.launcher import EpochOrders, ResidentSplit
         from hrfr_fast.sampling.sampler import Sampler
         from hrfr_fast.sampling.sampler_torch import epoch_records
         from hrfr_fast.settings import AugmentSettings
 
         self.device, self.copy_rate = device, copy_bytes_per_second
         shape = (PICTURES, SOURCE, SOURCE, 3)
-        self.source = Source(torch.randint(0, 256, shape, dtype=torch.uint8, device=device), 0)
+        self.source = ResidentSplit(torch.randint(0, 256, shape, dtype=torch.uint8, device=device), 0)
         order = Sampler(0, PICTURES)
         records = torch.stack([epoch_records(order, epoch, device) for epoch in range(2)])
-        self.table = Table(records, torch.randint(0, 50_000, (PICTURES,), device=device))
+        self.table = EpochOrders(records, torch.randint(0, 50_000, (PICTURES,), device=device))
         self.settings = {
             "default": AugmentSettings(),
             "everything": AugmentSettings(
@@ -135,10 +135,10 @@ class Bench:
     def measure(self, case: Case) -> dict[str, Any]:
         import torch
 
-        from hrfr_fast.resampling.launcher import Renderer
+        from hrfr_fast.resampling.launcher import Resampler
 
         side, batch = case.side, case.batch
-        renderer = Renderer(self.source, side, self.settings[case.augmentation], 0, case.tiles)
+        resampler = Resampler(self.source, side, self.settings[case.augmentation], 0, case.tiles)
         images = torch.full((batch, side, side, 3), torch.nan, dtype=torch.bfloat16, device=self.device)
         labels = torch.full((batch,), -1, dtype=torch.int64, device=self.device)
         counter = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -146,7 +146,7 @@ class Bench:
 
         def many() -> None:
             for _ in range(fills):
-                renderer(images, labels, self.table, counter, 0)
+                resampler(images, labels, self.table, counter, 0)
                 counter.add_(batch)
 
         many()  # compiles
@@ -162,7 +162,7 @@ class Bench:
         rate = fills * batch / replayed
         return {
             "source": SOURCE, "side": side, "augmentation": case.augmentation, "batch": batch, "dtype": "bfloat16",
-            "tiles": renderer.tiles._asdict(), "images_per_second": rate,
+            "tiles": resampler.tiles._asdict(), "images_per_second": rate,
             "images_per_second_launched": fills * batch / launched, "share_of_floor": rate * floor,
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Hard pictures, and every engine that can run here, made the same way."""
+"""Images that are hard to resample, and every engine that can run here, built the same way."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +39,7 @@ def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):
         # With Triton's kernels or without. On a CPU without: through the interpreter they are far slower, and have
         # their own tests in test_resident_cuda.py.
         with mock.patch.object(resident_cuda, "kernels_run_on", lambda device: name == "resident"):
-            return resident_cuda.ResidentCUDA(stream, device, dtype, verify=verify)
+            return resident_cuda.build_resident_cuda(stream, device, dtype, verify=verify)
     if name == "dali":
         pytest.importorskip("nvidia.dali")
         from hrfr_fast.engines.dali import Dali
@@ -64,8 +64,8 @@ def hard_pictures(faces: np.ndarray) -> np.ndarray:
     noise = rng.integers(0, 256, faces.shape, dtype=np.uint8)
     framed = np.empty_like(faces)
     framed[:] = rng.integers(0, 256, (count, 1, 1, 3))
-    for picture, levels in zip(framed, rng.integers(0, 2, (count, 4, 3)) * 255, strict=True):
-        picture[0], picture[-1], picture[:, 0], picture[:, -1] = levels
+    for picture, values in zip(framed, rng.integers(0, 2, (count, 4, 3)) * 255, strict=True):
+        picture[0], picture[-1], picture[:, 0], picture[:, -1] = values
     return np.concatenate([noise, framed, faces])
 
 

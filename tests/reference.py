@@ -1,4 +1,4 @@
-"""The resampling definition and the augmentation, executed slowly in float64: what every engine is held against.
+"""Reference of the resampling definition and the augmentation in float64, with which every engine is compared.
 
 Written from the definition alone, with dense weight matrices and none of the package's kernels.
 """
@@ -6,25 +6,25 @@ Written from the definition alone, with dense weight matrices and none of the pa
 import numpy as np
 
 
-def weight(t, kernel):
-    if kernel == "box":  # open below, closed above; the nudge decides ties that rounding would decide at random
+def weight(t, filter):
+    if filter == "box":  # open below, closed above; the nudge decides ties that rounding would decide at random
         return np.where((t > -0.5 + 1e-4) & (t <= 0.5 + 1e-4), 1.0, 0.0)
     t = np.abs(t)
-    if kernel == "cubic":  # Keys 1981, a = -0.5
+    if filter == "cubic":  # Keys 1981, a = -0.5
         near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
         return np.where(t < 1, near, np.where(t < 2, far, 0.0))
     return np.maximum(1 - t, 0.0)
 
 
-def matrix(start, stop, size, out, kernel="cubic"):
+def matrix(start, stop, size, out, filter="cubic"):
     """[out, size] weights; taps beyond the edge are added to the edge pixel's."""
     step = (stop - start) * size / out
-    stretch = max(1.0, abs(step))
+    filter_scale = max(1.0, abs(step))
     result = np.zeros((out, size))
     for i in range(out):
         centre = start * size + (i + 0.5) * step
-        taps = np.arange(int(np.floor(centre - 3 * stretch)) - 1, int(np.ceil(centre + 3 * stretch)) + 2)
-        weights = weight((taps + 0.5 - centre) / stretch, kernel)
+        taps = np.arange(int(np.floor(centre - 3 * filter_scale)) - 1, int(np.ceil(centre + 3 * filter_scale)) + 2)
+        weights = weight((taps + 0.5 - centre) / filter_scale, filter)
         np.add.at(result[i], np.clip(taps, 0, size - 1), weights / weights.sum())
     return result
 
@@ -34,27 +34,27 @@ def separable(picture, vertical, horizontal):
     return np.einsum("ixc,jx->ijc", rows, horizontal, optimize=True)
 
 
-def gaussian(side, sigma):
-    """[side, side] blur matrix, radius ceil(3 sigma), reflect-101 borders."""
+def gaussian(size, sigma):
+    """[size, size] blur matrix, radius ceil(3 sigma), reflect-101 borders."""
     radius = int(np.ceil(3 * sigma))
     offsets = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
     weights /= weights.sum()
-    result = np.zeros((side, side))
-    padded = np.pad(np.arange(side), radius, mode="reflect")
-    for i in range(side):
+    result = np.zeros((size, size))
+    padded = np.pad(np.arange(size), radius, mode="reflect")
+    for i in range(size):
         np.add.at(result[i], padded[i : i + 2 * radius + 1], weights)
     return result
 
 
 def execute(picture, augmentation, row, out):
-    """float64 levels [out, out, 3] of one uint8 picture [size, size, 3], before clamp and rounding."""
-    from hrfr_fast.sampling.augmentation import KERNELS
+    """float64 pixel values [out, out, 3] of one uint8 picture [size, size, 3], before clamp and rounding."""
+    from hrfr_fast.sampling.augmentation import FILTERS
 
     frame = picture.astype(np.float64)
     small = int(augmentation.degrade[row])
     if small:
-        shrink = matrix(0.0, 1.0, len(frame), small, KERNELS[augmentation.kernel[row]])
+        shrink = matrix(0.0, 1.0, len(frame), small, FILTERS[augmentation.filter[row]])
         frame = separable(frame, shrink, shrink)
     x0, y0, x1, y1 = augmentation.box[row].astype(np.float64)
     frame = separable(frame, matrix(y0, y1, len(frame), out), matrix(x0, x1, len(frame), out))

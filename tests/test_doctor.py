@@ -7,9 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hrfr_fast import doctor
+from hrfr_fast.doctor import facts as machine
+from hrfr_fast.doctor.diagnosis import diagnose
+from hrfr_fast.doctor.disk import measure_disk
+from hrfr_fast.doctor.facts import Facts
 from hrfr_fast.runtime.errors import UsageError
 
-HEALTHY = doctor.Facts(
+HEALTHY = Facts(
     cores=16, memory_bytes=64 << 30, memory_available_bytes=60 << 30, shm_bytes=32 << 30,
     gpus=("NVIDIA H200, 143771 MiB, 570.1",), driver="570.1", torch="2.9.0", torch_cuda="12.8", cuda_usable=True,
     gpu_memory_free_bytes=100 << 30, dali=("nvidia-dali-cuda120 2.4.0",), ffcv="1.0.2", threads="tbb",
@@ -17,7 +21,7 @@ HEALTHY = doctor.Facts(
 
 
 def test_a_healthy_machine_needs_no_fix():
-    report = doctor.diagnose(HEALTHY)
+    report = diagnose(HEALTHY)
     assert report.fixes == [] and all(verdict.works for verdict in report.engines)
     assert "60.0 GiB" in report.engines[0].text, "0.6 of the free device memory is for pixels"
 
@@ -64,7 +68,7 @@ def test_a_healthy_machine_needs_no_fix():
     ],
 )
 def test_what_is_missing_is_named_with_its_fix(change, broken, fix):
-    report = doctor.diagnose(replace(HEALTHY, **change))
+    report = diagnose(replace(HEALTHY, **change))
     assert {verdict.engine for verdict in report.engines if not verdict.works} == broken
     assert any(fix in line for line in report.fixes)
     assert report.works == (len(broken) < 3)
@@ -89,7 +93,7 @@ FITS = {
 
 @pytest.mark.parametrize("case", FITS)
 def test_what_fits_needs_no_fix(case):
-    report = doctor.diagnose(replace(HEALTHY, **FITS[case]))
+    report = diagnose(replace(HEALTHY, **FITS[case]))
     assert report.fixes == [] and all(verdict.works for verdict in report.engines)
 
 
@@ -122,15 +126,15 @@ def test_a_run_on_a_gpu_without_code_says_so_before_the_first_kernel(monkeypatch
 
 def test_a_missing_compiler_is_found(monkeypatch):
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    assert doctor._look_at_compiler() == {"compiler_error": "there is no C compiler"}
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/gcc")
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nothing")
-    assert doctor._look_at_compiler() == {"compiler_error": "/nothing/Python.h is missing"}
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    assert machine._compiler_facts() == {"compiler_error": "there is no C compiler"}
+    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/gcc")
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: "/nothing")
+    assert machine._compiler_facts() == {"compiler_error": "/nothing/Python.h is missing"}
 
 
 def test_the_disk_is_measured_and_left_as_it_was(tmp_path):
-    disk = doctor.measure_disk(tmp_path, 1 << 20)
+    disk = measure_disk(tmp_path, 1 << 20)
     assert disk.write_bytes_per_second > 0 and disk.read_bytes_per_second > 0 and disk.random_reads_per_second > 0
     assert disk.free_bytes > 0 and not list(tmp_path.iterdir())
 
@@ -151,7 +155,7 @@ def test_a_machine_where_nothing_works_ends_with_an_error(tmp_path, monkeypatch)
     from hrfr_fast.cli import app
     from hrfr_fast.runtime.errors import HrfrError
 
-    monkeypatch.setattr(doctor, "look", lambda folder: replace(HEALTHY, torch_error="ImportError: no"))
+    monkeypatch.setattr(doctor, "collect_facts", lambda folder: replace(HEALTHY, torch_error="ImportError: no"))
     done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
     assert isinstance(done.exception, HrfrError) and done.exception.exit_code == 1
     assert "force-reinstall" in done.output

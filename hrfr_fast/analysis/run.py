@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
 from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.model.lineage import find_data, note_on, unlike
+from hrfr_fast.model.lineage import changed_training_splits, data_note, find_data
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_bytes, write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
@@ -158,7 +158,7 @@ def _answer(
 
 def _with_notes(finding: Finding, spaces: Spaces) -> Finding:
     """``finding`` with a line for each model that was trained on other data than the faces it is asked about."""
-    notes = [(model.label, note_on(model.metadata, spaces.packed)) for model in spaces.models]
+    notes = [(model.label, data_note(model.metadata, spaces.packed)) for model in spaces.models]
     lines = [finding.answer, *(f"Note on {label}: {note}." for label, note in notes if note)]
     return replace(finding, answer="\n".join(lines))
 
@@ -177,7 +177,7 @@ def _chosen(questions: list[str] | None) -> list[str]:
 def _data_of(models: list[Model]) -> Packed:
     """The packed data all models were trained on."""
     packed = open_packed(find_data(models[0].metadata, models[0].weights, "--data"))
-    if len(models) > 1 and any(unlike(model.metadata, packed.manifest) for model in models):
+    if len(models) > 1 and any(changed_training_splits(model.metadata, packed.manifest) for model in models):
         raise UsageError("the runs were trained on different data; say with --data whose faces to judge them on")
     return packed
 

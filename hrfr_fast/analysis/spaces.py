@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format import beton
 from hrfr_fast.format.reader import Packed, PairSet, Split
-from hrfr_fast.model.lineage import as_seen_by
+from hrfr_fast.model.lineage import pairs_as_known_to
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
 
@@ -126,7 +126,7 @@ class Spaces:
         sets = sorted(self.packed.pairs.values(), key=lambda pairs: (pairs.kind == "test", len(pairs)))
         if not sets:
             return None
-        seen = [as_seen_by(model.metadata, sets[-1], self.packed) for model in self.models]
+        seen = [pairs_as_known_to(model.metadata, sets[-1], self.packed) for model in self.models]
         return next((pairs for pairs in seen if pairs.kind != sets[-1].kind), sets[-1])
 
     def backbone(self, model: Model) -> "nn.Module":
@@ -195,9 +195,9 @@ def shrunk(split: Split, records: NDArray[np.int64], side: int) -> Pictures:
 
 def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
     """The model of a run directory (its last checkpoint) or a weights file. Raises UsageError where there is none."""
-    from hrfr_fast.model.checkpoint import read_metadata, weights_of
+    from hrfr_fast.model.checkpoint import read_metadata, weights_path
 
-    weights = weights_of(run_or_checkpoint)
+    weights = weights_path(run_or_checkpoint)
     file = weights.parent.parent / "settings.toml"
     settings: dict[str, Any] = {}
     if weights.parent.name == "checkpoints" and file.is_file():

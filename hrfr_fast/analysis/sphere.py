@@ -22,7 +22,7 @@ from hrfr_fast.analysis.uniformity import (
     uniformity,
 )
 from hrfr_fast.format.reader import Split
-from hrfr_fast.model.lineage import unlike_its_own
+from hrfr_fast.model.lineage import changed_run_data
 from hrfr_fast.regimes import REGIMES
 
 KEY = "sphere"
@@ -64,7 +64,7 @@ def measure(spaces: Spaces, model: Model) -> dict[str, Any]:
 def _trained_on(spaces: Spaces, model: Model) -> Split | None:
     """The faces of the first 100 people that a run was trained on; None where they are not in this data."""
     regime = REGIMES.get(model.metadata.get("regime", ""))
-    if regime is None or unlike_its_own(model.metadata, spaces.packed.manifest):
+    if regime is None or changed_run_data(model.metadata, spaces.packed.manifest):
         return None
     split = spaces.packed.splits.get(regime.sources[0])
     if split is None:

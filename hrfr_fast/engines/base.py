@@ -1,12 +1,13 @@
-"""What every engine takes and gives.
+"""Common interface of all engines, and the checksums that they verify.
 
-An engine turns the order and the augmentation into batches on the device. It draws no random number of its
-own and keeps no state but what makes it fast: ``batches(start, stop)`` from any start gives the batches that an
-uninterrupted run would have given there.
+An engine executes the batch specifications of a stream on a device. It draws no random number of its own and keeps no
+state but what makes it fast: ``batches(start, stop)`` gives, from any start, the batches that an uninterrupted run
+would have given there.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import DamageFound
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the doctor reads this room's rules where torch may be missing
     import torch
 
 
@@ -22,47 +23,55 @@ class Batch(NamedTuple):
     """One batch of the stream."""
 
     images: "torch.Tensor"
-    """[B, 3, S, S], channels-last in memory. uint8: levels; a float type: (level - 127.5) / 127.5."""
+    """[B, 3, S, S], channels-last in memory. uint8: pixel values; a float type: (value - 127.5) / 127.5."""
     labels: "torch.Tensor"
-    """int64 [B], offset by source."""
+    """int64 [B], offset by split."""
     start: int
     """Samples consumed before this batch."""
 
 
-class Engine(Protocol):
-    """The protocol. Use as a context manager, or call ``close()``; closing early leaks nothing."""
+class Engine(ABC):
+    """Base of all engines. Use as a context manager, or call ``close()``; closing early leaks nothing."""
 
     name: str
 
+    @abstractmethod
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches at samples start, start + batch_size, ... while below ``stop``."""
-        ...
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Give up memory, threads and files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-class FirstUse:
-    """Compares each record with its checksum the first time it is used, before its pixels go anywhere.
+class FirstUseChecksums:
+    """Verification of each record's checksum when it is first used, before its pixels go anywhere.
 
     Args:
         splits: what records come from.
-        enabled: False leaves the checksums out, but for whether the file is still whole.
+        enabled: False leaves out the checksums, and only checks that the files have not become shorter.
     """
 
     def __init__(self, splits: tuple[Split, ...], enabled: bool = True) -> None:
-        self._seen = {split.name: np.zeros(split.samples, np.bool_) for split in splits} if enabled else None
+        self._verified = {split.name: np.zeros(split.samples, np.bool_) for split in splits} if enabled else None
 
     def check(self, split: Split, records: NDArray[np.int64]) -> None:
         """Raise DamageFound when one of ``records`` is used for the first time and does not match its checksum, or
         when the file has become shorter."""
         split.refuse_shrunk()
-        if self._seen is None:
+        if self._verified is None:
             return
-        seen = self._seen[split.name]
-        fresh = records[~seen[records]]
-        if len(fresh):
-            refuse_damaged(split, fresh)
-            seen[fresh] = True
+        verified = self._verified[split.name]
+        unverified = records[~verified[records]]
+        if len(unverified):
+            refuse_damaged(split, unverified)
+            verified[unverified] = True
 
 
 def refuse_damaged(split: Split, records: NDArray[np.int64]) -> None:

@@ -1,7 +1,8 @@
-"""The engines, and the choice among them."""
+"""Choice of an engine: by what is asked for, what is installed and what fits into memory."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hrfr_fast.engines.base import Engine
@@ -10,8 +11,6 @@ from hrfr_fast.runtime.system import free_memory, gib
 from hrfr_fast.sampling.stream import BatchStream
 
 if TYPE_CHECKING:
-    import torch
-
     from hrfr_fast.format.reader import Split
     from hrfr_fast.runtime.device import Compute
     from hrfr_fast.settings import TrainSettings
@@ -21,28 +20,28 @@ RESIDENT_SHARE = 0.6  # of the free device memory: the rest is for activations, 
 
 @dataclass(frozen=True)
 class Situation:
-    """What the choice of an engine depends on; sizes in bytes."""
+    """Facts that the choice of an engine depends on; sizes in bytes."""
 
     on_cuda: bool
     pixels: int
-    """Decoded size of all training pictures."""
+    """Decoded size of all training images."""
     device_free: int
-    """Free device memory; on a CPU not looked at."""
+    """Free memory of the GPU; 0 on a CPU."""
     shards: int
     """Size of the shards on disk."""
     host_free: int
     jpeg: bool
-    """Whether there is anything to decode."""
+    """Whether any split holds JPEG images."""
     dali: bool
     """Whether DALI is installed."""
     ffcv: bool
 
 
 def pick_engine(asked: str, here: Situation) -> tuple[str, str]:
-    """The engine to use for ``auto | resident | dali | ffcv``, and why, for the user; "" where there is nothing to say.
+    """The engine to use for ``auto | resident | dali | ffcv``, and the reason to print; "" where there is none.
 
     Raises:
-        UsageError: what is asked for cannot work here and nothing can stand in for it.
+        UsageError: the pixels do not fit into the GPU's memory, and no engine that streams is installed.
     """
     slow = ""
     if here.shards > here.host_free:
@@ -59,28 +58,28 @@ def pick_engine(asked: str, here: Situation) -> tuple[str, str]:
         return "resident", (
             f"{needed} fit into {gib(here.device_free)} of free device memory{decoded}" if asked == "auto" else ""
         )
-    why = f"{needed} do not fit into {RESIDENT_SHARE:.0%} of {gib(here.device_free)} of free device memory"
+    reason = f"{needed} do not fit into {RESIDENT_SHARE:.0%} of {gib(here.device_free)} of free device memory"
     if here.dali:
-        return "dali", f"{why}; the pictures are streamed" + (" and decoded on the device" if here.jpeg else "") + slow
+        return "dali", f"{reason}; the images are streamed" + (" and decoded on the device" if here.jpeg else "") + slow
     if here.ffcv:
         return (
             "ffcv",
-            f"{why}, and DALI, which would be faster, is not installed (`pip install nvidia-dali-cuda120`){slow}",
+            f"{reason}, and DALI, which would be faster, is not installed (`pip install nvidia-dali-cuda120`){slow}",
         )
-    raise UsageError(f"{why}, and nothing that streams is installed: `pip install nvidia-dali-cuda120`")
+    raise UsageError(f"{reason}, and no engine that streams is installed: `pip install nvidia-dali-cuda120`")
 
 
 def choose_engine(
     settings: "TrainSettings", stream: BatchStream, compute: "Compute", say: Callable[[str], None]
 ) -> Engine:
-    """The engine asked for, or the fastest that works here; ``say`` is told which and why.
+    """The engine asked for, or the fastest that works here; ``say`` prints which and why.
 
     Raises UsageError when the engine asked for cannot work here.
     """
     device, dtype, verify = compute.device, compute.image_dtype, settings.execution.verify_checksums
-    name, why = pick_engine(settings.execution.engine, situation(stream, compute))
-    if why:
-        say(f"engine: {name} ({why})")
+    name, reason = pick_engine(settings.execution.engine, situation(stream, compute))
+    if reason:
+        say(f"engine: {name} ({reason})")
     if name == "dali":
         from hrfr_fast.engines.dali import Dali
 
@@ -93,40 +92,32 @@ def choose_engine(
         from hrfr_fast.engines.resident import ResidentCPU
 
         return ResidentCPU(stream, dtype, verify=verify)
-    from hrfr_fast.engines.resident_cuda import ResidentCUDA
+    from hrfr_fast.engines.resident_cuda import build_resident_cuda
 
-    return ResidentCUDA(stream, device, dtype, verify=verify, say=say)
+    return build_resident_cuda(stream, device, dtype, verify=verify, say=say)
 
 
 def resident_pixels(asked: str, splits: "Iterable[Split]", compute: "Compute") -> int:
-    """Bytes of device memory that pixels will take: those of ``splits`` where the engine will be resident, else 0."""
+    """Bytes of GPU memory that pixels will take: those of ``splits`` where the engine will be resident, else 0."""
     pixels = decoded_bytes(splits)
     if compute.device.type != "cuda" or asked not in ("auto", "resident"):
         return 0
-    return pixels if pixels <= RESIDENT_SHARE * _free(compute.device) else 0
+    return pixels if pixels <= RESIDENT_SHARE * compute.free_memory() else 0
 
 
 def decoded_bytes(splits: "Iterable[Split]") -> int:
-    """Size of all pictures of ``splits`` as raw pixels."""
+    """Bytes of all images of ``splits`` as raw pixels."""
     return sum(split.samples * split.size * split.size * 3 for split in splits)
 
 
-def _free(device: "torch.device") -> int:
-    import torch
-
-    return torch.cuda.mem_get_info(device)[0]
-
-
 def situation(stream: BatchStream, compute: "Compute") -> Situation:
-    """What there is here, now."""
-    from importlib.util import find_spec
-
+    """The facts of this process, now."""
     from hrfr_fast.engines.dali import dali_is_installed
 
     return Situation(
         on_cuda=compute.device.type == "cuda",
         pixels=decoded_bytes(stream.splits),
-        device_free=_free(compute.device) if compute.device.type == "cuda" else 0,
+        device_free=compute.free_memory(),
         shards=sum(split.path.stat().st_size for split in stream.splits),
         host_free=free_memory(),
         jpeg=any(split.encoding != "raw" for split in stream.splits),

@@ -1,11 +1,11 @@
 """The FFCV engine: stock FFCV reads and decodes our shards, the shared CPU kernel executes the augmentation.
 
-FFCV's loader gets our order as ``traversal_order.indices``, a stretch of the stream at a time, so it is built (and
-compiled, seconds) once. Decoded pictures are views of its ring of buffers: they are copied at once. Its own random
+FFCV's loader gets our order as ``traversal_order.indices``, a chunk of the stream at a time, so it is built (and
+compiled, seconds) once. Decoded images are views of its ring of buffers: they are copied at once. Its own random
 augmentations ignore the seed and are not used.
 
 JPEG is decoded with libjpeg-turbo's fast DCT, which no setting changes: against the exact DCT of every other engine
-its pixels are off by up to 7 levels, 1.1 on average (measured on 36-px faces and noise at quality 90). Raw pixels are
+its pixel values are off by up to 7, 1.1 on average (measured on 36-px faces and noise at quality 90). Raw pixels are
 exact.
 """
 
@@ -14,28 +14,26 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from queue import Empty
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from hrfr_fast.engines.base import Batch, FirstUse
+from hrfr_fast.engines.base import Batch, Engine, FirstUseChecksums
 from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
-from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.sampling.stream import BatchSpec, BatchStream, single_view_stream
 
-if TYPE_CHECKING:
-    import torch
-
-READ = 256  # pictures FFCV decodes at a time
-_COMPILED: dict[int, Any] = {}  # by number of threads
-STRETCH = 65536  # samples whose order is handed over at once; a new order costs FFCV about 6 ms
+READ_CHUNK = 256  # images that FFCV decodes at a time
+ORDER_CHUNK = 65536  # samples whose order is handed over at once; a new order costs FFCV about 6 ms
+_COMPILED: dict[int, Any] = {}  # number of threads -> code of a loader
 
 
 def require_ffcv() -> None:
-    """Raises UsageError, with the fix, where FFCV is missing or numba's threads cannot serve two callers."""
+    """Raises UsageError, with the fix, where FFCV is missing, or numba's threads cannot serve two callers."""
     if importlib.util.find_spec("ffcv") is None:
         raise UsageError(
             "engine ffcv: FFCV is not installed; `tools/install_ffcv.sh VENV` builds it (or `pip install"
@@ -49,7 +47,7 @@ def require_ffcv() -> None:
 
 
 def threading_layer() -> str:
-    """numba's threading layer: tbb, omp or workqueue. Starts it."""
+    """numba's threading layer, which this starts: tbb, omp or workqueue."""
     import numba
 
     from hrfr_fast.resampling.cpu import resample
@@ -60,27 +58,25 @@ def threading_layer() -> str:
     return str(numba.threading_layer())
 
 
-class FFCV:
-    """Batches whose pictures FFCV reads; made on the CPU and, for a CUDA ``device``, copied from pinned memory.
+class FFCV(Engine):
+    """Batches whose images FFCV reads; made on the CPU and, for a CUDA ``device``, copied from pinned memory.
 
     Args:
-        stream: what to feed.
+        stream: the batch specifications.
         device: where batches go.
         dtype: of the images, see Batch.
         verify: compare each record with its checksum when it is first used (DamageFound on a mismatch).
 
     Raises:
-        UsageError: FFCV is missing, or its threads would not go with ours; says what to install.
+        UsageError: FFCV is missing, or its threads would collide with the kernel's; says what to install.
     """
 
     name = "ffcv"
 
-    def __init__(
-        self, stream: BatchStream, device: "torch.device", dtype: "torch.dtype", *, verify: bool = True
-    ) -> None:
+    def __init__(self, stream: BatchStream, device: torch.device, dtype: torch.dtype, *, verify: bool = True) -> None:
         require_ffcv()
         self.stream, self.device, self.dtype = single_view_stream(stream, self.name), device, dtype
-        self.checksums = FirstUse(stream.splits, verify)
+        self.checksums = FirstUseChecksums(stream.splits, verify)
         self.memory = BatchMemory(dtype)
         self.loaders = {split.name: _build_loader(split) for split in stream.splits}
         self._running: list[Generator[Batch, None, None]] = []
@@ -91,19 +87,17 @@ class FFCV:
         return batches
 
     def _batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        import torch
-
         made = self._made(start, stop)
         if self.device.type != "cuda":
-            for work, pixels in made:
-                yield Batch(self.memory.images(pixels), torch.from_numpy(work.labels), work.start)
+            for batch_spec, pixels in made:
+                yield Batch(self.memory.images(pixels), torch.from_numpy(batch_spec.labels), batch_spec.start)
             return
-        made = ahead(made)  # while this thread launches the step on the batch before
+        made = prefetch(made)  # while this thread launches the step on the batch before
         try:
-            for work, pixels in made:
-                levels = torch.from_numpy(pixels).to(self.device, non_blocking=True)
-                labels = torch.from_numpy(work.labels).pin_memory().to(self.device, non_blocking=True)
-                yield Batch(to_model_input(levels, self.dtype), labels, work.start)
+            for batch_spec, pixels in made:
+                values = torch.from_numpy(pixels).to(self.device, non_blocking=True)
+                labels = torch.from_numpy(batch_spec.labels).pin_memory().to(self.device, non_blocking=True)
+                yield Batch(to_model_input(values, self.dtype), labels, batch_spec.start)
         finally:
             made.close()
 
@@ -113,51 +107,45 @@ class FFCV:
 
         size = self.stream.size
         readers = [
-            _Reader(self.loaders[split.name], split, self._stretches(source, start, stop))
-            for source, split in enumerate(self.stream.splits)
+            _Reader(self.loaders[split.name], split, self._record_chunks(number, start, stop))
+            for number, split in enumerate(self.stream.splits)
         ]
         by_name = {reader.split.name: reader for reader in readers}
         try:
-            for at in range(start, stop, self.stream.batch_size):
-                work = self.stream.batch_spec(at)
-                shape = (len(work.labels), size, size, 3)
+            for batch_start in range(start, stop, self.stream.batch_size):
+                batch_spec = self.stream.batch_spec(batch_start)
+                shape = (len(batch_spec.labels), size, size, 3)
                 pixels = pinned_empty(shape) if self.device.type == "cuda" else self.memory.empty(*shape[:2])
-                for part in work.parts:
+                for part in batch_spec.parts:
                     self.checksums.check(part.split, part.records)
-                    source = by_name[part.split.name].take(len(part.rows))
-                    offsets = np.arange(len(source), dtype=np.int64) * source[0].size
-                    resample(source.reshape(-1), offsets, part.split.size, part.augmentation, pixels, part.rows)
-                yield work, pixels
+                    decoded = by_name[part.split.name].take(len(part.rows))
+                    offsets = np.arange(len(decoded), dtype=np.int64) * decoded[0].size
+                    resample(decoded.reshape(-1), offsets, part.split.size, part.augmentation, pixels, part.rows)
+                yield batch_spec, pixels
         finally:
             for reader in readers:
                 reader.close()
 
-    def _stretches(self, source: int, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
-        """This rank's records of one source, in the stream's order, a stretch at a time."""
+    def _record_chunks(self, number: int, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
+        """This rank's records of split ``number``, in the stream's order, a chunk at a time."""
         batch, share = self.stream.batch_size, self.stream.batch_size // self.stream.ranks
         starts = range(start, stop, batch)
-        most = self.stream.splits[source].samples  # FFCV cuts a longer order than it was built with, silently
-        per = max(STRETCH // batch, 1)
-        for first in range(0, len(starts), per):
-            count = min(per, len(starts) - first) * batch
-            draws = self.stream.sampler.samples(starts[first], count)
-            mine = (np.arange(count) % batch) // share == self.stream.rank
-            records = draws.record[mine & (draws.source == source)]
-            for cut in range(0, len(records), most):
-                yield records[cut : cut + most]
+        largest = self.stream.splits[number].samples  # FFCV cuts a longer order than it was built with, silently
+        batches_a_chunk = max(ORDER_CHUNK // batch, 1)
+        for first in range(0, len(starts), batches_a_chunk):
+            count = min(batches_a_chunk, len(starts) - first) * batch
+            samples = self.stream.sampler.samples(starts[first], count)
+            of_this_rank = (np.arange(count) % batch) // share == self.stream.rank
+            records = samples.record[of_this_rank & (samples.split == number)]
+            for begin in range(0, len(records), largest):
+                yield records[begin : begin + largest]
 
     def close(self) -> None:
-        """End FFCV's threads and give up its files."""
+        """End FFCV's threads and close its files."""
         for batches in self._running:
             batches.close()
         self._running.clear()
         self.loaders.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @contextmanager
@@ -168,7 +156,6 @@ def thread_counts_kept() -> Iterator[None]:
     Loader and starting one set both to the Loader's number.
     """
     import numba
-    import torch
 
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
     try:
@@ -185,9 +172,8 @@ def load_ffcv() -> None:
 
 
 def _reading_threads() -> int:
-    """How many threads a Loader gets: torch's number, since FFCV sets that to its own, or the most that numba has."""
+    """Threads of a Loader: torch's number, to which FFCV sets it anyway, but no more than numba has."""
     import numba
-    import torch
 
     return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
@@ -202,7 +188,7 @@ def _build_loader(split: Split) -> Any:
     _ = split.labels  # FFCV trusts what it opens: let our reader refuse a damaged table first
 
     class SharedCodeLoader(Loader):  # type: ignore[misc]
-        """Compiled once a process: the code knows no file. Saves 1 s and 6 MB of code, never freed, a loader."""
+        """Loader whose code, the same for every file, is compiled once a process: saves 1 s and 6 MB a loader."""
 
         def generate_code(self) -> None:
             if threads not in _COMPILED:
@@ -210,46 +196,46 @@ def _build_loader(split: Split) -> Any:
                 _COMPILED[threads] = self.code  # type: ignore[has-type]
             self.code = _COMPILED[threads]
 
-    Node.last_node_id = 0  # the code names its arguments by it
+    Node.last_node_id = 0  # the code's arguments are named after it
     with thread_counts_kept():
         loader = SharedCodeLoader(
-            str(split.path), READ, num_workers=threads, os_cache=True, drop_last=False, order=OrderOption.SEQUENTIAL,
-            pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
-            seed=0,  # it is not used, but without one FFCV draws it from NumPy's global numbers
+            str(split.path), READ_CHUNK, num_workers=threads, os_cache=True, drop_last=False,
+            order=OrderOption.SEQUENTIAL, pipelines={"image": [SimpleRGBImageDecoder()], "label": None},
+            seed=0,  # not used, but without one FFCV draws it from NumPy's global generator
         )  # fmt: skip
-    loader.memory_manager.context.mmap = split.data  # watched for becoming shorter, as a map of its own is not
+    loader.memory_manager.context.mmap = split.data  # which is watched for the file becoming shorter
     return loader
 
 
 class _Reader:
-    """Decoded pictures of one split in a given order, as many at a time as are asked for."""
+    """Decoded images of one split in a given order, as many at a time as are asked for."""
 
-    def __init__(self, loader: Any, split: Split, stretches: Iterator[NDArray[np.int64]]) -> None:
-        self.loader, self.split, self.stretches = loader, split, stretches
+    def __init__(self, loader: Any, split: Split, record_chunks: Iterator[NDArray[np.int64]]) -> None:
+        self.loader, self.split, self.record_chunks = loader, split, record_chunks
         self._iterator: Any = None
         self._rest: NDArray[np.uint8] = np.empty((0, split.size, split.size, 3), np.uint8)
 
     def take(self, count: int) -> NDArray[np.uint8]:
-        """The next ``count`` pictures, uint8 [count, size, size, 3], copied out of FFCV's ring."""
+        """The next ``count`` images, uint8 [count, size, size, 3], copied out of FFCV's ring."""
         out = np.empty((count, *self._rest.shape[1:]), np.uint8)
         filled = 0
         while filled < count:
             if not len(self._rest):
                 self._rest = self._next()
-            some = self._rest[: count - filled]
-            out[filled : filled + len(some)] = some
-            filled, self._rest = filled + len(some), self._rest[len(some) :]
+            chunk = self._rest[: count - filled]
+            out[filled : filled + len(chunk)] = chunk
+            filled, self._rest = filled + len(chunk), self._rest[len(chunk) :]
         return out
 
     def _next(self) -> NDArray[np.uint8]:
         """FFCV's next batch: a view that is valid until the next call."""
         while True:
             if self._iterator is None:
-                self.loader.traversal_order.indices = next(self.stretches)
+                self.loader.traversal_order.indices = next(self.record_chunks)
                 with thread_counts_kept():
                     self._iterator = iter(self.loader)
             while self._iterator.output_queue.empty():
-                # FFCV's thread prints its exception and dies; its queue would then be waited for forever.
+                # Where FFCV's thread fails it prints its exception and ends, and nothing more comes into the queue.
                 if not self._iterator.is_alive() and self._iterator.output_queue.empty():
                     raise HrfrError(f"engine ffcv: FFCV failed while reading {self.split.path}, see above")
                 time.sleep(0.0002)
@@ -259,7 +245,7 @@ class _Reader:
                 self.close()
 
     def close(self) -> None:
-        """End FFCV's thread, which waits for room in its queue and looks at its flag twice a second."""
+        """End FFCV's thread, which waits for a free place in its queue and checks its flag twice a second."""
         iterator, self._iterator = self._iterator, None
         if iterator is None:
             return

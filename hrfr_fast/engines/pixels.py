@@ -1,24 +1,23 @@
-"""From records to pixels: fetch from the memory map, decode where stored as JPEG, execute the augmentation.
+"""Pixels of records: fetched from the memory map, decoded where stored as JPEG, augmented and resampled.
 
-Shared by the resident engine on a CPU, by the FFCV engine after its decoding, and by evaluation.
+Shared by the engines that work on the CPU and by evaluation.
 """
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.system import cores
 from hrfr_fast.sampling.augmentation import Augmentation
 
-if TYPE_CHECKING:
-    import torch
-
-JPEG_CHUNK = 64  # pictures a decoding task: small enough to spread, large enough to hide the hand-over
+JPEG_CHUNK = 64  # images a decoding task: few enough to spread over cores, enough to hide the cost of a task
 
 
 @cache
@@ -28,7 +27,7 @@ def _decoders() -> ThreadPoolExecutor:
 
 
 def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> NDArray[np.uint8]:
-    """Decoded pixels, uint8 [n, size, size, 3] RGB, on all cores where decoding is needed.
+    """Decoded pixels, uint8 [n, size, size, 3] RGB; JPEG is decoded on all cores.
 
     ``pinned``: in page-locked memory, from which a copy to a GPU does not block; it lives as long as the array.
     """
@@ -36,9 +35,9 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
     shape = (len(records), split.size, split.size, 3)
     out = pinned_empty(shape) if pinned else np.empty(shape, np.uint8)
     if split.encoding == "raw":
-        from hrfr_fast.resampling.cpu import gather  # numba: 0.5 s to import
+        from hrfr_fast.resampling.cpu import copy_records  # numba: 0.5 s to import
 
-        gather(split.data, split.offsets[records], out)
+        copy_records(split.data, split.offsets[records], out)
     elif len(records) <= JPEG_CHUNK:
         out[:] = split.read(records)
     else:
@@ -52,21 +51,19 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
 
 def pinned_empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An uninitialised uint8 array in page-locked memory."""
-    import torch
-
     return np.asarray(torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy())
 
 
-def render(
+def resample_records(
     split: Split,
     records: NDArray[np.int64],
     augmentation: Augmentation,
     out: NDArray[Any],
     rows: NDArray[np.int64] | None = None,
 ) -> None:
-    """Apply ``augmentation`` to ``records``, into ``out`` ([N, S, S, 3], of a type ``resample`` writes) at ``rows``.
+    """Write ``records``, augmented and resampled, to ``rows`` of ``out`` ([N, S, S, 3], of a type ``resample`` writes).
 
-    Raw records are read by the kernel straight from the memory map, without a copy.
+    The kernel reads raw records straight from the memory map, without a copy.
     """
     from hrfr_fast.resampling.cpu import resample  # numba: 0.5 s to import
 
@@ -80,40 +77,36 @@ def render(
 
 
 class BatchMemory:
-    """Memory for the batches an engine makes on a CPU, in the type the kernel writes for ``dtype``.
+    """Buffer pool for the batches that an engine makes on a CPU, in the type that the kernel writes for ``dtype``.
 
-    An array is handed out again once nobody else holds it (neither a tensor made of it nor a view). A batch of 256
+    A buffer is used again once nothing else refers to it (neither a tensor made of it nor a view). A batch of 256
     at 144 px is 64 MB of float32: fresh pages for each cost as much as the kernel itself.
     """
 
-    MOST = 4
+    CAPACITY = 4
 
-    def __init__(self, dtype: "torch.dtype") -> None:
-        import torch
-
+    def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        # bfloat16 as its bits, which NumPy can hold; other types are converted from levels afterwards.
+        # bfloat16 as its bits, which NumPy can hold; other types are converted from uint8 afterwards.
         self._written = {torch.float32: np.float32, torch.bfloat16: np.uint16}.get(dtype, np.uint8)
-        self._arrays: list[NDArray[Any]] = []
+        self._buffers: list[NDArray[Any]] = []
 
     def empty(self, count: int, size: int) -> NDArray[Any]:
-        """[count, size, size, 3] for the kernel to write."""
+        """An uninitialised buffer [count, size, size, 3] for the kernel to write."""
         shape = (count, size, size, 3)
-        for array in self._arrays:
-            if array.shape == shape and sys.getrefcount(array) == FREE:
-                return array
-        array = np.empty(shape, self._written)
-        self._arrays = [*self._arrays[-self.MOST + 1 :], array]
-        return array
+        for buffer in self._buffers:
+            if buffer.shape == shape and sys.getrefcount(buffer) == UNUSED_REFERENCES:
+                return buffer
+        buffer = np.empty(shape, self._written)
+        self._buffers = [*self._buffers[-self.CAPACITY + 1 :], buffer]
+        return buffer
 
     def clear(self) -> None:
-        """Forget the arrays; those in use go with their last tensor."""
-        self._arrays = []
+        """Drop the buffers; one that is in use is freed with its last tensor."""
+        self._buffers = []
 
-    def images(self, array: NDArray[Any]) -> "torch.Tensor":
-        """What the kernel wrote, as [B, 3, S, S] channels-last of ``dtype``."""
-        import torch
-
+    def images(self, array: NDArray[Any]) -> Tensor:
+        """A written buffer as [B, 3, S, S] channels-last of ``dtype``."""
         if array.dtype == np.uint8:
             return to_model_input(torch.from_numpy(array), self.dtype)
         if array.dtype == np.uint16:
@@ -121,13 +114,11 @@ class BatchMemory:
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
-FREE = 3  # references to an array that only BatchMemory holds: its list, the loop's name, getrefcount's argument
+UNUSED_REFERENCES = 3  # to a buffer that only BatchMemory holds: its list, the loop's variable, getrefcount's argument
 
 
-def to_model_input(pixels: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
-    """uint8 [B, S, S, 3] to [B, 3, S, S] channels-last of ``dtype``: levels if uint8, else in [-1, 1]."""
-    import torch
-
+def to_model_input(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, S, S, 3] to [B, 3, S, S] channels-last of ``dtype``: pixel values if uint8, else in [-1, 1]."""
     images = pixels.permute(0, 3, 1, 2)  # the same memory, seen as channels-last NCHW
     if dtype == torch.uint8:
         return images

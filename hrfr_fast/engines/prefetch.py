@@ -1,4 +1,4 @@
-"""Running an iterator in a thread, a few items ahead of its consumer."""
+"""Prefetching: an iterator that runs in a thread, a few items ahead of its consumer."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -8,25 +8,25 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
-    """The items of ``items``, made in a thread of their own, at most ``depth`` ahead.
+def prefetch(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
+    """The items of ``items``, made in a thread of their own, at most ``depth`` before they are asked for.
 
     An exception of ``items`` is raised where its item would have come. Closing ends the thread and closes ``items``.
     """
     queue: Queue[tuple[T | None, BaseException | None]] = Queue()
-    room, stopped = threading.Semaphore(depth), threading.Event()
+    free_places, stopped = threading.Semaphore(depth), threading.Event()
     end = StopIteration()
 
     def run() -> None:
         try:
-            while room.acquire() and not stopped.is_set():
+            while free_places.acquire() and not stopped.is_set():
                 queue.put((next(items), None))
         except BaseException as error:
             queue.put((None, end if isinstance(error, StopIteration) else error))
         finally:
             getattr(items, "close", lambda: None)()
 
-    thread = threading.Thread(target=run, name="hrfr-ahead", daemon=True)
+    thread = threading.Thread(target=run, name="hrfr-prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -35,9 +35,9 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
                 return
             if error is not None:
                 raise error
-            room.release()
+            free_places.release()
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
-        room.release()
+        free_places.release()
         thread.join()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.engines.pixels import render, to_model_input
+from hrfr_fast.engines.pixels import resample_records, to_model_input
 from hrfr_fast.format.reader import PairSet, Split
 from hrfr_fast.sampling.augmentation import no_augmentation
 
@@ -48,7 +48,7 @@ def embed(
         for start in range(0, len(records), batch_size):
             some = records[start : start + batch_size]
             pixels = np.empty((len(some), size, size, 3), np.uint8)
-            render(split, some, no_augmentation(len(some), degrade=degrade), pixels)
+            resample_records(split, some, no_augmentation(len(some), degrade=degrade), pixels)
             images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
             total = backbone(images).float() + backbone(images.flip(3)).float()
             rows.append((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())

@@ -128,12 +128,12 @@ def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
-    from hrfr_fast.model.checkpoint import load_part, read_metadata
+    from hrfr_fast.model.checkpoint import load_module, read_metadata
     from hrfr_fast.model.fused import build_model, model_settings
 
     metadata = read_metadata(weights)
     backbone = build_model(model_settings(metadata["backbone"]))
-    load_part(weights, "backbone", backbone)
+    load_module(weights, "backbone", backbone)
     return compute.place(backbone).eval(), metadata
 
 
@@ -165,17 +165,17 @@ def evaluate(
     Raises:
         UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
     """
-    from hrfr_fast.model.checkpoint import weights_of
-    from hrfr_fast.model.lineage import as_seen_by, find_data
+    from hrfr_fast.model.checkpoint import weights_path
+    from hrfr_fast.model.lineage import find_data, pairs_as_known_to
     from hrfr_fast.runtime.device import choose_compute
 
     compute = choose_compute(device, precision)
-    weights = weights_of(run_or_checkpoint)
+    weights = weights_path(run_or_checkpoint)
     backbone, metadata = load_backbone(weights, compute)
     trained = _training_data(metadata, weights)
     path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
     with _opened(path, names, trained, carray_channels) as packed:
-        seen = [as_seen_by(metadata, one, packed) for one in chosen_pairs(packed, names)]
+        seen = [pairs_as_known_to(metadata, one, packed) for one in chosen_pairs(packed, names)]
         if pairs and trained is None:
             gone = (
                 f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these"
@@ -190,13 +190,13 @@ def evaluate(
 
 def _training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
     """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
-    from hrfr_fast.model.lineage import find_data, unlike
+    from hrfr_fast.model.lineage import changed_training_splits, find_data
 
     try:
         packed = open_packed(find_data(metadata, weights, "--pairs"))
     except HrfrError:
         return None
-    return None if unlike(metadata, packed.manifest) else packed
+    return None if changed_training_splits(metadata, packed.manifest) else packed
 
 
 @contextmanager

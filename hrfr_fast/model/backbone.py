@@ -1,4 +1,4 @@
-"""The embedder: "IR-SE-18", an improved residual network with squeeze-and-excitation.
+"""The backbone "IR-SE-18": an improved residual network with squeeze-and-excitation.
 
 Blocks: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN - SE, added to the shortcut, no activation after the sum
 (Deng et al., "ArcFace", CVPR 2019, section 3.2.2; SE: Hu et al., CVPR 2018, reduction 16). Eight blocks, two of each
@@ -23,7 +23,7 @@ BLOCKS_PER_WIDTH = 2
 class BackboneSettings:
     """Shape of the network. Raises UsageError for values out of range.
 
-    ``input_size``: side of the input in pixels, a multiple of 16 (32 gives 2x2 final maps, 144 gives 9x9).
+    ``input_size``: width and height of the input in pixels, a multiple of 16 (32 gives 2x2 final maps, 144 gives 9x9).
     ``width``: channels of the first stage, a multiple of 8; later stages have 2, 4 and 8 times as many.
     """
 
@@ -48,7 +48,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = max(channels // REDUCTION, 2)  # one hidden unit, as width 16 would get, is no bottleneck but a wall
+        hidden = max(
+            channels // REDUCTION, 2
+        )  # width 16 would get a single hidden unit, through which nothing is learnt
         self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
         self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
 
@@ -100,12 +102,12 @@ class IRSE18(nn.Module):
                 blocks.append(IRSEBlock(channels, width << stage, stride=2 if number == 0 else 1))
                 channels = width << stage
         self.body = nn.ModuleList(blocks)
-        side = settings.input_size // 16
+        map_size = settings.input_size // 16
         self.output = nn.Sequential(
             nn.BatchNorm2d(channels),
             nn.Dropout(settings.dropout),
             nn.Flatten(),
-            nn.Linear(channels * side * side, settings.embedding_size),
+            nn.Linear(channels * map_size * map_size, settings.embedding_size),
             nn.BatchNorm1d(settings.embedding_size),
         )
         self.apply(_initialise)
@@ -125,7 +127,7 @@ class IRSE18(nn.Module):
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained or frozen by itself, by name: everything up to the final maps, and the output layer."""
+        """Parts that can be frozen by themselves: everything up to the final feature maps, and the output layer."""
         return {"body": [self.stem, self.body], "output": [self.output]}
 
 
@@ -134,7 +136,7 @@ def build_backbone(settings: BackboneSettings) -> IRSE18:
     return IRSE18(settings)
 
 
-class _StatisticsFrozen(AbstractContextManager[None]):
+class _FrozenStatistics(AbstractContextManager[None]):
     """Context of the recomputation: BatchNorm uses the batch's statistics but leaves the running ones alone."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -156,7 +158,7 @@ Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 def _frozen_statistics(block: nn.Module) -> Callable[[], Contexts]:
     """Contexts for ``checkpoint``: of the forward pass and of the recomputation."""
-    return lambda: (nullcontext(), _StatisticsFrozen(block))
+    return lambda: (nullcontext(), _FrozenStatistics(block))
 
 
 def _initialise(module: nn.Module) -> None:

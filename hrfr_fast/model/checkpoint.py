@@ -1,8 +1,8 @@
-"""Checkpoints: weights for everyone in safetensors, the state to resume from without pickle.
+"""Checkpoints: weights as safetensors, and the training state to resume from, which is loaded without unpickling.
 
 ``last.safetensors`` and ``best.safetensors`` hold the backbone (``backbone.*``) and the head (``head.*``) with their
 settings as metadata. ``last.state.pt`` holds all that a bit-exact continuation needs, weights included, so that a
-kill between two writes never pairs the weights of one step with the momentum of another.
+process killed between two writes never leaves the weights of one step beside the momentum of another.
 """
 
 import json
@@ -10,30 +10,31 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
+import torch
+from torch import nn
+
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
 
 if TYPE_CHECKING:
-    import torch
     from _typeshed import ReadableBuffer as Buffer
-    from torch import nn
 
 FORMAT = "hrfr-fast checkpoint 1"
 
 
-def save_weights(path: Path, backbone: "nn.Module", head: "nn.Module", metadata: dict[str, Any]) -> None:
+def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
     """Write both modules' tensors and ``metadata`` (JSON) to a safetensors file, atomically."""
     from safetensors.torch import save
 
-    tensors = {f"backbone.{name}": t for name, t in backbone.state_dict().items()}
-    tensors |= {f"head.{name}": t for name, t in head.state_dict().items()}
+    tensors = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as file:
         file.write(save(tensors, metadata={"format": FORMAT, "hrfr": json.dumps(metadata)}))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a weights file. Raises UsageError when it is not one of ours."""
+    """The metadata of a weights file. Raises UsageError when hrfr-fast has not written it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -47,12 +48,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return result
 
 
-def load_part(path: Path, prefix: str, module: "nn.Module") -> None:
+def load_module(path: Path, prefix: str, module: nn.Module) -> None:
     """Load the tensors ``prefix.*`` of a weights file into ``module``, strictly."""
     from safetensors.torch import load
 
-    tensors = load(path.read_bytes())  # its reader of files takes only names that are UTF-8
-    state = {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    tensors = load(path.read_bytes())  # load_file takes only file names that are UTF-8
+    state = {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -61,20 +64,18 @@ def load_part(path: Path, prefix: str, module: "nn.Module") -> None:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values with torch.save, atomically."""
-    import torch
-
     with atomic_write(path) as file:
-        witness = _Witness(file)
+        recorder = _ErrorRecorder(file)
         try:
-            torch.save(state, cast(IO[bytes], witness))
+            torch.save(state, cast(IO[bytes], recorder))
         except RuntimeError:
-            if witness.error:
-                raise witness.error from None
+            if recorder.error:
+                raise recorder.error from None
             raise
 
 
-class _Witness:
-    """A file that remembers why it could not be written: torch.save forgets, and raises what it makes of it."""
+class _ErrorRecorder:
+    """A file that keeps the error of a failed write: torch.save raises a RuntimeError without it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -91,19 +92,17 @@ class _Witness:
         self._file.flush()
 
 
-def load_state(path: Path, device: "torch.device") -> dict[str, Any]:
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what ``save_state`` wrote, without unpickling code. Raises HrfrError when damaged."""
-    import torch
-
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many classes for a damaged file
         raise HrfrError(f"{path}: cannot be read, it is damaged: {error}") from None
     return state
 
 
-def weights_of(run_or_checkpoint: str | os.PathLike[str]) -> Path:
-    """The weights file meant by a run directory (its ``last``) or a checkpoint path."""
+def weights_path(run_or_checkpoint: str | os.PathLike[str]) -> Path:
+    """The weights file of a run directory (its ``last``), or the checkpoint itself."""
     path = Path(run_or_checkpoint)
     if path.is_dir():
         path = path / "checkpoints" / "last.safetensors"

@@ -1,4 +1,4 @@
-"""Softmax over many classes without a matrix [batch, classes]: classes go by in chunks, twice.
+"""Softmax over many classes without a matrix [batch, classes]: the classes are processed in chunks, twice.
 
 The forward pass keeps a running log-sum-exp over all classes but the target, and the target's cosine; the backward
 pass makes each chunk's cosines again (the online softmax of Milakov & Gimelshein 2018, recomputed as in Dao et al.,
@@ -8,7 +8,7 @@ For batch B, C classes and D dimensions a step executes 8 B C D operations inste
 backward pass instead of 12 B C + 4 C D (counted in both; in float32): at B = 1024 and D = 512, 4 MB instead of 0.75 GB
 for 52,500 classes and 14 GB for 1,000,000. A chunk lives for a moment: 32 MiB of cosines, as much for exponentials and
 half for their gradient, which the second-level cache of a large GPU holds in part. The weight's own gradient, 4 C D
-bytes, is there either way. Measured on a CPU with B = 256, C = 52,500: the peak rises by 0.21 GB instead of 0.55.
+bytes, is needed either way. Measured on a CPU with B = 256, C = 52,500: the peak rises by 0.21 GB instead of 0.55.
 """
 
 from typing import Any
@@ -33,13 +33,13 @@ def other_classes(
         labels: int64 [B], 0 <= label < C.
         scale: > 0.
         dtype: float32, or bfloat16: unit vectors and gradients of cosines are then rounded to it before products.
-        entries: how much of [B, C] to hold at a time.
+        entries: largest part of [B, C] in memory at a time.
 
-    Gradients flow to ``directions`` and ``weight``. A cosine that rounding took past 1 is clamped, yet keeps its
-    gradient: along the direction it belongs to, which normalising takes away.
+    Gradients flow to ``directions`` and ``weight``. A cosine that rounding took past 1 is clamped and keeps its
+    gradient, which lies along the unit vector and is removed by the normalisation.
     """
-    both: tuple[Tensor, Tensor] = _OtherClasses.apply(directions, weight, labels, scale, dtype, entries)
-    return both
+    result: tuple[Tensor, Tensor] = _OtherClasses.apply(directions, weight, labels, scale, dtype, entries)
+    return result
 
 
 class _OtherClasses(torch.autograd.Function):
@@ -53,9 +53,9 @@ class _OtherClasses(torch.autograd.Function):
         for begin, end in _chunks(len(directions), len(weight), entries):
             cosines = _cosines(rounded, _unit(weight[begin:end])[0])
             index, inside = _targets(labels, begin, end)
-            here = cosines.gather(1, index)
-            target = torch.where(inside, here, target[:, None])[:, 0]
-            logits = cosines.scatter_(1, index, torch.where(inside, -torch.inf, here)).mul_(scale)
+            cosine = cosines.gather(1, index)
+            target = torch.where(inside, cosine, target[:, None])[:, 0]
+            logits = cosines.scatter_(1, index, torch.where(inside, -torch.inf, cosine)).mul_(scale)
             total = torch.logaddexp(total, logits.logsumexp(1))
         context.save_for_backward(directions, weight, labels, total)
         context.scale, context.dtype, context.entries = scale, dtype, entries
@@ -64,32 +64,33 @@ class _OtherClasses(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         directions, weight, labels, total = context.saved_tensors
-        by_total, by_target = (context.scale * gradients[0])[:, None], gradients[1][:, None]
+        total_gradient, target_gradient = (context.scale * gradients[0])[:, None], gradients[1][:, None]
         rounded = directions.to(context.dtype)
-        by_directions, by_weight = torch.zeros_like(directions), torch.empty_like(weight)
+        directions_gradient, weight_gradient = torch.zeros_like(directions), torch.empty_like(weight)
         for begin, end in _chunks(len(directions), len(weight), context.entries):
             unit, lengths = _unit(weight[begin:end])
-            share = _cosines(rounded, unit).mul_(context.scale).sub_(total[:, None]).exp_().mul_(by_total)
+            gradient = _cosines(rounded, unit).mul_(context.scale).sub_(total[:, None]).exp_().mul_(total_gradient)
             index, inside = _targets(labels, begin, end)
-            share.scatter_(1, index, torch.where(inside, by_target, share.gather(1, index)))
-            slope = share.to(context.dtype)
-            by_directions += wide_product(slope, unit.to(context.dtype))
-            by_unit = wide_product(slope.t(), rounded)
-            radial = (by_unit * unit).sum(1, keepdim=True) * unit  # the slope of w / |w| has no part along w
-            by_weight[begin:end] = (by_unit - radial) / lengths
-        return by_directions, by_weight, None, None, None, None
+            gradient.scatter_(1, index, torch.where(inside, target_gradient, gradient.gather(1, index)))
+            gradient = gradient.to(context.dtype)
+            directions_gradient += wide_product(gradient, unit.to(context.dtype))
+            unit_gradient = wide_product(gradient.t(), rounded)
+            along = (unit_gradient * unit).sum(1, keepdim=True) * unit  # the gradient of w / |w| is orthogonal to w
+            weight_gradient[begin:end] = (unit_gradient - along) / lengths
+        return directions_gradient, weight_gradient, None, None, None, None
 
 
 def _chunks(batch: int, classes: int, entries: int) -> list[tuple[int, int]]:
+    """First class of each chunk, and the one after its last."""
     size = max(1, entries // max(1, batch))
     return [(begin, min(begin + size, classes)) for begin in range(0, classes, size)]
 
 
 def _unit(weight: Tensor) -> tuple[Tensor, Tensor]:
     """float32 unit vectors, and their lengths [n, 1]; lengths below 1e-12 count as that, as in ``normalize``."""
-    wide = weight.float()
-    lengths = wide.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return wide / lengths, lengths
+    weight = weight.float()
+    lengths = weight.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return weight / lengths, lengths
 
 
 def _cosines(rounded: Tensor, unit: Tensor) -> Tensor:

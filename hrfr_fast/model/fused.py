@@ -1,7 +1,7 @@
-"""Two trained embedders of different input sizes, joined: z = BN1d(Linear([e_large; e_small])), each e normalised.
+"""The fused model: two trained backbones of different input sizes, z = BN1d(Linear([e_large; e_small])), e normalised.
 
-Both branches see the same face: the small one's input is made from the large one's inside the model, by the fixed
-antialiased cubic matrix of the resampling definition, so engines and evaluation feed a fused model like any other.
+Both branches see the same face: the small one's input is downsampled from the large one's inside the model, by the
+antialiased cubic matrix of the resampling definition, so engines and evaluation treat a fused model like any other.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hrfr_fast.model.backbone import IRSE18, BackboneSettings, build_backbone
-from hrfr_fast.resampling.matmul import shrink_matrix
+from hrfr_fast.resampling.matmul import downsample_matrix
 from hrfr_fast.runtime.errors import UsageError
 
 
@@ -20,8 +20,8 @@ from hrfr_fast.runtime.errors import UsageError
 class FusedSettings:
     """Shape of a fused model. Raises UsageError when the branches do not fit each other.
 
-    ``branches``: of the large and of the small input. ``fusion``: with a trained fusion layer; without one the two
-    embeddings are put side by side, and ``embedding_size`` is the sum of theirs.
+    ``branches``: of the large and of the small input. ``fusion``: whether there is a trained fusion layer; without one
+    the two embeddings are concatenated, and ``embedding_size`` is the sum of their sizes.
     """
 
     branches: tuple[BackboneSettings, BackboneSettings]
@@ -36,9 +36,9 @@ class FusedSettings:
                 f"a fused model of {self.input_size} px needs branches of {self.input_size} px and of at most that; "
                 f"these are of {large.input_size} and {small.input_size} px"
             )
-        together = large.embedding_size + small.embedding_size
-        if not self.fusion and self.embedding_size != together:
-            raise UsageError(f"without a fusion layer embedding_size is {together}, not {self.embedding_size}")
+        combined_size = large.embedding_size + small.embedding_size
+        if not self.fusion and self.embedding_size != combined_size:
+            raise UsageError(f"without a fusion layer embedding_size is {combined_size}, not {self.embedding_size}")
         if self.embedding_size < 2:
             raise UsageError(f"embedding_size is {self.embedding_size}; at least 2 dimensions are needed")
 
@@ -46,48 +46,48 @@ class FusedSettings:
 class Fused(nn.Module):
     """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised."""
 
-    shrink: Tensor
+    downsampling: Tensor
 
     def __init__(self, settings: FusedSettings) -> None:
         super().__init__()
         self.settings = settings
         self.large, self.small = (build_backbone(branch) for branch in settings.branches)
-        together = sum(branch.embedding_size for branch in settings.branches)
+        combined_size = sum(branch.embedding_size for branch in settings.branches)
         self.fusion: nn.Module = nn.Identity()
         if settings.fusion:
-            linear = nn.Linear(together, settings.embedding_size)
+            linear = nn.Linear(combined_size, settings.embedding_size)
             nn.init.xavier_normal_(linear.weight)
             nn.init.zeros_(linear.bias)
             self.fusion = nn.Sequential(linear, nn.BatchNorm1d(settings.embedding_size))
-        sides = (settings.branches[0].input_size, settings.branches[1].input_size)
-        self.register_buffer("shrink", shrink_matrix(*sides), persistent=False)
+        input_sizes = (settings.branches[0].input_size, settings.branches[1].input_size)
+        self.register_buffer("downsampling", downsample_matrix(*input_sizes), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         large = functional.normalize(self.large(images).float())
-        small = functional.normalize(self.small(self.shrunk(images)).float())
+        small = functional.normalize(self.small(self.downsample(images)).float())
         return cast(Tensor, self.fusion(torch.cat([large, small], dim=1)))
 
-    def shrunk(self, images: Tensor) -> Tensor:
-        """[B, 3, s, s] of the same type: two products with the matrix, in float32, clamped as levels are.
+    def downsample(self, images: Tensor) -> Tensor:
+        """[B, 3, s, s] of the same type: two products with the matrix, in float32, clamped as pixel values are.
 
-        Weights sum to 1, so shrinking normalised pictures is shrinking their levels.
+        The weights sum to 1, so downsampling normalised images is downsampling their pixel values.
         """
-        kind = "cpu" if images.is_meta else images.device.type  # on the meta device operations are only counted
-        with torch.autocast(kind, enabled=False):
-            small = self.shrink @ images.float() @ self.shrink.t()
+        device = "cpu" if images.is_meta else images.device.type  # on the meta device operations are only counted
+        with torch.autocast(device, enabled=False):
+            small = self.downsampling @ images.float() @ self.downsampling.t()
         small = small.clamp(-1, 1).to(images.dtype)
         return small.contiguous(memory_format=torch.channels_last)
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained or frozen by itself, by name."""
+        """Parts that can be frozen by themselves: body and output of both branches together, and the fusion layer."""
         branches = (self.large.parts, self.small.parts)
-        both = {name: [module for parts in branches for module in parts[name]] for name in ("body", "output")}
-        return both | {"fusion": [self.fusion]}
+        joined = {name: [module for parts in branches for module in parts[name]] for name in ("body", "output")}
+        return joined | {"fusion": [self.fusion]}
 
 
 def model_settings(values: dict[str, Any]) -> BackboneSettings | FusedSettings:
-    """The settings that a checkpoint's metadata holds under ``backbone``: fused ones have branches."""
+    """A model's settings from the entry ``backbone`` of a checkpoint's metadata; those of a fused one have branches."""
     if "branches" not in values:
         return BackboneSettings(**values)
     large, small = (BackboneSettings(**branch) for branch in values["branches"])
@@ -95,5 +95,5 @@ def model_settings(values: dict[str, Any]) -> BackboneSettings | FusedSettings:
 
 
 def build_model(settings: BackboneSettings | FusedSettings) -> IRSE18 | Fused:
-    """A freshly initialised embedder; torch's global generator decides the weights."""
+    """A freshly initialised model; torch's global generator decides the weights."""
     return Fused(settings) if isinstance(settings, FusedSettings) else build_backbone(settings)

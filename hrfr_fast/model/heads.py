@@ -1,6 +1,6 @@
 """Margin-softmax heads: embeddings and labels in, mean loss out.
 
-All share one shape: cosines between the normalised embedding and the normalised class vectors, the target's cosine
+All have one form: cosines between the normalised embedding and the normalised class vectors, the target's cosine
 made smaller by a margin, everything scaled by s, cross entropy. Cosines, margins and loss are float32 whatever the
 autocast type: with s = 64 a bfloat16 cosine would be off by up to 0.13 in the exponent.
 
@@ -52,12 +52,12 @@ def shifted_cosine_each(cosine: Tensor, margin: Tensor) -> Tensor:
 
 
 def folded_cosine(cosine: Tensor, angle: Tensor) -> Tensor:
-    """psi = (-1)^k cos(angle) - 2k with k = floor(angle / pi): cos(angle) made to fall for ever.
+    """psi = (-1)^k cos(angle) - 2k with k = floor(angle / pi): cos(angle) continued so that it falls for ever.
 
     Args:
         cosine: cos(angle), with its gradient.
         angle: the angle in radians, >= 0; only k is taken from it.
-    Liu et al., CVPR 2017, equation 7. At the seams both branches have the same value.
+    Liu et al., CVPR 2017, equation 7. Where k changes both branches have the same value.
     """
     k = torch.floor(angle.detach() / math.pi)
     return torch.where(k % 2 == 0, cosine, -cosine) - 2 * k
@@ -71,7 +71,7 @@ class MarginHead(nn.Module, ABC):
         scale: s, > 0; None: the paper's.
         margin: m, its meaning and range in each subclass; None: the paper's.
 
-    ``matmul_dtype`` may be set to torch.bfloat16: unit vectors are then rounded to it, their products still summed
+    ``matmul_dtype`` may be set to torch.bfloat16: unit vectors are then rounded to it, their products are still summed
     and kept in float32. A cosine is then off by about 1e-4 (512 dimensions), not by up to 2e-3 as a bfloat16 result.
 
     ``chunk_entries``: where batch x classes is more than this (8 Mi: 8,192 classes at batch 1024), the loss goes
@@ -96,7 +96,7 @@ class MarginHead(nn.Module, ABC):
             upper = "and finite" if self.largest_margin == math.inf else f"and at most {self.largest_margin:.4f}"
             raise UsageError(f"{type(self).__name__}'s margin is {self.margin}; it must be at least 0 {upper}")
         if classes < 2:
-            raise UsageError(f"a head over {classes} identities has nothing to tell apart; at least 2 are needed")
+            raise UsageError(f"a head over {classes} identities has nothing to distinguish; at least 2 are needed")
         self.weight = nn.Parameter(torch.empty(classes, embedding_size))
         nn.init.normal_(self.weight, std=0.01)
 
@@ -232,7 +232,7 @@ class Combined(MarginHead):
 
 
 class AdaFace(MarginHead):
-    """Margin by image quality, read off the embedding's norm (Kim et al., CVPR 2022, equations 7 to 11).
+    """Margin by image quality, measured by the embedding's norm (Kim et al., CVPR 2022, equations 7 to 11).
 
     The target is cos(theta - m q) - (m q + m): q = clip(h (|e| - mean) / std, -1, 1), without gradient, is the
     embedding's norm, clipped to 0.001 .. 100, against the averages of the batches' mean and deviation. m = 0.4,

@@ -1,8 +1,8 @@
-"""What a checkpoint was trained on, known by digest, and how the packed data at hand differ from that.
+"""Lineage of a checkpoint: which data it and its parents were trained on, by digest, and whether a pack is the same.
 
-A path proves nothing: data are packed anew under the same name, and moved to another. So every checkpoint records the
-digests of its training splits and of those that its parents were trained on. The unit is the split: a pack that gained
-a pair set has the same training splits, and what was held out of them still is.
+A path proves nothing: data are packed anew under the same name, or moved to another. So every checkpoint records the
+digests of its training splits and of those that its parents were trained on. The unit is the split: a pack to which a
+pair set was added has the same training splits, and the identities held out of them are the same.
 """
 
 import os
@@ -17,14 +17,14 @@ from hrfr_fast.regimes import SPLITS
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 WHOLE = "data"
-"""Stands for all packed data, where an older version of hrfr-fast recorded no single splits."""
+"""In place of a split's name: all packed data, where an older version of hrfr-fast recorded no single splits."""
 UNKNOWN = "unknown"
-"""Kind of development pairs whose people the model may have been trained on."""
+"""Kind of development pairs whose identities the model may have been trained on."""
 
 
-def record_of(packed: Packed, sources: Iterable[str], run: Path) -> dict[str, Any]:
-    """What a checkpoint's metadata holds under ``data``: where the data lie, seen from the root and from the run
-    directory, and the digests of everything, of the training splits ``sources`` and of each pair set."""
+def data_record(packed: Packed, sources: Iterable[str], run: Path) -> dict[str, Any]:
+    """Entry ``data`` of a checkpoint's metadata: the absolute path of the packed data, their path relative to the run
+    directory, and the digests of all data, of the training splits ``sources`` and of each pair set."""
     path = packed.path.resolve()
     return {
         "path": str(path),
@@ -36,12 +36,12 @@ def record_of(packed: Packed, sources: Iterable[str], run: Path) -> dict[str, An
 
 
 def pairs_digest(entry: Mapping[str, Any]) -> str:
-    """The digest of one pair set, pictures and identities, from its manifest entry."""
+    """The digest of one pair set, images and identities, from its manifest entry."""
     return "+".join(filter(None, (entry["digest"], entry["identities_digest"])))
 
 
 def trained_on(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Split -> digests of what the checkpoint and those it was made from were trained on; WHOLE -> of whole packs."""
+    """Split -> its digests in the training data of the checkpoint and its parents; WHOLE -> digests of whole packs."""
     data = metadata["data"]
     found = {name: {digest} for name, digest in data.get("splits", {WHOLE: data["digest"]}).items()}
     for parent in metadata.get("parents", []):
@@ -50,25 +50,25 @@ def trained_on(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
     return {name: sorted(digests) for name, digests in found.items()}
 
 
-def unlike(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+def changed_training_splits(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """The training splits of a checkpoint and its parents that are not the same in the manifest ``content``.
 
-    Nothing for a pack without training splits: it holds nobody out.
+    None for a pack without training splits: no identity was held out of it.
     """
     if not set(SPLITS) & set(content["splits"]):
         return []
-    here = _digests(content)
-    return [name for name, digests in trained_on(metadata).items() if set(digests) != {here.get(name)}]
+    current = _digests(content)
+    return [name for name, digests in trained_on(metadata).items() if set(digests) != {current.get(name)}]
 
 
-def unlike_its_own(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
-    """What the manifest ``content`` has otherwise of all that decides a run's result: its own training splits, and the
-    development pairs that choose its best checkpoint."""
-    data, here = metadata["data"], _digests(content)
+def changed_run_data(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
+    """Data that decide a run's result and are not the same in the manifest ``content``: its own training splits, and
+    the development pairs that choose its best checkpoint."""
+    data, current = metadata["data"], _digests(content)
     if "splits" not in data:
-        return [] if data["digest"] == here[WHOLE] else [WHOLE]
-    pairs = {name: pairs_digest(one) for name, one in content["pairs"].items() if one["kind"] == "development"}
-    return [name for name, digest in data["splits"].items() if here.get(name) != digest] + [
+        return [] if data["digest"] == current[WHOLE] else [WHOLE]
+    pairs = {name: pairs_digest(entry) for name, entry in content["pairs"].items() if entry["kind"] == "development"}
+    return [name for name, digest in data["splits"].items() if current.get(name) != digest] + [
         name for name, digest in pairs.items() if data["pairs"].get(name) != digest
     ]
 
@@ -77,21 +77,25 @@ def _digests(content: Mapping[str, Any]) -> dict[str, str]:
     return {WHOLE: content["digest"]} | {name: entry["digest"] for name, entry in content["splits"].items()}
 
 
-def note_on(metadata: Mapping[str, Any], packed: Packed) -> str:
-    """What a reader has to know where a checkpoint was trained on other data than are in ``packed``; else ""."""
-    names = [name for name in unlike(metadata, packed.manifest) if name != WHOLE]
-    if not unlike(metadata, packed.manifest):
+def data_note(metadata: Mapping[str, Any], packed: Packed) -> str:
+    """A note for reports where a checkpoint was trained on other data than ``packed`` holds; else ""."""
+    changed = changed_training_splits(metadata, packed.manifest)
+    if not changed:
         return ""
+    names = [name for name in changed if name != WHOLE]
     other = f"another {' and another '.join(names)}" if names else "other data"
-    return f"it was trained on {other} than {packed.path} holds now, so people shown here may be among those it learnt"
+    return (
+        f"it was trained on {other} than {packed.path} holds now, so people shown here may be among those it was"
+        " trained on"
+    )
 
 
-def as_seen_by(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> PairSet:
-    """``pairs`` of ``packed`` with what a reader must know where they are judged by a checkpoint of other data.
+def pairs_as_known_to(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> PairSet:
+    """``pairs`` of ``packed`` with notes where the checkpoint that is evaluated on them was trained on other data.
 
-    Pairs held out of the training splits in ``packed`` are development pairs only for who was trained on these.
+    Pairs held out of the training splits in ``packed`` are development pairs only of models trained on these splits.
     """
-    if note := note_on(metadata, packed):
+    if note := data_note(metadata, packed):
         kind = UNKNOWN if pairs.kind == "development" else pairs.kind
         held_out = ": no development pairs of this model" if kind != pairs.kind else ""
         return replace(pairs, kind=kind, notes=(*pairs.notes, note + held_out))
@@ -102,49 +106,46 @@ def as_seen_by(metadata: Mapping[str, Any], pairs: PairSet, packed: Packed) -> P
     return pairs
 
 
-# ---- where moved data are ---------------------------------------------------------------------------------------
-
-
-def run_of(weights: Path) -> Path:
-    """The run directory of a weights file, or the folder it lies in where it was taken out of its run."""
+def run_directory_of(weights: Path) -> Path:
+    """The run directory of a weights file, or its folder where it was copied out of its run."""
     weights = weights.absolute()
     return weights.parent.parent if weights.parent.name == "checkpoints" else weights.parent
 
 
-def places(path: str, from_run: str, run: Path) -> list[Path]:
-    """Where something recorded at ``path`` may lie now that it or ``run`` was moved: there, where it lay seen from the
-    run, or beside the run or the folder of runs. Absolute, each once."""
+def candidate_paths(path: str, from_run: str, run: Path) -> list[Path]:
+    """Absolute paths, each once, where data recorded at ``path`` may be after they or ``run`` were moved: the recorded
+    path, that relative to the run, beside the run, and beside the folder of runs."""
     name, run = Path(path).name, run.absolute()
-    seen_from_run = [run / from_run] if from_run else []
-    found = [Path(path), *seen_from_run, run.parent / name, run.parent.parent / name]
-    return [Path(one) for one in dict.fromkeys(os.path.abspath(place) for place in found)]
+    relative_to_run = [run / from_run] if from_run else []
+    candidates = [Path(path), *relative_to_run, run.parent / name, run.parent.parent / name]
+    return [Path(text) for text in dict.fromkeys(map(os.path.abspath, candidates))]
 
 
 def find_data(metadata: Mapping[str, Any], weights: Path, flag: str) -> Path:
-    """The packed directory a checkpoint was trained on, else what is packed now where that lay or may lie now.
+    """The packed directory that a checkpoint was trained on, else the first one at its candidate paths.
 
-    ``as_seen_by`` and ``note_on`` tell of the difference.
+    ``pairs_as_known_to`` and ``data_note`` tell of the difference.
 
     Args:
-        flag: of the command line, that names another; for the message.
+        flag: the option of the command line that names another directory; for the message.
 
     Raises:
-        UsageError: nothing is packed at any of these places.
+        UsageError: there is no packed directory at any of these paths.
     """
-    data, run = metadata["data"], run_of(weights)
-    looked = places(data["path"], data.get("from_run", ""), run)
-    for place in looked:
+    data, run = metadata["data"], run_directory_of(weights)
+    paths = candidate_paths(data["path"], data.get("from_run", ""), run)
+    for path in paths:
         try:
-            content = manifest.read(place)
+            content = manifest.read(path)
         except HrfrError:
             continue
-        if set(SPLITS) & set(content["splits"]) and not unlike(metadata, content):
-            return place
-    for place in looked:
-        if (place / manifest.NAME).exists():
-            return place
-    others = ", ".join(map(str, looked[1:]))
+        if set(SPLITS) & set(content["splits"]) and not changed_training_splits(metadata, content):
+            return path
+    for path in paths:
+        if (path / manifest.NAME).exists():
+            return path
+    others = ", ".join(map(str, paths[1:]))
     raise UsageError(
-        f"{run}: the data it was trained on are no longer at {looked[0]}, and nothing packed is at {others}; "
+        f"{run}: the data it was trained on are no longer at {paths[0]}, and nothing packed is at {others}; "
         f"say where they are with {flag}"
     )

@@ -1,4 +1,4 @@
-"""Products of matrices rounded to 16 bits, summed and kept in float32."""
+"""Matrix products of 16-bit operands whose sums and results are float32."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, whatever their type.
 
-    Tensor cores do it for 16-bit matrices on CUDA from torch 2.8 on; elsewhere they are widened first.
+    On CUDA tensor cores multiply 16-bit matrices so from torch 2.8 on; elsewhere they are converted to float32 first.
     """
     if a.dtype == b.dtype == torch.float32:
         return a @ b

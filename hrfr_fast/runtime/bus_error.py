@@ -1,9 +1,9 @@
-"""A shard that becomes unreadable under its memory map: one message that names it, instead of a silent death.
+"""Handler of SIGBUS: a message that names the shard which became unreadable under its memory map.
 
-Where a mapped file was cut, or its disk fails, reading the map is no error that Python could raise: the system sends
-SIGBUS to the thread that reads. No Python code can run then (the reader may hold the interpreter's lock, or be a
-compiled kernel's thread), so the handler is machine code. It only compares the address with a table of the maps,
-writes a message prepared long before, and ends the process. Any other SIGBUS goes to whoever handled it before.
+Where a mapped file was truncated, or its disk fails, reading the map raises no Python error: the system sends SIGBUS to
+the thread that reads. No Python code can run then (the reader may hold the interpreter's lock, or be a thread of a
+compiled kernel), so the handler is machine code. It compares the address with a table of the maps, writes a message
+prepared beforehand, and ends the process. Any other SIGBUS is left to the handler installed before.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import DamageFound
 
 MAPS = 256
-"""Rows of the table; maps beyond are not watched."""
+"""Rows of the table; further maps are not watched."""
 START, END, MESSAGE, LENGTH = range(4)
 FAULT_ADDRESS = 16  # byte offset of si_addr in siginfo_t on 64-bit Linux
 SA_SIGINFO = 4
@@ -41,7 +41,7 @@ class _Action(ctypes.Structure):
 
 
 def watch(data: NDArray[np.uint8], path: Path) -> None:
-    """From now on, while ``data`` (a memory map of the shard ``path``) lives, SIGBUS in it ends with a message.
+    """From now on SIGBUS in ``data``, a memory map of the shard ``path``, ends the process with a message.
 
     Does nothing where the system is not a 64-bit Linux.
     """
@@ -52,7 +52,7 @@ def watch(data: NDArray[np.uint8], path: Path) -> None:
     row, message = _table[free[0]], _message(path)
     row[MESSAGE], row[LENGTH] = ctypes.addressof(message), len(message) - 1
     row[START], row[END] = data.ctypes.data, data.ctypes.data + data.nbytes
-    # The map outlives arrays made of it; the message has to live as long.
+    # The map outlives the arrays made of it, and the message has to exist as long.
     weakref.finalize(data.base, _forget, row, message)
 
 
@@ -72,7 +72,7 @@ def _forget(row: NDArray[np.uint64], _message: Any) -> None:
 
 @cache
 def _install() -> Any:
-    """Put the handler in place; returns what has to live as long as the process."""
+    """Install the handler; returns the objects that must not be freed while the process runs."""
     previous, action = _Action(), _Action()
     engine, address = _compiled(_handler(ctypes.addressof(previous)))
     action.handler, action.flags = address, SA_SIGINFO
@@ -81,7 +81,7 @@ def _install() -> Any:
 
 
 def _handler(previous: int) -> str:
-    """The handler in LLVM's language. ``previous``: address of the action before it.
+    """The handler as LLVM code. ``previous``: address of the action that it replaces.
 
     In C::
 
@@ -138,7 +138,7 @@ def _handler(previous: int) -> str:
 
 
 def _compiled(code: str) -> tuple[Any, int]:
-    """(What owns the machine code, the address of its function.)"""
+    """The owner of the machine code, and the address of its function."""
     from llvmlite import binding
 
     binding.initialize_native_target()

@@ -1,8 +1,8 @@
-"""Where the libraries beneath us keep what they compile, on machines where nobody can write to a home.
+"""Cache directories of numba, Triton, torch and matplotlib on machines without a writable home directory.
 
 A container started with ``--user``, a read-only installation and cron have no home that can be written to. numba then
-refuses to compile, Triton and older releases of torch fail, matplotlib complains. They are given one private directory
-instead, which is removed at exit, and only where their own choice cannot be written to.
+refuses to compile, Triton and older releases of torch fail, matplotlib warns. Where a library's own choice cannot be
+written to, it gets a private directory instead, which is removed at exit.
 """
 
 import atexit
@@ -16,28 +16,28 @@ from pathlib import Path
 
 from hrfr_fast.runtime.progress import console
 
-PROBE = bytes(1 << 20)  # about the size of the compiled kernels, so that a full disk or quota shows itself
+PROBE = bytes(1 << 20)  # about the size of the compiled kernels, so that a full disk or quota is noticed
 
 
 @cache
 def use_writable_caches() -> tuple[str, ...]:
-    """Point libraries to a private directory for their caches where the usual one cannot be written to.
+    """Set libraries' environment variables to a private directory where their usual cache cannot be written to.
 
-    To be called before numba, matplotlib, Triton or torch's compiler are used; only the first call does anything. It
-    says so once where it concerns numba, whose kernels are then compiled anew at every start.
+    To be called before numba, matplotlib, Triton or torch's compiler are used; only the first call does anything. A
+    message is printed where it concerns numba, whose kernels are then compiled at every start.
 
     Returns:
         The environment variables that were set, none on a usual machine. Processes started later inherit them.
     """
-    _name_the_user()
-    lacking = tuple(name for name, places in _places().items() if not any(map(writable, places)))
+    _set_user_name()
+    lacking = tuple(name for name, folders in _usual_folders().items() if not any(map(writable, folders)))
     folder = private_folder() if lacking else None
     for name in lacking:
         if folder:
             os.environ[name] = str(folder / name.lower())
     if "NUMBA_CACHE_DIR" in lacking:
         console.print(
-            "no cache directory can be written to: the CPU's kernels are compiled anew at every start, which takes some"
+            "no cache directory can be written to: the CPU's kernels are compiled at every start, which takes about"
             " 15 seconds; set NUMBA_CACHE_DIR to a directory that can be written to, and they are kept",
             markup=False, highlight=False,
         )  # fmt: skip
@@ -45,7 +45,7 @@ def use_writable_caches() -> tuple[str, ...]:
 
 
 def numba_keeps_kernels() -> bool:
-    """Whether numba has a directory to keep compiled kernels in, be it until exit; it may have been imported before."""
+    """Whether numba has a directory for compiled kernels, if only until exit; it may have been imported before."""
     from numba import config
 
     lacking = "NUMBA_CACHE_DIR" in use_writable_caches()
@@ -61,7 +61,7 @@ def cache_home() -> Path:
 
 @cache
 def writable(folder: Path) -> bool:
-    """Whether a cache can be kept in ``folder``: as much as compiled kernels take fits there, or above it."""
+    """Whether a cache can be made in ``folder``, or in its first existing parent: compiled kernels would fit there."""
     if not folder.exists():
         return folder != folder.parent and writable(folder.parent)
     try:
@@ -84,23 +84,23 @@ def private_folder() -> Path | None:
     return None
 
 
-def _places() -> dict[str, tuple[Path, ...]]:
-    """Variable -> directories, of which its library uses the first that it can write to."""
+def _usual_folders() -> dict[str, tuple[Path, ...]]:
+    """Environment variable -> directories, of which its library uses the first that it can write to."""
     usual = {
-        "NUMBA_CACHE_DIR": (Path(__file__).parent / "data" / "__pycache__", cache_home() / "numba"),
+        "NUMBA_CACHE_DIR": (Path(__file__).parents[1] / "resampling" / "__pycache__", cache_home() / "numba"),
         "MPLCONFIGDIR": (cache_home() / "matplotlib",),
         "TRITON_CACHE_DIR": (Path(os.environ.get("TRITON_HOME") or _home()) / ".triton" / "cache",),
     }
-    return {name: (Path(os.environ[name]),) if os.environ.get(name) else places for name, places in usual.items()}
+    return {name: (Path(os.environ[name]),) if os.environ.get(name) else folders for name, folders in usual.items()}
 
 
 def _home() -> Path:
     home = Path(os.path.expanduser("~"))
-    return home if home.is_absolute() else Path("/proc/nonexistent")  # the system knows no home of this user
+    return home if home.is_absolute() else Path("/proc/nonexistent")  # this user has no home
 
 
-def _name_the_user() -> None:
-    """Give a user who has no name one: older releases of torch ask for it, and fail."""
+def _set_user_name() -> None:
+    """Set a name for a user without one: older releases of torch ask for it, and fail."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -108,5 +108,5 @@ def _name_the_user() -> None:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and no forked child of it
+    if os.getpid() == owner:  # not a forked child
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,62 +1,53 @@
-"""Which device and which number format to compute in. The CPU is never a silent fallback."""
+"""Choice of the device and of the number format to compute in. The CPU is never a silent fallback."""
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
+
+import torch
+from torch import nn
 
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.freed_memory import keep_freed_memory
 from hrfr_fast.runtime.gpu_software import architecture_fix, torch_fix
 
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    import torch
-    from torch import nn
-
-    ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Compute:
     """Device, autocast type (None: float32 throughout) and whether gradients need loss scaling."""
 
-    device: "torch.device"
-    autocast_dtype: "torch.dtype | None"
+    device: torch.device
+    autocast_dtype: torch.dtype | None
     scaled: bool
 
-    def place(self, module: "ModuleT") -> "ModuleT":
+    def place(self, module: ModuleT) -> ModuleT:
         """``module`` on the device, its convolutions in channels-last."""
-        import torch
-
         return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> AbstractContextManager[object]:
-        import torch
-
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast_dtype)
 
     @property
     def precision(self) -> str:
-        """The setting's name for it: bf16, fp16 or fp32."""
-        import torch
-
+        """The number format as the settings call it: bf16, fp16 or fp32."""
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.autocast_dtype, "fp32")  # type: ignore[arg-type]
 
     @property
-    def image_dtype(self) -> "torch.dtype":
-        """What engines should hand over: the autocast type, so that the first convolution casts nothing."""
-        import torch
-
+    def image_dtype(self) -> torch.dtype:
+        """Type of the images that engines make: the autocast type, so that the first convolution casts nothing."""
         return self.autocast_dtype or torch.float32
 
-    def __str__(self) -> str:
-        import torch
+    def free_memory(self) -> int:
+        """Free bytes of GPU memory; 0 on a CPU."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
 
+    def __str__(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"{where}, {str(self.image_dtype).removeprefix('torch.')}"
 
@@ -68,8 +59,6 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         HrfrError: a driver is there but CUDA is unusable, with the fix.
         UsageError: ``cuda`` on a machine without one; ``fp16`` on a CPU.
     """
-    import torch
-
     if device == "auto":
         device = "cuda" if _cuda_usable() else "cpu"
     elif device == "cuda" and not _cuda_usable():
@@ -84,7 +73,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if precision == "fp16" and not on_cuda:
         raise UsageError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
     if on_cuda:
-        torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds what fp32 is asked for to 11 bits
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds fp32 to 11 bits
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     return Compute(torch.device(device), dtype, scaled=precision == "fp16")
 
@@ -95,8 +84,6 @@ def fastest_precision(on_cuda: bool) -> str:
     A CPU without bf16 instructions emulates them: measured 5 to 7 times slower than fp32 with AVX2 alone, while one
     with AMX is up to 10 times faster in bf16.
     """
-    import torch
-
     if on_cuda:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
@@ -104,8 +91,6 @@ def fastest_precision(on_cuda: bool) -> str:
 
 
 def _cuda_usable() -> bool:
-    import torch
-
     driver = _driver()
     if torch.cuda.is_available():
         capability, built_for = torch.cuda.get_device_capability(), torch.cuda.get_arch_list()
@@ -119,7 +104,7 @@ def _cuda_usable() -> bool:
 
 
 def _driver() -> str:
-    """What the kernel says of its NVIDIA driver; a word where there is only its tool, as under WSL; else ""."""
+    """The kernel's line on its NVIDIA driver; "nvidia-smi" where there is only that tool, as under WSL; else ""."""
     version = Path("/proc/driver/nvidia/version")
     if version.exists():
         return version.read_text(encoding="utf-8").partition("\n")[0]

@@ -1,14 +1,14 @@
-"""Errors meant for the user, each with the exit code the command line ends with.
+"""Errors for the user, each with the exit code of the command.
 
 A message says what was wrong, where (file, record), and what to do about it. The command line prints the
-message alone; a traceback is only ever shown for a bug in hrfr-fast itself.
+message alone; a traceback is shown only for a bug in hrfr-fast itself.
 """
 
 from typing import Any
 
 
 class HrfrError(Exception):
-    """Base of every error a user can cause or mend. ``exit_code`` is the status of the command."""
+    """Base of every error that a user can cause or mend. ``exit_code`` is the status of the command."""
 
     exit_code = 1
 
@@ -20,13 +20,13 @@ class UsageError(HrfrError):
 
 
 class StrictRefusal(HrfrError):
-    """``--strict`` was asked for and some input was refused."""
+    """``--strict`` was given and some input was rejected."""
 
     exit_code = 3
 
 
 class IncompletePack(HrfrError):
-    """Some files could not be read; everything else is packed, and ``summary`` says what."""
+    """Some files could not be read; everything else is packed, and ``summary`` describes it."""
 
     def __init__(self, message: str, summary: Any) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class DamageFound(HrfrError):
 
 
 class CannotWrite(HrfrError):
-    """The system refused to write: a full disk, a quota, a read-only place.
+    """The system refused to write: a full disk, a quota, a read-only file system.
 
     Args:
         what: which file, why, and how to mend that.

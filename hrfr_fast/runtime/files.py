@@ -1,6 +1,6 @@
-"""Writing files so that a reader never sees half of one: temporary name, fsync, rename.
+"""Atomic writes, temporary name, fsync and rename, so that a reader never sees half a file.
 
-What the system refuses (a full disk, a quota, a read-only place) ends in CannotWrite, which names the file.
+Where the system refuses (a full disk, a quota, a read-only file system) CannotWrite is raised, which names the file.
 """
 
 import errno
@@ -23,20 +23,20 @@ REFUSED = {
     errno.EFBIG: "the file is larger than the system allows here (see `ulimit -f`, and the file system's own limit)",
     errno.EROFS: "the file system is read-only; choose another place, or mount it for writing",
 }
-"""Errors that only writing meets, in words."""
+"""Errors that only writing meets, and what to do."""
 NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What fsync says where the file system has none: there is nothing to wait for."""
+"""Errors of fsync on file systems that have none: there is nothing to wait for."""
 
 
 def in_words(error: OSError, doing: str) -> str:
-    """An error of the system that nothing closer to it has explained; ``doing``: what was being done."""
+    """Message for an error of the system that no other code has explained; ``doing``: what was being done."""
     if error.filename is not None:
         return f"{error.filename}: {REFUSED.get(error.errno or 0, error.strerror or error)}"
     return f"{doing}: the system says: {error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'no number')})"
 
 
 def refuse_lost_directory() -> None:
-    """Raise UsageError where the working directory was deleted: neither relative paths nor workers can do without."""
+    """Raise UsageError where the working directory was deleted: relative paths and workers need it."""
     try:
         os.getcwd()
     except OSError as error:
@@ -48,11 +48,11 @@ def refuse_lost_directory() -> None:
 
 @contextmanager
 def writing(path: str | Path, then: Callable[[], str] = str) -> Iterator[None]:
-    """Turn what the system refuses to write in the block into CannotWrite.
+    """A context that turns the system's refusal to write into CannotWrite.
 
     Args:
         path: named where the system's error names no file.
-        then: asked, once it happened, what is kept and how to go on; it replaces what an inner block said of that.
+        then: gives, after an error, the sentence on what is kept and how to go on; it replaces an inner context's.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def write_array(path: str | Path, array: "NDArray[Any]") -> None:
     """Replace ``path`` by a ``.npy`` file of ``array`` atomically."""
     import numpy as np
 
-    content = io.BytesIO()  # NumPy's own writing to a file does not say why it failed
+    content = io.BytesIO()  # np.save to a file does not report why it failed
     np.save(content, array, allow_pickle=False)
     write_bytes(path, content.getvalue())
 
@@ -120,13 +120,13 @@ def fsync_directory(path: str | Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, *NO_SYNC):  # writable and not readable: no way to ask
+        if error.errno in (errno.EACCES, errno.EPERM, *NO_SYNC):  # writable but not readable: it cannot be opened
             return
         raise
     try:
         fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EBADF:  # what some network file systems say of every directory
+        if error.errno != errno.EBADF:  # some network file systems raise it for every directory
             raise
     finally:
         os.close(descriptor)

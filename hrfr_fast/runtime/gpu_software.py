@@ -1,29 +1,29 @@
-"""What the software of an NVIDIA GPU needs of each other: the driver, torch's CUDA build, DALI's wheel, a C compiler.
+"""Compatibility of an NVIDIA driver, torch's CUDA build, DALI's wheel and a C compiler, and the commands that mend it.
 
-Everything here is a function of version texts, so that ``doctor`` can judge machines that it does not run on.
+Everything here is a function of version texts, so that it can be tested for machines other than this one.
 """
 
 import re
 from collections.abc import Sequence
 
 LEAST_DRIVER = {12: 525, 13: 580}
-"""CUDA's major version -> the first driver that runs what is built for it, of any minor version."""
+"""CUDA's major version -> the first driver that runs builds for it, of any minor version."""
 LEAST_DRIVER_CU128 = 570
-"""From here on PyTorch's newest CUDA 12 build; it knows the newest GPUs, that for CUDA 12.6 suits older drivers."""
+"""The first driver for PyTorch's newest CUDA 12 build, which supports the newest GPUs; older drivers need CUDA 12.6."""
 DALI_WHEELS = {"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
-"""Wheel -> the CUDA major version it is built for. Either goes with either build of torch: each loads its own CUDA."""
+"""Wheel -> the CUDA major version it is built for. Each works with any build of torch: both bring their own CUDA."""
 INDEX = "https://download.pytorch.org/whl"
 COMPILER_FIX = "install a C compiler and Python's header files (Debian, Ubuntu: gcc libc6-dev python3-dev)"
 
 
 def driver_number(driver: str) -> int:
-    """The leading number of a driver's version: 570 of "570.124.06", alone or in a line of /proc; 0 without one."""
+    """Major number of a driver's version: 570 of "570.124.06", alone or in a line of /proc; 0 without one."""
     found = re.search(r"\b(\d{3,4})\.\d", driver)
     return int(found[1]) if found else 0
 
 
 def install_torch(driver: str) -> str:
-    """The command that installs a torch which this driver runs; "" where the driver runs none of today's."""
+    """The command that installs a torch for this driver; "" where the driver is too old for any."""
     number, command = driver_number(driver), "pip install --force-reinstall torch"
     if not number or number >= LEAST_DRIVER[13]:
         return command
@@ -74,7 +74,7 @@ def architecture_fix(torch: str, capability: tuple[int, int], built_for: Sequenc
         built = (int(major), int(minor))
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
             return ""
-    old = f"pip install --force-reinstall torch --index-url {INDEX}/cu126"  # the build that still knows the oldest GPUs
+    old = f"pip install --force-reinstall torch --index-url {INDEX}/cu126"  # it still supports the oldest GPUs
     command = old if capability < (7, 5) else install_torch(driver)
     return (
         f"torch {torch} has no code for this GPU: its compute capability is {capability[0]}.{capability[1]}, the build"
@@ -95,5 +95,5 @@ def dali_fix(wheel: str, driver: str) -> str:
 
 
 def replace_dali(installed: list[str]) -> str:
-    """The commands that leave one wheel of DALI: that for CUDA 12, which the most drivers run."""
+    """The commands that leave one wheel of DALI: that for CUDA 12, which most drivers run."""
     return f"pip uninstall -y {' '.join(installed)} && pip install nvidia-dali-cuda120"

@@ -1,4 +1,4 @@
-"""One meaning for every file name in every locale, and output that any terminal can show."""
+"""File names as UTF-8 in every locale, and output that any terminal can show."""
 
 import codecs
 import io
@@ -11,9 +11,9 @@ PLAIN = {"·": "-", "…": "...", "→": "->", "±": "+-", "×": "x", "–": "-"
 def use_utf8() -> None:
     """Read file names as UTF-8, and print in the encoding of the terminal, whatever the locale.
 
-    Settings and manifests keep paths as text. So that one text means one file, in a locale of another encoding the
-    command starts itself anew in Python's UTF-8 mode (the default from Python 3.15 on), in which bytes of a name that
-    are not UTF-8 are kept, too. Output stays in the locale's encoding; what that lacks is replaced.
+    Settings and manifests store paths as text. So that a text always names the same file, in a locale of another
+    encoding the command restarts itself in Python's UTF-8 mode (the default from Python 3.15 on), which also keeps
+    bytes of a name that are not UTF-8. Output stays in the locale's encoding; characters that it lacks are replaced.
     """
     if sys.getfilesystemencoding() != "utf-8":
         shown_in = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -26,13 +26,13 @@ def use_utf8() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What stands for the characters that an encoding lacks: a sign that looks alike, or an escape sequence."""
+    """Error handler: characters that an encoding lacks become similar ones, or escape sequences."""
     assert isinstance(error, UnicodeEncodeError), "a handler for output"
     missing = error.object[error.start : error.end]
-    return "".join(map(_alike, missing)), error.end
+    return "".join(map(_substitute, missing)), error.end
 
 
-def _alike(missing: str) -> str:
-    if "\udc80" <= missing <= "\udcff":  # a byte of a file name that is no text
+def _substitute(missing: str) -> str:
+    if "\udc80" <= missing <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(missing) - 0xDC00:02x}"
     return PLAIN.get(missing) or missing.encode("ascii", "backslashreplace").decode("ascii")

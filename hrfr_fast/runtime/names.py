@@ -1,4 +1,4 @@
-"""File names as part of a line of text: in a listing, in a message."""
+"""File names on one line of text, as in listings and messages."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 def one_line(name: str) -> str:
     """``name`` with backslashes and control characters (a newline, a tab, a terminal's escape) written as escapes.
 
-    Different names stay different. A name may hold any of these, and would break the line it is written on.
+    Different names stay different. File names may hold any of these, which would break the line.
     """
     return _CONTROL.sub(_escape, name) if _CONTROL.search(name) else name
 

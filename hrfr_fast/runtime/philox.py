@@ -1,9 +1,9 @@
 """Philox4x32-10: random numbers as a pure function of integers.
 
 Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11, section 3.3. The generator keeps no
-state: ``(seed, epoch, position, view, purpose)`` goes in, four 32-bit words come out, so any record of any
-epoch can be had alone, in any order, on any machine. Keyed on the whole tuple and never on a sum such as
-``seed + epoch``, where (0, 1) and (1, 0) would collide.
+state: ``(seed, epoch, position, view, purpose)`` gives four 32-bit words, so the numbers of any record of any epoch can
+be computed alone, in any order, on any machine. The key is the whole tuple and never a sum such as ``seed + epoch``,
+where (0, 1) and (1, 0) would collide.
 """
 
 import numpy as np
@@ -15,14 +15,14 @@ LOW = np.uint64(0xFFFFFFFF)
 SHIFT = np.uint64(32)
 ROUNDS = 10
 
-# What the words are for: different purposes never share numbers.
+# Purposes of the words: different purposes never share numbers.
 SHUFFLE_LOWRES, SHUFFLE_HIGHRES, SHUFFLE_SLOTS, AUGMENT, SYNTHESIS, SPLIT_CHOICE, FOLDS, BOOTSTRAP = range(8)
 
 
 def philox(
     seed: int, epoch: ArrayLike, position: ArrayLike, *, purpose: int, view: int = 0, block: int = 0
 ) -> NDArray[np.uint64]:
-    """Four words for each (epoch, position).
+    """Four random words for each (epoch, position).
 
     Args:
         seed: 0 <= seed < 2**64, the key.

@@ -1,4 +1,4 @@
-"""Worker processes: started anew, ending with their parent, and an answer in words where they cannot be started."""
+"""Worker processes: spawned, ending with their parent, with an error for the user where they cannot be started."""
 
 import multiprocessing
 import os
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def worker_pool(workers: int, prepare: Callable[[], object] | None = None) -> ProcessPoolExecutor:
-    """A pool of ``workers`` processes; each calls ``prepare`` first. Raises HrfrError where there can be none.
+    """A pool of ``workers`` processes; each calls ``prepare`` first. Raises HrfrError where none can be started.
 
-    Spawned, not forked: a worker must inherit neither threads nor whatever its parent imported and holds.
+    Spawned, not forked: a worker must not inherit its parent's threads, modules and open files.
     """
     context = multiprocessing.get_context("spawn")
     try:
@@ -27,7 +27,7 @@ def worker_pool(workers: int, prepare: Callable[[], object] | None = None) -> Pr
     except OSError as error:  # of the first semaphore
         raise HrfrError(
             f"worker processes cannot be started: the system gives no semaphores ({error.strerror or error}; they live"
-            " in /dev/shm, which has to be writable and not full). --workers 1 works without"
+            " in /dev/shm, which has to be writable and not full). --workers 1 needs none"
         ) from error
 
 
@@ -70,7 +70,7 @@ def one_opencv_thread() -> None:
 
 
 def _start_worker(prepare: Callable[[], object] | None) -> None:
-    """Leave Ctrl-C to the parent, and end with it even where it was killed outright."""
+    """Leave Ctrl-C to the parent, and end with it even where it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""One look for every long piece of work: what, how far, how fast, how long still."""
+"""Progress bars with rate and time left, and the console of messages on standard error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 class RateColumn(ProgressColumn):
-    """Completed units a second, over rich's own sliding window."""
+    """Column of completed units a second, over rich's own sliding window."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "-/s", style="cyan")
+        rate = task.finished_speed or task.speed
+        return Text(f"{rate:,.0f}/s" if rate else "-/s", style="cyan")
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def progress_bar(show: bool = True) -> Iterator[Progress]:
         RateColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")),  # where it is narrow, this wraps
+        TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")),  # wraps in a narrow terminal
         console=console,
         disable=not show,
         refresh_per_second=4,

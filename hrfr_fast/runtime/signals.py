@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM as a flag that long loops look at between two pieces of work.
+"""Ctrl-C and SIGTERM as a flag that long loops check between two pieces of work.
 
-A second signal ends the process at once, for whoever does not want to wait for the piece in hand: with SystemExit,
-which no handler of errors takes for one.
+A second signal ends the process at once, without waiting for the current piece: with SystemExit, which handlers of
+errors do not catch.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 
 class StopFlag:
-    """Context manager: inside it SIGINT and SIGTERM only set ``signal_number``.
+    """Context manager in which SIGINT and SIGTERM only set ``signal_number``.
 
     Off the main thread, where Python cannot install handlers, the flag is never set.
     """

@@ -1,4 +1,4 @@
-"""What this machine offers a process: cores and memory."""
+"""Cores and memory that this process may use."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ def cores() -> int:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of host memory: all of it, and what can be had without swapping, page cache included."""
+    """Bytes of host memory: in total, and available without swapping, page cache included."""
     with suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         return int(lines["MemTotal"].split()[0]) << 10, int(lines["MemAvailable"].split()[0]) << 10
@@ -21,19 +21,19 @@ def memory() -> tuple[int, int]:
 
 
 def free_memory() -> int:
-    """What can be had without swapping, within the container's limit."""
+    """Bytes available without swapping, within the container's limit."""
     free = [memory()[1]]
     with suppress(OSError, ValueError):  # no limit ("max"), or no control groups
-        # The page cache counts as used there and can be given back, so only the limit itself is a bound.
+        # The container's use counts the page cache, which can be freed, so only the limit itself is a bound.
         free.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return min(free)
 
 
-def most_memory() -> int:
-    """Bytes of host memory that this process has taken at most."""
+def peak_memory() -> int:
+    """Most bytes of host memory that this process has used."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # KiB on Linux
 
 
 def gib(count: float) -> str:
-    """Bytes in words."""
+    """A number of bytes as text, in GiB."""
     return f"{count / 2**30:.1f} GiB"

@@ -1,4 +1,4 @@
-"""Tables on standard output that cut nothing, however narrow the terminal is, and wherever the output goes."""
+"""Tables on standard output without truncated cells, whatever the width of the terminal."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ def print_rows(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", bold: Container[int] = (),
     right: Container[int] = (),
 ) -> None:  # fmt: skip
-    """Print ``rows`` as a table where it fits: with lines, else without. Else one block a row: its first cell, and
-    below it a line for each other cell that is not empty.
+    """Print ``rows`` as a table where it fits, with lines or else without; otherwise as one block a row: its first
+    cell, and below it a line for each other cell that is not empty.
 
     A file or a pipe counts as 80 columns wide unless the environment's COLUMNS says otherwise. Cells are plain text.
 
     Args:
-        bold: numbers of the rows to stand out.
+        bold: numbers of the rows in bold type.
         right: numbers of the columns aligned to the right.
     """
     from rich.console import Console
@@ -37,11 +37,14 @@ def _table(
     from rich.table import Column, Table
     from rich.text import Text
 
-    columns = [Column(Text(one), justify="right" if i in right else "left", no_wrap=True) for i, one in enumerate(head)]
-    look: dict[str, Any] = {"box": box.HEAVY_HEAD} if lines else {"box": box.SIMPLE_HEAD, "show_edge": False}
+    columns = [
+        Column(Text(title), justify="right" if number in right else "left", no_wrap=True)
+        for number, title in enumerate(head)
+    ]
+    style: dict[str, Any] = {"box": box.HEAVY_HEAD} if lines else {"box": box.SIMPLE_HEAD, "show_edge": False}
     if not lines:
-        look["padding"] = 0  # the box itself leaves a space between columns
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left", **look)
+        style["padding"] = 0  # the box itself leaves a space between columns
+    table = Table(*columns, title=Text(title) if title else None, title_justify="left", **style)
     for number, row in enumerate(rows):
         table.add_row(*map(Text, row), style="bold" if number in bold else "")
     return table
@@ -50,7 +53,7 @@ def _table(
 def _blocks(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold: Container[int]) -> Iterable[Any]:
     from rich.text import Text
 
-    names = [" ".join(one.split()) for one in head]
+    names = [" ".join(title.split()) for title in head]
     width = max(map(len, names[1:]), default=0)
     if title:
         yield Text(title, style="italic")
@@ -62,7 +65,7 @@ def _blocks(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold
 
 
 def print_values(title: str, values: Mapping[str, Any]) -> None:
-    """Print names and values in two columns; what is too long goes on in the next line."""
+    """Print names and values in two columns; long values continue in the next line."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -76,8 +79,8 @@ def print_values(title: str, values: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> str:
     """Numbers with thousands separators, mappings and lists without brackets and quotes."""
     if isinstance(value, dict):
-        inner = [f"{k}: {_plain(v)}" for k, v in value.items()]
-        return "\n".join(inner) if any(isinstance(v, dict) for v in value.values()) else ", ".join(inner)
+        entries = [f"{key}: {_plain(entry)}" for key, entry in value.items()]
+        return ("\n" if any(isinstance(entry, dict) for entry in value.values()) else ", ").join(entries)
     if isinstance(value, list):
         return "\n".join(map(_plain, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""TOML files: settings, regimes and presets, as users and runs write them."""
+"""Reading and writing of TOML files: settings, regimes and presets."""
 
 import codecs
 import tomllib
@@ -11,16 +11,16 @@ from hrfr_fast.runtime.files import write_bytes
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
-    """The tables of a UTF-8 file, with or without the byte order mark that Windows' editors begin files with.
+    """The content of a UTF-8 file, with or without the byte order mark that editors on Windows write.
 
-    Bytes that are not UTF-8 come back as surrogates, as in Python's own file names, so that a path holds.
+    Bytes that are not UTF-8 become surrogates, as in Python's own file names, so that a path is kept.
 
     Args:
         path: the file.
-        what: what it should be, for the message: "settings".
+        what: what the file should be, for the message: "settings".
 
     Raises:
-        UsageError: the file cannot be opened, or is no TOML.
+        UsageError: the file cannot be opened, or is not TOML.
     """
     try:
         content = Path(path).read_bytes()
@@ -32,7 +32,7 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def write_toml(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` atomically, so that ``read_toml`` gives them back; file names keep their bytes."""
+    """Write ``values`` atomically, so that ``read_toml`` returns them; file names keep their bytes."""
     import tomli_w
 
     write_bytes(path, tomli_w.dumps(values).encode("utf-8", "surrogateescape"))

@@ -1,3 +1,3 @@
-"""The version of the package, for whatever records what made it."""
+"""The version of the package."""
 
 __version__ = "0.1.0"

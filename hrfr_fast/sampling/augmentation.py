@@ -1,11 +1,11 @@
-"""Augmentation: what is to be done to each picture, as arrays of numbers.
+"""Augmentation parameters of every image, as arrays of numbers.
 
-A augmentation is drawn from integers alone, ``(seed, epoch, position, view)``: the *position* in the stream and not the
-record, so that a face drawn twice in an epoch, or seen as two views, differs. Engines execute augmentations and draw
-nothing themselves; that is why they agree.
+They are drawn from integers alone, ``(seed, epoch, position, view)``: the *position* in the stream and not the record,
+so that a face drawn twice in an epoch, or seen as two views, differs. Engines execute these parameters and draw nothing
+themselves, which is why they agree.
 
-Sampler of execution: degrade (down to a few pixels), resample the source box to the output, blur, colour, erase,
-then one clamp and one rounding.
+Order of execution: degrade (downsample to a few pixels), resample the crop box to the output, blur, colour, erase, then
+one clamp and one rounding.
 """
 
 from typing import NamedTuple
@@ -17,36 +17,36 @@ from hrfr_fast.runtime.philox import AUGMENT, philox, uniform
 from hrfr_fast.settings import AugmentSettings
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MID_LEVEL = np.float32(127.5)
-KERNELS = ("cubic", "linear", "box")
-"""Degradation kernels by number: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
+MIDDLE_VALUE = np.float32(127.5)
+FILTERS = ("cubic", "linear", "box")
+"""Filters of the degradation, by index: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
 
 
 class Augmentation(NamedTuple):
-    """What is to be done to B pictures, as C-contiguous arrays with B rows."""
+    """Parameters of B images, as C-contiguous arrays with B rows."""
 
     box: NDArray[np.float32]
-    """[B, 4] x0, y0, x1, y1 of the source box as shares of the frame; x0 > x1 flips; may leave [0, 1]."""
+    """[B, 4] x0, y0, x1, y1 of the crop box as shares of the frame; x0 > x1 flips; may leave [0, 1]."""
     colour: NDArray[np.float32]
-    """[B, 3, 4]: output channel = row . (r, g, b, 1), in levels 0 to 255."""
+    """[B, 3, 4]: output channel = row . (r, g, b, 1), in pixel values 0 to 255."""
     degrade: NDArray[np.int32]
-    """[B] side in pixels to which the frame is shrunk first; 0: not at all."""
-    kernel: NDArray[np.int32]
-    """[B] index into KERNELS, used where degrade > 0."""
+    """[B] size in pixels to which the frame is downsampled first; 0: not at all."""
+    filter: NDArray[np.int32]
+    """[B] index into FILTERS, used where degrade > 0."""
     blur: NDArray[np.float32]
-    """[B] sigma as a share of the output's side; 0: none."""
+    """[B] sigma as a share of the output's size; 0: none."""
     erase: NDArray[np.float32]
     """[B, 4] x0, y0, x1, y1 as shares of the output; empty where x1 <= x0."""
 
     def take(self, rows: NDArray[np.int64]) -> "Augmentation":
-        """The augmentation of some of the pictures."""
+        """The parameters of some of the images."""
         return Augmentation(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
 
 
 def no_augmentation(count: int, *, degrade: int = 0) -> Augmentation:
-    """The whole frame, unchanged but for an optional fixed degradation.
+    """Parameters that keep the whole frame unchanged but for an optional fixed degradation.
 
-    This is how test views are made: LR36 of a 144-px face is ``degrade=36`` (cubic, antialiased).
+    Test views are made so: LR36 of a 144-px face is ``degrade=36`` (cubic, antialiased).
     """
     box = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
     colour = np.zeros((count, 3, 4), np.float32)
@@ -68,7 +68,7 @@ def draw_augmentation(
     position: NDArray[np.int64],
     view: int = 0,
 ) -> Augmentation:
-    """The augmentation of the samples at (epoch, position), int64 arrays [B]; ``view`` numbers views of one sample."""
+    """The parameters of the samples at (epoch, position), int64 arrays [B]; ``view`` numbers views of one sample."""
 
     def numbers(block: int) -> NDArray[np.float32]:
         return uniform(philox(seed, epoch, position, purpose=AUGMENT, view=view, block=block))
@@ -88,16 +88,16 @@ def draw_augmentation(
 
 
 def _draw_box(box: NDArray[np.float32], settings: AugmentSettings, drawn: NDArray[np.float32]) -> None:
-    side = 1 + np.float32(settings.zoom) * (2 * drawn[:, 3] - 1)
+    size = 1 + np.float32(settings.zoom) * (2 * drawn[:, 3] - 1)
     for axis in (0, 1):
         middle = np.float32(0.5) + np.float32(settings.shift) * (2 * drawn[:, 1 + axis] - 1)
-        box[:, axis], box[:, 2 + axis] = middle - side / 2, middle + side / 2
+        box[:, axis], box[:, 2 + axis] = middle - size / 2, middle + size / 2
     flipped = drawn[:, 0] < settings.flip
     box[flipped] = box[flipped][:, [2, 1, 0, 3]]
 
 
 def _colour(settings: AugmentSettings, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Brightness scales, contrast scales about the middle level, saturation mixes with the luma."""
+    """Colour matrices: brightness scales, contrast scales about the middle value, saturation mixes with the luma."""
     brightness = 1 + np.float32(settings.brightness) * (2 * drawn[:, 0] - 1)
     contrast = 1 + np.float32(settings.contrast) * (2 * drawn[:, 1] - 1)
     saturation = 1 + np.float32(settings.saturation) * (2 * drawn[:, 2] - 1)
@@ -105,21 +105,21 @@ def _colour(settings: AugmentSettings, drawn: NDArray[np.float32]) -> NDArray[np
     mix = saturation[:, None, None] * np.eye(3, dtype=np.float32) + (1 - saturation[:, None, None]) * LUMA
     colour = np.empty((len(drawn), 3, 4), np.float32)
     colour[:, :, :3] = (contrast * brightness)[:, None, None] * mix
-    colour[:, :, 3] = ((1 - contrast) * MID_LEVEL)[:, None]
+    colour[:, :, 3] = ((1 - contrast) * MIDDLE_VALUE)[:, None]
     return colour
 
 
 def _draw_degradation(augmentation: Augmentation, settings: AugmentSettings, drawn: NDArray[np.float32]) -> None:
     choices = settings.degrade_max - settings.degrade_min + 1
-    side = settings.degrade_min + (drawn[:, 1] * choices).astype(np.int32)
-    augmentation.degrade[:] = np.where(drawn[:, 0] < settings.degrade, side, 0)
-    augmentation.kernel[:] = (drawn[:, 2] * len(KERNELS)).astype(np.int32)
+    size = settings.degrade_min + (drawn[:, 1] * choices).astype(np.int32)
+    augmentation.degrade[:] = np.where(drawn[:, 0] < settings.degrade, size, 0)
+    augmentation.filter[:] = (drawn[:, 2] * len(FILTERS)).astype(np.int32)
 
 
-def _erased(settings: AugmentSettings, drawn: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Random erasing (Zhong et al. 2020, section 3.2): area 2 to 20 %, aspect 0.3 to 3.3."""
+def _erased(settings: AugmentSettings, drawn: NDArray[np.float32], shape: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rectangles of random erasing (Zhong et al. 2020, section 3.2): area 2 to 20 %, aspect 0.3 to 3.3."""
     area = np.float32(0.02) + np.float32(0.18) * drawn[:, 1]
-    aspect = np.exp(np.log(np.float32(3.3)) * (2 * more[:, 0] - 1))
+    aspect = np.exp(np.log(np.float32(3.3)) * (2 * shape[:, 0] - 1))
     width, height = np.minimum(np.sqrt(area * aspect), 1), np.minimum(np.sqrt(area / aspect), 1)
     left, top = drawn[:, 2] * (1 - width), drawn[:, 3] * (1 - height)
     box = np.stack([left, top, left + width, top + height], axis=1)

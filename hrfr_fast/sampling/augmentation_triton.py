@@ -1,8 +1,8 @@
-"""``draw_augmentation`` inside a kernel: each program draws the augmentation of its own picture, in registers.
+"""``draw_augmentation`` inside GPU kernels: each program draws the augmentation of its own image, in registers.
 
 Everything is bit-equal to the host's but the erased box, whose exponential may differ in the last two bits.
-For that, kernels that call these functions are launched with ``enable_fp_fusion=False``: NumPy rounds a product before
-it adds, and a fused multiply-add does not. Where fusing is wanted, ``tl.fma`` says so.
+To that end kernels that call these functions are launched with ``enable_fp_fusion=False``: NumPy rounds a product
+before it adds, and a fused multiply-add does not. Where fusing is wanted, ``tl.fma`` is called.
 """
 
 import numpy as np
@@ -10,26 +10,37 @@ import triton
 import triton.language as tl
 
 from hrfr_fast.runtime.philox import AUGMENT
-from hrfr_fast.sampling.augmentation import LUMA
+from hrfr_fast.sampling.augmentation import FILTERS, LUMA
 from hrfr_fast.settings import AugmentSettings
 
 FIELDS = (
     "flip", "shift", "zoom", "brightness", "contrast", "saturation", "grey", "blur", "blur_sigma", "erase",
     "degrade", "degrade_min", "degrade_max",
 )  # fmt: skip
-"""What kernels read, in the order of the float32 array they read it from."""
+"""The settings that kernels read, in the order of their float32 array."""
 
 FLIP, SHIFT, ZOOM, BRIGHTNESS, CONTRAST, SATURATION, GREY, BLUR, BLUR_SIGMA, ERASE, DEGRADE, SMALLEST, LARGEST = (
     tl.constexpr(number) for number in range(len(FIELDS))
 )
 TAG = tl.constexpr(AUGMENT << 16)
 LUMA_R, LUMA_G, LUMA_B = (tl.constexpr(float(value)) for value in LUMA)
+FILTER_COUNT = tl.constexpr(float(len(FILTERS)))
 LOG_ASPECT = tl.constexpr(float(np.log(np.float32(3.3))))
 
 
 def kernel_settings(settings: AugmentSettings) -> np.ndarray:
-    """float32 [13]: the settings as kernels read them. Sides up to 4096 are exact."""
+    """float32 [13]: the settings as kernels read them. Sizes up to 4096 are exact."""
     return np.array([getattr(settings, name) for name in FIELDS], np.float32)
+
+
+@triton.jit
+def look_up_sample(records, counter, skip, epoch_length, slots, image):
+    """Epoch, position and record (int64 scalars) of image number ``image`` of the batch; see ``sampler_torch``."""
+    at = tl.load(counter) + skip + image
+    epoch = at // epoch_length
+    position = at - epoch * epoch_length
+    record = tl.load(records + (epoch % slots) * epoch_length + position).to(tl.int64)
+    return epoch, position, record
 
 
 @triton.jit
@@ -51,7 +62,7 @@ def _uniform(word):
 
 @triton.jit
 def _around(settings, name: tl.constexpr, drawn):
-    """setting * (2 drawn - 1)"""
+    """setting * (2 * drawn - 1): uniform between -setting and setting."""
     return tl.load(settings + name) * (2.0 * drawn - 1.0)
 
 
@@ -86,17 +97,17 @@ def colour_entry(gain, saturation, row, column):
 
 @triton.jit
 def draw_degradation(settings, seed, epoch, position):
-    """side (int32, 0: none) and kernel (int32 index into KERNELS) of the degradation."""
-    chance, drawn, kernel, _ = draw(seed, epoch, position, 2)
+    """Size in pixels (int32, 0: none) and filter (int32 index into FILTERS) of the degradation."""
+    chance, drawn, filter, _ = draw(seed, epoch, position, 2)
     smallest = tl.load(settings + SMALLEST)
     choices = tl.load(settings + LARGEST) - smallest + 1.0
-    side = smallest.to(tl.int32) + (drawn * choices).to(tl.int32)
-    return tl.where(chance < tl.load(settings + DEGRADE), side, 0), (kernel * 3.0).to(tl.int32)
+    size = smallest.to(tl.int32) + (drawn * choices).to(tl.int32)
+    return tl.where(chance < tl.load(settings + DEGRADE), size, 0), (filter * FILTER_COUNT).to(tl.int32)
 
 
 @triton.jit
 def draw_blur(settings, seed, epoch, position):
-    """Sigma as a share of the output's side; 0: none."""
+    """Sigma as a share of the output's size; 0: none."""
     chance, drawn, _, _ = draw(seed, epoch, position, 3)
     return tl.where(chance < tl.load(settings + BLUR), drawn * tl.load(settings + BLUR_SIGMA), 0.0)
 

@@ -1,12 +1,12 @@
-"""Which record comes when: a pure function of integers.
+"""The sampler: a pure function from the number of a sample to its record.
 
 The training stream is endless and numbered: sample n lies at position ``n % epoch_length`` of epoch
-``n // epoch_length``. The whole resume state of the data path is therefore one integer, *samples consumed*,
-and a rank or a worker that wants sample n needs nobody's history.
+``n // epoch_length``. The whole resume state of the data path is therefore one integer, *samples consumed*, and any
+rank or worker can compute sample n without the samples before it.
 
-An epoch is one pass over the first source. A second source (highres in a mixed regime) is spread evenly at
-random among it and cycles through reshuffled passes of its own, so a share of 5 % of a small set draws every
-picture equally often before any comes again.
+An epoch is one pass over the first split. Samples of a second split (highres in a mixed regime) lie at random positions
+among it and cycle through reshuffled passes of their own, so that even at a share of 5 % every face of a small split is
+drawn equally often before any comes again.
 
 A permutation is the stable argsort of 64-bit Philox keys: exactly uniform but for key ties (one in 10^7 epochs
 of a million records). It costs 0.1 s a million records and 8 bytes each, once an epoch; a bijection by
@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES, SHUFFLE_SLOTS, philox
 
-BLOCK = 65536  # keys made at a time: the words then stay in the cache, which halves the time
+KEY_CHUNK = 65536  # keys made at a time: the words then stay in the CPU's cache, which halves the time
 
 
 class SampleIndices(NamedTuple):
-    """A stretch of the stream; every array is int64 [count]."""
+    """Consecutive samples of the stream; every array is int64 [count]."""
 
     epoch: NDArray[np.int64]
     position: NDArray[np.int64]
-    source: NDArray[np.int64]
-    """0 for the first source, 1 for the second."""
+    split: NDArray[np.int64]
+    """0 for the first split, 1 for the second."""
     record: NDArray[np.int64]
 
 
@@ -42,12 +42,12 @@ class Sampler:
 
     Args:
         seed: 0 <= seed < 2**64.
-        first: records in the first source, >= 1.
-        second: records in the second source; 0 for none.
-        second_draws: draws from the second source in one epoch; None for as many as it has records.
+        first: records in the first split, >= 1.
+        second: records in the second split; 0 for none.
+        second_draws: samples of the second split in one epoch; None for as many as it has records.
 
     Raises:
-        UsageError: an empty first source, or draws from an empty second one.
+        UsageError: an empty first split, or samples of an empty second one.
     """
 
     seed: int
@@ -74,37 +74,37 @@ class Sampler:
 
     def samples(self, start: int, count: int) -> SampleIndices:
         """Samples start .. start + count - 1 of the stream; may span epochs."""
-        number = np.arange(start, start + count, dtype=np.int64)
-        epoch, position = np.divmod(number, self.epoch_length)
-        source = np.zeros(count, np.int64)
+        epoch, position = np.divmod(np.arange(start, start + count, dtype=np.int64), self.epoch_length)
+        split = np.zeros(count, np.int64)
         record = np.empty(count, np.int64)
-        for one in np.unique(epoch):
-            inside = epoch == one
-            source[inside], record[inside] = self._in_epoch(int(one), position[inside])
-        return SampleIndices(epoch, position, source, record)
+        for one_epoch in np.unique(epoch):
+            inside = epoch == one_epoch
+            split[inside], record[inside] = self._in_epoch(int(one_epoch), position[inside])
+        return SampleIndices(epoch, position, split, record)
 
     def _in_epoch(self, epoch: int, position: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if not self.draws_of_second:
             return np.zeros_like(position), permutation(self.seed, epoch, self.first, SHUFFLE_LOWRES)[position]
         slot = permutation(self.seed, epoch, self.epoch_length, SHUFFLE_SLOTS)[position]
-        source = (slot >= self.first).astype(np.int64)
-        record = slot.copy()  # slots below `first` are already a random permutation of the first source
-        second = source == 1
+        split = (slot >= self.first).astype(np.int64)
+        record = slot.copy()  # slots below `first` are already a random permutation of the first split
+        second = split == 1
         draw = epoch * self.draws_of_second + slot[second] - self.first
         cycle, index = np.divmod(draw, self.second)
         record[second] = [
-            permutation(self.seed, int(c), self.second, SHUFFLE_HIGHRES)[i] for c, i in zip(cycle, index, strict=True)
+            permutation(self.seed, int(number), self.second, SHUFFLE_HIGHRES)[i]
+            for number, i in zip(cycle, index, strict=True)
         ]
-        return source, record
+        return split, record
 
 
 @lru_cache(maxsize=16)
 def permutation(seed: int, epoch: int, size: int, purpose: int) -> NDArray[np.int64]:
     """A random permutation of range(size), int64, read-only; equal arguments, equal permutation."""
     keys = np.empty(size, np.uint64)
-    for start in range(0, size, BLOCK):
-        words = philox(seed, epoch, np.arange(start, min(start + BLOCK, size)), purpose=purpose)
-        keys[start : start + BLOCK] = words[:, 0] << np.uint64(32) | words[:, 1]
+    for start in range(0, size, KEY_CHUNK):
+        words = philox(seed, epoch, np.arange(start, min(start + KEY_CHUNK, size)), purpose=purpose)
+        keys[start : start + KEY_CHUNK] = words[:, 0] << np.uint64(32) | words[:, 1]
     order = _stable_argsort(keys)
     order.setflags(write=False)
     return order
@@ -123,9 +123,9 @@ def _stable_argsort(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def draws_for_share(share: float | None, first: int, second: int) -> int:
-    """Draws from the second source an epoch so that they make up ``share`` of it (0 <= share < 1).
+    """Samples of the second split an epoch so that they make up ``share`` of it (0 <= share < 1).
 
-    None means as they come: one pass, each picture as often as one of the first source.
+    None means one pass over the second split: each of its faces as often as one of the first.
 
     Raises:
         UsageError: a share outside [0, 1).

@@ -1,4 +1,4 @@
-"""The sampling order made on the device: the same Philox words, the same stable sort, the same records.
+"""The sampler's order made by torch on the device: the same Philox words, the same stable sort, the same records.
 
 The host launches and never waits; every shape follows from integers. Once an epoch, off the critical path: a million
 records cost about 100 small launches over 8 MB arrays and one radix sort.
@@ -24,12 +24,12 @@ FACTOR_0, FACTOR_1 = int(MULTIPLIER_0), int(MULTIPLIER_1)
 
 
 def philox_words(seed: int, epoch: Tensor, position: Tensor, *, purpose: int, block: int = 0) -> list[Tensor]:
-    """``data.philox.philox`` for tensors: four int64 tensors with values in [0, 2**32).
+    """``philox`` for tensors: four int64 tensors with values in [0, 2**32).
 
     Args:
         seed: 0 <= seed < 2**64.
         epoch, position: int64 tensors that broadcast, 0 <= each < 2**32.
-        purpose: one of the constants of ``data.philox``; the view is 0.
+        purpose: one of the constants of ``runtime.philox``; the view is 0.
 
     A product of two 32-bit words wraps in int64, which leaves its bits right: the shift's sign bits are masked off.
     """
@@ -58,14 +58,14 @@ def permutations(seed: int, epochs: range, size: int, purpose: int, device: torc
 def epoch_records(sampler: Sampler, epoch: int, device: torch.device) -> Tensor:
     """The records of one epoch by position: int32 [epoch_length].
 
-    A value below ``sampler.first`` is a record of the first source, ``sampler.first + r`` is record r of the second.
+    A value below ``sampler.first`` is a record of the first split, ``sampler.first + r`` is record r of the second.
     """
     if not sampler.draws_of_second:
         return permutations(sampler.seed, range(epoch, epoch + 1), sampler.first, SHUFFLE_LOWRES, device)[0].int()
     slot = permutations(sampler.seed, range(epoch, epoch + 1), sampler.epoch_length, SHUFFLE_SLOTS, device)[0]
-    begin = epoch * sampler.draws_of_second  # draws from the second source before this epoch
+    begin = epoch * sampler.draws_of_second  # samples of the second split before this epoch
     cycles = range(begin // sampler.second, (begin + sampler.draws_of_second - 1) // sampler.second + 1)
     drawn = permutations(sampler.seed, cycles, sampler.second, SHUFFLE_HIGHRES, device).flatten()
-    at = slot - sampler.first + (begin - cycles.start * sampler.second)
-    second = sampler.first + drawn[at.clamp_(min=0, max=len(drawn) - 1)]
+    index = slot - sampler.first + (begin - cycles.start * sampler.second)
+    second = sampler.first + drawn[index.clamp_(min=0, max=len(drawn) - 1)]
     return torch.where(slot < sampler.first, slot, second).int()

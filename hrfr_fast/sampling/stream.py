@@ -1,7 +1,7 @@
-"""The stream of samples: which records make up a batch, and how each is augmented."""
+"""Streams of batch specifications: the records of every batch, their labels and their augmentation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,9 @@ from hrfr_fast.sampling.augmentation import Augmentation, draw_augmentation
 from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.settings import AugmentSettings
 
-if TYPE_CHECKING:
-    pass
-
 
 class BatchStream(Protocol):
-    """What an engine may ask of any stream. One that needs more takes a ``SingleViewStream``."""
+    """Interface of all streams; an engine that needs more takes a ``SingleViewStream``."""
 
     @property
     def splits(self) -> tuple[Split, ...]: ...
@@ -31,7 +28,7 @@ class BatchStream(Protocol):
     def ranks(self) -> int: ...
     @property
     def augment(self) -> AugmentSettings:
-        """What the augmentations may hold: an engine may leave out an operation that is off here."""
+        """Ranges of the augmentation parameters: an engine may leave out an operation that is off here."""
         ...
 
     @property
@@ -42,15 +39,21 @@ class BatchStream(Protocol):
         ...
 
     def batch_spec(self, start: int) -> "BatchSpec":
-        """This rank's part of the batch that begins at sample ``start``; one part a split."""
+        """This rank's share of the batch that begins at sample ``start``; one BatchPart a split."""
         ...
 
 
 @dataclass(frozen=True)
 class SingleViewStream:
-    """What is to be fed: the splits, the order over them, the augmentation, and the slice for this rank.
+    """A BatchStream of splits in a sampler's order, every face in one view.
 
-    ``batch_size`` is the number of samples a step consumes over all ranks; it is a multiple of ``ranks``.
+    Args:
+        splits: one, or two that the sampler mixes.
+        sampler: the order of their records.
+        augment: the augmentation.
+        size: width and height of the batch's images in pixels.
+        batch_size: samples a step over all ranks; a multiple of ``ranks``.
+        rank, ranks: this rank and how many there are.
     """
 
     splits: tuple[Split, ...]
@@ -71,17 +74,17 @@ class SingleViewStream:
         return self.sampler.epoch_length
 
     def batch_spec(self, start: int) -> "BatchSpec":
-        """This rank's part of the batch that begins at sample ``start``."""
+        """This rank's share of the batch that begins at sample ``start``."""
         share = self.batch_size // self.ranks
-        draws = self.sampler.samples(start + self.rank * share, share)
-        augmentation = draw_augmentation(self.augment, self.sampler.seed, draws.epoch, draws.position)
+        samples = self.sampler.samples(start + self.rank * share, share)
+        augmentation = draw_augmentation(self.augment, self.sampler.seed, samples.epoch, samples.position)
         labels = np.empty(share, np.int64)
-        parts, offset = [], 0
+        parts, label_offset = [], 0
         for number, split in enumerate(self.splits):
-            rows = np.flatnonzero(draws.source == number)
-            records = draws.record[rows]
-            labels[rows] = split.labels[records] + offset
-            offset += split.identities
+            rows = np.flatnonzero(samples.split == number)
+            records = samples.record[rows]
+            labels[rows] = split.labels[records] + label_offset
+            label_offset += split.identities
             if len(rows):
                 parts.append(
                     BatchPart(split, rows, records, augmentation if len(rows) == share else augmentation.take(rows))
@@ -89,15 +92,15 @@ class SingleViewStream:
         return BatchSpec(labels, tuple(parts), start)
 
 
-def single_view_stream(feed: BatchStream, engine: str) -> SingleViewStream:
-    """``feed`` for an engine that makes the order itself. Raises UsageError for another kind of stream."""
-    if not isinstance(feed, SingleViewStream):
+def single_view_stream(stream: BatchStream, engine: str) -> SingleViewStream:
+    """``stream`` for an engine that needs the sampler itself. Raises UsageError for another kind of stream."""
+    if not isinstance(stream, SingleViewStream):
         raise UsageError(f"the {engine} engine cannot show two views of a face in a batch; use --engine resident")
-    return feed
+    return stream
 
 
 class BatchPart(NamedTuple):
-    """The pictures of a batch that come from one split."""
+    """The samples of a batch that come from one split."""
 
     split: Split
     rows: NDArray[np.int64]
@@ -107,7 +110,7 @@ class BatchPart(NamedTuple):
 
 
 class BatchSpec(NamedTuple):
-    """A batch before its pixels."""
+    """Everything that decides a batch: which records, their rows, labels and augmentation."""
 
     labels: NDArray[np.int64]
     parts: tuple[BatchPart, ...]

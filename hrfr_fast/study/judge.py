@@ -62,9 +62,9 @@ def judge(
         probe: the classifier that guesses the true resolution, and the space of the embeddings.
     """
     from hrfr_fast.evaluation.evaluate import load_backbone
-    from hrfr_fast.model.checkpoint import weights_of
+    from hrfr_fast.model.checkpoint import weights_path
 
-    weights = weights_of(run)
+    weights = weights_path(run)
     asked = {
         "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(sides),
         "identify": identify, "probe": probe,

@@ -17,8 +17,8 @@ from hrfr_fast.evaluation.resolution import CROSSES
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.evaluation.views import LR36
 from hrfr_fast.format.reader import PairSet
-from hrfr_fast.model.checkpoint import read_metadata, weights_of
-from hrfr_fast.model.lineage import note_on, pairs_digest
+from hrfr_fast.model.checkpoint import read_metadata, weights_path
+from hrfr_fast.model.lineage import data_note, pairs_digest
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.study.claims import claims_of
 from hrfr_fast.study.judge import FACES, RunScores, main_pairs, read_run_scores
@@ -149,7 +149,7 @@ def _facts(plan: StudyPlan, label: str) -> dict[str, Any]:
         "input_size": first.regime.input_size, "control_of": first.regime.control_of, "budget": first.regime.budget,
         "steps": round(float(np.mean([_steps(job) for job in jobs]))), "batch_size": first.batch_size,
         "steps_by_seed": {str(job.seed): _steps(job) for job in jobs}, "plateau": _plateau(jobs),
-        "runs": runs, "data_note": note_on(_metadata(first), plan.packed),
+        "runs": runs, "data_note": data_note(_metadata(first), plan.packed),
         "other_pairs": {
             name: {
                 "kind": own[first.seed][name]["kind"],
@@ -176,7 +176,7 @@ def _steps(job: StudyRun) -> int:
 
 
 def _metadata(job: StudyRun) -> dict[str, Any]:
-    return read_metadata(weights_of(job.run))
+    return read_metadata(weights_path(job.run))
 
 
 def _plateau(jobs: Sequence[StudyRun]) -> str | None:

@@ -133,10 +133,10 @@ def _known(path: Path) -> dict[str, Any]:
 def _trained_on_the_same(job: StudyRun, packed: Packed) -> bool:
     """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
     from hrfr_fast.model.checkpoint import read_metadata
-    from hrfr_fast.model.lineage import unlike_its_own
+    from hrfr_fast.model.lineage import changed_run_data
 
     last = job.run / "checkpoints" / "last.safetensors"
-    return last.exists() and not unlike_its_own(read_metadata(last), packed.manifest)
+    return last.exists() and not changed_run_data(read_metadata(last), packed.manifest)
 
 
 def identity_of(job: StudyRun, digest: str) -> dict[str, Any]:
@@ -150,14 +150,14 @@ def _compared(settings: TrainSettings) -> dict[str, Any]:
 
 def parents_of(job: StudyRun) -> dict[str, str]:
     """Parent -> digest of the last checkpoint that it has now; "" where it has none yet."""
-    from hrfr_fast.model.checkpoint import weights_of
+    from hrfr_fast.model.checkpoint import weights_path
 
     digests = {}
     for name in job.regime.parents:
         if is_checkpoint(name):
             continue
         try:
-            digests[name] = file_digest(weights_of(job.run.parent / name))
+            digests[name] = file_digest(weights_path(job.run.parent / name))
         except UsageError:
             digests[name] = ""
     return digests

@@ -1,6 +1,6 @@
 """What to try when a run goes wrong or would take days: only what this run can still change."""
 
-from hrfr_fast.runtime.system import gib, most_memory
+from hrfr_fast.runtime.system import gib, peak_memory
 from hrfr_fast.settings import TrainSettings
 
 LONG = 3600.0  # seconds of training on a CPU that nobody should find out about by waiting
@@ -57,7 +57,7 @@ def of_a_slow_run(
         return None
     rate = batch_size / seconds_a_step
     told = (
-        f"this run on a CPU: {rate:,.3g} images/s and {gib(most_memory())} of memory so far; {in_words(left)} left"
+        f"this run on a CPU: {rate:,.3g} images/s and {gib(peak_memory())} of memory so far; {in_words(left)} left"
         f" for {steps_left:,} steps of {batch_size}."
     )
     if resumed:

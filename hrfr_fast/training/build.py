@@ -12,13 +12,13 @@ from hrfr_fast.engines.base import Engine
 from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import verifiable
 from hrfr_fast.format.reader import Packed, PairSet, open_packed
-from hrfr_fast.model.lineage import as_seen_by, record_of
+from hrfr_fast.model.lineage import data_record, pairs_as_known_to
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
-from hrfr_fast.sampling.paired_stream import TwoViewStream
 from hrfr_fast.sampling.stream import BatchStream
+from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
@@ -104,7 +104,7 @@ def build(settings: TrainSettings) -> RunSetup:
     parents = find_parents(regime, settings)
     training_splits(packed, regime, settings)  # refuses where one is missing
     origin = {
-        "data": record_of(packed, regime.sources, settings.run_directory),
+        "data": data_record(packed, regime.sources, settings.run_directory),
         "parents": [parent.to_json(settings.run_directory) for parent in parents],
     }
     pair_sets = _pair_sets(packed, origin)
@@ -154,7 +154,7 @@ def build(settings: TrainSettings) -> RunSetup:
 
 
 def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
-    pair_sets = verifiable([as_seen_by(origin, pairs, packed) for pairs in packed.pairs.values()], console.print)
+    pair_sets = verifiable([pairs_as_known_to(origin, pairs, packed) for pairs in packed.pairs.values()], console.print)
     if not pair_sets:
         console.print(f"warning: {packed.path} has no pairs to verify on: nothing will tell what this run learns")
     return pair_sets

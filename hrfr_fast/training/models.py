@@ -78,7 +78,7 @@ def build_embedder(
     model = build_model(shape)
     branches: list[nn.Module] = [model.large, model.small] if isinstance(model, Fused) else [model]
     for branch, parent in zip(branches, parents, strict=False):  # a fresh model has no parents
-        checkpoint.load_part(parent.weights, "backbone", branch)
+        checkpoint.load_module(parent.weights, "backbone", branch)
     for part in model.modules():
         if isinstance(part, IRSE18):
             part.activation_checkpointing = checkpointing
@@ -105,7 +105,7 @@ def build_classifier(
         margin=settings.loss.margin,
     )
     if regime.inherit_head:
-        checkpoint.load_part(parents[0].weights, "head", head)
+        checkpoint.load_module(parents[0].weights, "head", head)
     if compute.device.type == "cuda":
         # 220 GFLOP a step at 1,024 x 52,500 classes: 3 ms of an H100 in float32, most of a step at 32 px.
         head.matmul_dtype = compute.autocast_dtype if compute.autocast_dtype == torch.bfloat16 else torch.float32

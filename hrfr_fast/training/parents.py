@@ -71,7 +71,7 @@ def paths_in(init: str | None) -> list[str]:
 
 def _parent(regime: Regime, name: str, path: str) -> Parent:
     try:
-        weights = checkpoint.weights_of(path)
+        weights = checkpoint.weights_path(path)
     except UsageError as error:
         raise UsageError(
             f"regime {regime.name} starts from {name}: {error}\n"

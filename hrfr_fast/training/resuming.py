@@ -8,7 +8,7 @@ from typing import Any
 
 from hrfr_fast.format import manifest
 from hrfr_fast.model import checkpoint
-from hrfr_fast.model.lineage import places, unlike_its_own
+from hrfr_fast.model.lineage import candidate_paths, changed_run_data
 from hrfr_fast.regimes import load_regime, regime_named
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
@@ -120,8 +120,8 @@ def _regime_copy(given: TrainSettings) -> Path:
 def _data_places(saved: TrainSettings, known: Mapping[str, Any], run: Path) -> list[str]:
     """Where the run's data may lie: as its checkpoint recorded it, and as its settings say."""
     recorded = known.get("data", {})
-    looked = places(recorded["path"], recorded.get("from_run", ""), run) if recorded else []
-    return [str(place) for place in [*looked, *places(saved.data, _from_run(saved.data, saved), run)]]
+    looked = candidate_paths(recorded["path"], recorded.get("from_run", ""), run) if recorded else []
+    return [str(place) for place in [*looked, *candidate_paths(saved.data, _from_run(saved.data, saved), run)]]
 
 
 def _from_run(path: str, saved: TrainSettings) -> str:
@@ -136,7 +136,7 @@ def _find_data(looked: Iterable[str], known: Mapping[str, Any], run: Path) -> st
     problems = {}
     for place in dict.fromkeys(looked):
         try:
-            other = unlike_its_own(known, manifest.read(Path(place))) if known else []
+            other = changed_run_data(known, manifest.read(Path(place))) if known else []
         except HrfrError as error:
             problems[place] = str(error) if Path(place).exists() else "no such directory"
             continue
@@ -158,8 +158,8 @@ def _find_parents(here: TrainSettings, known: Mapping[str, Any], saved: TrainSet
     for path, record in zip(paths, records, strict=True):
         looked = [path]
         if here.init == saved.init:  # the user names no other
-            looked += map(str, places(path, _from_run(path, saved), run))
-            looked += map(str, places(record["path"], record.get("from_run", ""), run) if record else [])
+            looked += map(str, candidate_paths(path, _from_run(path, saved), run))
+            looked += map(str, candidate_paths(record["path"], record.get("from_run", ""), run) if record else [])
         found.append(_find_parent(looked, record, run))
     return ",".join(found) if here.init or found != paths else ""
 
@@ -170,7 +170,7 @@ def _find_parent(looked: list[str], record: Mapping[str, Any], run: Path) -> str
     problems = {}
     for place in dict.fromkeys(looked):
         try:
-            weights = checkpoint.weights_of(place)
+            weights = checkpoint.weights_path(place)
             if not record or Parent(weights, checkpoint.read_metadata(weights)).is_what(record):
                 return place
             problems[place] = "another checkpoint, by its digest"

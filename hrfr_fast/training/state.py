@@ -7,7 +7,7 @@ import torch
 from torch import optim
 
 from hrfr_fast.model import checkpoint
-from hrfr_fast.model.lineage import unlike_its_own
+from hrfr_fast.model.lineage import changed_run_data
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.training.build import Execution, RunSetup
@@ -155,7 +155,7 @@ class TrainState:
     def _refuse_other_data(self, state: dict[str, Any]) -> None:
         packed, run = self.setup.packed, self.setup.run
         origin = state.get("origin", {"data": {"digest": state["data_digest"]}})
-        if other := unlike_its_own(origin, packed.manifest):
+        if other := changed_run_data(origin, packed.manifest):
             raise UsageError(
                 f"{packed.path} has changed since {run} was started ({', '.join(other)}); "
                 "train a new run on it, or say with --data where the data of the run are now"

@@ -3,9 +3,9 @@
 from hrfr_fast.format.reader import Packed, Split
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
+from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.settings import TrainSettings
 
 

@@ -13,7 +13,7 @@ import torch
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
-from hrfr_fast.model.lineage import note_on
+from hrfr_fast.model.lineage import data_note
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
@@ -109,7 +109,7 @@ class Trainer:
         )
         for parent in setup.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
-            if note := note_on(parent.metadata, setup.packed):
+            if note := data_note(parent.metadata, setup.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
 
     def loop(self, stop: StopFlag) -> None:

@@ -1,4 +1,4 @@
-"""What engines owe beyond pixels: damage found in time, nothing left behind, a choice that says why."""
+"""Engines beyond pixels: damage is found in time, nothing is left behind, and the choice gives its reason."""
 
 import ctypes
 import gc
@@ -14,7 +14,7 @@ import torch
 from engine_cases import DEVICES, ENGINES, EVERYTHING, build, stream_over
 
 from hrfr_fast.engines.choice import Situation, pick_engine
-from hrfr_fast.engines.prefetch import ahead
+from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.runtime.errors import DamageFound, UsageError
 from hrfr_fast.settings import AugmentSettings
 
@@ -64,7 +64,7 @@ def test_a_batch_that_is_kept_is_not_written_over(shards, device, name):
         for batch in engine.batches(0, 24 * 8):
             kept.append(batch.images[:1] if batch.start else batch.images)  # a part keeps the whole
             copies.append(kept[-1].clone())
-        assert all(one.equal(other) for one, other in zip(kept, copies, strict=True))
+        assert all(batch.equal(copy) for batch, copy in zip(kept, copies, strict=True))
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
@@ -104,8 +104,8 @@ def test_dali_pipeline_serves_alone(shards, device):
         images = images.as_cpu()
         assert labels.as_tensor().__array_interface__["shape"] == (24,)
         assert np.array(labels.as_tensor()).tolist() == batch.labels.tolist()
-        levels = np.array(images.as_tensor()) * 127.5 + 127.5
-        assert np.abs(levels - batch.images.permute(0, 2, 3, 1).numpy()).max() <= 0.51
+        values = np.array(images.as_tensor()) * 127.5 + 127.5
+        assert np.abs(values - batch.images.permute(0, 2, 3, 1).numpy()).max() <= 0.51
     with pytest.raises(StopIteration):
         pipe.run()
 
@@ -116,12 +116,12 @@ def test_dali_pipeline_serves_alone(shards, device):
 def test_dali_accepts_the_graph_of_a_gpu(shards, encoding, augment):
     """Without a driver nothing runs, but DALI checks operators, arguments and the devices of all inputs."""
     pytest.importorskip("nvidia.dali")
-    from hrfr_fast.engines.base import FirstUse
+    from hrfr_fast.engines.base import FirstUseChecksums
     from hrfr_fast.engines.dali import _define
-    from hrfr_fast.engines.dali_feed import Host
+    from hrfr_fast.engines.dali_feed import HostBatches
 
     stream = stream_over([shards["lowres", encoding]], 32, augment)
-    host = Host(stream, 0, 24, FirstUse(stream.splits), pinned=True)
+    host = HostBatches(stream, 0, 24, FirstUseChecksums(stream.splits), pinned=True)
     pipe = _define(host, 0, 0, "float16", 2)
     pipe._build_graph()
     pipe._device_id = None  # with a number DALI asks for the driver before it looks at the graph
@@ -201,11 +201,11 @@ def test_ahead_keeps_order_passes_errors_on_and_ends_its_thread():
 
     seen = []
     with pytest.raises(ValueError, match="at the end"):
-        for number in ahead(numbers(5)):
+        for number in prefetch(numbers(5)):
             seen.append(number)
     assert seen == list(range(5)) and closed == [5]
-    endless = ahead(numbers(10**9))
+    endless = prefetch(numbers(10**9))
     assert [next(endless) for _ in range(4)] == [0, 1, 2, 3]
     endless.close()
     assert closed == [5, 10**9]
-    assert not [thread for thread in threading.enumerate() if thread.name == "hrfr-ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "hrfr-prefetch"]

@@ -1,4 +1,4 @@
-"""FFCV in a process of its own: what importing it and reading with it does to everything that runs afterwards."""
+"""FFCV in a process of its own: effects of importing it and reading with it on everything that runs afterwards."""
 
 import os
 import subprocess
@@ -26,10 +26,10 @@ def check(after):
     assert (np.random.get_state()[1] == drawn).all(), f"after {after}: NumPy's global numbers were drawn from"
 
 
-from hrfr_fast.doctor import _look_at_ffcv
+from hrfr_fast.doctor.facts import _ffcv_facts
 from hrfr_fast.engines.ffcv import FFCV
 
-assert not _look_at_ffcv()["ffcv_error"]
+assert not _ffcv_facts()["ffcv_error"]
 check("doctor")
 
 from engine_cases import stream_over

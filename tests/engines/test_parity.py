@@ -1,4 +1,4 @@
-"""Every engine gives the same batches: labels exactly, pixels within 1.5 levels of the float64 reference."""
+"""Every engine gives the same batches: labels exactly, pixels within 1.5 of the float64 reference."""
 
 from functools import cache
 
@@ -17,8 +17,8 @@ CASES = {
     "144->144": (("highres",), 144),
     "highlow144": (("lowres", "highres"), 144),
 }
-# Largest and mean difference in levels. JPEG is held against the exact DCT, which simplejpeg and DALI on a CPU compute
-# equally; FFCV's fast one was measured to be off by up to 7 levels, 1.1 on average, before contrast and resampling
+# Largest and mean difference. JPEG is compared with the exact DCT, which simplejpeg and DALI on a CPU compute
+# equally; FFCV's fast one was measured to be off by up to 7, 1.1 on average, before contrast and resampling
 # magnify that. For nvJPEG, which decodes for DALI on a GPU, it is reckoned and not measured: DALI's own tests hold it
 # within a level of a CPU's decoder on average; a level in each of Y, Cb and Cr makes 2.8 of blue, and contrast and
 # saturation up to 1.3 * 1.5 times as much.
@@ -77,10 +77,10 @@ def test_float_batches_are_normalised_channels_last(shards, device, name, dtype)
     splits = [shards["lowres", "raw"], shards["highres", "raw"]]
     stream = stream_over(splits, 32, AugmentSettings())
     with build(name, stream, dtype, device=device) as engine, build("resident", stream) as plain:
-        batch, levels = next(engine.batches(24, 48)), next(plain.batches(24, 48))
+        batch, pixels = next(engine.batches(24, 48)), next(plain.batches(24, 48))
     assert batch.images.dtype == dtype and batch.images.is_contiguous(memory_format=torch.channels_last)
     found = batch.images.cpu().double() * 127.5 + 127.5
-    assert (found - levels.images).abs().max() < 1.5
+    assert (found - pixels.images).abs().max() < 1.5
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])

@@ -26,6 +26,6 @@ def test_memory_in_use_is_not_handed_out_again(dtype):
 
 
 def test_levels_become_the_models_range():
-    levels = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
-    images = to_model_input(levels, torch.float32).permute(0, 2, 3, 1)
-    torch.testing.assert_close(images, (levels - 127.5) / 127.5)
+    values = torch.arange(48, dtype=torch.uint8).reshape(1, 4, 4, 3)
+    images = to_model_input(values, torch.float32).permute(0, 2, 3, 1)
+    torch.testing.assert_close(images, (values - 127.5) / 127.5)

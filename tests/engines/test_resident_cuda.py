@@ -11,7 +11,7 @@ from engine_cases import STILL
 from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.choice import decoded_bytes
 from hrfr_fast.engines.resident import ResidentCPU
-from hrfr_fast.engines.resident_cuda import ResidentCUDA
+from hrfr_fast.engines.resident_cuda import DeviceSampled, HostSampled, build_resident_cuda
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.sampling.sampler import Sampler
@@ -26,8 +26,8 @@ SIZE, BATCH = 32, 6
 def stream_of(packed, *, ranks=1, rank=0, size=SIZE, batch=BATCH, **augment):
     splits = open_packed(packed).splits
     chosen = (splits["lowres"], splits["highres"])
-    order = Sampler(3, chosen[0].samples, chosen[1].samples, chosen[0].samples // 5)
-    return SingleViewStream(chosen, order, AugmentSettings(**augment), size, batch, rank, ranks)
+    sampler = Sampler(3, chosen[0].samples, chosen[1].samples, chosen[0].samples // 5)
+    return SingleViewStream(chosen, sampler, AugmentSettings(**augment), size, batch, rank, ranks)
 
 
 def compare(made, reference):
@@ -47,21 +47,21 @@ def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatc
     stream = stream_of(tiny_packed)
     length = stream.sampler.epoch_length
     start = length - BATCH - 2  # resumed somewhere, and over the end of the epoch
-    with ResidentCUDA(stream, DEVICE, torch.float32) as engine, ResidentCPU(stream, torch.uint8) as reference:
-        assert engine.kernels == kernels
+    with build_resident_cuda(stream, DEVICE, torch.float32) as engine, ResidentCPU(stream, torch.uint8) as reference:
+        assert isinstance(engine, DeviceSampled if kernels else HostSampled)
         seen = set()
         pairs = zip(engine.batches(start, start + 2 * BATCH), reference.batches(start, start + 2 * BATCH), strict=True)
         for made, wanted in pairs:
             compare(made, wanted._replace(images=(wanted.images.float() - 127.5) / 127.5))
             seen |= set((wanted.labels >= stream.splits[0].identities).tolist())
-        assert seen == {False, True}, "both sources were drawn from"
+        assert seen == {False, True}, "both splits were drawn from"
 
 
 def test_ranks_share_the_batch(tiny_packed):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     whole = next(iter(ResidentCPU(stream_of(tiny_packed), torch.uint8).batches(12, 18)))
     for rank in (0, 1):
-        with ResidentCUDA(stream_of(tiny_packed, ranks=2, rank=rank), DEVICE, torch.uint8) as engine:
+        with build_resident_cuda(stream_of(tiny_packed, ranks=2, rank=rank), DEVICE, torch.uint8) as engine:
             part = next(iter(engine.batches(12, 18)))
         assert part.labels.tolist() == whole.labels.chunk(2)[rank].tolist()
         assert (part.images.cpu().int() - whole.images.chunk(2)[rank].int()).abs().max() <= 1
@@ -71,7 +71,7 @@ def test_an_epoch_shorter_than_a_batch(tiny_packed):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     splits = open_packed(tiny_packed).splits
     short = SingleViewStream((splits["lowres"],), Sampler(1, 3), STILL, SIZE, BATCH)
-    with ResidentCUDA(short, DEVICE, torch.uint8) as engine:
+    with build_resident_cuda(short, DEVICE, torch.uint8) as engine:
         labels = torch.cat([batch.labels.cpu() for batch in engine.batches(0, 2 * BATCH)])
     records = short.sampler.samples(0, 2 * BATCH).record
     np.testing.assert_array_equal(labels.numpy(), splits["lowres"].labels[records])
@@ -79,17 +79,15 @@ def test_an_epoch_shorter_than_a_batch(tiny_packed):
 
 def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.sampling import sampler_torch
-
     made = []
-    original = sampler_torch.epoch_records
+    original = resident_cuda.epoch_records
     monkeypatch.setattr(
-        sampler_torch,
+        resident_cuda,
         "epoch_records",
-        lambda order, epoch, device: made.append(epoch) or original(order, epoch, device),
+        lambda sampler, epoch, device: made.append(epoch) or original(sampler, epoch, device),
     )
     stream = stream_of(tiny_packed)
-    with ResidentCUDA(stream, DEVICE, torch.uint8) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.uint8) as engine:
         for start in range(0, 3 * stream.sampler.epoch_length, BATCH):
             engine.prepare(start)
         assert made[:2] == [0, 1] and made == list(range(len(made))), "each once, before it is needed"
@@ -100,7 +98,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
 def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch):
     """A machine without a C compiler or Python's header files has Triton, and cannot use it."""
     pytest.importorskip("triton", reason="Triton exists for Linux only")
-    from hrfr_fast.resampling.launcher import Renderer
+    from hrfr_fast.resampling.launcher import Resampler
 
     tried = []
 
@@ -108,10 +106,11 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
         tried.append(1)
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nand a long story")
 
-    monkeypatch.setattr(Renderer, "__call__", no_compiler)
+    monkeypatch.setattr(Resampler, "__call__", no_compiler)
     said: list[str] = []
     stream = stream_of(tiny_packed)
-    with ResidentCUDA(stream, DEVICE, torch.uint8, say=said.append) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.uint8, say=said.append) as engine:
+        assert isinstance(engine, HostSampled)
         for made, wanted in zip(
             engine.batches(0, 3 * BATCH), ResidentCPU(stream, torch.uint8).batches(0, 3 * BATCH), strict=True
         ):
@@ -121,16 +120,14 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
     assert "(Failed to find C compiler. Please specify via CC environment variable.)" in said[0] and "gcc" in said[0]
 
 
-def test_an_error_of_a_kernel_that_ran_before_is_no_reason_to_do_without(tiny_packed, monkeypatch):
+def test_an_error_of_a_kernel_that_was_compiled_is_raised(tiny_packed, monkeypatch):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     from hrfr_fast.resampling import launcher
 
-    with ResidentCUDA(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
-        batches = engine.batches(0, 8)
-        next(batches)
-        monkeypatch.setattr(launcher.Renderer, "__call__", lambda *_: 1 / 0)
+    with build_resident_cuda(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
+        monkeypatch.setattr(launcher.Resampler, "__call__", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            list(batches)
+            list(engine.batches(0, 8))
 
 
 def test_pixels_that_do_not_fit_are_told_in_words(tiny_packed, monkeypatch):
@@ -139,7 +136,7 @@ def test_pixels_that_do_not_fit_are_told_in_words(tiny_packed, monkeypatch):
 
     monkeypatch.setattr(torch, "empty", no_memory)
     with pytest.raises(HrfrError, match="beton: .*do not fit.*9.00 GiB.*--engine dali"):
-        ResidentCUDA(stream_of(tiny_packed), DEVICE, torch.uint8)
+        build_resident_cuda(stream_of(tiny_packed), DEVICE, torch.uint8)
 
 
 def test_memory_is_stated(tiny_packed):
@@ -152,7 +149,7 @@ def test_memory_is_stated(tiny_packed):
 @pytest.mark.parametrize("size", [32, 144])
 def test_a_run_gives_the_same_bits_twice(tiny_packed, size):
     stream = stream_of(tiny_packed, size=size, batch=64, blur=0.5, degrade=0.5, erase=0.5, saturation=0.5)
-    with ResidentCUDA(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
         once = [(b.images.clone(), b.labels.clone()) for b in engine.batches(0, 256)]
         again = [(b.images.clone(), b.labels.clone()) for b in engine.batches(0, 256)]
     for one, other in zip(once, again, strict=True):
@@ -167,7 +164,7 @@ def test_a_captured_fill_replays_any_batch(tiny_packed):
         torch.zeros(64, dtype=torch.int64, device=DEVICE),
         torch.zeros(1, dtype=torch.int64, device=DEVICE),
     )
-    with ResidentCUDA(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
         wanted = [(b.start, b.images.clone(), b.labels.clone()) for b in engine.batches(0, 1024)]
         engine.prepare(0)
         engine.fill(images, labels, counter)  # compiles
@@ -186,7 +183,7 @@ def test_a_captured_fill_replays_any_batch(tiny_packed):
 @pytest.mark.gpu
 def test_the_host_never_waits(tiny_packed):
     stream = stream_of(tiny_packed, batch=64, blur=0.5, degrade=0.5, erase=0.5)
-    with ResidentCUDA(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
         for _ in engine.batches(0, 128):  # compiles
             pass
         torch.cuda.set_sync_debug_mode("error")
@@ -201,7 +198,7 @@ def test_the_host_never_waits(tiny_packed):
 def test_the_consumer_may_be_slow(tiny_packed):
     """A batch is not overwritten while a long kernel of the consumer still reads it."""
     stream = stream_of(tiny_packed, batch=256)
-    with ResidentCUDA(stream, DEVICE, torch.float32) as engine:
+    with build_resident_cuda(stream, DEVICE, torch.float32) as engine:
         sums = [(b.start, b.images.double().sum()) for b in engine.batches(0, 16 * 256)]
         slow = []
         for batch in engine.batches(0, 16 * 256):

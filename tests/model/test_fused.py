@@ -18,20 +18,20 @@ SETTINGS = FusedSettings((LARGE, SMALL), embedding_size=20)
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 0.01), (torch.bfloat16, 0.8)])
 def test_the_small_input_is_the_resampling_definition(dtype, tolerance):
-    """On noise, where antialiasing overshoots, and on a flat picture. bfloat16 holds levels to half a level itself."""
+    """On noise, where antialiasing overshoots, and on a flat image. bfloat16 itself is exact to half a value."""
     pictures = np.random.default_rng(0).integers(0, 256, (3, 144, 144, 3), dtype=np.uint8)
     pictures[1] = 255 * (pictures[1] > 250)
     pictures[2] = 200
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(dtype).sub(127.5).mul(1 / 127.5)
     model = Fused(SETTINGS)
     with torch.autocast("cpu", torch.bfloat16):
-        small = model.shrunk(images)
+        small = model.downsample(images)
     assert small.dtype == dtype and small.shape == (3, 3, 32, 32)
-    levels = small.float().permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
+    values = small.float().permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
     weights = matrix(0.0, 1.0, 144, 32)
-    for picture, level in zip(pictures, levels, strict=True):
+    for picture, value in zip(pictures, values, strict=True):
         expected = np.clip(separable(picture.astype(np.float64), weights, weights), 0, 255)
-        assert np.abs(level - expected).max() < tolerance
+        assert np.abs(value - expected).max() < tolerance
 
 
 def test_the_embedding_is_the_formula():
@@ -41,7 +41,7 @@ def test_the_embedding_is_the_formula():
     norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
     images = torch.rand(2, 3, 144, 144) * 2 - 1
     with torch.inference_mode():
-        large, small = model.large(images), model.small(model.shrunk(images))
+        large, small = model.large(images), model.small(model.downsample(images))
         joined = torch.cat([large / large.norm(dim=1, keepdim=True), small / small.norm(dim=1, keepdim=True)], dim=1)
         mixed = joined @ linear.weight.t() + linear.bias
         expected = (mixed - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias

@@ -12,8 +12,8 @@ from hrfr_fast.analysis.run import analyze
 from hrfr_fast.cli import app
 from hrfr_fast.evaluation.evaluate import evaluate
 from hrfr_fast.format.reader import open_packed
-from hrfr_fast.model.checkpoint import load_part, read_metadata, save_weights
-from hrfr_fast.model.lineage import UNKNOWN, unlike
+from hrfr_fast.model.checkpoint import load_module, read_metadata, save_weights
+from hrfr_fast.model.lineage import UNKNOWN, changed_training_splits
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import Interrupted, UsageError
 from hrfr_fast.settings import TrainSettings
@@ -192,14 +192,15 @@ def test_a_checkpoint_of_an_older_version_has_only_the_digest_of_everything(proj
     metadata = read_metadata(weights)
     metadata["data"] = {name: metadata["data"][name] for name in ("path", "digest")}
     del metadata["head"]["people"]
-    with Trainer(
-        build(SMALL.replaced(data=str(project / "packed"), out=str(project / "x"))), show_progress=False
-    ) as trainer:
-        load_part(weights, "backbone", trainer.setup.backbone)
-        load_part(weights, "head", trainer.setup.head)
-        save_weights(weights, trainer.setup.backbone, trainer.setup.head, metadata)
+    setup = build(SMALL.replaced(data=str(project / "packed"), out=str(project / "x")))
+    with Trainer(setup, show_progress=False):
+        load_module(weights, "backbone", setup.backbone)
+        load_module(weights, "head", setup.head)
+        save_weights(weights, setup.backbone, setup.head, metadata)
     manifest = open_packed(project / "packed").manifest
-    assert unlike(metadata, manifest) == [] and unlike(metadata, manifest | {"digest": "other"}) == ["data"]
+    assert changed_training_splits(metadata, manifest) == [] and changed_training_splits(
+        metadata, manifest | {"digest": "other"}
+    ) == ["data"]
     shutil.copytree(project / "packed", project / "runs" / "packed")
     assert evaluate(weights, pairs=project / "packed", device="cpu")["dev-lowres"].pairs.kind == "development"
     packed_at(tiny_tree, project / "packed", dev_identities=6)

@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from hrfr_fast.resampling import launcher
-from hrfr_fast.resampling.launcher import Renderer, Source, Table
+from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit
 from hrfr_fast.settings import AugmentSettings
 
 EVERYTHING = AugmentSettings(saturation=0.5, blur=0.5, erase=0.5, degrade=0.6)
@@ -21,7 +21,7 @@ CASES = (
 
 
 class Hopper:
-    """As much of Triton's driver as compiling asks for."""
+    """The part of Triton's driver that compiling needs."""
 
     def get_current_target(self):
         return GPUTarget("cuda", 90, 32)
@@ -34,7 +34,7 @@ class Hopper:
 
 
 class Compiled:
-    """Stands for a kernel: a launch compiles it and notes what came out."""
+    """In place of a kernel: a launch compiles it and records the result."""
 
     def __init__(self, kernel, found):
         self.kernel, self.found = kernel, found
@@ -51,13 +51,15 @@ class Compiled:
 def main():
     driver.set_active(Hopper())
     found = []
-    launcher.render, launcher.compose = (Compiled(kernel, found) for kernel in (launcher.render, launcher.compose))
+    launcher.resample_kernel, launcher.compose_kernel = (
+        Compiled(kernel, found) for kernel in (launcher.resample_kernel, launcher.compose_kernel)
+    )
     pixels = torch.zeros((4, 36, 36, 3), dtype=torch.uint8)
-    table = Table(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
-    for side, settings, dtype, seed in CASES:
-        images, labels = torch.zeros((4, side, side, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
-        make = Renderer(Source(pixels, 0), side, settings, seed)
-        make(images, labels, table, torch.zeros(1, dtype=torch.int64), 0)
+    orders = EpochOrders(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
+    for out_size, settings, dtype, seed in CASES:
+        images, labels = torch.zeros((4, out_size, out_size, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
+        resampler = Resampler(ResidentSplit(pixels, 0), out_size, settings, seed)
+        resampler(images, labels, orders, torch.zeros(1, dtype=torch.int64), 0)
     print(json.dumps(found))
 
 

@@ -6,7 +6,7 @@ from hrfr_fast.resampling.cpu import resample
 from hrfr_fast.sampling.augmentation import draw_augmentation, no_augmentation
 from hrfr_fast.settings import AugmentSettings
 
-PLANS = {
+SETTINGS = {
     "whole frame": None,
     "default": AugmentSettings(),
     "everything": AugmentSettings(
@@ -23,10 +23,10 @@ def pictures(count, size):
     return result
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36)])
 def test_kernel_agrees_with_the_float64_reference(name, size, out):
-    count, settings = 12, PLANS[name]
+    count, settings = 12, SETTINGS[name]
     source = pictures(count, size)
     augmentation = (
         draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
@@ -52,19 +52,19 @@ def test_rows_choose_where_pictures_go():
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_normalised_output_is_what_torch_makes_of_the_levels(everything):
+def test_normalised_output_is_what_torch_makes_of_the_pixel_values(everything):
     """To the last bit, so that an engine which writes it at once gives what others get by converting."""
     import torch
 
     count = 40
     source = pictures(count, 36)
-    settings = PLANS["everything" if everything else "default"]
+    settings = SETTINGS["everything" if everything else "default"]
     augmentation = draw_augmentation(settings, 5, np.zeros(count, np.int64), np.arange(count))
     made = {dtype: np.zeros((count, 32, 32, 3), dtype) for dtype in (np.uint8, np.float32, np.uint16)}
     for out in made.values():
         resample(source.ravel(), np.arange(count, dtype=np.int64) * 36 * 36 * 3, 36, augmentation, out)
-    levels = torch.from_numpy(made[np.uint8])
-    assert len(levels.unique()) == 256
-    assert torch.equal(torch.from_numpy(made[np.float32]), (levels.float() - 127.5) * (1 / 127.5))
+    values = torch.from_numpy(made[np.uint8])
+    assert len(values.unique()) == 256
+    assert torch.equal(torch.from_numpy(made[np.float32]), (values.float() - 127.5) * (1 / 127.5))
     half = torch.from_numpy(made[np.uint16].view(np.int16)).view(torch.bfloat16)
-    assert torch.equal(half, ((levels.float() - 127.5) * (1 / 127.5)).bfloat16())
+    assert torch.equal(half, ((values.float() - 127.5) * (1 / 127.5)).bfloat16())

@@ -1,4 +1,4 @@
-"""The CUDA engine's resampling, run on a CPU device, against the float64 reference."""
+"""Resampling by matrix products against the float64 reference."""
 
 import numpy as np
 import pytest
@@ -25,6 +25,6 @@ def test_matrix_products_agree_with_the_reference(settings, size, out, device):
     augmentation = (
         draw_augmentation(settings, 5, np.zeros(count, int), np.arange(count)) if settings else no_augmentation(count)
     )
-    levels = resample_torch(torch.from_numpy(source).to(device), augmentation, out).cpu().numpy()
+    values = resample_torch(torch.from_numpy(source).to(device), augmentation, out).cpu().numpy()
     expected = np.stack([execute(picture, augmentation, row, out) for row, picture in enumerate(source)])
-    assert np.abs(levels - expected).max() < 0.1
+    assert np.abs(values - expected).max() < 0.1

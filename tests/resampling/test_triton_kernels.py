@@ -10,7 +10,7 @@ from hrfr_fast.sampling.augmentation import draw_augmentation
 from hrfr_fast.settings import AugmentSettings
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
-from hrfr_fast.resampling.launcher import Renderer, Source, Table, Tiles, tiles_for  # noqa: E402
+from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit, Tiles, tiles_for  # noqa: E402
 
 DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),
@@ -23,14 +23,16 @@ FAR = AugmentSettings(flip=0.5, shift=0.5, zoom=0.5, brightness=0, contrast=0.5)
 SEED = 5
 
 
-def rendered(source, side, settings, device, dtype=torch.float32, tiles=None, begin=0, count=None):
-    """Pictures and labels of the samples 0, 1, ...: record i is sample i, its label 10 i. Poisoned beforehand."""
+def resampled(source, out_size, settings, device, dtype=torch.float32, tiles=None, begin=0, count=None):
+    """Images and labels of the samples 0, 1, ...: record i is sample i, its label 10 i. Filled with 99 and -1 first."""
     count = count or len(source)
-    renderer = Renderer(Source(torch.from_numpy(source).to(device), begin), side, settings, SEED, tiles)
-    table = Table(torch.arange(count, dtype=torch.int32, device=device)[None], 10 * torch.arange(count, device=device))
-    images = torch.full((count, side, side, 3), 99, dtype=dtype, device=device)
+    resampler = Resampler(ResidentSplit(torch.from_numpy(source).to(device), begin), out_size, settings, SEED, tiles)
+    orders = EpochOrders(
+        torch.arange(count, dtype=torch.int32, device=device)[None], 10 * torch.arange(count, device=device)
+    )
+    images = torch.full((count, out_size, out_size, 3), 99, dtype=dtype, device=device)
     labels = torch.full((count,), -1, device=device)
-    renderer(images, labels, table, torch.zeros(1, dtype=torch.int64, device=device), 0)
+    resampler(images, labels, orders, torch.zeros(1, dtype=torch.int64, device=device), 0)
     return images.cpu(), labels.cpu().tolist()
 
 
@@ -40,44 +42,44 @@ def noise(count, size):
     return source
 
 
-def expected(source, side, settings, start=0):
+def expected(source, out_size, settings, start=0):
     augmentation = draw_augmentation(settings, SEED, np.zeros(len(source), int), start + np.arange(len(source)))
-    return np.stack([execute(picture, augmentation, row, side) for row, picture in enumerate(source)])
+    return np.stack([execute(picture, augmentation, row, out_size) for row, picture in enumerate(source)])
 
 
-def within_tolerance(levels, wanted, most=0.5, mean=0.05):
-    error = np.abs(levels - wanted)
+def within_tolerance(values, wanted, most=0.5, mean=0.05):
+    error = np.abs(values - wanted)
     assert error.max() < most and error.mean() < mean, (error.max(), error.mean())
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("settings", [AugmentSettings(), EVERYTHING], ids=["default", "everything"])
-@pytest.mark.parametrize("size,side", [(36, 144), (36, 32), (144, 32), (144, 144)])
-def test_agrees_with_the_reference(size, side, settings, device):
+@pytest.mark.parametrize("size,out_size", [(36, 144), (36, 32), (144, 32), (144, 144)])
+def test_agrees_with_the_reference(size, out_size, settings, device):
     source = noise((2 if size == 36 else 1) if device == "cpu" else 64, size)
-    images, labels = rendered(source, side, settings, device)
+    images, labels = resampled(source, out_size, settings, device)
     assert labels == [10 * i for i in range(len(source))]
-    within_tolerance((images.numpy() + 1) * 127.5, expected(source, side, settings))
+    within_tolerance((images.numpy() + 1) * 127.5, expected(source, out_size, settings))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("settings", [STILL, FAR], ids=["whole", "far outside"])
 def test_the_whole_frame_and_boxes_far_outside(settings, device):
-    for size, side in ((36, 48), (48, 32)):
+    for size, out_size in ((36, 48), (48, 32)):
         source = noise(3, size)
-        images, _ = rendered(source, side, settings, device)
-        within_tolerance((images.numpy() + 1) * 127.5, expected(source, side, settings))
+        images, _ = resampled(source, out_size, settings, device)
+        within_tolerance((images.numpy() + 1) * 127.5, expected(source, out_size, settings))
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_degradations_by_every_kernel(device):
-    """Sides where the box kernel's edge falls on a pixel's centre (16, 24, 42) and where not."""
-    for side in (1, 16, 17, 24, 42, 100):
-        settings = AugmentSettings(flip=0, shift=0, brightness=0, degrade=1, degrade_min=side, degrade_max=side)
+def test_degradations_by_every_filter(device):
+    """Sizes where the box filter's edge falls on a pixel's centre (16, 24, 42) and where not."""
+    for out_size in (1, 16, 17, 24, 42, 100):
+        settings = AugmentSettings(flip=0, shift=0, brightness=0, degrade=1, degrade_min=out_size, degrade_max=out_size)
         source = noise(3, 36)
-        kernels = draw_augmentation(settings, SEED, np.zeros(3, int), np.arange(3)).kernel
-        assert set(kernels) == {0, 1, 2}
-        images, _ = rendered(source, 32, settings, device)
+        filters = draw_augmentation(settings, SEED, np.zeros(3, int), np.arange(3)).filter
+        assert set(filters) == {0, 1, 2}
+        images, _ = resampled(source, 32, settings, device)
         within_tolerance((images.numpy() + 1) * 127.5, expected(source, 32, settings))
 
 
@@ -85,10 +87,10 @@ def test_degradations_by_every_kernel(device):
 def test_number_formats(device):
     source = noise(2, 36)
     wanted = expected(source, 32, EVERYTHING)
-    levels, _ = rendered(source, 32, EVERYTHING, device, torch.uint8)
-    within_tolerance(levels.numpy().astype(float), np.floor(wanted + 0.5), most=1.1, mean=0.1)
+    values, _ = resampled(source, 32, EVERYTHING, device, torch.uint8)
+    within_tolerance(values.numpy().astype(float), np.floor(wanted + 0.5), most=1.1, mean=0.1)
     for dtype, most in ((torch.bfloat16, 0.8), (torch.float16, 0.5)):
-        images, _ = rendered(source, 32, EVERYTHING, device, dtype)
+        images, _ = resampled(source, 32, EVERYTHING, device, dtype)
         within_tolerance((images.double().numpy() + 1) * 127.5, wanted, most=most, mean=0.2)
 
 
@@ -96,16 +98,16 @@ def test_number_formats(device):
 @pytest.mark.parametrize("tiles", [Tiles(16, 64, 16, 16, 1, 168), Tiles(32, 64, 64, 128, 5, 168)])
 def test_tiles_change_only_the_speed(tiles, device):
     source = noise(1, 36)
-    images, _ = rendered(source, 48, AugmentSettings(), device, tiles=tiles)
-    standard, _ = rendered(source, 48, AugmentSettings(), device)
+    images, _ = resampled(source, 48, AugmentSettings(), device, tiles=tiles)
+    standard, _ = resampled(source, 48, AugmentSettings(), device)
     within_tolerance((images.numpy() + 1) * 127.5, expected(source, 48, AugmentSettings()))
     assert tiles != tiles_for(36, 48) and (images - standard).abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_pictures_of_another_source_are_left_alone(device):
+def test_images_of_another_split_are_left_alone(device):
     source = noise(2, 36)
-    images, labels = rendered(source, 32, AugmentSettings(), device, begin=1, count=4)
+    images, labels = resampled(source, 32, AugmentSettings(), device, begin=1, count=4)
     assert labels == [-1, 10, 20, -1]
     assert (images[0] == 99).all() and (images[3] == 99).all()
     within_tolerance((images[1:3].numpy() + 1) * 127.5, expected(source, 32, AugmentSettings(), start=1))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hrfr_fast import doctor
+from hrfr_fast.doctor.diagnosis import diagnose
+from hrfr_fast.doctor.facts import Facts
 from hrfr_fast.runtime import caches
 
 NUMBA_IN_USE = """
@@ -16,26 +17,26 @@ from pathlib import Path
 from hrfr_fast.runtime import caches
 writable = caches.writable
 caches.writable = lambda folder: folder.name != "__pycache__" and writable(folder)  # a read-only installation
-from hrfr_fast.doctor import _look_at_kernel
-print(_look_at_kernel(), caches.use_writable_caches(), len(list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbi"))))
+from hrfr_fast.doctor.facts import _kernel_facts
+print(_kernel_facts(), caches.use_writable_caches(), len(list(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbi"))))
 print(os.environ["NUMBA_CACHE_DIR"])
 """
 
 
 @pytest.fixture
 def no_home(tmp_path, monkeypatch):
-    """An environment without caches; the functions remember nothing, before and after."""
+    """An environment without caches; what the functions have cached is cleared before and after."""
     (tmp_path / "file").touch()
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TRITON_CACHE_DIR", "TRITON_HOME", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, "")  # so that it is put back, whatever the code sets
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
     remembered = (caches.use_writable_caches, caches.writable, caches.private_folder)
-    for one in remembered:
-        one.cache_clear()
+    for function in remembered:
+        function.cache_clear()
     yield tmp_path
-    for one in remembered:
-        one.cache_clear()
+    for function in remembered:
+        function.cache_clear()
 
 
 def test_a_usual_machine_is_left_alone(no_home, monkeypatch):
@@ -47,7 +48,7 @@ def test_a_usual_machine_is_left_alone(no_home, monkeypatch):
 
 
 def test_what_has_no_place_gets_a_private_one_and_it_is_said(no_home, monkeypatch, capsys):
-    monkeypatch.setattr(caches, "__file__", str(no_home / "file" / "caches.py"))  # a read-only installation
+    monkeypatch.setattr(caches, "__file__", str(no_home / "file" / "runtime" / "caches.py"))  # a read-only installation
     lacking = caches.use_writable_caches()
     assert lacking == ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TRITON_CACHE_DIR")
     folder = caches.private_folder()
@@ -118,6 +119,6 @@ def test_numba_compiles_without_a_place_of_its_own(tmp_path):
 
 
 def test_the_doctor_names_the_variables():
-    facts = doctor.Facts(2, 1 << 34, 1 << 34, 1 << 34, torch="2.9", threads="tbb", lost_caches=("NUMBA_CACHE_DIR",))
-    fixes = doctor.judge(facts).fixes
+    facts = Facts(2, 1 << 34, 1 << 34, 1 << 34, torch="2.9", threads="tbb", lost_caches=("NUMBA_CACHE_DIR",))
+    fixes = diagnose(facts).fixes
     assert any("set NUMBA_CACHE_DIR" in fix for fix in fixes) and not any("reinstall" in fix for fix in fixes)

@@ -14,7 +14,14 @@ import torch
 from hrfr_fast.model.checkpoint import save_state
 from hrfr_fast.runtime import files
 from hrfr_fast.runtime.errors import CannotWrite, UsageError
-from hrfr_fast.runtime.files import fsync_directory, in_words, refuse_lost_directory, write_array, write_bytes, writing
+from hrfr_fast.runtime.files import (
+    fsync_directory,
+    in_words,
+    refuse_lost_directory,
+    write_array,
+    write_bytes,
+    writing,
+)
 
 
 @contextmanager

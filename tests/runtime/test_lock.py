@@ -69,14 +69,14 @@ def test_two_threads_or_calls_of_one_process_are_two_holders(tmp_path, system):
 def test_without_locks_the_name_in_the_file_decides(tmp_path, monkeypatch):
     refuse_flock(monkeypatch, errno.ENOLCK)
     with directory_lock(tmp_path):
-        mine = json.loads((tmp_path / NAME).read_text())
+        holder = json.loads((tmp_path / NAME).read_text())
     cases = {
         "another machine's may still run": ({"host": "elsewhere"}, False),
         "a later process of the same number": ({"born": "1"}, True),
         "no such process": ({"pid": 2**22 + 1}, True),
     }
     for what, (change, free) in cases.items():
-        (tmp_path / NAME).write_text(json.dumps(mine | change))
+        (tmp_path / NAME).write_text(json.dumps(holder | change))
         if free:
             with directory_lock(tmp_path):
                 pass

@@ -33,9 +33,9 @@ def test_files_of_windows_editors_are_read(tmp_path):
     ],
 )
 def test_what_is_no_toml_is_told(tmp_path, content, message):
-    (tmp_path / "mine.toml").write_bytes(content)
-    with pytest.raises(UsageError, match=rf"mine.toml: .*{message}"):
-        read_toml(tmp_path / "mine.toml", "settings")
+    (tmp_path / "settings.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"settings.toml: .*{message}"):
+        read_toml(tmp_path / "settings.toml", "settings")
 
 
 @pytest.mark.parametrize("name", [b"donn\xc3\xa9es", b"d\xe9", b"a\x80\xff"])

@@ -32,7 +32,7 @@ def test_shares_and_ranges_are_those_asked_for():
     middle = p.box[:, [0, 1]] + p.box[:, [2, 3]]
     assert np.abs(middle / 2 - 0.5).max() <= 0.0625 + 1e-6
     assert abs((p.degrade > 0).mean() - 0.5) < 0.02
-    assert set(p.degrade[p.degrade > 0]) == set(range(16, 49)) and set(p.kernel) == {0, 1, 2}
+    assert set(p.degrade[p.degrade > 0]) == set(range(16, 49)) and set(p.filter) == {0, 1, 2}
     assert abs((p.blur > 0).mean() - 0.5) < 0.02 and p.blur.max() <= 0.02
     area = (p.erase[:, 2] - p.erase[:, 0]) * (p.erase[:, 3] - p.erase[:, 1])
     assert abs((area > 0).mean() - 0.5) < 0.02 and area.max() <= 0.2001

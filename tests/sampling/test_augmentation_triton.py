@@ -1,4 +1,4 @@
-"""Plans drawn inside a kernel against those the host draws: bit by bit."""
+"""Augmentation drawn inside a GPU kernel against that of the host: bit by bit."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ EVERYTHING = AugmentSettings(
 
 
 @triton.jit(do_not_specialize=["seed", "epoch"])  # as in production: 1 would become a constant without a type
-def _write_plan(out, positions, settings, seed, epoch):
+def _write_augmentation(out, positions, settings, seed, epoch):
     position = tl.load(positions + tl.program_id(0))
     epoch = position * 0 + epoch
     out += tl.program_id(0) * 20
@@ -44,9 +44,9 @@ def _write_plan(out, positions, settings, seed, epoch):
     entry = tl.arange(0, 16)
     tl.store(out + 4 + entry, colour_entry(gain, saturation, entry // 3, entry % 3), mask=entry < 9)
     tl.store(out + 13, offset)
-    small, kernel = draw_degradation(settings, seed, epoch, position)
-    tl.store(out + 14, small.to(tl.float32))
-    tl.store(out + 15, kernel.to(tl.float32))
+    size, filter = draw_degradation(settings, seed, epoch, position)
+    tl.store(out + 14, size.to(tl.float32))
+    tl.store(out + 15, filter.to(tl.float32))
     tl.store(out + 16, draw_blur(settings, seed, epoch, position))
 
 
@@ -68,17 +68,17 @@ def bits(array):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
 @pytest.mark.parametrize("settings", [AugmentSettings(), EVERYTHING], ids=["default", "everything"])
-def test_the_kernel_draws_the_plan_of_the_host(settings, seed, device):
+def test_the_kernel_draws_the_augmentation_of_the_host(settings, seed, device):
     count, epoch = 12, 3
     positions = np.concatenate([np.arange(count - 1), [2**32 - 1]])
-    # what is off is drawn by neither: the probe always draws, so colour must be on for its identity to be the host's
+    # The kernel of this test always draws colour, the host only where it is on.
     augmentation = draw_augmentation(
         settings.replaced(brightness=settings.brightness or 1e-9), seed, np.full(count, epoch), positions
     )
     out = torch.full((count, 20), torch.nan, device=device)
     erased = torch.full((count, 4), torch.nan, device=device)
     given = torch.from_numpy(positions).to(device), torch.from_numpy(kernel_settings(settings)).to(device), seed, epoch
-    _write_plan[(count,)](out, *given, enable_fp_fusion=False)
+    _write_augmentation[(count,)](out, *given, enable_fp_fusion=False)
     _write_erasure[(count,)](erased, *given, enable_fp_fusion=False)
     drawn = out.cpu().numpy()
     np.testing.assert_array_equal(bits(drawn[:, :4]), bits(augmentation.box))
@@ -86,7 +86,7 @@ def test_the_kernel_draws_the_plan_of_the_host(settings, seed, device):
     np.testing.assert_array_equal(bits(drawn[:, 13]), bits(augmentation.colour[:, 0, 3]))
     np.testing.assert_array_equal(drawn[:, 14], augmentation.degrade)
     if settings.degrade:
-        np.testing.assert_array_equal(drawn[:, 15], augmentation.kernel)
+        np.testing.assert_array_equal(drawn[:, 15], augmentation.filter)
     np.testing.assert_array_equal(bits(drawn[:, 16]), bits(augmentation.blur))
     assert np.abs(bits(erased.cpu().numpy()) - bits(augmentation.erase)).max() <= 4, "an exponential, two roots, a sum"
     np.testing.assert_array_equal(erased.cpu().numpy()[:, 2] > 0, augmentation.erase[:, 2] > 0)

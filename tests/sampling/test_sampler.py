@@ -6,29 +6,29 @@ from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 
 
 def test_an_epoch_is_one_pass():
-    order = Sampler(seed=1, first=1000)
-    assert sorted(order.samples(0, 1000).record) == list(range(1000))
-    assert sorted(order.samples(1000, 1000).record) == list(range(1000))
-    assert (order.samples(0, 1000).record != order.at(1000, 1000).record).any()
+    sampler = Sampler(seed=1, first=1000)
+    assert sorted(sampler.samples(0, 1000).record) == list(range(1000))
+    assert sorted(sampler.samples(1000, 1000).record) == list(range(1000))
+    assert (sampler.samples(0, 1000).record != sampler.samples(1000, 1000).record).any()
 
 
-@pytest.mark.parametrize("order", [Sampler(3, 100), Sampler(3, 100, 7), Sampler(3, 100, 7, 25)])
-def test_any_stretch_equals_the_same_stretch_of_the_whole(order):
-    whole = order.samples(0, 700)
+@pytest.mark.parametrize("sampler", [Sampler(3, 100), Sampler(3, 100, 7), Sampler(3, 100, 7, 25)])
+def test_any_slice_equals_the_same_slice_of_the_whole(sampler):
+    whole = sampler.samples(0, 700)
     for start, count in ((0, 1), (95, 40), (399, 301)):
-        part = order.samples(start, count)
-        for a, b in zip(part, whole, strict=True):
-            assert (a == b[start : start + count]).all()
+        part = sampler.samples(start, count)
+        for part_array, whole_array in zip(part, whole, strict=True):
+            assert (part_array == whole_array[start : start + count]).all()
 
 
-def test_the_second_source_cycles_through_whole_reshuffled_passes():
-    order = Sampler(seed=0, first=100, second=7, second_draws=20)
-    draws = order.samples(0, 7 * order.epoch_length)
-    assert (draws.source[: order.epoch_length] == 1).sum() == 20
-    # 7 epochs x 20 draws = 20 whole passes over 7 records
-    assert (np.bincount(draws.record[draws.source == 1]) == 20).all()
-    first = draws.source == 0
-    assert (np.bincount(draws.record[first]) == 7).all()
+def test_the_second_split_cycles_through_whole_reshuffled_passes():
+    sampler = Sampler(seed=0, first=100, second=7, second_draws=20)
+    samples = sampler.samples(0, 7 * sampler.epoch_length)
+    assert (samples.split[: sampler.epoch_length] == 1).sum() == 20
+    # 7 epochs x 20 samples = 20 whole passes over 7 records
+    assert (np.bincount(samples.record[samples.split == 1]) == 20).all()
+    first = samples.split == 0
+    assert (np.bincount(samples.record[first]) == 7).all()
 
 
 def test_seeds_and_epochs_do_not_collide():
@@ -44,7 +44,7 @@ def test_share_becomes_draws():
 
 
 @pytest.mark.parametrize("bad", [{"first": 0}, {"first": 5, "second_draws": 3}, {"first": 5, "seed": -1}])
-def test_impossible_orders_are_refused(bad):
+def test_impossible_samplers_are_refused(bad):
     with pytest.raises(UsageError):
         Sampler(**{"seed": 0, **bad})
 

@@ -1,4 +1,4 @@
-"""The order made by torch against the one made by NumPy: the same integers."""
+"""The sampler on the device against the one of NumPy: the same integers."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_permutations_of_several_cycles_at_once(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "order",
+    "sampler",
     [
         Sampler(0, 1),
         Sampler(7, 5000),
@@ -43,9 +43,9 @@ def test_permutations_of_several_cycles_at_once(device):
     ],
     ids=repr,
 )
-def test_an_epoch_holds_the_records_of_the_order(order, device):
+def test_an_epoch_holds_the_records_of_the_sampler(sampler, device):
     for epoch in (0, 1, 13):
-        draws = order.samples(epoch * order.epoch_length, order.epoch_length)
-        records = epoch_records(order, epoch, torch.device(device))
+        samples = sampler.samples(epoch * sampler.epoch_length, sampler.epoch_length)
+        records = epoch_records(sampler, epoch, torch.device(device))
         assert records.dtype == torch.int32
-        np.testing.assert_array_equal(records.cpu().numpy(), draws.record + order.first * draws.source)
+        np.testing.assert_array_equal(records.cpu().numpy(), samples.record + sampler.first * samples.split)

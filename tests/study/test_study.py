@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hrfr_fast.cli import app
 from hrfr_fast.evaluation.verification import verify
 from hrfr_fast.model.checkpoint import save_weights
-from hrfr_fast.model.lineage import record_of
+from hrfr_fast.model.lineage import data_record
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
@@ -270,7 +270,7 @@ def test_a_run_is_reused_where_only_other_pairs_changed(packed, preset, tmp_path
     write_json(job.run / SAME, identity_of(job, "before") | {"parents": {}})
     with pytest.raises(UsageError, match="made with other data"):
         status(job, plan.packed)
-    data = record_of(plan.packed, ["lowres"], job.run) | {"digest": "before"}
+    data = data_record(plan.packed, ["lowres"], job.run) | {"digest": "before"}
     save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data})
     assert status(job, plan.packed) == "new"
     save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data | {"splits": {"lowres": "other"}}})

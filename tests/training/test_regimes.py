@@ -182,7 +182,7 @@ def test_the_untrained_fusion_is_the_two_embeddings_side_by_side(settings, runs)
     with torch.inference_mode():
         both = model(images)
         torch.testing.assert_close(both[:, :16], nn.functional.normalize(large(images)))
-        torch.testing.assert_close(both[:, 16:], nn.functional.normalize(small(model.shrunk(images))))
+        torch.testing.assert_close(both[:, 16:], nn.functional.normalize(small(model.downsample(images))))
     assert metadata["backbone"]["embedding_size"] == both.shape[1] == 40
 
 

@@ -11,10 +11,10 @@ from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.sampling.augmentation import KERNELS, no_augmentation
-from hrfr_fast.sampling.paired_stream import SecondView, TwoViewStream, pairs_for_share
+from hrfr_fast.sampling.augmentation import FILTERS, no_augmentation
 from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.sampling.stream import SingleViewStream, single_view_stream
+from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.settings import AugmentSettings
 
 VIEW = SecondView(28, 44, ("linear", "box"))
@@ -28,33 +28,33 @@ def stream(tiny_packed):
 
 def drawn(stream, batches):
     """Records of each split, in the order of the stream, over the first batches."""
-    works = [stream.batch_spec(number * stream.batch_size) for number in range(batches)]
-    return [np.concatenate([work.parts[part].records for work in works]) for part in (0, 1)]
+    batch_specs = [stream.batch_spec(number * stream.batch_size) for number in range(batches)]
+    return [np.concatenate([batch_spec.parts[part].records for batch_spec in batch_specs]) for part in (0, 1)]
 
 
 def test_a_batch_holds_lowres_in_front_and_pairs_of_views_at_the_end(stream):
-    work = stream.batch_spec(5 * 24)
-    low, high = work.parts
+    batch_spec = stream.batch_spec(5 * 24)
+    low, high = batch_spec.parts
     assert low.rows.tolist() == list(range(16)) and high.rows.tolist() == list(range(16, 24))
     assert np.array_equal(high.records[0::2], high.records[1::2])
     offset = stream.splits[0].identities
-    assert np.array_equal(work.labels[16:], stream.splits[1].labels[high.records] + offset)
-    assert np.array_equal(work.labels[:16], stream.splits[0].labels[low.records])
+    assert np.array_equal(batch_spec.labels[16:], stream.splits[1].labels[high.records] + offset)
+    assert np.array_equal(batch_spec.labels[:16], stream.splits[0].labels[low.records])
     sharp, degraded = high.augmentation.take(np.arange(0, 8, 2)), high.augmentation.take(np.arange(1, 8, 2))
     assert not sharp.degrade.any() and not low.augmentation.degrade.any()
     assert (sharp.box != degraded.box).any(axis=1).all(), "each view is augmented for itself"
 
 
-def test_the_degraded_view_draws_all_sizes_and_only_the_kernels_asked_for(stream):
-    plans = [stream.batch_spec(number * 24).parts[1].augmentation for number in range(150)]
-    sizes = np.concatenate([augmentation.degrade[1::2] for augmentation in plans])
-    kernels = np.concatenate([augmentation.kernel[1::2] for augmentation in plans])
+def test_the_degraded_view_draws_all_sizes_and_only_the_filters_asked_for(stream):
+    augmentations = [stream.batch_spec(number * 24).parts[1].augmentation for number in range(150)]
+    sizes = np.concatenate([augmentation.degrade[1::2] for augmentation in augmentations])
+    filters = np.concatenate([augmentation.filter[1::2] for augmentation in augmentations])
     assert set(sizes) == set(range(28, 45))
-    assert {KERNELS[number] for number in kernels} == {"linear", "box"}
-    assert abs((kernels == KERNELS.index("box")).mean() - 0.5) < 0.1
+    assert {FILTERS[number] for number in filters} == {"linear", "box"}
+    assert abs((filters == FILTERS.index("box")).mean() - 0.5) < 0.1
 
 
-def test_an_engine_can_see_what_plans_may_hold(stream, tiny_packed):
+def test_an_engine_can_see_the_ranges_of_the_augmentation(stream, tiny_packed):
     """A pipeline that leaves out what is off must not leave out the degradation; one that needs the order says no."""
     assert stream.augment.degrade == 1 and stream.every_view.degrade == 0
     with pytest.raises(UsageError, match="the ffcv engine cannot show two views"):
@@ -75,7 +75,7 @@ def test_every_face_comes_once_a_pass(stream):
 
 def test_ranks_and_micro_batches_share_the_batch_and_keep_its_composition(stream):
     whole = stream.batch_spec(48)
-    shares = [replace(stream, rank=rank, ranks=2, micro_batches=2).work(48) for rank in (0, 1)]
+    shares = [replace(stream, rank=rank, ranks=2, micro_batches=2).batch_spec(48) for rank in (0, 1)]
     for number in (0, 1):
         joined = np.concatenate([share.parts[number].records for share in shares])
         assert np.array_equal(joined, whole.parts[number].records)
@@ -92,12 +92,12 @@ def test_an_engine_executes_it_unchanged(stream):
     still = replace(stream, every_view=STILL, second_view=SecondView(36, 36, ("cubic",)), size=144)
     batch = next(ResidentCPU(still, torch.uint8).batches(24, 48))
     images = batch.images.permute(0, 2, 3, 1).numpy()
-    high = still.work(24).parts[1]
+    high = still.batch_spec(24).parts[1]
     assert np.array_equal(images[16::2], stream.splits[1].read(high.records[0::2]))
-    from hrfr_fast.engines.pixels import render
+    from hrfr_fast.engines.pixels import resample_records
 
     expected = np.empty((4, 144, 144, 3), np.uint8)
-    render(stream.splits[1], high.records[1::2], no_augmentation(4, degrade=36), expected)
+    resample_records(stream.splits[1], high.records[1::2], no_augmentation(4, degrade=36), expected)
     assert np.array_equal(images[17::2], expected)
 
 
@@ -105,10 +105,10 @@ def test_an_engine_executes_it_unchanged(stream):
 def test_the_resident_engine_for_gpus_draws_it_on_the_host(stream, monkeypatch, device):
     """Its kernels make single views only; they must stay out even where they could run."""
     monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda device: True)
-    with resident_cuda.ResidentCUDA(stream, torch.device(device), torch.uint8) as engine:
+    with resident_cuda.build_resident_cuda(stream, torch.device(device), torch.uint8) as engine:
         found = next(engine.batches(24, 48))
     expected = next(ResidentCPU(stream, torch.uint8).batches(24, 48))
-    assert not engine.kernels and torch.equal(found.labels.cpu(), expected.labels)
+    assert isinstance(engine, resident_cuda.HostSampled) and torch.equal(found.labels.cpu(), expected.labels)
     assert (found.images.cpu().int() - expected.images.int()).abs().max() <= 1
 
 

@@ -1,8 +1,8 @@
-"""The stream of crossres regimes: in every batch some highres faces stand twice, sharp and degraded.
+"""The stream of crossres regimes: in every batch some highres faces come twice, sharp and degraded.
 
-Every batch has the same composition, so shapes are static: ``pairs`` highres faces, and lowres faces for the rest.
-Both kinds come from orders of their own, numbered by batch, so that a run resumes anywhere. A batch of several chunks
-(ranks times micro-batches) has the composition in each of them: lowres in front, the adjacent views at the end.
+Every batch has the same composition, so shapes are static: ``pairs`` highres faces in two views each, and lowres faces
+for the rest. Each split has an order of its own, numbered by batch, so that a run resumes anywhere. Each of the equal
+parts of a batch (one a rank and micro-batch) has that composition: lowres in front, adjacent views at the end.
 """
 
 from dataclasses import dataclass
@@ -13,43 +13,43 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import AUGMENT, SHUFFLE_HIGHRES, philox, uniform
-from hrfr_fast.sampling.augmentation import KERNELS, Augmentation, draw_augmentation
+from hrfr_fast.sampling.augmentation import FILTERS, Augmentation, draw_augmentation
 from hrfr_fast.sampling.sampler import Sampler, permutation
 from hrfr_fast.sampling.stream import BatchPart, BatchSpec
 from hrfr_fast.settings import AugmentSettings
 
-SHARP, DEGRADED = 1, 2  # views; 0 is that of unpaired faces, which share epochs and positions with these
-KERNEL_BLOCK = 6  # of random numbers, after those of draw_augmentation
+SHARP, DEGRADED = 1, 2  # views; 0 is that of lowres faces, which share epochs and positions with these
+FILTER_BLOCK = 6  # of random numbers, after those of draw_augmentation
 
 
 @dataclass(frozen=True)
 class SecondView:
-    """How the second view is degraded: shrunk to min..max pixels with one of ``kernels``. Raises UsageError."""
+    """Degradation of second views to ``smallest`` .. ``largest`` pixels with one of ``filters``. Raises UsageError."""
 
     smallest: int
     largest: int
-    kernels: tuple[str, ...]
+    filters: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.largest:
             raise UsageError(
                 f"degrade_min is {self.smallest} and degrade_max {self.largest}; 1 <= min <= max is needed"
             )
-        if not self.kernels or not set(self.kernels) <= set(KERNELS):
-            raise UsageError(f"kernels are {', '.join(self.kernels)!r}; they must be some of {', '.join(KERNELS)}")
+        if not self.filters or not set(self.filters) <= set(FILTERS):
+            raise UsageError(f"kernels are {', '.join(self.filters)!r}; they must be some of {', '.join(FILTERS)}")
 
     def on_top_of(self, augment: AugmentSettings) -> AugmentSettings:
-        """``augment`` with this degradation for certain."""
+        """``augment`` with this degradation of every image."""
         return augment.replaced(degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
 
     def draw(
         self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]
     ) -> Augmentation:
-        """The augmentation of the degraded view of the draws (cycle, index), two int64 arrays [K]."""
+        """The augmentation of the degraded views of the samples (cycle, index), two int64 arrays [K]."""
         augmentation = draw_augmentation(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
-        drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=KERNEL_BLOCK))[:, 0]
-        numbers = np.array([KERNELS.index(name) for name in self.kernels], np.int32)
-        augmentation.kernel[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
+        drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=FILTER_BLOCK))[:, 0]
+        numbers = np.array([FILTERS.index(name) for name in self.filters], np.int32)
+        augmentation.filter[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
         return augmentation
 
 
@@ -59,14 +59,14 @@ class TwoViewStream:
 
     Args:
         splits: lowres, highres.
-        seed: decides order and augmentation.
+        seed: of order and augmentation.
         every_view: augmentation of every view.
-        second_view: what the degraded one gets on top.
-        size: side of the batch's pictures.
+        second_view: degradation of the second view, on top of that.
+        size: width and height of the batch's images in pixels.
         batch_size: samples a step over all ranks and micro-batches.
-        pairs: highres faces a batch, twice each.
+        pairs: highres faces a batch, two views each.
         rank, ranks: this rank and how many there are.
-        micro_batches: a rank's batch consists of, each of the same composition.
+        micro_batches: parts of a rank's batch that have the same composition.
 
     Raises:
         UsageError: a batch that is too small, or not divisible by ranks and micro-batches.
@@ -98,12 +98,12 @@ class TwoViewStream:
 
     @property
     def lowres(self) -> int:
-        """Lowres faces a batch."""
+        """Number of lowres faces a batch."""
         return self.batch_size - 2 * self.pairs
 
     @property
     def augment(self) -> AugmentSettings:
-        """All that augmentations may hold, for engines that prepare only what is asked for. Not of every view."""
+        """Ranges of the augmentation parameters of both views together, see BatchStream."""
         return self.second_view.on_top_of(self.every_view)
 
     @property
@@ -116,7 +116,7 @@ class TwoViewStream:
         return self.splits[0].samples * self.batch_size / self.lowres
 
     def batch_spec(self, start: int) -> BatchSpec:
-        """This rank's part of the batch that begins at sample ``start``, a multiple of the batch size."""
+        """This rank's share of the batch that begins at sample ``start``, a multiple of the batch size."""
         batch, inside = divmod(start, self.batch_size)
         if inside:
             raise ValueError(f"sample {start} is inside a batch of {self.batch_size}")
@@ -134,28 +134,29 @@ class TwoViewStream:
         return BatchSpec(labels, parts, start)
 
     def _lowres_part(self, rows: NDArray[np.int64], start: int, count: int) -> BatchPart:
-        draws = Sampler(self.seed, self.splits[0].samples).samples(start, count)
-        augmentation = draw_augmentation(self.every_view, self.seed, draws.epoch, draws.position)
-        return BatchPart(self.splits[0], rows, draws.record, augmentation)
+        samples = Sampler(self.seed, self.splits[0].samples).samples(start, count)
+        augmentation = draw_augmentation(self.every_view, self.seed, samples.epoch, samples.position)
+        return BatchPart(self.splits[0], rows, samples.record, augmentation)
 
     def _highres_part(self, rows: NDArray[np.int64], start: int, count: int) -> BatchPart:
-        """Draws start .. start + count - 1 from highres, each as two adjacent rows."""
+        """Samples start .. start + count - 1 of highres, each as two adjacent rows."""
         split = self.splits[1]
         cycle, index = np.divmod(np.arange(start, start + count, dtype=np.int64), split.samples)
         records = np.empty(count, np.int64)
-        for one in np.unique(cycle):
-            inside = cycle == one
-            records[inside] = permutation(self.seed, int(one), split.samples, SHUFFLE_HIGHRES)[index[inside]]
+        for one_cycle in np.unique(cycle):
+            inside = cycle == one_cycle
+            records[inside] = permutation(self.seed, int(one_cycle), split.samples, SHUFFLE_HIGHRES)[index[inside]]
         sharp = draw_augmentation(self.every_view, self.seed, cycle, index, view=SHARP)
         degraded = self.second_view.draw(self.every_view, self.seed, cycle, index)
-        both = (np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in zip(sharp, degraded, strict=True))
-        return BatchPart(split, rows, np.repeat(records, 2), Augmentation(*both))
+        views = zip(sharp, degraded, strict=True)
+        adjacent = (np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in views)
+        return BatchPart(split, rows, np.repeat(records, 2), Augmentation(*adjacent))
 
 
 def pairs_for_share(share: float | None, batch_size: int, first: int, second: int, micro_batches: int = 1) -> int:
     """Highres faces a batch, two views each, so that views make up ``share`` of it; at least 1 a micro-batch.
 
-    None means as they come: a face of the second source is drawn as often as one of the first.
+    None means that a face of the second split is drawn as often as one of the first.
     """
     exact = batch_size * second / (first + 2 * second) if share is None else share * batch_size / 2
     return micro_batches * max(1, round(exact / micro_batches))
