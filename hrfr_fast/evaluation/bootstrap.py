@@ -87,7 +87,7 @@ def resampled_means(
     return np.concatenate(blocks)
 
 
-def interval(
+def accuracy_interval(
     values: NDArray[np.float64],
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None,
@@ -115,5 +115,5 @@ def paired_difference(
     Both models see the same resamples, so what is hard about a pair for both cancels.
     """
     gain = correct_a.astype(np.float64) - correct_b.astype(np.float64)
-    low, high = interval(gain, same, identities, resamples=resamples, seed=seed)
+    low, high = accuracy_interval(gain, same, identities, resamples=resamples, seed=seed)
     return float(gain.mean()), low, high

@@ -81,5 +81,5 @@ def rates(found: NDArray[np.int64], people: NDArray[np.int64]) -> dict[str, Any]
     for rank in RANKS:
         hit = (found <= rank).astype(np.float64)
         result[f"rank{rank}"] = float(hit.mean())
-        result[f"rank{rank}_ci"] = list(bootstrap.interval(hit, everyone, cluster))
+        result[f"rank{rank}_ci"] = list(bootstrap.accuracy_interval(hit, everyone, cluster))
     return result

@@ -86,7 +86,7 @@ def verify(
         decisions[held_out] = scores[held_out] >= best_threshold(scores[~held_out], same[~held_out])
         accuracies.append(float((decisions[held_out] == same[held_out]).mean()))
     right = (decisions == same).astype(np.float64)
-    ci = bootstrap.interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
+    ci = bootstrap.accuracy_interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
     tar, warnings = tar_at_fars(scores, same)
     return Verification(
         accuracy=float(np.mean(accuracies)),
