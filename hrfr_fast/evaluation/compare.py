@@ -168,7 +168,7 @@ class Contrast:
 _UNITS = {"identity": "identities", "pair": "pairs"}
 
 
-def outcomes(
+def resample_outcomes(
     correct: Mapping[str, Mapping[int, NDArray[np.bool_]]],
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None,
@@ -201,7 +201,7 @@ def contrast(
     """Compare regimes ``a`` and ``b`` on the seeds both have.
 
     Args:
-        results: from ``outcomes``.
+        results: from ``resample_outcomes``.
         units: number of identities (or pairs) the resamples drew from.
         fixed: one of the five fixed contrasts; ``p_holm`` is then filled by ``with_holm``.
         level: what the units are, "identity" or "pair".
@@ -238,7 +238,7 @@ def _decided(results: Outcomes, seed: int) -> NDArray[np.bool_]:
     return results.correct[:, results.accuracy.seeds.index(seed)] > 0
 
 
-def contrasts_of(results: Mapping[str, Outcomes], units: int, *, level: str = "identity") -> list[Contrast]:
+def all_contrasts(results: Mapping[str, Outcomes], units: int, *, level: str = "identity") -> list[Contrast]:
     """The fixed contrasts that can be had, Holm-corrected, then every other pair of regimes, exploratory."""
     fixed = [(a, b) for a, b in FIXED_CONTRASTS if a in results and b in results]
     known = {frozenset(pair) for pair in fixed}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.evaluation.compare import Estimate, Outcomes, contrasts_of, outcomes
+from hrfr_fast.evaluation.compare import Estimate, Outcomes, all_contrasts, resample_outcomes
 from hrfr_fast.evaluation.evaluate import caveats
 from hrfr_fast.evaluation.rates import resampled_rates
 from hrfr_fast.evaluation.resolution import CROSSES
@@ -85,7 +85,7 @@ def _compare(
     compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage not in APART}
     results["contrasts"] = [
         one.to_json() | {"budgets": budgets_differ(results["regimes"][one.a], results["regimes"][one.b])}
-        for one in contrasts_of(compared, units, level=level_of(pairs))
+        for one in all_contrasts(compared, units, level=level_of(pairs))
     ]
     results["dose"] = _doses(plan, found[HR_HR], units)
     faces = plan.packed.splits.get(FACES)
@@ -236,7 +236,7 @@ def _verified(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verificatio
 
 def _outcomes(verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet) -> dict[str, Outcomes]:
     correct = {label: {seed: one.correct for seed, one in seeds.items()} for label, seeds in verified.items()}
-    return outcomes(correct, pairs.same, pairs.identities) if correct else {}
+    return resample_outcomes(correct, pairs.same, pairs.identities) if correct else {}
 
 
 def _rates(

@@ -120,7 +120,7 @@ def _estimate(statistics: Mapping[int, Statistic], pairs: Pairs) -> Estimate:
 
 def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, Any]:
     from hrfr_fast.analysis.distances import d_prime_of
-    from hrfr_fast.evaluation.compare import outcomes
+    from hrfr_fast.evaluation.compare import resample_outcomes
     from hrfr_fast.evaluation.verification import verify
 
     if not all(f"pairs {NONE}" in one for one in seeds.values()):
@@ -128,7 +128,7 @@ def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict
     kept = identities[~halves(identities)]
     pairs, people = identity_pairs(kept, ordered=True), len(np.unique(kept))
     scores = {method: {seed: one[f"pairs {method}"] for seed, one in seeds.items()} for method in METHODS}
-    decided = outcomes(
+    decided = resample_outcomes(
         {
             method: {s: verify(one, pairs.same, pairs.identities, resamples=0).correct for s, one in mine.items()}
             for method, mine in scores.items()

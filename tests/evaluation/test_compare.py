@@ -47,7 +47,7 @@ def repeated(rng, people, pairs, times, **truth):
     for n in range(times):
         a, b = simulated(rng, identities, people, **truth)
         correct |= {f"a{n}": dict(enumerate(a.T)), f"b{n}": dict(enumerate(b.T))}
-    results = compare.outcomes(correct, same, identities, resamples=400)
+    results = compare.resample_outcomes(correct, same, identities, resamples=400)
     return [compare.contrast(f"a{n}", f"b{n}", results, people) for n in range(times)]
 
 
@@ -82,7 +82,7 @@ def test_what_varies_by_person_and_seed_shrinks_with_both():
     rng = np.random.default_rng(10)
     same, identities = np.ones(300, bool), np.repeat(np.arange(300, dtype=np.int32), 2)
     a, b = ({s: rng.random(300) < 0.9 for s in range(4)} for _ in range(2))
-    gain = compare.outcomes({"a": a, "b": b}, same, identities)
+    gain = compare.resample_outcomes({"a": a, "b": b}, same, identities)
     one = gain["a"].accuracy.minus(gain["b"].accuracy)
     error = standard_error(one.resampled, one.values, 300)
     assert error.both <= error.people and error.both > 0.5 * error.people
@@ -96,7 +96,7 @@ def test_with_one_pair_a_person_the_standard_error_is_the_paired_t_tests():
     rng = np.random.default_rng(3)
     same, identities = np.ones(500, bool), np.repeat(np.arange(500, dtype=np.int32), 2)
     a, b = rng.random(500) < 0.9, rng.random(500) < 0.87
-    results = compare.outcomes({"a": {0: a}, "b": {0: b}}, same, identities)
+    results = compare.resample_outcomes({"a": {0: a}, "b": {0: b}}, same, identities)
     found = compare.contrast("a", "b", results, 500)
     reference = stats.ttest_rel(a.astype(float), b.astype(float))
     interval = reference.confidence_interval()
@@ -111,7 +111,7 @@ def test_when_only_seeds_vary_the_interval_is_students():
     wrong = {0: 100, 1: 180, 2: 240, 3: 60, 4: 300}
     a = {s: np.arange(people) >= wrong[s] for s in range(seeds)}
     b = {s: np.arange(people) >= 0 for s in range(seeds)}
-    results = compare.outcomes({"a": a, "b": b}, same, identities)
+    results = compare.resample_outcomes({"a": a, "b": b}, same, identities)
     found = compare.contrast("a", "b", results, people)
     gains = -np.array(list(wrong.values())) / people
     reference = stats.ttest_1samp(gains, 0).confidence_interval()
@@ -135,11 +135,11 @@ def small(names, seeds):
     rng = np.random.default_rng(5)
     same, identities = pair_list(rng, 100, 400)
     correct = {name: {s: rng.random(400) < 0.9 - 0.03 * i for s in range(seeds)} for i, name in enumerate(names)}
-    return compare.outcomes(correct, same, identities, resamples=200)
+    return compare.resample_outcomes(correct, same, identities, resamples=200)
 
 
 def test_fixed_contrasts_come_first_with_holm_and_the_rest_is_exploratory():
-    found = compare.contrasts_of(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
+    found = compare.all_contrasts(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
     assert [(one.a, one.b) for one in found if one.fixed] == [("highlow144", "lowres144"), ("lowres32", "lowres144")]
     assert len(found) == 6 and all((one.p_holm is None) != one.fixed for one in found)
     assert [one.fixed for one in found] == [True, True, False, False, False, False]
@@ -185,7 +185,7 @@ def test_regimes_are_compared_on_the_seeds_both_have():
     rng = np.random.default_rng(8)
     same, identities = pair_list(rng, 50, 200)
     correct = {"a": {s: rng.random(200) < 0.9 for s in (0, 1, 2)}, "b": {s: rng.random(200) < 0.9 for s in (1, 2, 7)}}
-    results = compare.outcomes(correct, same, identities, resamples=100)
+    results = compare.resample_outcomes(correct, same, identities, resamples=100)
     assert compare.contrast("a", "b", results, 50).seeds == 2
     gain = np.mean([correct["a"][s].mean() - correct["b"][s].mean() for s in (1, 2)])
     assert compare.contrast("a", "b", results, 50).difference == pytest.approx(gain)
