@@ -109,15 +109,15 @@ def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, An
 def _pair_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", sides: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
-    from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
+    from hrfr_fast.evaluation.resolution import cross_resolution_scores, scores_by_resolution
     from hrfr_fast.evaluation.views import HR, LR36, pair_views
 
     pairs = main_pairs(packed)
     if pairs is None:
         return {}
     views = pair_views(backbone, pairs, size, compute, tuple({HR, LR36, *sides}))
-    arrays = {f"view/{name}": scores for name, scores in crossed_scores(views).items()}
-    return arrays | {f"side/{side}": scores for side, scores in scores_by_side(views, sides).items()}
+    arrays = {f"view/{name}": scores for name, scores in cross_resolution_scores(views).items()}
+    return arrays | {f"side/{side}": scores for side, scores in scores_by_resolution(views, sides).items()}
 
 
 def _probe_arrays(

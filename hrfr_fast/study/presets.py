@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hrfr_fast.evaluation.resolution import SIDES
+from hrfr_fast.evaluation.resolution import RESOLUTIONS
 from hrfr_fast.evaluation.views import HR
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
@@ -32,7 +32,7 @@ class Preset:
     """Input size in pixels -> batch size. An input size that is not here takes that of the next larger one."""
     looks: int = 5
     """Verifications on the way, at equal distances."""
-    sides: tuple[int, ...] = SIDES
+    sides: tuple[int, ...] = RESOLUTIONS
     """Test resolutions of the accuracy-by-resolution curve in pixels, 0: as they are."""
     detailed_seeds: int = 1
     """The first so many seeds also get the resolution curve and identification."""

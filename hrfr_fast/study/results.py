@@ -14,7 +14,7 @@ from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, all_contrasts, resample_outcomes
 from hrfr_fast.evaluation.evaluate import caveats
 from hrfr_fast.evaluation.rates import resampled_rates
-from hrfr_fast.evaluation.resolution import CROSSES
+from hrfr_fast.evaluation.resolution import CROSS_RESOLUTION_VIEWS
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.evaluation.views import LR36
 from hrfr_fast.format.reader import PairSet
@@ -69,16 +69,16 @@ def _compare(
 ) -> None:
     """Add rates, intervals, contrasts, curves, doses and the remedy's criterion, all on the main test pairs."""
     units = units_of(pairs)
-    crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSSES}
+    crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSS_RESOLUTION_VIEWS}
     verified = {view: _verified(scores, pairs) for view, scores in crossed.items()}
-    found = {view: _outcomes(verified[view], pairs) for view in CROSSES}
+    found = {view: _outcomes(verified[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
     rates = {view: _rates(crossed[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
     for label, entry in results["regimes"].items():
         entry |= _verification(verified[HR_HR][label], found[HR_HR][label], rates[HR_HR][label], units)
         entry["cross_resolution"] = {
             view: found[view][label].accuracy.summary(units)
             | ({"tar_at_far": _tars(rates[view][label], units)} if view in rates else {})
-            for view in CROSSES
+            for view in CROSS_RESOLUTION_VIEWS
         }
         entry["identification"] = _first(one.identification for one in judged[label].values())
     _resolution_curves(judged, pairs, results)

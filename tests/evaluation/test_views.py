@@ -7,7 +7,7 @@ from torch import nn
 
 from hrfr_fast.evaluation.embedding import embed, pair_scores
 from hrfr_fast.evaluation.identification import gallery_and_probes, identify, ranks, rates
-from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
+from hrfr_fast.evaluation.resolution import cross_resolution_scores, scores_by_resolution
 from hrfr_fast.evaluation.views import HR, LR36, pair_views
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.device import choose_compute
@@ -48,10 +48,10 @@ def test_scores_of_views_are_those_of_verification(packed, compute):
 def test_cross_resolution_and_resolution_curve(packed, compute):
     pairs = packed.pairs["hres"]
     views = pair_views(Pixels(), pairs, 144, compute, (HR, 2, LR36))
-    crossed = crossed_scores(views)
+    crossed = cross_resolution_scores(views)
     assert list(crossed) == ["HR-HR", "HR-LR", "LR-LR"]
     assert np.array_equal(crossed["HR-LR"], views.scores(HR, LR36))
-    curve = scores_by_side(views, (HR, 2, LR36))
+    curve = scores_by_resolution(views, (HR, 2, LR36))
     assert list(curve) == [2, 36, 144]
     assert np.array_equal(curve[36], crossed["LR-LR"]) and np.array_equal(curve[144], crossed["HR-HR"])
     assert not np.allclose(curve[2], curve[144], atol=0.01), "two pixels show something else"
