@@ -52,9 +52,9 @@ def repeated(rng, people, pairs, times, **truth):
 
 
 @pytest.mark.parametrize("seeds,spread", [(3, 0.004), (3, 0.02), (5, 0.01), (1, 0.0)])
-def test_of_200_null_comparisons_180_to_200_are_called_chance(seeds, spread):
+def test_of_200_null_comparisons_180_to_200_are_not_significant(seeds, spread):
     found = repeated(np.random.default_rng(0), 80, 400, 200, seeds=seeds, accuracy=0.85, seed_spread=spread)
-    assert 180 <= sum(one.verdict == "cannot be told from chance" for one in found) <= 200
+    assert 180 <= sum(one.verdict == "not significant" for one in found) <= 200
     assert all((one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0) for one in found)
 
 
@@ -85,10 +85,10 @@ def test_what_varies_by_person_and_seed_shrinks_with_both():
     gain = compare.resample_outcomes({"a": a, "b": b}, same, identities)
     one = gain["a"].accuracy.minus(gain["b"].accuracy)
     error = standard_error(one.resampled, one.values, 300)
-    assert error.both <= error.people and error.both > 0.5 * error.people
+    assert 0.5 * error.identity_variance < error.interaction_variance <= error.identity_variance
     for growing in ("identities", "seeds"):
-        assert error.grown(**{growing: 4.0}).total < 0.75 * error.total
-    assert error.grown(identities=4.0).people == pytest.approx(error.people / 4)
+        assert error.scaled(**{growing: 4.0}).total < 0.75 * error.total
+    assert error.scaled(identities=4.0).identity_variance == pytest.approx(error.identity_variance / 4)
 
 
 def test_with_one_pair_a_person_the_standard_error_is_the_paired_t_tests():
@@ -154,8 +154,8 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
     assert better in found.sentence
     assert ("likely real" in found.sentence) <= (seeds >= 3)
-    assert found.detectable > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
-    assert ("regimes apart" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
+    assert found.minimum_detectable_effect > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
+    assert ("compare the regimes" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
 
 
 def test_pairs_without_identities_are_said_to_be_pairs():
