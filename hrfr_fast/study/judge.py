@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.verification import too_few
+from hrfr_fast.evaluation.verification import why_too_few_pairs
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, PairSet
 from hrfr_fast.runtime.files import atomic_write, write_json
@@ -46,7 +46,7 @@ class RunScores:
 
 def main_pairs(packed: Packed) -> PairSet | None:
     """The set regimes are compared on: the largest of the test sets that can be verified on."""
-    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not too_few(pairs.same)]
+    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not why_too_few_pairs(pairs.same)]
     return max(tests, key=len, default=None)
 
 
@@ -147,10 +147,10 @@ def _probe_arrays(
 
 
 def _identify(backbone: "nn.Module", size: int, packed: Packed, compute: "Compute") -> dict[str, Any] | None:
-    from hrfr_fast.evaluation.identification import identify
+    from hrfr_fast.evaluation.gallery import identify_split
     from hrfr_fast.evaluation.views import LR36
 
     faces = packed.splits.get(FACES)
     if faces is None or faces.size <= LR36 or faces.identities < 2 or faces.samples == faces.identities:
         return None
-    return identify(backbone, faces, size, compute)
+    return identify_split(backbone, faces, size, compute)
