@@ -1,4 +1,4 @@
-"""Figures of the analyses: white, in colours that every eye tells apart, readable alone."""
+"""Plots of the analyses: grids of panels, histograms, and values with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,21 +20,21 @@ Dot = tuple[float, tuple[float, float] | None]
 
 
 @contextmanager
-def figure(
+def figure_grid(
     path: Path, rows: int = 1, columns: int = 1, *, cell: tuple[float, float] = (4.2, 3.4), **subplots: Any
 ) -> Iterator[Any]:
-    """An array of axes [rows, columns], ``cell`` inches each, saved to ``path`` when the block ends."""
+    """A grid of panels (axes [rows, columns]) of ``cell`` inches each, saved to ``path`` when the block ends."""
     with saved_figure(path, (cell[0] * columns, cell[1] * rows)) as drawn:
         axes = drawn.subplots(rows, columns, squeeze=False, **subplots)
-        for one in axes.flat:
-            if one.name != "3d":
-                one.grid(alpha=0.3)
-                one.spines[["top", "right"]].set_visible(False)
+        for panel in axes.flat:
+            if panel.name != "3d":
+                panel.grid(alpha=0.3)
+                panel.spines[["top", "right"]].set_visible(False)
         yield axes
 
 
 def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: NDArray[np.floating]) -> None:
-    """One density a kind, overlaid."""
+    """Overlaid densities, one for each kind."""
     for colour, (label, values) in zip(COLOURS, kinds.items(), strict=False):
         axes.hist(values, edges.tolist(), density=True, histtype="stepfilled", color=colour, alpha=0.55, label=label)
     axes.set_yticks([])
@@ -42,25 +42,25 @@ def histograms(axes: "Axes", kinds: Mapping[str, NDArray[np.floating]], edges: N
 
 
 def dots(axes: "Axes", rows: list[str], series: Mapping[str, Sequence[Dot]]) -> None:
-    """Values with their intervals, one row a name, one colour a series; None draws no interval."""
-    height = 0.7 / max(len(series), 1)
+    """Values with their intervals: a row for each name, a colour for each series; None draws no interval."""
+    step = 0.7 / max(len(series), 1)
     for number, (colour, (label, values)) in enumerate(zip(COLOURS * 5, series.items(), strict=False)):
-        places = np.arange(len(rows)) + (number - (len(series) - 1) / 2) * height
-        for place, (value, span) in zip(places, values, strict=True):
-            axes.plot(value, place, "o", color=colour, markersize=5)
-            if span:
-                axes.plot(span, [place, place], color=colour, linewidth=2)
+        rows_y = np.arange(len(rows)) + (number - (len(series) - 1) / 2) * step
+        for y, (value, interval) in zip(rows_y, values, strict=True):
+            axes.plot(value, y, "o", color=colour, markersize=5)
+            if interval:
+                axes.plot(interval, [y, y], color=colour, linewidth=2)
         axes.plot([], [], "o-", color=colour, label=label)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def legend_below(axes: "Axes", columns: int = 4, title: str | None = None) -> None:
-    """The legend of ``axes`` under the whole figure, where it hides nothing."""
+    """The legend of ``axes`` below the whole figure, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, title=title)
 
 
-def percent(rate: float, span: Sequence[float]) -> Dot:
+def percent(rate: float, interval: Sequence[float]) -> Dot:
     """A rate and its interval as percentages."""
-    return 100 * rate, (100 * span[0], 100 * span[1])
+    return 100 * rate, (100 * interval[0], 100 * interval[1])

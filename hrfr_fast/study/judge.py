@@ -124,19 +124,19 @@ def _probe_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute"
 ) -> dict[str, NDArray[np.float64]]:
     """Linear and kNN probes, trained and tested on LR36, and tested on a degradation nobody trained on; the space."""
+    from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
-    from hrfr_fast.analysis.spaces import HELD_OUT, shrunk
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.evaluation.views import LR36
     from hrfr_fast.study.space import arrays_of
 
     faces = packed.splits.get(FACES)
-    if faces is None or faces.size <= HELD_OUT.side or faces.identities < 2:
+    if faces is None or faces.size <= HELD_OUT.size or faces.identities < 2:
         return {}
     high = embed(backbone, faces, size, compute)
     low = embed(backbone, faces, size, compute, degrade=LR36)
     chunks = [np.arange(start, min(start + 512, faces.samples)) for start in range(0, faces.samples, 512)]
-    unseen = [embed(backbone, shrunk(faces, chunk, HELD_OUT.side), size, compute) for chunk in chunks]
+    unseen = [embed(backbone, shrink_lanczos(faces, chunk, HELD_OUT.size), size, compute) for chunk in chunks]
     arrays = {}
     for kind in KINDS:
         for name, tested in (("LR36", low), (HELD_OUT.name, np.concatenate(unseen))):
