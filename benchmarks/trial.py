@@ -1,4 +1,4 @@
-"""A training run to measure or check: no settings files, no TensorBoard, no weights for others, no report.
+"""A training run to measure or check, without settings files, TensorBoard, exported weights and report.
 
 It needs PyTorch and NumPy alone, so it runs on machines that lack what a real run writes its records with.
 """
@@ -15,14 +15,14 @@ class Trial(Trainer):
     """
 
     def run_through(self) -> list[float]:
-        """Take all steps that are left; the mean loss of each line of metrics.jsonl from here on."""
+        """Take all remaining steps; returns the mean loss of each line that this adds to metrics.jsonl."""
         began = self.step
         self.start()
         self.loop(StopFlag())
         return [line["loss"] for line in read_train_lines(self) if line["step"] > began]
 
     def save(self) -> None:
-        """The state alone: weights for others take safetensors."""
+        """Save the state alone, since exported weights need safetensors."""
         self.save_state()
 
     def _open_records(self) -> Metrics:
@@ -30,7 +30,7 @@ class Trial(Trainer):
 
 
 def read_train_lines(trial: Trial) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that tell of training steps."""
+    """The lines of metrics.jsonl about training steps."""
     from hrfr_fast.training.metrics import read_metrics
 
     return [line for line in read_metrics(trial.run / "metrics.jsonl") if line["kind"] == "train"]

@@ -45,7 +45,7 @@ def test_the_best_peer_is_never_ours():
         Result("LitData", "lowres32", "raw", "uint8", "not installed"),
     ]
     best = record.best_peer(results)
-    assert best is not None and best.contestant == "SPDL"
+    assert best is not None and best.loader == "SPDL"
     assert record.best_peer(results[:1]) is None
 
 
