@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import cpd, drawing, maps
+from hrfr_fast.analysis import cpd, maps
 from hrfr_fast.analysis.distances import d_prime_statistic, edges_of, overlap_statistic
 from hrfr_fast.analysis.embedding_cache import HR, LR36, EmbeddingCache
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
@@ -23,6 +23,7 @@ from hrfr_fast.analysis.pairing import IdentityPairs, fitting_half, identity_pai
 from hrfr_fast.analysis.resolution_gap import probe
 from hrfr_fast.evaluation.bootstrap import paired_difference
 from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.reporting import figures as drawing
 
 if TYPE_CHECKING:
     import torch

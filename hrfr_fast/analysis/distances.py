@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.embedding_cache import HR, LR36, EmbeddingCache, View
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import Statistic, pair_interval, sample_value
 from hrfr_fast.analysis.models import Model
 from hrfr_fast.analysis.pairing import IdentityPairs, identity_pairs
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "distances"
 QUESTION = "How far apart are two pictures of one person, and of two people, within and across resolutions?"

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing, maps
+from hrfr_fast.analysis import maps
 from hrfr_fast.analysis.embedding_cache import EmbeddingCache
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import mean_statistic, percentile_interval
 from hrfr_fast.analysis.models import Model
 from hrfr_fast.analysis.pairing import IdentityPairs, fitting_half, identity_pairs
 from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "drift"
 QUESTION = "Are two models' embeddings in the same space, and does an old gallery serve new probes?"

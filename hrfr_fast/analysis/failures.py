@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.embedding_cache import EmbeddingCache
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import p_text
@@ -15,6 +14,7 @@ from hrfr_fast.analysis.models import Model
 from hrfr_fast.evaluation.compare import mcnemar
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.format.reader import PairSet
+from hrfr_fast.reporting import figures as drawing
 from hrfr_fast.runtime.errors import UsageError
 
 KEY = "failures"

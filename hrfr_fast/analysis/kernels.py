@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.embedding_cache import EmbeddingCache
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.models import Model
 from hrfr_fast.analysis.uniformity import effective_rank
+from hrfr_fast.reporting import figures as drawing
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.embedding_cache import HELD_OUT, HR, LR32, LR36, EmbeddingCache, View
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import (
@@ -26,6 +25,7 @@ from hrfr_fast.analysis.intervals import (
 )
 from hrfr_fast.analysis.models import Model
 from hrfr_fast.evaluation.bootstrap import balanced_mean
+from hrfr_fast.reporting import figures as drawing
 from hrfr_fast.runtime.errors import UsageError
 
 KEY = "resolution_gap"
