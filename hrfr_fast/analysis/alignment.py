@@ -69,13 +69,9 @@ def fit_maps(
 
 
 def evaluate_map(
-    hr: NDArray[np.floating],
-    lr: NDArray[np.floating],
-    mapped: maps.PointMap,
-    pairs: IdentityPairs,
-    identities: NDArray[np.int64],
-    seed: int = 0,
-) -> tuple[dict[str, Any], Verification]:
+    hr: NDArray[np.floating], lr: NDArray[np.floating], mapped: maps.PointMap, pairs: IdentityPairs,
+    identities: NDArray[np.int64], seed: int = 0,
+) -> tuple[dict[str, Any], Verification]:  # fmt: skip
     """Numbers after mapping ``lr`` to ``hr`` ([N, D], one row a picture), and HR-LR verification on ``pairs``."""
     moved = maps.unit(mapped(lr))
     scores = pairs.cosines(hr, moved)

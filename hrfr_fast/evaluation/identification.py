@@ -29,7 +29,14 @@ def identify(
         probe_labels: [n], each of them in ``gallery_labels``.
         gallery_labels: [m], sorted, each once.
     """
-    return rank_rates(ranks(probes, probe_labels, gallery, gallery_labels), probe_labels)
+    rank = ranks(probes, probe_labels, gallery, gallery_labels)
+    clusters = np.repeat(probe_labels, 2).astype(np.int32)  # the bootstrap's unit is a pair: a probe and itself
+    result: dict[str, Any] = {}
+    for most in RANKS:
+        hit = (rank <= most).astype(np.float64)
+        result[f"rank{most}"] = float(hit.mean())
+        result[f"rank{most}_ci"] = list(bootstrap.accuracy_interval(hit, np.ones(len(hit), bool), clusters))
+    return result
 
 
 def ranks(
@@ -49,16 +56,4 @@ def ranks(
         cosines = probes[block] @ gallery.T
         genuine = cosines[np.arange(len(cosines)), own[block]]
         result[block] = (~(cosines < genuine[:, None])).sum(axis=1)  # an embedding that is not a number comes last
-    return result
-
-
-def rank_rates(rank: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Share of probes of rank at most 1 and 5, with intervals over the identities ``labels``, both int64 [n]."""
-    clusters = np.repeat(labels, 2).astype(np.int32)  # the bootstrap's unit is a pair: a probe and itself
-    genuine = np.ones(len(rank), bool)
-    result: dict[str, Any] = {}
-    for most in RANKS:
-        hit = (rank <= most).astype(np.float64)
-        result[f"rank{most}"] = float(hit.mean())
-        result[f"rank{most}_ci"] = list(bootstrap.accuracy_interval(hit, genuine, clusters))
     return result
