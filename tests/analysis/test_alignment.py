@@ -31,13 +31,13 @@ def rotation(dimensions, angle):
 def test_our_affine_drift_is_pycpds_step_for_step(dimensions, outliers):
     source = cloud(80, dimensions)
     target = cloud(90, dimensions, seed=1) @ rotation(dimensions, 0.2) + 0.3
-    theirs = pycpd.AffineRegistration(X=target, Y=source, w=outliers, max_iterations=12, tolerance=0)
-    theirs.register()
-    matrix, offset = theirs.get_registration_parameters()
+    reference = pycpd.AffineRegistration(X=target, Y=source, w=outliers, max_iterations=12, tolerance=0)
+    reference.register()
+    matrix, offset = reference.get_registration_parameters()
     ours = cpd.affine(target, source, outliers=outliers, iterations=12, tolerance=0, chunk=32)
     assert ours.matrix == pytest.approx(matrix, abs=1e-6)
     assert ours.offset == pytest.approx(np.ravel(offset), abs=1e-6)
-    assert ours.sigma2 == pytest.approx(theirs.sigma2, rel=1e-6)
+    assert ours.sigma2 == pytest.approx(reference.sigma2, rel=1e-6)
 
 
 def test_drift_finds_a_known_affine_map_without_being_told_the_pairs():

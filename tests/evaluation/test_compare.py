@@ -54,8 +54,8 @@ def repeated(rng, people, pairs, times, **truth):
 @pytest.mark.parametrize("seeds,spread", [(3, 0.004), (3, 0.02), (5, 0.01), (1, 0.0)])
 def test_of_200_null_comparisons_180_to_200_are_not_significant(seeds, spread):
     found = repeated(np.random.default_rng(0), 80, 400, 200, seeds=seeds, accuracy=0.85, seed_spread=spread)
-    assert 180 <= sum(one.verdict == "not significant" for one in found) <= 200
-    assert all((one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0) for one in found)
+    assert 180 <= sum(contrast.verdict == "not significant" for contrast in found) <= 200
+    assert all((contrast.p < 0.05) == (contrast.interval[0] > 0 or contrast.interval[1] < 0) for contrast in found)
 
 
 @pytest.mark.parametrize("seeds,spread", [(3, 0.01), (5, 0.01)])
@@ -63,9 +63,9 @@ def test_the_interval_covers_the_true_difference(seeds, spread):
     """A true 2 points are inside 95 % of 200 intervals less three binomial standard errors, or in more."""
     truth = {"seeds": seeds, "accuracy": 0.85, "seed_spread": spread, "true_gain": 0.02}
     found = repeated(np.random.default_rng(1), 120, 500, 200, **truth)
-    covered = sum(one.interval[0] <= 0.02 <= one.interval[1] for one in found)
+    covered = sum(contrast.interval[0] <= 0.02 <= contrast.interval[1] for contrast in found)
     assert 181 <= covered <= 200
-    assert np.mean([one.difference for one in found]) == pytest.approx(0.02, abs=0.004)
+    assert np.mean([contrast.difference for contrast in found]) == pytest.approx(0.02, abs=0.004)
 
 
 @pytest.mark.parametrize("seeds,corrected", [(3, False), (5, True)])
@@ -73,8 +73,8 @@ def test_three_points_at_6000_pairs_are_found(seeds, corrected):
     """With three seeds in 95 %; also where Holm asks for 1 % of them, with five (three find 34 of 40 then)."""
     truth = {"seeds": seeds, "accuracy": 0.9, "true_gain": 0.03, "seed_spread": 0.003}
     found = repeated(np.random.default_rng(2), 2000, 6000, 40, **truth)
-    found = [compare.with_holm([one])[0] for one in found] if corrected else found
-    assert sum(one.verdict == "likely real" and one.difference > 0 for one in found) >= 38
+    found = [compare.with_holm([contrast])[0] for contrast in found] if corrected else found
+    assert sum(contrast.verdict == "likely real" and contrast.difference > 0 for contrast in found) >= 38
 
 
 def test_what_varies_by_person_and_seed_shrinks_with_both():
@@ -140,10 +140,13 @@ def small(names, seeds):
 
 def test_fixed_contrasts_come_first_with_holm_and_the_rest_is_exploratory():
     found = compare.all_contrasts(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
-    assert [(one.a, one.b) for one in found if one.fixed] == [("highlow144", "lowres144"), ("lowres32", "lowres144")]
-    assert len(found) == 6 and all((one.p_holm is None) != one.fixed for one in found)
-    assert [one.fixed for one in found] == [True, True, False, False, False, False]
-    assert all("exploratory" in one.sentence for one in found if not one.fixed)
+    assert [(contrast.a, contrast.b) for contrast in found if contrast.fixed] == [
+        ("highlow144", "lowres144"),
+        ("lowres32", "lowres144"),
+    ]
+    assert len(found) == 6 and all((contrast.p_holm is None) != contrast.fixed for contrast in found)
+    assert [contrast.fixed for contrast in found] == [True, True, False, False, False, False]
+    assert all("exploratory" in contrast.sentence for contrast in found if not contrast.fixed)
 
 
 @pytest.mark.parametrize("seeds,words", [(1, "these two checkpoints"), (2, "at least 3 seeds"), (3, "3 seeds")])
@@ -175,10 +178,10 @@ def test_the_identities_asked_for_do_find_the_difference():
     """With the number of identities that the advice names, the same truth is found about four times out of five."""
     truth = {"seeds": 3, "accuracy": 0.85, "true_gain": 0.03, "seed_spread": 0.0}
     few = repeated(np.random.default_rng(6), 100, 400, 40, **truth)
-    unclear = [one for one in few if abs(one.difference - 0.03) < 0.006]
-    wanted = int(np.median([one.needed_identities for one in unclear if one.needed_identities]))
+    unclear = [contrast for contrast in few if abs(contrast.difference - 0.03) < 0.006]
+    wanted = int(np.median([contrast.needed_identities for contrast in unclear if contrast.needed_identities]))
     many = repeated(np.random.default_rng(7), wanted, 4 * wanted, 40, **truth)
-    assert 0.6 < np.mean([one.verdict == "likely real" for one in many]) <= 1.0
+    assert 0.6 < np.mean([contrast.verdict == "likely real" for contrast in many]) <= 1.0
 
 
 def test_regimes_are_compared_on_the_seeds_both_have():

@@ -37,7 +37,7 @@ def test_no_stage_stops_the_next_and_the_summary_has_all(tmp_path, capsys):
         Stage("another program", ("-c", "import sys; print(sys.argv[1])", "given"), 20, program=("env", "A=B")),
     ]  # fmt: skip
     results = check(made, tmp_path / "out", time_limit=60, grace=1.0, part="A")
-    assert [(one.name, one.state) for one in results] == [
+    assert [(result.name, result.state) for result in results] == [
         ("fine", "done"), ("fails", "failed"),
         ("hangs", "stopped at its limit"), ("is stopped", "stopped at its limit"),
         ("needs data", "left out"), ("another program", "done"),
@@ -47,14 +47,16 @@ def test_no_stage_stops_the_next_and_the_summary_has_all(tmp_path, capsys):
     assert results[3].exit_code == 143 and results[3].results == [{"rate": 1}, {"saved": 1}], "whole lines alone"
     assert results[4].tail.endswith("manifest.json does not exist") and results[5].tail == "given"
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert [one["state"] for one in summary["stages"]] == [one.state for one in results] and summary["part"] == "A"
+    assert [stage["state"] for stage in summary["stages"]] == [result.state for result in results] and summary[
+        "part"
+    ] == "A"
     assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text(encoding="utf-8") == "training\n"
 
 
 def test_when_time_is_up_the_rest_is_named(tmp_path):
     made = [Stage("one", ("-c", "import time; time.sleep(30)"), 20), Stage("two", ("-c", "pass"), 20)]
     results = check(made, tmp_path, time_limit=1.5, grace=0.5)
-    assert [one.state for one in results] == ["stopped at its limit", "no time left"]
+    assert [result.state for result in results] == ["stopped at its limit", "no time left"]
 
 
 def test_missing_packages_are_named_as_an_installer_knows_them(monkeypatch):
