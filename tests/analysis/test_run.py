@@ -57,7 +57,8 @@ def test_the_command_answers_every_question(runs, tiny_packed, tmp_path):
         assert json.loads((out / f"{key}.json").read_text()) == finding
         assert finding["figures"] and len(finding["answer"]) > 40, key
         for figure in finding["figures"]:
-            width, height = Image.open(out / figure["file"]).size
+            with Image.open(out / figure["file"]) as image:
+                width, height = image.size
             assert width > 400 and height > 100 and figure["caption"].endswith(".")
     gap = printed["resolution_gap"]["numbers"]
     assert gap["second"]["near_identity_control"] and not gap["first"]["near_identity_control"]
