@@ -1,4 +1,4 @@
-"""How every benchmark script ends: its options from its signature, a user's mistake in one line."""
+"""The command line of every benchmark script, which reports a user's mistake in one line."""
 
 import sys
 from collections.abc import Callable

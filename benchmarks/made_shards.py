@@ -1,4 +1,4 @@
-"""Packed faces made without picture files, through the format's own writer: no JPEG codec and no bcolz are needed.
+"""Packed pictures written directly by the format's writer, without picture files, JPEG codec or bcolz.
 
 Noise is written in seconds at the scale of the study, 1,000,000 + 10,000 pictures, and trains exactly as fast as faces.
 """
@@ -18,11 +18,11 @@ from hrfr_fast.synthetic.scales import HIGH, LOW, SplitSpec, identity_name
 Pictures = Callable[[str, SplitSpec, int], NDArray[np.uint8]]
 """(split, its plan, identity) to uint8 [n, size, size, 3] RGB, n either all pictures of the identity or 1 for all."""
 
-AT_ONCE = 64 << 20  # bytes handed to the writer in one piece
+CHUNK = 64 << 20  # bytes handed to the writer in one call
 
 
 class NoiseScale(NamedTuple):
-    """Identities and pictures of each, of lowres and of highres."""
+    """Number of identities, and of pictures of each, in lowres and in highres."""
 
     lowres: tuple[int, int]
     highres: tuple[int, int]
@@ -40,7 +40,7 @@ NOISE_SCALES = {
 
 
 def noise(split: str, plan: SplitSpec, identity: int) -> NDArray[np.uint8]:
-    """One picture of noise that belongs to the identity alone, so that a network can learn to tell them apart."""
+    """One picture of noise for each identity, so that a network can learn to classify them."""
     generator = np.random.default_rng((plan.number, identity))
     pixels = np.frombuffer(generator.bytes(3 * plan.size**2), np.uint8)
     return pixels.reshape(1, plan.size, plan.size, 3)
@@ -57,7 +57,7 @@ def write_shards(out: Path, plans: dict[str, SplitSpec], pictures: Pictures) -> 
     entries = {}
     for split, plan in plans.items():
         writer = SplitWriter(out / f"{split}.beton", plan.identities * plan.pictures, plan.size)
-        step = max(1, AT_ONCE // (plan.pictures * 3 * plan.size**2))
+        step = max(1, CHUNK // (plan.pictures * 3 * plan.size**2))
         for first in range(0, plan.identities, step):
             _append(writer, split, plan, range(first, min(first + step, plan.identities)), pictures)
         names = [identity_name(split, identity) for identity in range(plan.identities)]
@@ -69,10 +69,10 @@ def _append(writer: SplitWriter, split: str, plan: SplitSpec, identities: range,
     payloads: list[bytes] = []
     checksums: list[int] = []
     for identity in identities:
-        made = [picture.tobytes() for picture in pictures(split, plan, identity)]
-        repeats = plan.pictures // len(made)
-        payloads += made * repeats
-        checksums += [zlib.crc32(payload) for payload in made] * repeats
+        own = [picture.tobytes() for picture in pictures(split, plan, identity)]
+        repeats = plan.pictures // len(own)
+        payloads += own * repeats
+        checksums += [zlib.crc32(payload) for payload in own] * repeats
     count = len(payloads)
     labels = np.repeat(np.asarray(identities), plan.pictures)
     lengths, modes = np.full(count, 3 * plan.size**2), np.full(count, beton.RAW)

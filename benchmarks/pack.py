@@ -1,11 +1,11 @@
-"""How fast 36x36 JPEG files become a shard: `hrfr-fast pack`, FFCV's DatasetWriter, and reading and decoding alone.
+"""Speed of packing 36x36 JPEG files: `hrfr-fast pack`, FFCV's DatasetWriter, and reading and decoding alone.
 
     python benchmarks/pack.py
     python benchmarks/pack.py --record
 
 All three list the same files, use the same number of worker processes and store raw pixels (the third stores nothing:
-it is the floor). Rounds go A B C A B C; the files are in the page cache from the first, untimed round on. Memory is
-taken in that round: the sum over all processes of their proportional set sizes, sampled.
+it is the lower bound of the time). Rounds alternate; the files are in the page cache from the first, untimed round on,
+in which memory is sampled: the sum over all processes of their proportional set sizes.
 """
 
 import json
@@ -51,7 +51,7 @@ def listed(tree: Path) -> list[tuple[str, int]]:
 
 
 class Faces:
-    """The dataset DatasetWriter asks: decoded with libjpeg-turbo, as fast as it can be had."""
+    """The dataset that DatasetWriter reads, decoded with libjpeg-turbo."""
 
     def __init__(self, files: list[tuple[str, int]]) -> None:
         self.files = files
@@ -87,8 +87,8 @@ def _decode_many(paths: list[str]) -> int:
     return sum(_decoded(path).nbytes for path in paths)
 
 
-def with_nothing_else(tree: Path, out: Path, workers: int) -> int:
-    """Read and decode every file and forget it."""
+def decode_alone(tree: Path, out: Path, workers: int) -> int:
+    """Read and decode every file, and store nothing."""
     paths = [path for path, _ in listed(tree)]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with get_context("fork").Pool(workers) as pool:
@@ -96,10 +96,10 @@ def with_nothing_else(tree: Path, out: Path, workers: int) -> int:
     return len(paths)
 
 
-CONTESTANTS: dict[str, Callable[[Path, Path, int], int]] = {
+PACKERS: dict[str, Callable[[Path, Path, int], int]] = {
     "hrfr-fast pack": with_hrfr,
     "FFCV DatasetWriter": with_ffcv,
-    "read and decode": with_nothing_else,
+    "read and decode": decode_alone,
 }
 
 
@@ -115,7 +115,7 @@ def _child(name: str, tree: Path, out: Path, workers: int, log: Path, answers: A
     if name == "hrfr-fast pack":
         import hrfr_fast.packing.pack  # noqa: F401
     start = time.perf_counter()
-    count = CONTESTANTS[name](tree, out, workers)
+    count = PACKERS[name](tree, out, workers)
     answers.put((count, time.perf_counter() - start))
 
 
@@ -145,12 +145,12 @@ def _memory(pid: int) -> int:
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
             total += process.memory_full_info().pss
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0  # one ended while we looked; the next sample counts
+        return 0  # a process ended during the sampling; the next sample counts
     return total
 
 
 def make_tree(cache: Path, copies: int) -> Path:
-    """Many faces from few: the made lowres split, every identity linked ``copies`` times."""
+    """A large tree: the made lowres split with every identity hard-linked ``copies`` times."""
     from hrfr_fast.synthetic.data_tree import synthesize
 
     synthesize(cache / "tree", "bench")
@@ -169,7 +169,7 @@ def make_tree(cache: Path, copies: int) -> Path:
 
 
 def missing(name: str) -> str:
-    """Why a contestant cannot take part, or nothing."""
+    """Why a packer cannot be measured here, or nothing."""
     from importlib.util import find_spec
 
     return "ffcv is not installed" if name == "FFCV DatasetWriter" and find_spec("ffcv") is None else ""
@@ -178,9 +178,9 @@ def missing(name: str) -> str:
 def main(
     cache: Annotated[Path, typer.Option(help="where the made pictures are kept")] = Path("benchmarks/data"),
     out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("benchmarks/out"),
-    copies: Annotated[int, typer.Option(help="times 10,000 faces")] = 4,
-    rounds: Annotated[int, typer.Option(help="timed rounds of each")] = 5,
-    workers: Annotated[int, typer.Option(help="worker processes; 0: one a core")] = 0,
+    copies: Annotated[int, typer.Option(help="copies of 10,000 faces")] = 4,
+    rounds: Annotated[int, typer.Option(help="timed rounds of each packer")] = 5,
+    workers: Annotated[int, typer.Option(help="worker processes; 0: one for each core")] = 0,
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
 ) -> None:
     """Compare packing speeds and peak memories."""
@@ -191,7 +191,7 @@ def main(
     workers = workers or cores()
     tree = make_tree(cache, copies)
     out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in CONTESTANTS if not missing(name)]
+    names = [name for name in PACKERS if not missing(name)]
     rates: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, int] = {}
     with progress_bar() as progress:
@@ -221,9 +221,9 @@ def main(
                 "ours_over_this": ratio, "peak_memory_bytes": memory[name], "rounds": len(rates[name]),
             }
         )  # fmt: skip
-    head = ("", "faces/s", "slowest .. fastest\nround", "ours is", "target", "peak\nMiB")
+    head = ("packer", "faces/s", "slowest .. fastest\nround", "ours is", "target", "peak\nMiB")
     print_rows(head, rows, title="36x36 JPEG to raw shard", right=range(1, 6))
-    for name in CONTESTANTS:
+    for name in PACKERS:
         if missing(name):
             typer.echo(f"  NOT MEASURED: {name}: {missing(name)}")
     entry = record.record("pack", results, faces=copies * 10_000, workers=workers, memory_target=MEMORY_TARGET)

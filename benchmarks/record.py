@@ -1,4 +1,4 @@
-"""Records of measurements: one JSON object a run, a history of them, ratios to the last one, a plot."""
+"""Records of benchmark runs: one JSON object each, their history, ratios to the last one, and a plot."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """What decides speed here, and nothing that names the machine."""
+    """The hardware that decides speed, without anything that identifies the machine."""
     from hrfr_fast.runtime.system import cores
 
     found = {
@@ -63,7 +63,7 @@ def _gpu() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of every package measured with or against, where it is installed."""
+    """Versions of Python and of every package that is measured or used, where it is installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit measured, with ``+changes`` where the tree differs from it; empty outside a checkout."""
+    """The measured commit, with ``+changes`` where the tree differs from it; empty outside a checkout."""
     try:
         shown = subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes"], capture_output=True, text=True,
@@ -87,7 +87,7 @@ def commit() -> str:
 
 
 def record(benchmark: str, results: Iterable[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-    """Everything one needs to believe, repeat and compare a run."""
+    """The record of a run: what is needed to repeat it and to compare it."""
     return {
         "benchmark": benchmark,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -101,13 +101,13 @@ def record(benchmark: str, results: Iterable[dict[str, Any]], **settings: Any) -
 
 
 def append(entry: dict[str, Any], history: Path = HISTORY) -> None:
-    """One more line of the history."""
+    """Append ``entry`` to the history."""
     with history.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, sort_keys=True) + "\n")
 
 
 def read(history: Path = HISTORY) -> list[dict[str, Any]]:
-    """All records, oldest first. Raises HrfrError naming a line that is none."""
+    """All records, oldest first. Raises HrfrError with the number of a damaged line."""
     from hrfr_fast.runtime.errors import HrfrError
 
     if not history.exists():
@@ -122,7 +122,7 @@ def read(history: Path = HISTORY) -> list[dict[str, Any]]:
 
 
 def last_alike(entry: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest record of the same benchmark on such a machine, or None."""
+    """The newest record of the same benchmark on the same kind of machine, or None."""
     for old in reversed(entries):
         if old["benchmark"] == entry["benchmark"] and old["machine"] == entry["machine"]:
             return old
@@ -145,13 +145,13 @@ def ratios(new: dict[str, Any], old: dict[str, Any]) -> dict[tuple[str, ...], fl
 
 
 def best_peer(results: list[Result]) -> Result | None:
-    """The fastest of those that are not ours."""
-    measured = [r for r in results if r.contestant not in ENGINES and not r.problem]
+    """The fastest loader that is not one of our engines."""
+    measured = [r for r in results if r.loader not in ENGINES and not r.problem]
     return max(measured, key=lambda r: r.images_per_second, default=None)
 
 
 def plot(entry: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> None:
-    """Left: images/s of everything in this run. Right: our engines over the records of such a machine."""
+    """Plot images/s of all loaders in this run, and of our engines over the records of this kind of machine."""
     cells = sorted({(r["group"], r["regime"], r["encoding"]) for r in entry["results"]})
     alike = [e for e in entries if e["benchmark"] == entry["benchmark"] and e["machine"] == entry["machine"]]
     with saved_figure(path, (15, 1 + 1.6 * len(cells)), dpi=110) as figure:
@@ -189,6 +189,6 @@ def _plot_history(axes: Any, entries: list[dict[str, Any]]) -> None:
     for name, points in sorted(lines.items()):
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
     axes.set_yscale("log")
-    axes.set_xlabel("record on such a machine, this run last")
+    axes.set_xlabel("record on this kind of machine, this run last")
     axes.set_ylabel("images/s")
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))

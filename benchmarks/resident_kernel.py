@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""How fast the resident engine's kernels make batches on a CUDA card, beside what the card can copy.
+"""Speed of the resident engine's GPU kernels on a CUDA device, beside the memory bandwidth of a copy.
 
     python benchmarks/resident_kernel.py [--json FILE] [--sweep]
 
 Random pictures of 36 px lie in device memory; batches of 32 and 144 px are made of them in bf16, with the default
-augmentation and with every one. Each figure is the median of several replays of a CUDA graph of many batches, each of
-other pictures; beside it the same launched from Python, one call a batch. The ceiling is a device-to-device copy
-measured in the same run, and a picture's floor its source read once and its output written once.
+augmentation and with every one. Each rate is the median of several replays of a CUDA graph of many batches, each of
+other pictures; beside it that of kernels launched from Python, one call for each batch. The ceiling is a device copy
+measured in the same run; the least time of a picture is to read its source once and write its output once.
 """
 
 import argparse
@@ -28,7 +28,7 @@ REPEATS, LEAST_FILLS = 7, 4
 
 
 class Case(NamedTuple):
-    """What one rate is measured of; without ``tiles`` those that production takes."""
+    """The settings of one measured rate; ``tiles`` None: those that training uses."""
 
     side: int
     augmentation: str
@@ -109,7 +109,7 @@ def cases(sweep: bool) -> Iterator[Case]:
 
 
 class Bench:
-    """Holds the pictures and the order; measures one case after the other."""
+    """The pictures and their order on the device, on which one case after the other is measured."""
 
     def __init__(self, device: "torch.device", copy_bytes_per_second: float) -> None:
         import torch

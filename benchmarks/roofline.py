@@ -1,4 +1,4 @@
-"""The least time a training step can take: operations and unavoidable bytes, one operation after the other.
+"""Roofline of a training step: the least time that its operations and unavoidable memory traffic take.
 
 Each operation of IR-SE-18 (forward and backward), of the head and of the optimiser is listed with its floating-point
 operations and with the bytes that it must move through device memory; the floor is the sum over operations of the
@@ -75,15 +75,16 @@ def roofline_seconds(operations: Iterable[Operation], flops_per_second: float, b
     """
     if flops_per_second <= 0 or bytes_per_second <= 0:
         raise ValueError(f"ceilings must be positive: {flops_per_second} FLOP/s, {bytes_per_second} B/s")
-    return sum(max(one.flops / flops_per_second, one.bytes / bytes_per_second) for one in operations)
+    return sum(max(item.flops / flops_per_second, item.bytes / bytes_per_second) for item in operations)
 
 
 def by_kind(operations: Iterable[Operation]) -> dict[str, Operation]:
-    """The same operations, summed over places: one entry a kind, in order of appearance."""
+    """The operations summed over places: one entry for each kind, in order of appearance."""
     total: dict[str, Operation] = {}
-    for one in operations:
-        so_far = total.get(one.kind, Operation(one.kind, "all", 0.0, 0.0))
-        total[one.kind] = so_far._replace(flops=so_far.flops + one.flops, bytes=so_far.bytes + one.bytes)
+    for operation in operations:
+        kind = operation.kind
+        so_far = total.get(kind, Operation(kind, "all", 0.0, 0.0))
+        total[kind] = so_far._replace(flops=so_far.flops + operation.flops, bytes=so_far.bytes + operation.bytes)
     return total
 
 

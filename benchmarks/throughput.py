@@ -1,4 +1,4 @@
-"""How fast faces reach training: our engines beside the loaders people use today, on the same pictures.
+"""Speed of loading: our engines beside the loaders in common use, on the same pictures.
 
     python benchmarks/throughput.py            # about 4 minutes on 2 cores
     python benchmarks/throughput.py --quick    # under 1 minute
@@ -25,7 +25,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import record  # noqa: E402
 from benchmarks.command import run  # noqa: E402
-from benchmarks.measure import Contestant, Result, compare  # noqa: E402
+from benchmarks.measure import LoaderProcess, Result, compare  # noqa: E402
 from benchmarks.peers import ENGINES, PEERS, PIXELS  # noqa: E402
 from benchmarks.peers.base import Task  # noqa: E402
 
@@ -39,33 +39,33 @@ SCALE = "bench"
 
 @dataclass(frozen=True)
 class Cell:
-    """One table: a task and who takes part."""
+    """One table: a task and the loaders that are measured on it."""
 
     group: str
     task: Task
-    contestants: tuple[str, ...]
+    loaders: tuple[str, ...]
 
 
 def cells(
     task: Task, regimes: tuple[str, ...], encodings: tuple[str, ...], engines: tuple[str, ...], peers: tuple[str, ...]
 ) -> list[Cell]:
     """All tables, in the order in which they are measured."""
-    made = []
+    tables = []
     for regime in regimes:
-        some = tuple(name for name in peers if name not in ONCE or regime == ONCE_IN)
+        shown = tuple(name for name in peers if name not in ONCE or regime == ONCE_IN)
         for encoding in encodings:
-            made.append(Cell("files", replace(task, regime=regime, encoding=encoding), (*engines, *some)))
+            tables.append(Cell("files", replace(task, regime=regime, encoding=encoding), (*engines, *shown)))
     for regime in regimes:
         if regime.startswith("lowres"):
             pixels = replace(task, regime=regime, encoding="raw", dtype="uint8")
-            # FFCV's copy is the bar for 32 px, where there is hardly anything to compute.
-            bars = tuple(name for name in PIXELS if regime == "lowres32" or name != "FFCV raw copy")
-            made.append(Cell("pixels", pixels, ("resident", *bars)))
-    return made
+            # FFCV's copy is the upper bound for 32 px, where there is little to compute.
+            bounds = tuple(name for name in PIXELS if regime == "lowres32" or name != "FFCV raw copy")
+            tables.append(Cell("pixels", pixels, ("resident", *bounds)))
+    return tables
 
 
 def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
-    """The tree of pictures, made where none is given, and both kinds of shards of it. Kept for the next run."""
+    """The data tree, made where none is given, and its shards of both encodings; kept for the next run."""
     from hrfr_fast.packing.pack import pack
     from hrfr_fast.synthetic.data_tree import synthesize
 
@@ -78,23 +78,23 @@ def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
     return data, packed
 
 
-def measure(made: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
-    """Run every cell, with one process a contestant for all of them; shows what is being measured."""
+def measure(tables: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
+    """Each table with its results, measured with one process for each loader; shows the progress."""
     from hrfr_fast.runtime.progress import progress_bar
 
-    names = list(dict.fromkeys(name for cell in made for name in cell.contestants))
+    names = list(dict.fromkeys(name for cell in tables for name in cell.loaders))
     with ExitStack() as stack, progress_bar() as progress:
-        line = progress.add_task("measuring", total=sum(len(cell.contestants) for cell in made), note="starting")
-        processes = {name: stack.enter_context(Contestant(name, log)) for name in names}
-        for cell in made:
+        line = progress.add_task("measuring", total=sum(len(cell.loaders) for cell in tables), note="starting")
+        processes = {name: stack.enter_context(LoaderProcess(name, log)) for name in names}
+        for cell in tables:
             progress.update(line, note=f"{cell.task.regime}, {cell.group} {cell.task.encoding}")
-            results = list(compare([processes[name] for name in cell.contestants], cell.task, rounds, seconds))
+            results = list(compare([processes[name] for name in cell.loaders], cell.task, rounds, seconds))
             progress.advance(line, len(results))
             yield cell, results
 
 
 def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]) -> None:
-    """One table, fastest first; then, by name, who was not measured and why."""
+    """Print one table, fastest first, and which loaders were not measured and why."""
     from hrfr_fast.runtime.terminal import print_rows
 
     peer, measured = record.best_peer(results), sorted(results, key=lambda r: -r.images_per_second)
@@ -103,24 +103,25 @@ def show(cell: Cell, results: list[Result], before: dict[tuple[str, ...], float]
     for r in measured:
         key = record.cell_of({**r.to_json(), "group": cell.group})
         row = [
-            f"hrfr-fast {r.contestant}" if r.contestant in ENGINES else r.contestant, f"{r.images_per_second:,.0f}",
+            f"hrfr-fast {r.loader}" if r.loader in ENGINES else r.loader, f"{r.images_per_second:,.0f}",
             f"{r.slowest_round:,.0f} .. {r.fastest_round:,.0f}",
             f"{r.images_per_second / peer.images_per_second:.2f}" if peer else "",
             f"{r.cpu_seconds_per_1000:.3f}", f"{r.peak_memory_bytes / 2**20:,.0f}", f"{r.first_batch_seconds:.2f}",
         ]  # fmt: skip
         rows.append([*row, f"{before[key]:.2f}" if key in before else "-"] if before else row)
     head = [
-        "", "images/s", "slowest .. fastest\nround", "x best\npeer", "CPU s /\n1,000", "peak\nMiB", "first\nbatch, s",
+        "loader", "images/s", "slowest .. fastest\nround", "times best\npeer", "CPU s per\n1,000 images", "peak\nMiB",
+        "seconds to\nfirst batch",
     ]  # fmt: skip
-    what = {"jpeg": "from JPEG", "raw": "from raw pixels"}[cell.task.encoding]
+    source = "pixels in memory" if cell.group != "files" else {"jpeg": "JPEG", "raw": "raw pixels"}[cell.task.encoding]
     print_rows(
-        [*head, "x last\nrecord"] if before else head, rows,
-        title=f"{cell.task.regime}, {what if cell.group == 'files' else 'from pixels in memory'}, to {cell.task.dtype}",
-        bold=[number for number, r in enumerate(measured) if r.contestant in ENGINES], right=range(1, 8),
+        [*head, "times last\nrecord"] if before else head, rows,
+        title=f"{cell.task.regime}, from {source}, to {cell.task.dtype}",
+        bold=[number for number, r in enumerate(measured) if r.loader in ENGINES], right=range(1, 8),
     )  # fmt: skip
     for r in results:
         if r.problem:
-            typer.echo(f"  NOT MEASURED: {r.contestant}: {r.problem}")
+            typer.echo(f"  NOT MEASURED: {r.loader}: {r.problem}")
 
 
 def main(
@@ -136,9 +137,9 @@ def main(
     dtype: Annotated[
         str, typer.Option(help="uint8 | float32 | float16 | bfloat16; auto: float32, float16 on a GPU")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(help="pictures a batch; 0: 256 on a CPU, 1024 on a GPU")] = 0,
-    rounds: Annotated[int, typer.Option(help="rounds of each contestant; 0: 3, 2 with --quick")] = 0,
-    seconds: Annotated[float, typer.Option(help="least seconds a round; 0: 0.12")] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="pictures in a batch; 0: 256 on a CPU, 1024 on a GPU")] = 0,
+    rounds: Annotated[int, typer.Option(help="rounds of each loader; 0: 3, 2 with --quick")] = 0,
+    seconds: Annotated[float, typer.Option(help="least seconds of a round; 0: 0.12")] = 0.0,
     out: Annotated[Path, typer.Option(help="where the JSON and the plot go")] = Path("benchmarks/out"),
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
     compare_it: Annotated[bool, typer.Option("--compare", help="show the ratio to this machine's last record")] = False,
@@ -155,7 +156,7 @@ def main(
         batch_size or (256 if where == "cpu" else 1024),
         {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype, where, cores(),
     )  # fmt: skip
-    made = cells(
+    tables = cells(
         task, tuple(regime or (QUICK if quick else REGIMES)), ("jpeg",) if quick else ("jpeg", "raw"),
         tuple(engine or ENGINES),
         tuple(p for p in (peer or (QUICK_PEERS if quick else PEERS)) if p != "none"),
@@ -165,9 +166,9 @@ def main(
     history = record.read()
     last = record.last_alike({"benchmark": "throughput", "machine": record.machine()}, history) if compare_it else None
     if compare_it and last is None:
-        typer.echo("no earlier record of such a machine to compare with")
+        typer.echo("no earlier record of this kind of machine to compare with")
     rows = []
-    for cell, results in measure(made, rounds, seconds, out / "throughput.log"):
+    for cell, results in measure(tables, rounds, seconds, out / "throughput.log"):
         new = [{**r.to_json(), "group": cell.group} for r in results]
         show(cell, results, record.ratios({"results": new}, last) if last else {})
         rows += new

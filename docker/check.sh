@@ -52,10 +52,10 @@ new_stage() {
     mknod -m 666 "$root/dev/random" c 1 8
     ln -s /proc/self/fd "$root/dev/fd"
     mkdir -m 1777 "$root/dev/shm"
-    for one in ${binds[@]+"${binds[@]}"}; do
-        mkdir -p "$root$one"
-        mount --bind "$one" "$root$one"
-        mount -o remount,ro,bind "$root$one"
+    for directory in ${binds[@]+"${binds[@]}"}; do
+        mkdir -p "$root$directory"
+        mount --bind "$directory" "$root$directory"
+        mount -o remount,ro,bind "$root$directory"
     done
 }
 
@@ -78,13 +78,13 @@ copy() {
     target=${!#}
     sources=("${@:1:$#-1}")
     [[ $target == /* ]] || target=$work/$target
-    for one in "${sources[@]}"; do
+    for source in "${sources[@]}"; do
         if [[ $target == */ || $target == */. ]]; then
             mkdir -p "$root$target"
-            cp -a "$from/$one" "$root$target"
+            cp -a "$from/$source" "$root$target"
         else
             mkdir -p "$root$(dirname "$target")"
-            cp -aT "$from/$one" "$root$target"
+            cp -aT "$from/$source" "$root$target"
         fi
     done
 }

@@ -282,7 +282,7 @@ def evaluate(
 ) -> None:
     """Verify a checkpoint (a run's last) on pairs, with 95 % intervals."""
     from hrfr_fast.evaluation.evaluate import evaluate as run_evaluation
-    from hrfr_fast.evaluation.evaluate import parse_view
+    from hrfr_fast.evaluation.views import parse_view
 
     results = run_evaluation(
         run, pairs=pairs, names=name, device=device, degrade=parse_view(view),

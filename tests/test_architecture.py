@@ -26,6 +26,16 @@ def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def scripts() -> list[Path]:
+    """Benchmarks and tools, which may be no longer than files of the package."""
+    folders = [PACKAGE.parent / folder for folder in ("benchmarks", "tools")]
+    return [path for folder in folders for pattern in ("*.py", "*s/*.py") for path in sorted(folder.glob(pattern))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else PACKAGE.parent).as_posix()
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -70,7 +80,7 @@ def test_an_upward_import_would_be_seen(tmp_path):
     assert list(imported_rooms(path)) == [(2, "study"), (3, PUBLIC)]
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("path", [*sources(), *scripts()], ids=name_of)
 def test_a_file_is_short_or_says_why_not(path):
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
@@ -78,6 +88,6 @@ def test_a_file_is_short_or_says_why_not(path):
         assert REASON in (ast.get_docstring(tree) or ""), f"{path}: over {LINES_OF_A_FILE} lines, and no reason why"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            name = f"{path.relative_to(PACKAGE).as_posix()}: {node.name}"
+            name = f"{name_of(path)}: {node.name}"
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             assert lines <= LINES_OF_A_FUNCTION or name in LONG_FUNCTIONS, f"{name} has {lines} lines"

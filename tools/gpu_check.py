@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Everything that needs a GPU, in three calls of at most eight and a half minutes, the most telling first.
+"""All checks that need a GPU, in three calls of at most eight and a half minutes, the most important first.
 
     python tools/gpu_check.py --part A --out gpu_check     # correctness
     python tools/gpu_check.py --part B --out gpu_check     # rates
     python tools/gpu_check.py --part C --out gpu_check     # an epoch of lowres32 and highlow144 at the study's scale
-    python tools/gpu_check.py --part A --dry-run           # the same stages on a CPU, as small as can be
+    python tools/gpu_check.py --part A --dry-run           # the same stages on a CPU, with little data
 
 Results go to a folder of --out (or of $OUT) for each part. Each stage is a process with its own time limit. One that
 fails, hangs or cannot run never stops the next; ``summary.json`` is written anew after each, its results are lines of
-JSON written as it goes, and ``logs/`` holds its output, so a call that is cut short leaves what it found.
+JSON written as it goes, and ``logs/`` holds its output, so a call that is cut short leaves its results up to then.
 
 Needed: torch, triton, numpy, opencv-python-headless, numba, typer, rich, pytest. Nothing is downloaded and no picture
 is read: the data are noise. Used where they are installed, and named in the summary where they are not: safetensors
@@ -43,7 +43,7 @@ def main() -> int:
     if absent := missing(NEEDED):
         print(f"error: not installed: {', '.join(absent)}; pip install {' '.join(absent)}", file=sys.stderr)
         return 2
-    if given.dry_run:  # so small that threads would only wait for each other
+    if given.dry_run:  # with so little work more threads are slower
         for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ.setdefault(name, "1")
     out = given.out.resolve() / given.part
@@ -52,13 +52,13 @@ def main() -> int:
             stage for stage in stages(given.part, Path(folder), out, given.dry_run)
             if not given.only or stage.name == "data" or any(part in stage.name for part in given.only)
         ]  # fmt: skip
-        outcomes = check(chosen, out, TIME_LIMIT, part=given.part, about=PARTS[given.part])
+        results = check(chosen, out, TIME_LIMIT, part=given.part, about=PARTS[given.part])
     print()
-    for one in outcomes:
-        why = f"  {one.tail}" if one.state == "left out" else ""
-        print(f"{one.name:46} {one.state:22} {one.seconds:6.0f} s{why}")
+    for result in results:
+        why = f"  {result.tail}" if result.state == "left out" else ""
+        print(f"{result.name:46} {result.state:22} {result.seconds:6.0f} s{why}")
     print(f"results: {out}/summary.json, logs/")
-    return 0 if all(one.state in ("done", "left out") for one in outcomes) else 1
+    return 0 if all(result.state in ("done", "left out") for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that is measured, by name: our engines and the loaders people use today. One file each.
+"""Every loader that is measured, by name: our engines and the loaders in common use, one file each.
 
 ``load("opencv")`` imports its file and nothing else, so a process holds only the libraries it measures.
 """
@@ -24,14 +24,14 @@ PIXELS = {
     "cv2.resize": "pixels_opencv",
     "FFCV raw copy": "pixels_ffcv_copy",
 }
-"""Peers that start from decoded pixels."""
+"""Loaders that start from decoded pixels."""
 
 
 def load(name: str) -> Peer:
-    """The peer or engine of that name."""
-    peer: Peer
+    """The loader of that name."""
+    loader: Peer
     if name in ENGINES:
-        peer = import_module("benchmarks.peers.ours").Engine(name)
+        loader = import_module("benchmarks.peers.ours").Engine(name)
     else:
-        peer = import_module(f"benchmarks.peers.{(PEERS | PIXELS)[name]}").Peer()
-    return peer
+        loader = import_module(f"benchmarks.peers.{(PEERS | PIXELS)[name]}").Loader()
+    return loader

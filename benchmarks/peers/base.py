@@ -1,9 +1,9 @@
-"""What is measured, as data, and what every peer offers."""
+"""The loading task that is measured, and the interface of every loader that is measured on it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,15 @@ from hrfr_fast.regimes import regime_named
 if TYPE_CHECKING:
     import torch
 
-SIZES = {"lowres": 36, "highres": 144}
 FLIP = 0.5
 
 
 @dataclass(frozen=True)
 class Task:
-    """One column of the table: which pictures, and what must become of them.
+    """A loading task: which pictures, and the batches that must be made of them.
 
-    Every batch is images [batch_size, 3, side, side] of ``dtype``, channels-last in memory, on ``device`` (uint8:
-    levels; else (level - 127.5) / 127.5) and int64 labels, numbered from 0 over the regime's splits.
+    Every batch is images [batch_size, 3, size, size] of ``dtype``, channels-last in memory, on ``device`` (uint8:
+    pixel values; else (value - 127.5) / 127.5) and int64 labels, numbered from 0 over the regime's splits.
     """
 
     data: str
@@ -57,38 +56,57 @@ class Task:
 
 
 class Listed(NamedTuple):
-    """The files of a task and their labels, int64."""
+    """The picture files of a task and their labels, int64 [N]."""
 
     paths: list[str]
     labels: NDArray[np.int64]
 
 
-class Peer(Protocol):
-    """``batches`` is endless, shuffles, flips at random and gives only full batches."""
+class Peer:
+    """A loader. Its batches are endless, shuffled, flipped at random, and all of full size."""
 
     name: str
-    work: str
+    work = "no shift, no brightness"
     """What it does to a picture, where that differs from decode, bicubic resize, flip, normalise."""
-    extra: str
-    """The optional dependency it needs, or nothing."""
+    modules: tuple[str, ...] = ()
+    """What it imports beside PyTorch."""
 
     def unavailable(self, task: Task) -> str | None:
         """Why it cannot do this task here, or None. Imports what it needs; touches no device."""
-        ...
+        return self.unsuited(task) or missing("torch", *self.modules)
+
+    def unsuited(self, task: Task) -> str | None:
+        """Why the task is none for this loader, whatever is installed, or None."""
+        return None
 
     def prepare(self, task: Task) -> None:
-        """Write its own format, once. Not timed."""
-        ...
+        """Write its own format, once and not timed. Most loaders read the files or shards as they are."""
 
-    def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]": ...
+    def prefetched(self, task: Task) -> int:
+        """Largest number of batches that it may have made in advance."""
+        return 3
 
-    def ahead(self, task: Task) -> int:
-        """Batches it may have made in advance."""
-        ...
+    def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+        """Images and labels of one batch after the other."""
+        raise NotImplementedError
+
+
+class DataLoaderPeer(Peer):
+    """A peer with the worker processes of PyTorch's DataLoader."""
+
+    def prefetched(self, task: Task) -> int:
+        return 2 * task.workers
+
+    def worker_options(self, task: Task) -> dict[str, Any]:
+        """Options of the DataLoader and of the loaders derived from it."""
+        return {
+            "num_workers": task.workers, "persistent_workers": True, "pin_memory": task.device != "cpu",
+            "multiprocessing_context": "fork",
+        }  # fmt: skip
 
 
 def listing(task: Task) -> Listed:
-    """All files of the task, by split, identity and name, as `hrfr-fast pack` numbers them."""
+    """All picture files of the task, by split, identity and name, as `hrfr-fast pack` numbers them."""
     paths: list[str] = []
     labels: list[int] = []
     offset = 0
@@ -103,7 +121,7 @@ def listing(task: Task) -> Listed:
 
 
 class Decoded:
-    """The pictures of a raw task as the peers read them: one memory map of pixels a split."""
+    """The pictures of a raw task as the peers read them: one memory map of pixels for each split."""
 
     def __init__(self, task: Task) -> None:
         from hrfr_fast.format.reader import open_packed
@@ -119,13 +137,13 @@ class Decoded:
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
         """uint8 [s, s, 3], a view of the mapping."""
-        which = 0 if number < self._first[1] else 1
-        split = self.splits[which]
-        return split.payload(number - int(self._first[which])).reshape(split.size, split.size, 3)
+        place = 0 if number < self._first[1] else 1
+        split = self.splits[place]
+        return split.payload(number - int(self._first[place])).reshape(split.size, split.size, 3)
 
 
 def finish(pixels: "torch.Tensor | NDArray[np.uint8]", task: Task) -> "torch.Tensor":
-    """uint8 [B, S, S, 3] to the task's images: moved as uint8, normalised on the device, as a careful user would."""
+    """The task's images of uint8 [B, S, S, 3] pixels: moved as uint8 and normalised on the device, as is fastest."""
     import torch
 
     tensor = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
@@ -133,6 +151,25 @@ def finish(pixels: "torch.Tensor | NDArray[np.uint8]", task: Task) -> "torch.Ten
     if task.dtype == "uint8":
         return images
     return images.to(getattr(torch, task.dtype)).sub_(127.5).mul_(1 / 127.5)
+
+
+def shuffled(count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Picture numbers of one batch after the other, endlessly, in a new order every epoch."""
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - batch_size + 1, batch_size):
+            yield order[start : start + batch_size]
+
+
+def resized_by_opencv(picture: "NDArray[np.uint8]", size: int) -> Any:
+    """uint8 [size, size, 3]: cubic when enlarging; area, OpenCV's only antialiased filter, when shrinking."""
+    import cv2
+
+    if len(picture) == size:
+        return picture
+    method = cv2.INTER_CUBIC if len(picture) < size else cv2.INTER_AREA
+    return cv2.resize(picture, (size, size), interpolation=method)
 
 
 def missing(*modules: str) -> str | None:

@@ -1,7 +1,7 @@
-"""The step that margin-softmax trainers commonly run: eager, NCHW, fp16 autocast, cudnn.benchmark, PyTorch's SGD.
+"""The training step of common margin-softmax trainers: eager, NCHW, fp16 autocast, cudnn.benchmark, PyTorch's SGD.
 
 Written anew after the published descriptions of such trainers; the same network and the same ArcFace loss as ours, so
-that what differs is execution alone. Kind to the peer: it reads no loss back, though such loops print one every step.
+that only the execution differs. In its favour it reads no loss back, though such loops print one at every step.
 """
 
 import math
@@ -17,7 +17,7 @@ SCALE, MARGIN = 64.0, 0.5
 
 
 class EagerStep:
-    """Takes a step on one constant random batch a call.
+    """The step on one constant random batch, taken at each call.
 
     fp16 with loss scaling on CUDA, float32 on a CPU (``precision``). Leaves cudnn.benchmark on.
     """

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import Task, finish, listing, missing
-from benchmarks.peers.web_dataset import Picture, stacked
+from benchmarks.peers.base import DataLoaderPeer, Task, finish, listing
+from benchmarks.peers.web_dataset import Decode, stacked
 
 if TYPE_CHECKING:
     import torch
@@ -19,19 +19,18 @@ def _sample(item: tuple[str, int]) -> dict[str, Any]:
         return {"image": file.read(), "label": label}
 
 
-def _decoded(sample: dict[str, Any], picture: Picture) -> tuple[Any, int]:
-    return picture((sample["image"], sample["label"]))
+def _decoded(sample: dict[str, Any], decode: Decode) -> tuple[Any, int]:
+    return decode((sample["image"], sample["label"]))
 
 
-class Peer:
+class Loader(DataLoaderPeer):
     name = "LitData"
-    work = "no shift, no brightness"
-    extra = "bench"
+    modules = ("cv2", "litdata")
 
-    def unavailable(self, task: Task) -> str | None:
+    def unsuited(self, task: Task) -> str | None:
         if task.encoding == "raw":
             return "its chunks hold encoded files, as its guide advises for pictures"
-        return missing("torch", "cv2", "litdata")
+        return None
 
     def prepare(self, task: Task) -> None:
         from litdata import optimize
@@ -44,9 +43,6 @@ class Peer:
         optimize(_sample, inputs, str(folder), chunk_bytes=CHUNK, num_workers=1, mode="overwrite", verbose=False)
         (folder / "done").touch()
 
-    def ahead(self, task: Task) -> int:
-        return 2 * task.workers
-
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import cv2
         from litdata import StreamingDataLoader, StreamingDataset
@@ -54,11 +50,11 @@ class Peer:
         cv2.setNumThreads(0)
         dataset = StreamingDataset(
             str(task.own_format("litdata")), shuffle=True, drop_last=True,
-            transform=partial(_decoded, picture=Picture(task.side)),
+            transform=partial(_decoded, decode=Decode(task.side)),
         )  # fmt: skip
         loader = StreamingDataLoader(
-            dataset, batch_size=task.batch_size, num_workers=task.workers, collate_fn=stacked, drop_last=True,
-            persistent_workers=True, pin_memory=task.device != "cpu",
+            dataset, batch_size=task.batch_size, collate_fn=stacked, drop_last=True,
+            **{name: value for name, value in self.worker_options(task).items() if name != "multiprocessing_context"},
         )  # fmt: skip
         while True:
             for pixels, labels in loader:

@@ -1,11 +1,10 @@
-"""Our engines, with the whole default plan: crop or shift, flip and brightness of every picture."""
+"""Our engines, with the whole default augmentation: shift, flip and brightness of every picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import Task, missing
+from benchmarks.peers.base import Peer, Task, missing
 
 if TYPE_CHECKING:
     import torch
@@ -19,18 +18,13 @@ class Target:
     image_dtype: "torch.dtype"
 
 
-class Engine:
+class Engine(Peer):
     """One engine of ``--engine``, through the same function as training."""
 
     work = "shift, flip and brightness of every picture"
-    extra = ""
 
     def __init__(self, name: str) -> None:
-        self.engine = name
-
-    @cached_property
-    def name(self) -> str:
-        return f"hrfr-fast {self.engine}"
+        self.engine, self.name = name, f"hrfr-fast {name}"
 
     def unavailable(self, task: Task) -> str | None:
         from hrfr_fast.settings import choices
@@ -42,12 +36,9 @@ class Engine:
 
     def prepare(self, task: Task) -> None:
         """Compile the kernels into numba's cache: every engine uses the resident one's."""
-        made: Any = Engine("resident").batches(task)
-        next(made)
-        made.close()
-
-    def ahead(self, task: Task) -> int:
-        return 3
+        batches: Any = Engine("resident").batches(task)
+        next(batches)
+        batches.close()
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import torch

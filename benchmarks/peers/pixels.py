@@ -1,4 +1,4 @@
-"""The decoded pixels of a task in memory, where the pixel peers start."""
+"""The decoded pixels of a task in memory, from which the loaders of PIXELS start."""
 
 import numpy as np
 from numpy.typing import NDArray

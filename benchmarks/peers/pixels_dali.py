@@ -1,30 +1,19 @@
-"""Already decoded pixels through DALI: external source, one contiguous array a batch, resize, flip."""
+"""Already decoded pixels through DALI: external source of one contiguous array for each batch, resize, flip."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import Task, missing
+from benchmarks.peers.base import Peer, Task, shuffled
 from benchmarks.peers.pixels import all_pixels
-from benchmarks.peers.spdl_threads import shuffled
 from benchmarks.peers.stock_dali import mirrored, pipeline_options
 
 if TYPE_CHECKING:
     import torch
 
 
-class Peer:
+class Loader(Peer):
     name = "DALI external source"
-    work = "no shift, no brightness"
-    extra = ""
-
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
-
-    def prepare(self, task: Task) -> None:
-        """The pixels are in memory."""
-
-    def ahead(self, task: Task) -> int:
-        return 3
+    modules = ("nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         from nvidia.dali import fn, pipeline_def, types

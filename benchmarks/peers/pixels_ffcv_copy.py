@@ -1,27 +1,18 @@
-"""Stock FFCV copying raw pixels into batches, no resampling at all: the bar for reading, not the same work."""
+"""Stock FFCV copying raw pixels into batches, without resampling: the upper bound for reading, not the same work."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from benchmarks.peers.base import Task, missing
+from benchmarks.peers.base import Peer, Task
 
 if TYPE_CHECKING:
     import torch
 
 
-class Peer:
+class Loader(Peer):
     name = "FFCV raw copy"
     work = "copies the stored pixels: no resize, no flip"
-    extra = "ffcv"
-
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "ffcv.loader", "ffcv.fields.rgb_image")
-
-    def prepare(self, task: Task) -> None:
-        """It reads our shards."""
-
-    def ahead(self, task: Task) -> int:
-        return 3
+    modules = ("ffcv.loader", "ffcv.fields.rgb_image")
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import torch

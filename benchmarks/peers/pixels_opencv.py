@@ -1,4 +1,4 @@
-"""Already decoded pixels through cv2.resize and cv2.flip, one thread a core."""
+"""Already decoded pixels through cv2.resize and cv2.flip, one thread for each core."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,26 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.base import FLIP, Task, finish, missing
+from benchmarks.peers.base import FLIP, Peer, Task, finish, shuffled
 from benchmarks.peers.pixels import all_pixels
-from benchmarks.peers.spdl_threads import shuffled
 
 if TYPE_CHECKING:
     import torch
 
 
-class Peer:
+class Loader(Peer):
     name = "cv2.resize"
     work = "one fixed grid; no shift, no brightness"
-    extra = ""
+    modules = ("cv2",)
 
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "cv2")
-
-    def prepare(self, task: Task) -> None:
-        """The pixels are in memory."""
-
-    def ahead(self, task: Task) -> int:
+    def prefetched(self, task: Task) -> int:
         return 0
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
@@ -36,13 +29,13 @@ class Peer:
         cv2.setNumThreads(0)  # the pool below has the cores
         pixels, labels = all_pixels(task)
         side = (task.side, task.side)
-        kernel = cv2.INTER_CUBIC if pixels.shape[1] < task.side else cv2.INTER_AREA
+        method = cv2.INTER_CUBIC if pixels.shape[1] < task.side else cv2.INTER_AREA
 
         def resize(numbers: NDArray[np.int64], flips: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
             for row, number in enumerate(numbers.tolist()):
                 picture = pixels[number]
                 # Flipped while it is small: a quarter of a millisecond a batch instead of four.
-                cv2.resize(cv2.flip(picture, 1) if flips[row] else picture, side, out[row], interpolation=kernel)
+                cv2.resize(cv2.flip(picture, 1) if flips[row] else picture, side, out[row], interpolation=method)
 
         rng = np.random.default_rng(0)
         with ThreadPoolExecutor(task.workers) as pool:

@@ -1,30 +1,22 @@
-"""Already decoded pixels through torch's resize: one call a batch on uint8, all cores, no shift of single pictures."""
+"""Already decoded pixels through torch's resize: a whole batch of uint8 in a call, all cores."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.peers.base import FLIP, Task, missing
+from benchmarks.peers.base import FLIP, Peer, Task, shuffled
 from benchmarks.peers.pixels import all_pixels
-from benchmarks.peers.spdl_threads import shuffled
 
 if TYPE_CHECKING:
     import torch
 
 
-class Peer:
+class Loader(Peer):
     name = "torch interpolate"
     work = "one fixed grid for the batch; no shift, no brightness"
-    extra = ""
 
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch")
-
-    def prepare(self, task: Task) -> None:
-        """The pixels are in memory."""
-
-    def ahead(self, task: Task) -> int:
+    def prefetched(self, task: Task) -> int:
         return 0
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":

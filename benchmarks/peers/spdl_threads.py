@@ -6,36 +6,17 @@ SPDL's own decoder needs FFmpeg's libraries on the machine; its guide recommends
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks.peers.base import Task, finish, missing
+from benchmarks.peers.base import Peer, Task, finish, shuffled
 
 if TYPE_CHECKING:
     import torch
 
 
-def shuffled(count: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Record numbers of one batch after another, a new order every epoch, endlessly."""
-    rng = np.random.default_rng(0)
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - batch_size + 1, batch_size):
-            yield order[start : start + batch_size]
-
-
-class Peer:
+class Loader(Peer):
     name = "SPDL"
-    work = "no shift, no brightness"
-    extra = "bench"
+    modules = ("cv2", "spdl.pipeline")
 
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "cv2", "spdl.pipeline")
-
-    def prepare(self, task: Task) -> None:
-        """It reads the files as they are."""
-
-    def ahead(self, task: Task) -> int:
+    def prefetched(self, task: Task) -> int:
         return task.workers + 4
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":

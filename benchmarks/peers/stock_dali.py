@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import FLIP, Task, listing, missing
+from benchmarks.peers.base import FLIP, Peer, Task, listing
 
 if TYPE_CHECKING:
     import torch
 
 
 def processed(encoded: Any, task: Task) -> Any:
-    """The part of the graph behind a reader: JPEG bytes to images."""
+    """The part of the graph after the reader: JPEG bytes to images."""
     from nvidia.dali import fn, types
 
     gpu = task.device != "cpu"
@@ -24,9 +24,9 @@ def mirrored(images: Any, task: Task) -> Any:
     from nvidia.dali import fn, types
 
     kinds = {"uint8": types.UINT8, "float32": types.FLOAT, "float16": types.FLOAT16}
-    level = 0.0 if task.dtype == "uint8" else 127.5
+    mean = 0.0 if task.dtype == "uint8" else 127.5
     return fn.crop_mirror_normalize(
-        images, mirror=fn.random.coin_flip(probability=FLIP), mean=[level] * 3, std=[level or 1.0] * 3,
+        images, mirror=fn.random.coin_flip(probability=FLIP), mean=[mean] * 3, std=[mean or 1.0] * 3,
         dtype=kinds[task.dtype], output_layout="HWC",
     )  # fmt: skip
 
@@ -50,23 +50,16 @@ def iterate(pipeline: Any, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Te
             yield batch["image"].permute(0, 3, 1, 2), batch["label"].view(-1).long()
 
 
-class Peer:
+class Loader(Peer):
     name = "stock DALI"
-    work = "no shift, no brightness"
-    extra = ""
+    modules = ("nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
 
-    def unavailable(self, task: Task) -> str | None:
+    def unsuited(self, task: Task) -> str | None:
         if task.encoding == "raw":
             return "readers.file reads encoded files"
         if task.dtype == "bfloat16":
             return "crop_mirror_normalize has no bfloat16; use --dtype float16 or float32"
-        return missing("torch", "nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
-
-    def prepare(self, task: Task) -> None:
-        """It reads the files as they are."""
-
-    def ahead(self, task: Task) -> int:
-        return 3
+        return None
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         from nvidia.dali import fn, pipeline_def

@@ -4,30 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.base import Task, missing
+from benchmarks.peers.base import Peer, Task
 from benchmarks.peers.stock_dali import iterate, pipeline_options, processed
 
 if TYPE_CHECKING:
     import torch
 
 
-class Peer:
+class Loader(Peer):
     name = "stock DALI mxnet"
-    work = "no shift, no brightness"
-    extra = ""
+    modules = ("nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
 
-    def unavailable(self, task: Task) -> str | None:
+    def unsuited(self, task: Task) -> str | None:
         if task.encoding == "raw" or task.splits != ("lowres",):
             return "a .rec holds the encoded faces of one split"
         if not (Path(task.data) / "train.rec").is_file() or not (Path(task.data) / "train.idx").is_file():
             return "there is no train.rec and train.idx in the tree"
-        return missing("torch", "nvidia.dali.fn", "nvidia.dali.plugin.pytorch")
-
-    def prepare(self, task: Task) -> None:
-        """It reads the file as it is."""
-
-    def ahead(self, task: Task) -> int:
-        return 3
+        return None
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         from nvidia.dali import fn, pipeline_def

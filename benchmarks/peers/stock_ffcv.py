@@ -1,6 +1,6 @@
 """Stock FFCV on our shards, with its own operations and nothing of ours.
 
-Its resizing decoder uses OpenCV's area kernel, bilinear when enlarging: less work than bicubic.
+Its resizing decoder uses OpenCV's area filter, which is bilinear when enlarging: less work than bicubic.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.peers.base import Task, missing
+from benchmarks.peers.base import Peer, Task
 
 if TYPE_CHECKING:
     import torch
@@ -17,23 +17,17 @@ KEPT: list[Any] = []
 """Loaders, for the life of the process: numba cannot clear away the functions that FFCV compiled for them."""
 
 
-class Peer:
+class Loader(Peer):
     name = "stock FFCV"
     work = "bilinear; no shift, no brightness"
-    extra = "ffcv"
+    modules = ("ffcv.loader", "ffcv.transforms", "ffcv.fields.rgb_image")
 
-    def unavailable(self, task: Task) -> str | None:
+    def unsuited(self, task: Task) -> str | None:
         if len(task.splits) > 1:
             return "one Loader reads one file, and a regime of two splits has two"
         if task.dtype == "bfloat16":
             return "it has no bfloat16; use --dtype float16 or float32"
-        return missing("torch", "ffcv.loader", "ffcv.transforms", "ffcv.fields.rgb_image")
-
-    def prepare(self, task: Task) -> None:
-        """It reads our shards."""
-
-    def ahead(self, task: Task) -> int:
-        return 3
+        return None
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import torch
@@ -45,12 +39,12 @@ class Peer:
         from hrfr_fast.format.reader import open_packed
 
         split = open_packed(task.shards).splits[task.splits[0]]
-        same = split.size == task.side
-        image: list[Any] = [SimpleRGBImageDecoder() if same else CenterCropRGBImageDecoder((task.side,) * 2, 1)]
+        same_size = split.size == task.side
+        image: list[Any] = [SimpleRGBImageDecoder() if same_size else CenterCropRGBImageDecoder((task.side,) * 2, 1)]
         image.append(RandomHorizontalFlip())
         if task.dtype != "uint8":
-            level = np.full(3, 127.5)
-            image.append(NormalizeImage(level, level, np.dtype(task.dtype).type))
+            mean = np.full(3, 127.5)
+            image.append(NormalizeImage(mean, mean, np.dtype(task.dtype).type))
         image.append(ToTensor())
         label: list[Any] = [IntDecoder(), ToTensor(), Squeeze()]
         if task.device != "cpu":

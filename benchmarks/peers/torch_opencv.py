@@ -1,4 +1,4 @@
-"""torch DataLoader + OpenCV at its best: one worker a core, a whole batch a call, uint8 until it is on the device.
+"""torch DataLoader + OpenCV at its fastest: a worker for each core, a whole batch in a call, uint8 up to the device.
 
 The batch is made in place (``__getitems__`` and no collation), so workers send one array, not 256 tensors.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.base import FLIP, Decoded, Task, finish, listing, missing
+from benchmarks.peers.base import FLIP, DataLoaderPeer, Decoded, Task, finish, listing, resized_by_opencv
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +37,7 @@ class Pictures:
             picture = self.pixels[number]
         else:
             picture = cv2.cvtColor(cv2.imread(self.paths[number], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        if len(picture) != self.side:
-            # Cubic up; area down, OpenCV's only antialiased kernel.
-            kernel = cv2.INTER_CUBIC if len(picture) < self.side else cv2.INTER_AREA
-            picture = cv2.resize(picture, (self.side, self.side), interpolation=kernel)
+        picture = resized_by_opencv(picture, self.side)
         if random.random() < FLIP:
             cv2.flip(picture, 1, dst=out)
         else:
@@ -54,7 +51,7 @@ class Pictures:
 
 
 class Faces:
-    """The dataset: asked for a whole batch at once."""
+    """A dataset that gives a whole batch at once."""
 
     def __init__(self, task: Task) -> None:
         self.pictures = Pictures(task)
@@ -75,31 +72,20 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _uncollated(batch: Any) -> Any:
     return batch
 
 
-class Peer:
+class Loader(DataLoaderPeer):
     name = "torch+OpenCV"
-    work = "no shift, no brightness"
-    extra = ""
-
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "cv2")
-
-    def prepare(self, task: Task) -> None:
-        """It reads the files as they are."""
-
-    def ahead(self, task: Task) -> int:
-        return 2 * task.workers
+    modules = ("cv2",)
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         from torch.utils.data import DataLoader
 
         loader: Any = DataLoader(
-            Faces(task), task.batch_size, shuffle=True, drop_last=True, num_workers=task.workers,  # type: ignore[arg-type]
-            persistent_workers=True, pin_memory=task.device != "cpu", multiprocessing_context="fork",
-            collate_fn=_as_it_is, worker_init_fn=_single_threaded,
+            Faces(task), task.batch_size, shuffle=True, drop_last=True, collate_fn=_uncollated,  # type: ignore[arg-type]
+            worker_init_fn=_single_threaded, **self.worker_options(task),
         )  # fmt: skip
         while True:
             for pixels, labels in loader:

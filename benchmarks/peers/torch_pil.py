@@ -1,4 +1,4 @@
-"""torch DataLoader + PIL: what arcface_torch and cavaface do.
+"""torch DataLoader + PIL, as in arcface_torch and cavaface.
 
 Their transform is RandomHorizontalFlip, ToTensor, Normalize(0.5, 0.5) on a PIL picture, float32 in the workers
 and the default collation; upscaling is PIL's bicubic resize. ToTensor and Normalize are written out here, so that
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.peers.base import FLIP, Decoded, Task, listing, missing
+from benchmarks.peers.base import FLIP, DataLoaderPeer, Decoded, Task, listing
 
 if TYPE_CHECKING:
     import torch
@@ -50,27 +50,17 @@ class Faces:
         return image, int(self.labels[number])
 
 
-class Peer:
+class Loader(DataLoaderPeer):
     name = "torch+PIL"
-    work = "no shift, no brightness"
-    extra = ""
-
-    def unavailable(self, task: Task) -> str | None:
-        return missing("torch", "PIL.Image")
-
-    def prepare(self, task: Task) -> None:
-        """It reads the files as they are."""
-
-    def ahead(self, task: Task) -> int:
-        return 2 * task.workers
+    modules = ("PIL.Image",)
 
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import torch
         from torch.utils.data import DataLoader
 
         loader: Any = DataLoader(
-            Faces(task), task.batch_size, shuffle=True, drop_last=True, num_workers=task.workers,  # type: ignore[arg-type]
-            persistent_workers=True, pin_memory=task.device != "cpu", multiprocessing_context="fork",
+            Faces(task), task.batch_size, shuffle=True, drop_last=True,  # type: ignore[arg-type]
+            **self.worker_options(task),
         )  # fmt: skip
         dtype = getattr(torch, task.dtype)
         while True:

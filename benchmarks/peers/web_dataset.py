@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.peers.base import FLIP, Task, finish, listing, missing
+from benchmarks.peers.base import FLIP, DataLoaderPeer, Task, finish, listing, resized_by_opencv
 
 if TYPE_CHECKING:
     import torch
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 SHARDS = 16
 
 
-class Picture:
-    """One sample of a tar to uint8 [side, side, 3] and its label."""
+class Decode:
+    """Decodes a sample of a tar shard to uint8 [side, side, 3] and its label."""
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -26,9 +26,7 @@ class Picture:
         encoded, label = sample
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
         picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        if len(picture) != self.side:
-            kernel = cv2.INTER_CUBIC if len(picture) < self.side else cv2.INTER_AREA
-            picture = cv2.resize(picture, (self.side, self.side), interpolation=kernel)
+        picture = resized_by_opencv(picture, self.side)
         return (cv2.flip(picture, 1) if random.random() < FLIP else picture), int(label)
 
 
@@ -40,15 +38,14 @@ def stacked(samples: list[tuple[Any, int]]) -> "tuple[torch.Tensor, torch.Tensor
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
 
 
-class Peer:
+class Loader(DataLoaderPeer):
     name = "WebDataset"
-    work = "no shift, no brightness"
-    extra = "bench"
+    modules = ("cv2", "webdataset")
 
-    def unavailable(self, task: Task) -> str | None:
+    def unsuited(self, task: Task) -> str | None:
         if task.encoding == "raw":
             return "its shards hold encoded files"
-        return missing("torch", "cv2", "webdataset")
+        return None
 
     def prepare(self, task: Task) -> None:
         import webdataset
@@ -66,9 +63,6 @@ class Peer:
                         tar.write({"__key__": f"{n:08d}", "jpg": file.read(), "cls": str(labels[n]).encode()})
         (folder / "done").touch()
 
-    def ahead(self, task: Task) -> int:
-        return 2 * task.workers
-
     def batches(self, task: Task) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         import cv2
         import webdataset
@@ -79,13 +73,10 @@ class Peer:
             webdataset.WebDataset(tars, shardshuffle=len(tars), empty_check=False)
             .shuffle(1000)
             .to_tuple("jpg", "cls")
-            .map(Picture(task.side))
+            .map(Decode(task.side))
             .batched(task.batch_size, collation_fn=stacked, partial=False)
             .repeat()
         )
-        loader = webdataset.WebLoader(
-            dataset, batch_size=None, num_workers=task.workers, pin_memory=task.device != "cpu",
-            persistent_workers=True, multiprocessing_context="fork",
-        )  # fmt: skip
+        loader = webdataset.WebLoader(dataset, batch_size=None, **self.worker_options(task))
         for pixels, labels in loader:
             yield finish(pixels, task), labels

@@ -1,9 +1,9 @@
 """Coherent Point Drift (Myronenko & Song, "Point Set Registration: Coherent Point Drift", TPAMI 32(12), 2010).
 
-One point set is the centres of a Gaussian mixture, moved as a whole until it is likely to have made the other set. It
-is told nothing about which point belongs to which. pycpd does it in NumPy and keeps float64 arrays of M x N x D, which
-at 6,000 points and 32 dimensions is 9 GB, and its rigid mode takes two or three dimensions only; :func:`affine` here
-is the affine variant (figure 3 of the paper) with an E-step in pieces on the device.
+One point set is the centres of a Gaussian mixture, which is moved as a whole to maximise the likelihood of the other
+set, without correspondences. pycpd does this in NumPy and keeps float64 arrays of M x N x D, which is 9 GB at 6,000
+points and 32 dimensions, and its rigid mode takes two or three dimensions only; :func:`affine` here is the affine
+variant (figure 3 of the paper) with an E-step in chunks on the device.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 1024  # target points an E-step piece: bounds memory to CHUNK x M float64
+CHUNK = 1024  # target points in a chunk of the E-step: bounds memory to CHUNK x M float64
 ITERATIONS = 100
 TOLERANCE = 1e-5
-OUTLIERS = 0.1  # share of target points that no source point need explain
+OUTLIERS = 0.1  # weight of the mixture's uniform component, for target points without a source point
 
 
 class Affine(NamedTuple):
@@ -45,7 +45,7 @@ def affine(
     tolerance: float = TOLERANCE,
     chunk: int = CHUNK,
 ) -> Affine:
-    """The affine map that drifts ``source`` (float [M, D]) onto ``target`` (float [N, D]), without correspondences.
+    """The affine map that moves ``source`` (float [M, D]) onto ``target`` (float [N, D]), without correspondences.
 
     Args:
         outliers: weight of the uniform component, 0 <= outliers < 1.
@@ -65,17 +65,17 @@ def affine(
         mass = p1.sum()
         mean_x, mean_y = px.sum(0) / mass, (p1 @ y) / mass
         centred = y - mean_y
-        # a = Xhat' P' Yhat and ypy = Yhat' d(P1) Yhat of the paper; px = P X was gathered in pieces.
+        # a = Xhat' P' Yhat and ypy = Yhat' d(P1) Yhat of the paper; px = P X was summed in chunks.
         a = (px - p1[:, None] * mean_x).T @ centred
         ypy = centred.T @ (p1[:, None] * centred)
-        # On the CPU, D x D: CUDA's least squares takes full rank for granted, which a collapsed space has not.
+        # On the CPU, D x D: CUDA's least squares assumes full rank, which a collapsed space does not have.
         matrix = torch.linalg.lstsq(ypy.cpu(), a.T.cpu()).solution.to(ypy.device)
         offset = mean_x - mean_y @ matrix
         done += 1
-        before = sigma2
+        previous = sigma2
         scatter = (pt1 * ((x - mean_x) ** 2).sum(1)).sum()
         sigma2 = float((scatter - torch.trace(a @ matrix)) / (mass * dimensions))
-        if sigma2 <= 1e-12 or abs(sigma2 - before) <= tolerance * before:
+        if sigma2 <= 1e-12 or abs(sigma2 - previous) <= tolerance * previous:
             break
     return Affine(matrix.cpu().numpy(), offset.cpu().numpy(), done, max(sigma2, 0.0))
 

@@ -1,7 +1,7 @@
-"""Are embeddings still in the same space? The same faces through the first model and through each other one.
+"""Drift of the embedding space from the first model to each of the others, on the same faces.
 
-After fine-tuning, an old gallery is only of use with new probes if the space has not moved; and if it has moved, a
-map fitted on some identities may carry the rest over.
+After fine-tuning, an old gallery can be searched with new probes only where the space has not changed; where it has, a
+map fitted on some identities may transfer the others.
 """
 
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing, maps
-from hrfr_fast.analysis.finding import Figure, Finding
-from hrfr_fast.analysis.intervals import interval, mean_of
-from hrfr_fast.analysis.pairing import Pairs, halves, identity_pairs
-from hrfr_fast.analysis.spaces import Model, Spaces
+from hrfr_fast.analysis import maps
+from hrfr_fast.analysis.embedding_cache import EmbeddingCache
+from hrfr_fast.analysis.finding import CaptionedFigure, Finding
+from hrfr_fast.analysis.intervals import mean_statistic, percentile_interval
+from hrfr_fast.analysis.models import Model
+from hrfr_fast.analysis.pairing import IdentityPairs, fitting_half, identity_pairs
 from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "drift"
 QUESTION = "Are two models' embeddings in the same space, and does an old gallery serve new probes?"
@@ -35,39 +37,39 @@ def linear_cka(first: NDArray[np.floating], second: NDArray[np.floating]) -> flo
 
 
 def cka_of_chance(first: NDArray[np.floating], second: NDArray[np.floating], seed: int = 0) -> float:
-    """Mean linear CKA when the second's rows are shuffled: what n pictures in D dimensions give without any kinship."""
+    """Mean linear CKA when the second's rows are shuffled: the value of n unrelated pictures."""
     random = np.random.default_rng([seed, 10])
     return float(np.mean([linear_cka(first, random.permutation(second)) for _ in range(PERMUTATIONS)]))
 
 
-def compare(
+def compare_spaces(
     old: NDArray[np.floating], new: NDArray[np.floating], identities: NDArray[np.int64], seed: int = 0
-) -> tuple[dict[str, Any], dict[str, Verification], Pairs]:
-    """Old and new unit embeddings [N, D] and [N, E] of the same pictures.
+) -> tuple[dict[str, Any], dict[str, Verification], IdentityPairs]:
+    """Comparison of old and new unit embeddings [N, D] and [N, E] of the same pictures.
 
     Where D equals E: mean cosine, and verification of old gallery pictures against new probes, as they are and with the
-    probes mapped, on identities the maps were not fitted on; beside it each model with itself, on the same pairs. Else
-    there is CKA alone.
+    probes mapped, on identities that the maps were not fitted on, and of each model with itself on the same pairs.
+    Otherwise CKA alone.
     """
     numbers: dict[str, Any] = {"cka": linear_cka(old, new), "cka_of_chance": cka_of_chance(old, new, seed)}
-    fitted = halves(identities, seed)
-    judged = ~fitted
-    pairs = identity_pairs(identities[judged], ordered=True, seed=seed)
+    fitted = fitting_half(identities, seed)
+    held_out = ~fitted
+    pairs = identity_pairs(identities[held_out], ordered=True, seed=seed)
     if old.shape[1] != new.shape[1]:
         numbers["dimensions"] = [old.shape[1], new.shape[1]]
         return numbers, {}, pairs
     cosine = np.einsum("nd,nd->n", old.astype(np.float64), new.astype(np.float64))
     numbers["mean_cosine"] = float(cosine.mean())
-    numbers["mean_cosine_ci"] = list(interval(mean_of(cosine), identities, seed=seed))
-    views = {
-        "old with old": (old[judged], old[judged]),
-        "new with new": (new[judged], new[judged]),
-        "old gallery, new probes": (old[judged], new[judged]),
+    numbers["mean_cosine_ci"] = list(percentile_interval(mean_statistic(cosine), identities, seed=seed))
+    compared = {
+        "old with old": (old[held_out], old[held_out]),
+        "new with new": (new[held_out], new[held_out]),
+        "old gallery, new probes": (old[held_out], new[held_out]),
     }
-    for name, fit in (("Procrustes", maps.procrustes), ("linear map", maps.linear)):
-        views[f"the same after {name}"] = (old[judged], fit(new[fitted], old[fitted])(new[judged]))
+    for name, fit_map in (("Procrustes", maps.procrustes), ("linear map", maps.linear)):
+        compared[f"the same after {name}"] = (old[held_out], fit_map(new[fitted], old[fitted])(new[held_out]))
     results = {
-        name: verify(pairs.cosines(*both), pairs.same, pairs.identities, seed=seed) for name, both in views.items()
+        name: verify(pairs.cosines(*both), pairs.same, pairs.identities, seed=seed) for name, both in compared.items()
     }
     numbers["pairs"] = len(pairs.same)
     numbers["verification"] = {
@@ -77,14 +79,14 @@ def compare(
     return numbers, results, pairs
 
 
-def analyse(spaces: Spaces, out: Path) -> Finding:
+def analyse(cache: EmbeddingCache, out: Path) -> Finding:
     """The first model against each of the others, with a figure each."""
-    old, numbers = spaces.models[0], {}
+    old, numbers = cache.models[0], {}
     figures, sentences = [], []
-    for new in spaces.models[1:]:
+    for new in cache.models[1:]:
         key = f"{old.name} to {new.name}"
-        embeddings = spaces.embeddings(old), spaces.embeddings(new)
-        numbers[key], results, pairs = compare(*embeddings, spaces.identities, spaces.seed)
+        embeddings = cache.embeddings(old), cache.embeddings(new)
+        numbers[key], results, pairs = compare_spaces(*embeddings, cache.identities, cache.seed)
         sentences.append(_sentence(old, new, numbers[key]))
         if results:
             path = out / f"{KEY}-{old.name}-{new.name}.png"
@@ -103,30 +105,30 @@ def _sentence(old: Model, new: Model, numbers: dict[str, Any]) -> str:
     return (
         f"{old.name} to {new.name}: the same face's two embeddings have cosine {numbers['mean_cosine']:.2f}"
         f" ({low:.2f} to {high:.2f}), {cka}. An old gallery with new probes decides {accuracy[names[2]]:.1%} of pairs"
-        f" rightly, {accuracy[names[3]]:.1%} after Procrustes and {accuracy[names[4]]:.1%} after a linear map;"
+        f" correctly, {accuracy[names[3]]:.1%} after Procrustes and {accuracy[names[4]]:.1%} after a linear map;"
         f" old with old {accuracy[names[0]]:.1%}, new with new {accuracy[names[1]]:.1%}."
     )
 
 
 def _draw(
-    old: Model, new: Model, numbers: dict[str, Any], results: dict[str, Verification], pairs: Pairs, path: Path
-) -> Figure:
-    with drawing.figure(path, 1, 3, cell=(4.6, 3.8)) as axes:
+    old: Model, new: Model, numbers: dict[str, Any], results: dict[str, Verification], pairs: IdentityPairs, path: Path
+) -> CaptionedFigure:
+    with drawing.figure_grid(path, 1, 3, cell=(4.6, 3.8)) as axes:
         accuracy, before, after = axes[0]
-        mine = numbers["verification"]
-        spans = [drawing.percent(entry["accuracy"], entry["accuracy_ci"]) for entry in mine.values()]
-        drawing.dots(accuracy, list(mine), {"": spans})
+        entries = numbers["verification"]
+        accuracies = [drawing.percent(entry["accuracy"], entry["accuracy_ci"]) for entry in entries.values()]
+        drawing.dots(accuracy, list(entries), {"": accuracies})
         accuracy.set(xlabel="accuracy (%), 95 % interval", title=f"old: {old.name}\nnew: {new.name}")
         accuracy.title.set_fontsize(10)
-        for one, name in ((before, "old gallery, new probes"), (after, "the same after Procrustes")):
+        for panel, name in ((before, "old gallery, new probes"), (after, "the same after Procrustes")):
             scores = results[name].scores
             parts = {"one person": scores[pairs.same], "two people": scores[~pairs.same]}
-            drawing.histograms(one, parts, np.linspace(-1, 1, 61))
-            one.set(xlabel="cosine similarity, old against new", title=name)
-            one.title.set_fontsize(10)
+            drawing.histograms(panel, parts, np.linspace(-1, 1, 61))
+            panel.set(xlabel="cosine similarity, old against new", title=name)
+            panel.title.set_fontsize(10)
         before.legend(fontsize=8, loc="upper left")
-    return Figure(
+    return CaptionedFigure(
         path,
         f"Pictures embedded by {old.name} compared with pictures embedded by {new.name}: as they are, and after turning"
-        " the new space onto the old one. Maps are fitted on half of the people and judged on the others.",
+        " the new space onto the old one. Maps are fitted on half of the people and evaluated on the others.",
     )

@@ -1,4 +1,4 @@
-"""What an analysis gives back: one question, one answer, the numbers and figures behind it."""
+"""Findings: the result of one analysis, with its question, its answer, the numbers and the figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from hrfr_fast.runtime.files import write_json
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A PNG and the sentence that explains it to someone who has not read the paper."""
+class CaptionedFigure:
+    """A PNG file and the sentences that explain it."""
 
     path: Path
     caption: str
@@ -25,7 +25,7 @@ class Finding:
     answer: str
     """Plain sentences with the numbers that answer the question; a line for each model or pair of models."""
     numbers: dict[str, Any]
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[CaptionedFigure, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; figures by file name alone."""

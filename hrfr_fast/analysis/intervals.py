@@ -1,4 +1,4 @@
-"""95 % intervals of what an analysis measures, by the same resampling of identities as verification's."""
+"""95 % intervals of an analysis' statistics, by the same bootstrap over identities as in verification."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def unit_weights(identities: NDArray[np.int64], start: int, count: int, seed: int) -> NDArray[np.float64]:
-    """How often each unit counts in resamples start .. start + count - 1: as often as its identity was drawn.
+    """Weights of units in resamples start .. start + count - 1: how often the identity of each was drawn.
 
     Args:
         identities: int64 [n].
@@ -21,11 +21,11 @@ def unit_weights(identities: NDArray[np.int64], start: int, count: int, seed: in
     Returns:
         float64 [count, n].
     """
-    doubled = np.repeat(identities, 2).astype(np.int32)  # to pair_weights a unit is a genuine pair of one identity
-    return pair_weights(np.ones(len(identities), bool), doubled, start, count, seed)
+    clusters = np.repeat(identities, 2).astype(np.int32)  # to pair_weights a unit is a genuine pair of one identity
+    return pair_weights(np.ones(len(identities), bool), clusters, start, count, seed)
 
 
-def interval(
+def percentile_interval(
     statistic: Statistic, identities: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic of units that belong to ``identities`` (int64 [n])."""
@@ -62,12 +62,12 @@ def pair_resamples(
     return np.concatenate(blocks)
 
 
-def mean_of(values: NDArray[np.floating]) -> Statistic:
+def mean_statistic(values: NDArray[np.floating]) -> Statistic:
     """The weighted mean of ``values`` [n]."""
     return lambda weights: weights @ values / np.maximum(weights.sum(axis=1), 1e-300)
 
 
-def auc_of(
+def auc_statistic(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], identities: NDArray[np.int64] | None = None
 ) -> Statistic:
     """The weighted area under the ROC curve, ties counting half; ``scores`` [n], ``positive`` bool [n].
@@ -78,19 +78,19 @@ def auc_of(
 
     A resample that holds only one of the two classes gives 0.5.
     """
-    distinct, place = np.unique(scores, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    distinct, rank = np.unique(scores, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.searchsorted(rank[order], np.arange(len(distinct)))
     sign = positive[order]
-    first, inside, inside_mass = _within(scores, positive, identities)
+    first, inner_wins, inner_mass = _within(scores, positive, identities)
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         sorted_weights = weights[:, order]
         above = np.add.reduceat(sorted_weights * sign, starts, axis=1)
         below = np.add.reduceat(sorted_weights * ~sign, starts, axis=1)
         squares = weights[:, first] ** 2
-        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1) - squares @ inside
-        mass = above.sum(axis=1) * below.sum(axis=1) - squares @ inside_mass
+        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1) - squares @ inner_wins
+        mass = above.sum(axis=1) * below.sum(axis=1) - squares @ inner_mass
         return np.where(mass > 0, wins / np.maximum(mass, 1e-300), 0.5)
 
     return statistic
@@ -112,8 +112,8 @@ def _within(
     return np.array([members[0] for members in groups]), wins, mass
 
 
-def at_once(statistic: Statistic, units: int) -> float:
-    """The statistic of the sample itself: every one of its ``units`` weighs 1."""
+def sample_value(statistic: Statistic, units: int) -> float:
+    """The statistic of the sample itself, in which each of the ``units`` has weight 1."""
     return float(statistic(np.ones((1, units)))[0])
 
 

@@ -1,7 +1,7 @@
-"""Maps from one embedding space or view to another, fitted on one half of the identities.
+"""Maps from one embedding space or view to another.
 
-Two kinds, and the difference matters: some are shown which two points are the same picture (*correspondences*), some
-see only two clouds. A map with correspondences can use what only labelled data give.
+There are two kinds: some use *correspondences*, that is which two points are the same picture, the others only the two
+clouds of points. A map with correspondences uses what only labelled data give.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.analysis import cpd
 
-Map = Callable[[NDArray[np.floating]], NDArray[np.float64]]
+PointMap = Callable[[NDArray[np.floating]], NDArray[np.float64]]
 """[n, D] to [n, D], not normalised."""
 
 
@@ -22,13 +22,13 @@ def unit(points: NDArray[np.floating]) -> NDArray[np.float64]:
     return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
 
 
-def translation(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
+def translation(source: NDArray[np.floating], target: NDArray[np.floating]) -> PointMap:
     """Moves the mean of ``source`` to that of ``target``. No correspondences."""
     shift = target.mean(axis=0, dtype=np.float64) - source.mean(axis=0, dtype=np.float64)
     return lambda points: points + shift
 
 
-def coral(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
+def coral(source: NDArray[np.floating], target: NDArray[np.floating]) -> PointMap:
     """Gives ``source`` the mean and covariance of ``target`` (CORAL: Sun, Feng & Saenko, AAAI 2016; the mean is ours).
 
     No correspondences. Covariances are shrunk as Ledoit & Wolf (2004) do: there may be fewer points than
@@ -43,7 +43,7 @@ def coral(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
     return lambda points: (points - mean) @ matrix + new_mean
 
 
-def procrustes(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
+def procrustes(source: NDArray[np.floating], target: NDArray[np.floating]) -> PointMap:
     """Orthogonal map, after centring (Schoenemann 1966, scipy). Row i of both is one picture: correspondences."""
     from scipy.linalg import orthogonal_procrustes
 
@@ -53,7 +53,7 @@ def procrustes(source: NDArray[np.floating], target: NDArray[np.floating]) -> Ma
     return lambda points: (points - mean) @ rotation + new_mean
 
 
-def linear(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
+def linear(source: NDArray[np.floating], target: NDArray[np.floating]) -> PointMap:
     """Any linear map and offset, ridge regression with the penalty chosen by leave-one-out. Correspondences."""
     from sklearn.linear_model import RidgeCV
 
@@ -62,8 +62,8 @@ def linear(source: NDArray[np.floating], target: NDArray[np.floating]) -> Map:
 
 
 @dataclass(frozen=True)
-class Reduced:
-    """An affine map of the coordinates in a few principal axes; what lies outside them stays as it is."""
+class PrincipalAxesMap:
+    """An affine map of the coordinates in a few principal axes; the other components stay as they are."""
 
     mean: NDArray[np.float64]
     """[D]"""
@@ -76,31 +76,31 @@ class Reduced:
         return (points - self.mean) @ self.axes
 
     def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        inside = self.project(points)
-        return points + (self.inner(inside) - inside) @ self.axes.T
+        coordinates = self.project(points)
+        return points + (self.inner(coordinates) - coordinates) @ self.axes.T
 
 
 def principal_axes(points: NDArray[np.floating], dimensions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean [D] and the first principal axes [D, d] of ``points`` [n, D]; d is at most min(n - 1, D)."""
     from sklearn.decomposition import PCA
 
-    found = PCA(min(dimensions, len(points) - 1, points.shape[1])).fit(np.asarray(points, np.float64))
-    return found.mean_, found.components_.T
+    fitted = PCA(min(dimensions, len(points) - 1, points.shape[1])).fit(np.asarray(points, np.float64))
+    return fitted.mean_, fitted.components_.T
 
 
-def drift(
+def coherent_point_drift(
     source: NDArray[np.floating],
     target: NDArray[np.floating],
     dimensions: int,
     register: Callable[[NDArray[np.floating], NDArray[np.floating]], cpd.Affine],
-) -> Reduced:
+) -> PrincipalAxesMap:
     """Coherent Point Drift in the principal axes of both clouds. No correspondences.
 
     Args:
-        register: gets target and source coordinates, as :func:`hrfr_fast.analysis.cpd.affine` does.
+        register: called with target and source coordinates, like :func:`hrfr_fast.analysis.cpd.affine`.
     """
     mean, axes = principal_axes(np.concatenate([source, target]), dimensions)
-    return Reduced(mean, axes, register((target - mean) @ axes, (source - mean) @ axes))
+    return PrincipalAxesMap(mean, axes, register((target - mean) @ axes, (source - mean) @ axes))
 
 
 def _power(symmetric: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Pairs and halves made from identities, for questions that no packed pair set answers."""
+"""Pairs of pictures and a split into halves, made from identities rather than read from a packed pair set."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from hrfr_fast.runtime.errors import UsageError
 MOST_GENUINE = 20_000
 
 
-class Pairs(NamedTuple):
+class IdentityPairs(NamedTuple):
     """P pairs of pictures: all genuine ones (or a random 20,000 of them) and as many impostor pairs."""
 
     first: NDArray[np.int64]
-    """[P] number of the picture."""
+    """[P]: record of the picture."""
     second: NDArray[np.int64]
     same: NDArray[np.bool_]
     identities: NDArray[np.int32]
-    """[2P] of the pictures of pair i at 2i and 2i + 1."""
+    """[2P]: those of pair i at 2i and 2i + 1."""
 
     def cosines(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
         """Cosine of every pair, float64 [P]; the pictures' embeddings in two spaces or views, each [N, D]."""
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
         return np.einsum("pd,pd->p", a, b)
 
 
-def identity_pairs(identities: NDArray[np.int64], *, ordered: bool, seed: int = 0) -> Pairs:
+def identity_pairs(identities: NDArray[np.int64], *, ordered: bool, seed: int = 0) -> IdentityPairs:
     """Pairs of different pictures of ``identities`` (int64 [N]).
 
     Args:
@@ -50,17 +50,17 @@ def identity_pairs(identities: NDArray[np.int64], *, ordered: bool, seed: int = 
     impostors = _impostors(identities, len(pairs), random)
     both = np.concatenate([pairs, impostors])
     same = np.arange(len(both)) < len(pairs)
-    return Pairs(both[:, 0], both[:, 1], same, identities[both].reshape(-1).astype(np.int32))
+    return IdentityPairs(both[:, 0], both[:, 1], same, identities[both].reshape(-1).astype(np.int32))
 
 
-def halves(identities: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """bool [N]: whether a picture is in the half of the identities that maps are fitted on; the rest judges them.
+def fitting_half(identities: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+    """bool [N]: whether a picture is of the half of the identities that maps are fitted on; the rest evaluates them.
 
     Raises UsageError with fewer than four identities.
     """
     names = np.unique(identities)
     if len(names) < 4:
-        raise UsageError(f"{len(names)} identities are too few to fit on half of them and judge on the others")
+        raise UsageError(f"{len(names)} identities are too few to fit on half of them and evaluate on the others")
     fitted = np.random.default_rng([seed, 2]).permutation(names)[: len(names) // 2]
     return np.isin(identities, fitted)
 

@@ -1,10 +1,9 @@
-"""Do embeddings separate by true resolution? The same pictures in two views, told apart by a probe.
+"""Separation of embeddings by true resolution, measured by a probe on the same pictures in two views.
 
 The probe is a classifier (Alain & Bengio, "Understanding intermediate layers using linear classifier probes", 2016)
-that sees an embedding and guesses whether the picture was shown in high or in low resolution. Each embedding is judged
-by a probe that has seen neither the picture nor the identity: folds are of identities, and both views of a picture lie
-in one fold. An AUC of 0.5 means that resolution cannot be read off the embedding. :func:`probe` is also the remedy's
-measure of success.
+that predicts from an embedding whether the picture was shown in high or in low resolution. It is tested on identities
+that it was not fitted on: folds are of identities, and both views of a picture are in one fold. An AUC of 0.5 means
+that the embedding does not carry the resolution. :func:`probe` is also the remedy's criterion of success.
 """
 
 from dataclasses import dataclass, field
@@ -14,11 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
-from hrfr_fast.analysis.finding import Figure, Finding
-from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of
-from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
+from hrfr_fast.analysis.embedding_cache import HELD_OUT, HR, LR32, LR36, EmbeddingCache, View
+from hrfr_fast.analysis.finding import CaptionedFigure, Finding
+from hrfr_fast.analysis.intervals import (
+    RESAMPLES,
+    Statistic,
+    auc_statistic,
+    mean_statistic,
+    percentile_interval,
+    sample_value,
+)
+from hrfr_fast.analysis.models import Model
 from hrfr_fast.evaluation.bootstrap import balanced_mean
+from hrfr_fast.reporting import figures as drawing
 from hrfr_fast.runtime.errors import UsageError
 
 KEY = "resolution_gap"
@@ -27,15 +34,18 @@ FOLDS = 5
 NEIGHBOURS = 15
 KINDS = ("linear", "knn")
 VERDICTS = ((0.6, "hardly"), (0.9, "partly"), (2.0, "yes"))
-"""What to call an AUC below each bound whose interval lies above chance."""
+"""The word for an AUC below each bound, where its interval is above chance."""
 MOST_SHOWN = 500  # pictures in the 2-D figures: t-SNE of 1,000 points takes seconds
 MOST_SILHOUETTE = 2000  # pictures: its distances are quadratic
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How well the true resolution is guessed, 0.5 being chance. Intervals resample identities, the probe being
-    what it is; arrays hold the N high-resolution views, then the N low-resolution ones."""
+    """The accuracy of a probe of the true resolution; 0.5 is chance.
+
+    Intervals resample identities with the probe fixed. Arrays hold the N high-resolution views, then the N
+    low-resolution ones.
+    """
 
     auc: float
     """Probability that a low-resolution view gets more confidence than a high-resolution one of another person."""
@@ -69,14 +79,14 @@ def probe(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Probe:
-    """Guess the true resolution from embeddings, cross-validated.
+    """A cross-validated probe of the true resolution of embeddings.
 
     Args:
         embeddings_hr, embeddings_lr: [N, D], row i of both the same picture; unit rows are expected.
         identities: int64 [N].
         kind: "linear", a logistic regression on standardised embeddings, or "knn", the 15 nearest neighbours.
-        tested_lr: [N, D], low-resolution views to judge in place of ``embeddings_lr``: what a probe fitted on one
-            degradation makes of another.
+        tested_lr: [N, D], low-resolution views to test on in place of ``embeddings_lr``, for a probe that is fitted on
+            one degradation and tested on another.
         folds: at most; never more than identities.
         resamples: of the bootstrap; 0 for no intervals.
 
@@ -90,7 +100,7 @@ def probe(
     count = len(identities)
     fold = folds_of(identities, folds, seed)
     low, scores = np.arange(2 * count) >= count, np.empty(2 * count)
-    doubled = np.concatenate([identities, identities])
+    both_identities = np.concatenate([identities, identities])
     for number in np.unique(fold):
         inside = fold == number
         fitted = _classifier(kind, int(2 * (~inside).sum()))
@@ -98,15 +108,15 @@ def probe(
         fitted.fit(both, np.arange(len(both)) >= len(both) // 2)
         scores[:count][inside] = fitted.predict_proba(embeddings_hr[inside])[:, 1]
         scores[count:][inside] = fitted.predict_proba(tested_lr[inside])[:, 1]
-    area, accuracy = auc_of(scores, low, doubled), _balanced(scores, low)
+    area, accuracy = auc_statistic(scores, low, both_identities), _balanced(scores, low)
     return Probe(
-        at_once(area, 2 * count),
-        interval(area, doubled, resamples=resamples, seed=seed) if resamples else None,
-        at_once(accuracy, 2 * count),
-        interval(accuracy, doubled, resamples=resamples, seed=seed) if resamples else None,
+        sample_value(area, 2 * count),
+        percentile_interval(area, both_identities, resamples=resamples, seed=seed) if resamples else None,
+        sample_value(accuracy, 2 * count),
+        percentile_interval(accuracy, both_identities, resamples=resamples, seed=seed) if resamples else None,
         scores,
         low,
-        doubled,
+        both_identities,
     )
 
 
@@ -182,33 +192,33 @@ def planes(hr: NDArray[np.floating], lr: NDArray[np.floating], seed: int = 0) ->
     }
 
 
-def measure(spaces: Spaces, model: Model) -> tuple[dict[str, Any], dict[str, Probe]]:
+def probe_model(cache: EmbeddingCache, model: Model) -> tuple[dict[str, Any], dict[str, Probe]]:
     """All numbers of one model, and its probes by "<kind> <view>"."""
-    hr, identities, seed = spaces.embeddings(model), spaces.identities, spaces.seed
+    hr, identities, seed = cache.embeddings(model), cache.identities, cache.seed
     numbers: dict[str, Any] = {"input_size": model.input_size, "near_identity_control": model.sees_no_detail}
     probes = {}
     for view in (LR36, LR32, HELD_OUT):
-        lr = spaces.embeddings(model, view)
+        lr = cache.embeddings(model, view)
         cosine = same_picture_cosine(hr, lr)
         distance, in_spreads = centroid_distance(hr, lr)
         entry: dict[str, Any] = {
             "same_picture_cosine": float(cosine.mean()),
-            "same_picture_cosine_ci": list(interval(mean_of(cosine), identities, seed=seed)),
+            "same_picture_cosine_ci": list(percentile_interval(mean_statistic(cosine), identities, seed=seed)),
             "silhouette": silhouette(hr, lr, seed),
             "centroid_distance": distance,
             "centroid_distance_in_spreads": in_spreads,
         }
         for kind in KINDS:
-            one = probes[f"{kind} {view.name}"] = probe(hr, lr, identities, kind=kind, seed=seed)
-            entry[kind] = one.to_json()
+            fitted = probes[f"{kind} {view.name}"] = probe(hr, lr, identities, kind=kind, seed=seed)
+            entry[kind] = fitted.to_json()
         numbers[view.name] = entry
     for kind in KINDS:
-        moved = probe(
-            hr, spaces.embeddings(model, LR36), identities, kind=kind, seed=seed,
-            tested_lr=spaces.embeddings(model, HELD_OUT),
+        transferred = probe(
+            hr, cache.embeddings(model, LR36), identities, kind=kind, seed=seed,
+            tested_lr=cache.embeddings(model, HELD_OUT),
         )  # fmt: skip
-        probes[f"{kind} {LR36.name} to {HELD_OUT.name}"] = moved
-        numbers[HELD_OUT.name][f"{kind}_fitted_on_{LR36.name}"] = moved.to_json()
+        probes[f"{kind} {LR36.name} to {HELD_OUT.name}"] = transferred
+        numbers[HELD_OUT.name][f"{kind}_fitted_on_{LR36.name}"] = transferred.to_json()
     numbers[HELD_OUT.name]["trained_on"] = _trained_on(model, HELD_OUT)
     return numbers, probes
 
@@ -218,73 +228,73 @@ def _trained_on(model: Model, view: View) -> bool | None:
     if not model.settings:
         return None
     augment = model.settings.get("augment", {})
-    second_view = model.settings  # the same names, of the degraded second view of crossres regimes
-    ranges = [second_view] + ([augment] if augment.get("degrade", 0) > 0 else [])
-    return any(one.get("degrade_min", 0) <= view.side <= one.get("degrade_max", -1) for one in ranges)
+    second_view = model.settings  # the same names, for the degraded second view of crossres regimes
+    degradations = [second_view] + ([augment] if augment.get("degrade", 0) > 0 else [])
+    return any(sizes.get("degrade_min", 0) <= view.size <= sizes.get("degrade_max", -1) for sizes in degradations)
 
 
-def analyse(spaces: Spaces, out: Path) -> Finding:
+def analyse(cache: EmbeddingCache, out: Path) -> Finding:
     """Answer the question for every model, with a figure a model and one of all probes."""
     numbers, figures = {}, []
     probes: dict[str, dict[str, Probe]] = {}
-    for model in spaces.models:
-        numbers[model.name], probes[model.name] = measure(spaces, model)
-        figures.append(_draw_planes(spaces, model, probes[model.name], out / f"{KEY}-{model.name}.png"))
-    figures.insert(0, _draw_probes(spaces, probes, out / f"{KEY}.png"))
-    return Finding(KEY, QUESTION, _answer(spaces, probes), numbers, tuple(figures))
+    for model in cache.models:
+        numbers[model.name], probes[model.name] = probe_model(cache, model)
+        figures.append(_draw_planes(cache, model, probes[model.name], out / f"{KEY}-{model.name}.png"))
+    figures.insert(0, _draw_probes(cache, probes, out / f"{KEY}.png"))
+    return Finding(KEY, QUESTION, _answer(cache, probes), numbers, tuple(figures))
 
 
-def _answer(spaces: Spaces, probes: dict[str, dict[str, Probe]]) -> str:
+def _answer(cache: EmbeddingCache, probes: dict[str, dict[str, Probe]]) -> str:
     parts = []
-    for model in spaces.models:
-        mine = probes[model.name]["linear LR36"]
-        low, high = mine.auc_ci or (mine.auc, mine.auc)
-        verdict = next(word for bound, word in VERDICTS if mine.auc < bound) if low > 0.5 else "no sign of it"
+    for model in cache.models:
+        linear = probes[model.name]["linear LR36"]
+        low, high = linear.auc_ci or (linear.auc, linear.auc)
+        verdict = next(word for bound, word in VERDICTS if linear.auc < bound) if low > 0.5 else "not significantly"
         control = "; it sees every view at that size: a near-identity control" if model.sees_no_detail else ""
         parts.append(
-            f"{model.name}: {verdict}, a linear probe tells HR from LR36 with AUC {mine.auc:.3f}"
+            f"{model.name}: {verdict}, a linear probe separates HR from LR36 with AUC {linear.auc:.3f}"
             f" (95 % interval {low:.3f} to {high:.3f}; 0.5 is chance{control})"
         )
     return "\n".join(f"{part}." for part in parts)
 
 
-def _draw_probes(spaces: Spaces, probes: dict[str, dict[str, Probe]], path: Path) -> Figure:
-    labels = [model.label for model in spaces.models]
+def _draw_probes(cache: EmbeddingCache, probes: dict[str, dict[str, Probe]], path: Path) -> CaptionedFigure:
+    labels = [model.label for model in cache.models]
     shown = (LR36.name, LR32.name, HELD_OUT.name, f"{LR36.name} to {HELD_OUT.name}")
-    with drawing.figure(path, 1, 2, cell=(5.2, 1.6 + 0.9 * len(labels)), sharey=True) as axes:
-        for one, kind in zip(axes[0], KINDS, strict=True):
+    with drawing.figure_grid(path, 1, 2, cell=(5.2, 1.6 + 0.9 * len(labels)), sharey=True) as axes:
+        for panel, kind in zip(axes[0], KINDS, strict=True):
             series = {}
             for view in shown:
-                mine = [probes[model.name][f"{kind} {view}"] for model in spaces.models]
-                series[view.replace(" to ", " probe on ")] = [(p.auc, p.auc_ci) for p in mine]
-            drawing.dots(one, labels, series)
-            one.axvline(0.5, color="grey", linewidth=0.8)
+                tested = [probes[model.name][f"{kind} {view}"] for model in cache.models]
+                series[view.replace(" to ", " probe on ")] = [(p.auc, p.auc_ci) for p in tested]
+            drawing.dots(panel, labels, series)
+            panel.axvline(0.5, color="grey", linewidth=0.8)
             title = {"linear": "linear probe", "knn": f"probe of {NEIGHBOURS} nearest neighbours"}[kind]
-            one.set(title=title, xlabel="AUC of guessing the true resolution")
-            one.set_xlim(min(one.get_xlim()[0], 0.45), 1.01)
+            panel.set(title=title, xlabel="AUC of the probe of true resolution")
+            panel.set_xlim(min(panel.get_xlim()[0], 0.45), 1.01)
         drawing.legend_below(axes[0][0])
-    return Figure(
+    return CaptionedFigure(
         path,
-        "How well a classifier guesses from an embedding whether the picture was of high or of low resolution: 0.5 is"
+        "How well a classifier predicts from an embedding whether the picture was of high or of low resolution: 0.5 is"
         " chance, 1 is always right. Bars are 95 % intervals over identities; LR56-Lanczos is a degradation that the"
         " probes were not trained on, nor the models unless their settings say so.",
     )
 
 
-def _draw_planes(spaces: Spaces, model: Model, probes: dict[str, Probe], path: Path) -> Figure:
-    hr, lr = spaces.embeddings(model, HR), spaces.embeddings(model, LR36)
-    with drawing.figure(path, 1, 2, cell=(4.6, 4.2)) as axes:
-        for one, (name, points) in zip(axes[0], planes(hr, lr, spaces.seed).items(), strict=True):
+def _draw_planes(cache: EmbeddingCache, model: Model, probes: dict[str, Probe], path: Path) -> CaptionedFigure:
+    hr, lr = cache.embeddings(model, HR), cache.embeddings(model, LR36)
+    with drawing.figure_grid(path, 1, 2, cell=(4.6, 4.2)) as axes:
+        for panel, (name, points) in zip(axes[0], planes(hr, lr, cache.seed).items(), strict=True):
             half = len(points) // 2
             for colour, label, part in (
                 (drawing.HIGH, "144 px", points[:half]),
                 (drawing.LOW, "144 to 36 px and back", points[half:]),
             ):
-                one.scatter(*part.T, s=10, color=colour, alpha=0.6, linewidths=0, label=label)
-            one.set(title=f"{model.label}: {name}", xlabel=f"{name} axis 1", ylabel=f"{name} axis 2")
+                panel.scatter(*part.T, s=10, color=colour, alpha=0.6, linewidths=0, label=label)
+            panel.set(title=f"{model.label}: {name}", xlabel=f"{name} axis 1", ylabel=f"{name} axis 2")
         drawing.legend_below(axes[0][0], title=f"linear probe AUC {probes['linear LR36'].auc:.3f}")
-    return Figure(
+    return CaptionedFigure(
         path,
-        f"Embeddings of {model.name}, each picture once as it is and once shrunk to 36 px and back, laid flat in two"
-        " ways. Two separate clouds mean that the network sorts faces by their resolution.",
+        f"Embeddings of {model.name}, each picture once as it is and once shrunk to 36 px and back, projected to a"
+        " plane in two ways. Two separate clouds mean that embeddings depend on the resolution.",
     )

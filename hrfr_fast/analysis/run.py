@@ -1,4 +1,4 @@
-"""Ask the embeddings of some runs every question that applies to them."""
+"""The analysis of runs: every question that applies, one after the other, each with its finding on disk."""
 
 import traceback
 from dataclasses import dataclass, replace
@@ -7,8 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hrfr_fast.analysis.embedding_cache import EmbeddingCache, why_no_faces
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.analysis.spaces import Model, Spaces, model_names, read_model, why_no_faces
+from hrfr_fast.analysis.models import Model, model_names, read_model
 from hrfr_fast.format.reader import Packed, open_packed
 from hrfr_fast.model.lineage import changed_training_splits, data_note, find_data
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from hrfr_fast.runtime.device import Compute
 
 QUESTIONS = ("resolution_gap", "distances", "alignment", "sphere", "kernels", "drift", "failures")
-"""Modules of this package, each with KEY, QUESTION and ``analyse(spaces, out) -> Finding``."""
+"""Modules of this package, each with KEY, QUESTION and ``analyse(cache, out) -> Finding``."""
 
 
 class IncompleteAnalysis(HrfrError):
-    """Some questions could not be answered. ``findings`` are those that were; they are on disk too."""
+    """Some questions could not be answered. ``findings`` are those of the others; they are on disk too."""
 
     def __init__(self, message: str, findings: list[Finding]) -> None:
         super().__init__(message)
@@ -53,8 +54,8 @@ def analyze(
     Args:
         runs: run directories or checkpoints; they go by their directories' names. Where two models are compared, the
             first is compared with each of the others.
-        packed: the packed data whose highres_eval faces and pairs are used; None: the runs' own. Where they are not
-            those a run was trained on, every answer says so.
+        packed: the packed data whose highres_eval faces and pairs are used; None: the runs' own. Where a run was
+            trained on other data, every answer says so.
         questions: of QUESTIONS; None: all that apply. One that is asked for and does not apply is an error.
         seed: of folds, halves, drawn pairs and resamples.
 
@@ -70,10 +71,10 @@ def analyze(
     models = [read_model(run, name) for run, name in zip(runs, model_names(runs), strict=True)]
     if not models:
         raise UsageError("no run was given to analyse")
-    spaces_packed = open_packed(packed) if packed else _data_of(models)
+    data = open_packed(packed) if packed else _data_of(models)
     out = Path(out)
     with directory_lock(out), writing(out, lambda: f"What was answered so far is in {out}; run the same command again"):
-        return _analyze(models, spaces_packed, out, choose_compute(device), questions, seed, show_progress)
+        return _analyze(models, data, out, choose_compute(device), questions, seed, show_progress)
 
 
 def _analyze(
@@ -85,7 +86,7 @@ def _analyze(
     seed: int,
     show_progress: bool,
 ) -> list[Finding]:
-    """The questions one after the other, in a directory that is held."""
+    """Answer the questions one after the other, with the directory locked."""
     chosen = _chosen(questions)
     with progress_bar(show_progress) as bar, StopFlag() as stop:
         pictures = bar.add_task("embedding pictures", total=None, note="")
@@ -93,24 +94,24 @@ def _analyze(
 
         def advance(count: int) -> None:
             bar.advance(pictures, count)
-            _refuse_to_go_on(stop, out)
+            _raise_if_stopped(stop, out)
 
-        spaces = Spaces(models, packed, compute, seed=seed, advance=advance)
+        cache = EmbeddingCache(models, packed, compute, seed=seed, advance=advance)
         findings: list[Finding] = []
         failures: list[_Failure] = []
         left_out: dict[str, str] = {}
         for name in chosen:
-            _refuse_to_go_on(stop, out)
+            _raise_if_stopped(stop, out)
             bar.update(answered, note=name)
-            reason = not_applicable(name, models, packed)
+            reason = why_not_applicable(name, models, packed)
             if reason and questions is None:
                 left_out[name] = reason
             else:
-                _answer(name, reason, spaces, out, findings, failures)
+                _answer(name, reason, cache, out, findings, failures)
             bar.advance(answered)
     for name, reason in left_out.items():
         console.print(f"left out: {name}: {reason}", markup=False, highlight=False)
-    _write_index(out, spaces, findings, failures, left_out)
+    _write_index(out, cache, findings, failures, left_out)
     if failures:
         raise _incomplete(failures, findings, len(chosen), out)
     return findings
@@ -122,7 +123,7 @@ def _incomplete(failures: list[_Failure], findings: list[Finding], asked: int, o
     return IncompleteAnalysis("\n".join([heading, *lines]), findings)
 
 
-def not_applicable(question: str, models: list[Model], packed: Packed) -> str | None:
+def why_not_applicable(question: str, models: list[Model], packed: Packed) -> str | None:
     """Why a question does not apply to these models and data; None where it does."""
     if question not in ("kernels", "failures") and (reason := why_no_faces(packed)):
         return reason
@@ -134,15 +135,15 @@ def not_applicable(question: str, models: list[Model], packed: Packed) -> str | 
 
 
 def _answer(
-    name: str, reason: str | None, spaces: Spaces, out: Path, findings: list[Finding], failures: list[_Failure]
+    name: str, reason: str | None, cache: EmbeddingCache, out: Path, findings: list[Finding], failures: list[_Failure]
 ) -> None:
-    """Answer one question and save it; whatever goes wrong is noted and stays with this question."""
+    """Answer one question and save the finding; an error is recorded and does not stop the other questions."""
     log = out / f"{name}.error.txt"
     (out / f"{name}.json").unlink(missing_ok=True)  # an older answer, should this question fail now
     try:
         if reason:
             raise UsageError(reason)
-        finding = _with_notes(_module(name).analyse(spaces, out), spaces)
+        finding = _with_notes(_module(name).analyse(cache, out), cache)
         finding.save(out)
     except (Interrupted, CannotWrite):
         raise
@@ -156,9 +157,9 @@ def _answer(
         log.unlink(missing_ok=True)
 
 
-def _with_notes(finding: Finding, spaces: Spaces) -> Finding:
+def _with_notes(finding: Finding, cache: EmbeddingCache) -> Finding:
     """``finding`` with a line for each model that was trained on other data than the faces it is asked about."""
-    notes = [(model.label, data_note(model.metadata, spaces.packed)) for model in spaces.models]
+    notes = [(model.label, data_note(model.metadata, cache.packed)) for model in cache.models]
     lines = [finding.answer, *(f"Note on {label}: {note}." for label, note in notes if note)]
     return replace(finding, answer="\n".join(lines))
 
@@ -178,24 +179,24 @@ def _data_of(models: list[Model]) -> Packed:
     """The packed data all models were trained on."""
     packed = open_packed(find_data(models[0].metadata, models[0].weights, "--data"))
     if len(models) > 1 and any(changed_training_splits(model.metadata, packed.manifest) for model in models):
-        raise UsageError("the runs were trained on different data; say with --data whose faces to judge them on")
+        raise UsageError("the runs were trained on different data; say with --data whose faces to use")
     return packed
 
 
-def _refuse_to_go_on(stop: StopFlag, out: Path) -> None:
+def _raise_if_stopped(stop: StopFlag, out: Path) -> None:
     if stop.signal_number is not None:
         raise Interrupted(f"stopped; what was answered so far is in {out}", stop.signal_number)
 
 
 def _write_index(
-    out: Path, spaces: Spaces, findings: list[Finding], failures: list[_Failure], left_out: dict[str, str]
+    out: Path, cache: EmbeddingCache, findings: list[Finding], failures: list[_Failure], left_out: dict[str, str]
 ) -> None:
     content: dict[str, Any] = {
-        "data": {"path": str(spaces.packed.path), "digest": spaces.packed.digest},
-        "seed": spaces.seed,
+        "data": {"path": str(cache.packed.path), "digest": cache.packed.digest},
+        "seed": cache.seed,
         "models": [
             {"name": m.name, "weights": str(m.weights), "regime": m.metadata.get("regime"), "input_size": m.input_size}
-            for m in spaces.models
+            for m in cache.models
         ],
         "findings": [{"key": f.key, "question": f.question, "answer": f.answer, "file": f"{f.key}.json"}
                      for f in findings],

@@ -1,4 +1,4 @@
-"""How evenly unit vectors cover their sphere: measures for any dimension and tests against uniformity."""
+"""Uniformity of unit vectors on their sphere: metrics for any dimension, and significance tests."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from hrfr_fast.analysis.maps import unit
 
 MOST_FOR_UNIFORMITY = 4000  # points: its distances are quadratic
-DRAWS = 999  # uniform samples the nearest-neighbour distance is compared with
+DRAWS = 999  # samples of uniform points that the nearest-neighbour distance is compared with
 
 
 def uniformity(points: NDArray[np.floating], t: float = 2.0) -> float:
@@ -84,17 +84,17 @@ def _nearest(points: NDArray[np.floating]) -> float:
 
 
 def centres(points: NDArray[np.floating], identities: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The mean direction of each identity, [identities, D]: pictures of one person are no independent draws."""
-    _, place = np.unique(identities, return_inverse=True)
-    sums = np.zeros((place.max() + 1, points.shape[1]))
-    np.add.at(sums, place, points)
+    """The mean direction of each identity, [identities, D], since pictures of one person are not independent."""
+    _, row = np.unique(identities, return_inverse=True)
+    sums = np.zeros((row.max() + 1, points.shape[1]))
+    np.add.at(sums, row, points)
     return unit(sums)
 
 
 def occupancy(directions: NDArray[np.floating], seed: int = 0) -> dict[str, float]:
-    """Three tests against uniformity, each sensitive to something else, and Holm's combination of them.
+    """p-values of three tests of uniformity, each sensitive to another alternative, and their Bonferroni combination.
 
-    ``uniform_p`` is the smallest p-value times three: the chance of so odd a cloud if it were uniform.
+    ``uniform_p`` is the smallest of them times three, at most 1.
     """
     ratio, p_neighbours = nearest_neighbours(directions, seed=seed)
     p_values = (rayleigh(directions), bingham(directions), p_neighbours)

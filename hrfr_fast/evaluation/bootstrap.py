@@ -1,4 +1,4 @@
-"""Intervals for verification: the bootstrap over identities.
+"""Confidence intervals of verification by a bootstrap over identities.
 
 Pairs share identities, so they are not independent draws; people are. A resample draws the identities with
 replacement; with w_i the number of times identity i was drawn, a pair of one identity counts w_i times and a pair of
@@ -38,7 +38,7 @@ def pair_weights(
 
 
 def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
-    """How often each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units]."""
+    """Number of times each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units]."""
     resamples = np.arange(start, start + count)[:, None]
     words = philox(seed, resamples, np.arange((units + 3) // 4), purpose=BOOTSTRAP).reshape(count, -1)[:, :units]
     drawn = ((words * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
@@ -49,7 +49,7 @@ def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np
 def balanced_mean(
     values: NDArray[np.float64], same: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean over genuine and mean over impostor pairs, averaged as the classes are in the set.
+    """The mean over genuine and the mean over impostor pairs, weighted by the share of each class in the set.
 
     Weighing by class keeps the share of genuine pairs fixed: it is part of the protocol, not of the sample.
 
@@ -63,11 +63,11 @@ def balanced_mean(
     """
     columns = values.reshape(len(values), -1)
     total = np.zeros((len(weights), columns.shape[1]))
-    for kind in (same, ~same):
-        if kind.any():
-            mass = weights[:, kind].sum(axis=1, keepdims=True)
-            mean = (weights[:, kind] @ columns[kind]) / np.maximum(mass, 1e-300)
-            total += kind.mean() * np.where(mass > 0, mean, columns[kind].mean(axis=0))
+    for members in (same, ~same):
+        if members.any():
+            mass = weights[:, members].sum(axis=1, keepdims=True)
+            mean = (weights[:, members] @ columns[members]) / np.maximum(mass, 1e-300)
+            total += members.mean() * np.where(mass > 0, mean, columns[members].mean(axis=0))
     return total.reshape(len(weights), *values.shape[1:])
 
 
@@ -87,7 +87,7 @@ def resampled_means(
     return np.concatenate(blocks)
 
 
-def interval(
+def accuracy_interval(
     values: NDArray[np.float64],
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None,
@@ -115,5 +115,5 @@ def paired_difference(
     Both models see the same resamples, so what is hard about a pair for both cancels.
     """
     gain = correct_a.astype(np.float64) - correct_b.astype(np.float64)
-    low, high = interval(gain, same, identities, resamples=resamples, seed=seed)
+    low, high = accuracy_interval(gain, same, identities, resamples=resamples, seed=seed)
     return float(gain.mean()), low, high

@@ -1,19 +1,20 @@
-"""Is one regime better than another, or is it chance?
+"""Paired comparison of regimes: the difference of two accuracies, its interval, its significance and the data needed.
 
-Two things are random: who stands in the test set, and the seed a network was trained from (``standard_error.py``). The
-bootstrap draws identities (``bootstrap.py``) for all seeds of both regimes at once: what is hard about a pair for both
-cancels. Five contrasts are fixed beforehand and corrected together; all others are exploratory.
+Two things are random: the people of the test set, and the seed a network was trained from (``standard_error.py``). The
+bootstrap draws identities (``bootstrap.py``) for all seeds of both regimes at once, so that what is hard about a pair
+for both cancels. Five contrasts are fixed beforehand and corrected together; all others are exploratory.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, resampled_means
-from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, MOST_GROWTH, standard_error, student_interval
+from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, LARGEST_FACTOR, standard_error, student_interval
 from hrfr_fast.runtime.errors import UsageError
 
 FIXED_CONTRASTS = (
@@ -29,7 +30,7 @@ that is missing counts as one with p = 1, so that adding its regimes later canno
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rate of S checkpoints of one regime, as it is and in every resample of the identities.
+    """A rate of the S checkpoints (seeds) of one regime, as it is and in every resample of the identities.
 
     ``values``: float64 [S], shares in [0, 1]. ``resampled``: float64 [R, S]. ``seeds``: the S seeds' numbers.
     """
@@ -38,21 +39,21 @@ class Estimate:
     values: NDArray[np.float64]
     resampled: NDArray[np.float64]
 
-    def of(self, seeds: Sequence[int]) -> "Estimate":
-        """Those of some seeds, in that order."""
-        place = [self.seeds.index(seed) for seed in seeds]
-        return Estimate(tuple(seeds), self.values[place], self.resampled[:, place])
+    def of_seeds(self, seeds: Sequence[int]) -> "Estimate":
+        """The estimate on ``seeds`` alone, in that order."""
+        columns = [self.seeds.index(seed) for seed in seeds]
+        return Estimate(tuple(seeds), self.values[columns], self.resampled[:, columns])
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The paired difference on the seeds both have. Raises UsageError where there is none."""
         shared = sorted(set(self.seeds) & set(other.seeds))
         if not shared:
             raise UsageError("no seed in common; nothing to compare")
-        a, b = self.of(shared), other.of(shared)
+        a, b = self.of_seeds(shared), other.of_seeds(shared)
         return Estimate(tuple(shared), a.values - b.values, a.resampled - b.resampled)
 
     def summary(self, units: int, *, rate: bool = True) -> dict[str, Any]:
-        """Mean over seeds, 95 % interval over people and (with three seeds or more) seeds, p for 0, spread of seeds.
+        """Mean over seeds, 95 % interval over people and (with three seeds or more) seeds, p for 0, SD over seeds.
 
         Args:
             units: identities (or pairs) that the resamples drew from.
@@ -65,22 +66,22 @@ class Estimate:
         spread = float(self.values.std(ddof=1)) if len(self.values) > 1 else None
         return {
             "value": value, "interval": [low, high], "p": p, "seed_spread": spread,
-            "by_seed": {str(seed): float(v) for seed, v in zip(self.seeds, self.values, strict=True)},
+            "by_seed": {str(seed): float(value) for seed, value in zip(self.seeds, self.values, strict=True)},
         }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What the seeds of one regime decided on one pair set: float64 [P, S], 1 where pair i is decided rightly on
-    held-out folds, and the accuracy that follows."""
+    """The decisions of all seeds of one regime on one pair set, and their accuracy."""
 
     correct: NDArray[np.float64]
+    """float64 [P, S]: 1 where pair i is decided rightly, on held-out folds."""
     accuracy: Estimate
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Accuracy of ``a`` minus accuracy of ``b``; shares in [0, 1], so 0.01 is one point."""
+    """Accuracy of regime ``a`` minus accuracy of regime ``b``; shares in [0, 1], so 0.01 is one point."""
 
     a: str
     b: str
@@ -99,11 +100,11 @@ class Contrast:
     """Holm-adjusted over the five fixed contrasts; None for exploratory ones."""
     mcnemar: dict[str, dict[str, float]]
     """By seed: pairs only a decides rightly, pairs only b does, exact two-sided p."""
-    detectable: float
-    """The smallest difference found with 80 % power by this many identities and seeds (of a fixed contrast: at the
+    minimum_detectable_effect: float
+    """The smallest difference detected with 80 % power by this many identities and seeds (of a fixed contrast: at the
     level that Holm asks of the first of five); with fewer than three seeds, between these checkpoints."""
     needed_identities: int | None
-    """Identities (or pairs) that would find a difference of this size with 80 % power and as many seeds; None: no
+    """Identities (or pairs) that would detect a difference of this size with 80 % power and as many seeds; None: no
     number would, or fewer than three seeds."""
     needed_pairs: int | None
     needed_seeds: int | None
@@ -111,9 +112,9 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """ "likely real" or "cannot be told from chance"; with fewer than three seeds it speaks of the checkpoints."""
+        """ "likely real" or "not significant"; with fewer than three seeds it speaks of the checkpoints."""
         p = self.p if self.p_holm is None else self.p_holm
-        return "likely real" if p < 1 - LEVEL else "cannot be told from chance"
+        return "likely real" if p < 1 - LEVEL else "not significant"
 
     @property
     def sentence(self) -> str:
@@ -137,17 +138,17 @@ class Contrast:
 
     @property
     def advice(self) -> str:
-        """How much data would be needed to tell."""
+        """The minimum detectable effect in plain words, and the data that a difference of this size would need."""
         units = f"{self.identities:,} {_UNITS[self.level]}"
-        found = f"{100 * self.detectable:.2f} points"
+        effect = f"{100 * self.minimum_detectable_effect:.2f} points"
         if self.seeds < FEWEST_SEEDS:
             text = (
-                f"With {units} a difference of {found} between checkpoints like these is found four times out of five"
+                f"With {units} a difference of {effect} between checkpoints like these is found four times out of five"
             )
             more = f"about {self.needed_seeds} seeds" if self.needed_seeds else f"at least {FEWEST_SEEDS} seeds"
-            return f"{text}; to tell the regimes apart {more} are needed."
+            return f"{text}; to compare the regimes {more} are needed."
         strictly = ", even as the first of the five that Holm's method takes" if self.fixed else ""
-        text = f"{units} and {self.seeds} seeds find a difference of {found} four times out of five{strictly}"
+        text = f"{units} and {self.seeds} seeds find a difference of {effect} four times out of five{strictly}"
         if self.verdict == "likely real" or self.difference == 0:
             return text + "."
         ways = []
@@ -161,14 +162,16 @@ class Contrast:
         return f"{text}; a difference of this size would need {' or '.join(ways)}."
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, the verdict and the sentences."""
-        return asdict(self) | {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
+        """All fields, the verdict and the sentences; the minimum detectable effect is called ``detectable``."""
+        fields = asdict(self)
+        fields["detectable"] = fields.pop("minimum_detectable_effect")
+        return fields | {"verdict": self.verdict, "sentence": self.sentence, "advice": self.advice}
 
 
 _UNITS = {"identity": "identities", "pair": "pairs"}
 
 
-def outcomes(
+def resample_outcomes(
     correct: Mapping[str, Mapping[int, NDArray[np.bool_]]],
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None,
@@ -176,32 +179,32 @@ def outcomes(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Outcomes]:
-    """Resample all regimes at once, on the same draws.
+    """The outcomes of all regimes, resampled at once with the same draws.
 
     Args:
-        correct: regime -> seed -> bool [P], decided rightly on held-out folds.
+        correct: regime -> seed -> bool [P], whether each pair is decided rightly, on held-out folds.
         same: bool [P].
         identities: int32 [2P] cluster of pictures 2i, 2i + 1; None: pairs are drawn.
     """
-    columns = {name: [rights[s] for s in sorted(rights)] for name, rights in correct.items()}
-    stacked = np.stack([column for some in columns.values() for column in some], axis=1).astype(np.float64)
+    columns = [by_seed[number] for by_seed in correct.values() for number in sorted(by_seed)]
+    stacked = np.stack(columns, axis=1).astype(np.float64)
     means = resampled_means(stacked, same, identities, resamples=resamples, seed=seed)
-    result, at = {}, 0
-    for name, some in columns.items():
-        here = slice(at, at + len(some))
-        values = stacked[:, here].mean(axis=0)
-        result[name] = Outcomes(stacked[:, here], Estimate(tuple(sorted(correct[name])), values, means[:, here]))
-        at += len(some)
+    result, start = {}, 0
+    for regime, by_seed in correct.items():
+        own = slice(start, start + len(by_seed))
+        accuracy = Estimate(tuple(sorted(by_seed)), stacked[:, own].mean(axis=0), means[:, own])
+        result[regime] = Outcomes(stacked[:, own], accuracy)
+        start = own.stop
     return result
 
 
 def contrast(
     a: str, b: str, results: Mapping[str, Outcomes], units: int, *, fixed: bool = False, level: str = "identity"
 ) -> Contrast:
-    """Compare regimes ``a`` and ``b`` on the seeds both have.
+    """The contrast of regimes ``a`` and ``b`` on the seeds that both have.
 
     Args:
-        results: from ``outcomes``.
+        results: from ``resample_outcomes``.
         units: number of identities (or pairs) the resamples drew from.
         fixed: one of the five fixed contrasts; ``p_holm`` is then filled by ``with_holm``.
         level: what the units are, "identity" or "pair".
@@ -211,43 +214,39 @@ def contrast(
     """
     try:
         gain = results[a].accuracy.minus(results[b].accuracy)
-    except UsageError as none_shared:
-        raise UsageError(f"{a} and {b}: {none_shared}") from None
-    error, seeds = standard_error(gain.resampled, gain.values, units), len(gain.seeds)
+    except UsageError as error:
+        raise UsageError(f"{a} and {b}: {error}") from None
+    spread, seeds = standard_error(gain.resampled, gain.values, units), len(gain.seeds)
     alpha = (1 - LEVEL) / (len(FIXED_CONTRASTS) if fixed else 1)
     difference = float(gain.values.mean())
-    low, high, p = student_interval(difference, error)
+    low, high, p = student_interval(difference, spread)
     pairs = len(results[a].correct)
     more_units = more_seeds = None
     if seeds >= FEWEST_SEEDS:
-        more_units = error.factor_to_find(difference, "identities", 1 / MOST_GROWTH, alpha)
+        more_units = spread.factor_to_detect(difference, "identities", 1 / LARGEST_FACTOR, alpha)
     if seeds > 1:
-        more_seeds = error.factor_to_find(difference, "seeds", FEWEST_SEEDS / seeds, alpha)
+        more_seeds = spread.factor_to_detect(difference, "seeds", FEWEST_SEEDS / seeds, alpha)
     return Contrast(
         a=a, b=b, fixed=fixed, seeds=seeds, identities=units, level=level, pairs=pairs,
         difference=difference, interval=(low, high), p=p, p_holm=None,
-        mcnemar={str(s): mcnemar(_decided(results[a], s), _decided(results[b], s)) for s in gain.seeds},
-        detectable=error.detectable(alpha),
+        mcnemar={str(seed): mcnemar(_correct(results[a], seed), _correct(results[b], seed)) for seed in gain.seeds},
+        minimum_detectable_effect=spread.minimum_detectable_effect(alpha),
         needed_identities=_scaled(units, more_units),
         needed_pairs=_scaled(pairs, more_units),
         needed_seeds=_scaled(seeds, more_seeds),
     )  # fmt: skip
 
 
-def _decided(results: Outcomes, seed: int) -> NDArray[np.bool_]:
+def _correct(results: Outcomes, seed: int) -> NDArray[np.bool_]:
     return results.correct[:, results.accuracy.seeds.index(seed)] > 0
 
 
-def contrasts_of(results: Mapping[str, Outcomes], units: int, *, level: str = "identity") -> list[Contrast]:
-    """The fixed contrasts that can be had, Holm-corrected, then every other pair of regimes, exploratory."""
+def all_contrasts(results: Mapping[str, Outcomes], units: int, *, level: str = "identity") -> list[Contrast]:
+    """The fixed contrasts whose regimes are there, Holm-corrected, then every other pair of regimes, exploratory."""
     fixed = [(a, b) for a, b in FIXED_CONTRASTS if a in results and b in results]
-    known = {frozenset(pair) for pair in fixed}
-    names = list(results)
-    others = [
-        (a, b) for i, a in enumerate(names) for b in names[i + 1 :] if frozenset((a, b)) not in known
-    ]  # fmt: skip
-    first = with_holm([contrast(a, b, results, units, fixed=True, level=level) for a, b in fixed])
-    return first + [contrast(a, b, results, units, level=level) for a, b in others]
+    exploratory = [(a, b) for a, b in combinations(results, 2) if (a, b) not in fixed and (b, a) not in fixed]
+    corrected = with_holm([contrast(a, b, results, units, fixed=True, level=level) for a, b in fixed])
+    return corrected + [contrast(a, b, results, units, level=level) for a, b in exploratory]
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, float]:
@@ -264,9 +263,9 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def holm(p: Sequence[float], family: int | None = None) -> list[float]:
-    """Adjusted p-values (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given.
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979), in the order given.
 
-    ``family``: how many comparisons there are, those that are missing having p = 1; None: as many as given.
+    ``family``: the number of comparisons, those that are missing having p = 1; None: as many as given.
     """
     order = np.argsort(p, kind="stable")
     adjusted = np.maximum.accumulate([((family or len(p)) - rank) * p[i] for rank, i in enumerate(order)])
@@ -276,13 +275,13 @@ def holm(p: Sequence[float], family: int | None = None) -> list[float]:
 
 
 def with_holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The same fixed contrasts with ``p_holm`` over all five."""
-    adjusted = holm([one.p for one in contrasts], len(FIXED_CONTRASTS)) if contrasts else []
-    return [replace(one, p_holm=p) for one, p in zip(contrasts, adjusted, strict=True)]
+    """The given fixed contrasts with ``p_holm`` over all five."""
+    adjusted = holm([fixed.p for fixed in contrasts], len(FIXED_CONTRASTS)) if contrasts else []
+    return [replace(fixed, p_holm=p) for fixed, p in zip(contrasts, adjusted, strict=True)]
 
 
 def _scaled(count: int, factor: float | None) -> int | None:
-    """``count`` x ``factor``, to two digits, for it is a rough guess."""
+    """``count`` x ``factor``, rounded up to two digits, for it is a rough estimate."""
     if factor is None or factor <= 0:
         return None
     wanted = count * factor

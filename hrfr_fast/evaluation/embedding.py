@@ -1,4 +1,4 @@
-"""From pictures to embeddings: normalise(f(x) + f(flip x)), the summands not normalised."""
+"""Embeddings of pictures: normalise(f(x) + f(flip x)), the summands not normalised."""
 
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,9 @@ def embed(
 
     Args:
         backbone: maps [B, 3, size, size] to [B, D]; put in eval mode here and given back as it was.
-        size: input side of the backbone; the whole frame is resampled to it.
+        size: input size of the backbone in pixels; the whole frame is resampled to it.
         records: which pictures, int64 [n]; None for all.
-        degrade: side in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
+        degrade: size in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
 
     Returns:
@@ -41,14 +41,14 @@ def embed(
     import torch
 
     records = np.arange(split.samples) if records is None else records
-    modes = [(module, module.training) for module in backbone.modules()]  # a frozen part must not wake up
+    modes = [(module, module.training) for module in backbone.modules()]  # so that frozen parts stay in eval mode
     backbone.eval()
     rows = []
     with torch.inference_mode(), compute.autocast():
         for start in range(0, len(records), batch_size):
-            some = records[start : start + batch_size]
-            pixels = np.empty((len(some), size, size, 3), np.uint8)
-            resample_records(split, some, no_augmentation(len(some), degrade=degrade), pixels)
+            batch = records[start : start + batch_size]
+            pixels = np.empty((len(batch), size, size, 3), np.uint8)
+            resample_records(split, batch, no_augmentation(len(batch), degrade=degrade), pixels)
             images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
             total = backbone(images).float() + backbone(images.flip(3)).float()
             rows.append((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
@@ -60,38 +60,38 @@ def embed(
 def pair_scores(
     backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int | tuple[int, int] = 0
 ) -> NDArray[np.float64]:
-    """Cosine of every pair, float64 [P]. A picture that stands in several pairs is embedded once a view.
+    """Cosine of every pair, float64 [P]. A picture of several pairs is embedded once in each view.
 
-    ``degrade``: of all pictures, or of every pair's (first, second) picture; (0, 36) is HR-LR.
+    ``degrade``: the view of all pictures, or of every pair's (first, second) picture; (0, 36) is HR-LR.
     """
-    unique, place = distinct_pictures(pairs.split)
+    unique, rows = distinct_pictures(pairs.split)
     first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
     if first == second:
         embeddings = embed(backbone, pairs.split, size, compute, records=unique, degrade=first).astype(np.float64)
-        return np.einsum("pd,pd->p", embeddings[place[0::2]], embeddings[place[1::2]])
-    sides = []
-    for side, view in enumerate((first, second)):
-        needed, row = np.unique(place[side::2], return_inverse=True)
-        seen = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view)
-        sides.append(seen.astype(np.float64)[row])
-    return np.einsum("pd,pd->p", *sides)
+        return np.einsum("pd,pd->p", embeddings[rows[0::2]], embeddings[rows[1::2]])
+    faces = []
+    for position, view in enumerate((first, second)):
+        needed, rows_needed = np.unique(rows[position::2], return_inverse=True)
+        shown = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view)
+        faces.append(shown.astype(np.float64)[rows_needed])
+    return np.einsum("pd,pd->p", *faces)
 
 
 def distinct_pictures(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One record of each distinct picture, int64 [U], and for every record its place among them, int64 [N].
+    """One record of each distinct picture, int64 [U], and for every record its row among them, int64 [N].
 
     Records with equal checksum and length are compared byte by byte, so a checksum collision merges nothing.
     """
     first: dict[tuple[int, int], list[int]] = {}
     unique: list[int] = []
-    place = np.empty(split.samples, np.int64)
+    rows = np.empty(split.samples, np.int64)
     for record, key in enumerate(zip(split.crc32.tolist(), split.lengths.tolist(), strict=True)):
         for candidate in first.setdefault(key, []):
             if np.array_equal(split.payload(unique[candidate]), split.payload(record)):
-                place[record] = candidate
+                rows[record] = candidate
                 break
         else:
             first[key].append(len(unique))
-            place[record] = len(unique)
+            rows[record] = len(unique)
             unique.append(record)
-    return np.array(unique, np.int64), place
+    return np.array(unique, np.int64), rows

@@ -1,6 +1,5 @@
-"""Verify a model on every pair set: the number a run is judged by, with its interval."""
+"""Verification of a model on packed pair sets, the protocol that a run's accuracy comes from."""
 
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.evaluation.embedding import pair_scores
-from hrfr_fast.evaluation.verification import Verification, too_few, verify
+from hrfr_fast.evaluation.verification import Verification, verify, why_too_few_pairs
+from hrfr_fast.evaluation.views import view_name, view_notes
 from hrfr_fast.format.pair_defects import pair_warnings
 from hrfr_fast.format.reader import Packed, PairSet, open_packed
 from hrfr_fast.packing.pair_identities import look_up
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairResult:
-    """One pair set's verification and what must be read beside it."""
+    """The verification of one pair set and the caveats that belong beside it."""
 
     pairs: PairSet
     verification: Verification
     view: str = "hr"
-    """How the pictures were seen: hr, lr36, hr-lr36 (first of a pair - second), ..."""
+    """The view of the pictures: hr, lr36, hr-lr36 (first of a pair - second), ..."""
     notes: tuple[str, ...] = ()
-    """Of the model and the view; those of the pairs are added."""
+    """Caveats of the model and the view; those of the pairs are added."""
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's fields (accuracy, accuracy_ci, auc, eer, tar_at_far, pairs, ...), kind, view and caveats.
+        """The fields of ``Verification.to_json``, the kind of pairs, the view and the caveats.
 
-        ``overlap`` and ``defects`` are the counts that the caveats tell.
+        ``overlap`` and ``defects`` are the counts that the caveats state.
         """
-        more = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
+        facts = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
         counts = {"overlap": dict(self.pairs.overlap), "defects": asdict(self.pairs.defects)}
-        return self.verification.to_json() | more | counts
+        return self.verification.to_json() | facts | counts
 
 
 def caveats(pairs: PairSet) -> list[str]:
-    """What a reader of the accuracy has to know of the pair set."""
+    """Caveats of a pair set that belong beside every accuracy on it."""
     notes = [*pairs.notes, *pair_warnings(pairs)]
     if pairs.identities is None:
         notes.append("no identities known: the interval treats pairs as independent and is too narrow")
@@ -62,9 +62,9 @@ def evaluate_pairs(
     degrade: int | tuple[int, int] = 0,
     resamples: int = 2000,
 ) -> dict[str, PairResult]:
-    """Verification of ``backbone`` (input side ``size``) on each pair set, by name.
+    """Verification of ``backbone`` (input of ``size`` px) on each pair set, by name.
 
-    ``degrade``: side in pixels to which test faces are shrunk first, 0: not at all; two: of a pair's (first, second).
+    ``degrade``: the view (``views.py``) of all test faces, or of every pair's (first, second) face.
     """
     results = {}
     for pairs in pair_sets:
@@ -77,48 +77,17 @@ def evaluate_pairs(
 
 
 def verifiable(pair_sets: Iterable[PairSet], say: Callable[[str], None]) -> list[PairSet]:
-    """Those with enough pairs of both kinds; ``say`` is told which others are left out, and why."""
+    """The pair sets with enough pairs of both kinds; ``say`` gets a line for each of the others."""
     kept = []
     for pairs in pair_sets:
-        if reason := too_few(pairs.same):
+        if reason := why_too_few_pairs(pairs.same):
             say(f"pair set {pairs.name} is left out: {reason}")
         else:
             kept.append(pairs)
     return kept
 
 
-def parse_view(text: str) -> tuple[int, int]:
-    """What to shrink a pair's first and second picture to: ``hr`` (0, not at all), ``lr36``, or two: ``hr-lr36``.
-
-    Raises:
-        UsageError: anything else.
-    """
-    sides = text.split("-")
-    if len(sides) > 2 or not all(re.fullmatch(r"hr|lr[1-9]\d{0,3}", side) for side in sides):
-        raise UsageError(f"--view {text}: give hr, lr36 (shrunk to 36 px and back; any number), or two as in hr-lr36")
-    shrunk = [0 if side == "hr" else int(side.removeprefix("lr")) for side in sides]
-    return shrunk[0], shrunk[-1]
-
-
-def view_name(degrade: int | tuple[int, int]) -> str:
-    """The inverse of ``parse_view``."""
-    first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
-    names = [f"lr{side}" if side else "hr" for side in (first, second)]
-    return names[0] if first == second else "-".join(names)
-
-
-def view_notes(degrade: int | tuple[int, int], size: int, stored: int) -> tuple[str, ...]:
-    """What makes a view less than its name says: a model of ``size`` px, pictures stored at ``stored`` px."""
-    sides = [side for side in (degrade if isinstance(degrade, tuple) else (degrade,)) if side]
-    notes = []
-    if sides and size <= min(sides):
-        notes.append(f"a {size}-px model shrinks every view to {size} px: nearly the same pictures, a control")
-    if any(side >= stored for side in sides):
-        notes.append(f"its pictures have {stored} px: shrinking to {max(sides)} px takes nothing away")
-    return tuple(notes)
-
-
-def chosen_pairs(packed: Packed, names: list[str] | None) -> list[PairSet]:
+def pair_sets_named(packed: Packed, names: list[str] | None) -> list[PairSet]:
     """The pair sets called ``names``, or all. Raises UsageError for one that is not there."""
     for name in names or []:
         if name not in packed.pairs:
@@ -154,8 +123,8 @@ def evaluate(
         pairs: where the pairs are: a packed directory, or a folder of pairs not packed yet (a directory with
             ``<name>.csv`` or ``<name>/`` + ``<name>_list.npy`` inside); None: the packed data of the run, found
             again where they were moved along with it. A result's notes say where the data are not those of the run.
-        names: which pair sets; None for all test and development sets.
-        degrade: side in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
+        names: which pair sets; None for all test and validation sets.
+        degrade: size in pixels to which every test face is shrunk first (36: the LR36 view); 0: not at all; two: of
             the first and second picture of every pair ((0, 36): HR-LR). ``parse_view`` makes it from a name.
         carray_channels: order of the channels in bcolz carrays that are not packed yet, as in ``pack``.
 
@@ -175,14 +144,14 @@ def evaluate(
     trained = _training_data(metadata, weights)
     path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
     with _opened(path, names, trained, carray_channels) as packed:
-        seen = [pairs_as_known_to(metadata, one, packed) for one in chosen_pairs(packed, names)]
+        found = [pairs_as_known_to(metadata, pair_set, packed) for pair_set in pair_sets_named(packed, names)]
         if pairs and trained is None:
-            gone = (
+            unknown = (
                 f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these"
-                " people cannot be told"
+                " people is unknown"
             )
-            seen = [replace(one, notes=(*one.notes, gone)) for one in seen]
-        pair_sets = verifiable(seen, console.print)
+            found = [replace(pair_set, notes=(*pair_set.notes, unknown)) for pair_set in found]
+        pair_sets = verifiable(found, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
@@ -205,11 +174,11 @@ def _opened(
 ) -> Iterator[Packed]:
     """The packed directory ``path``; a folder of unpacked pairs is packed to a temporary one first.
 
-    Pairs that are not of the data ``trained`` on are looked up there: what they share with it, and who they show.
+    Pairs of other data than those ``trained`` on are looked up there: for pictures in common and for identities.
     """
     if (path / "manifest.json").exists():
         packed = open_packed(path)
-        pair_sets = chosen_pairs(packed, names)
+        pair_sets = pair_sets_named(packed, names)
         if trained is not None and packed.digest != trained.digest:
             pair_sets = [look_up(pairs, trained.splits) for pairs in pair_sets]
         yield replace(packed, pairs={pairs.name: pairs for pairs in pair_sets})
@@ -220,7 +189,7 @@ def _opened(
 
     with tempfile.TemporaryDirectory(prefix="hrfr-pairs-") as temporary:
         known = trained.splits if trained is not None else {}
-        packed_now = pack_pairs(path, Path(temporary), known=known, carray_channels=carray_channels)
-        for line in packed_now.warnings:
+        made = pack_pairs(path, Path(temporary), known=known, carray_channels=carray_channels)
+        for line in made.warnings:
             console.print(f"warning: {line}", markup=False, highlight=False)
         yield open_packed(temporary)

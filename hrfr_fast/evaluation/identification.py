@@ -1,54 +1,42 @@
-"""1:N identification: who of the gallery is this? Closed set: every probe's person is in the gallery.
+"""Closed-set 1:N identification metrics of embeddings: the rank of each probe's own identity in the gallery.
 
-The gallery holds one high-resolution picture of each person, the first; every other picture is a probe, once as it is
-and once in the view LR36.
+Nothing here knows where embeddings come from or how faces are stored.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation import bootstrap
-from hrfr_fast.evaluation.embedding import embed
-from hrfr_fast.evaluation.views import HR, LR36
-from hrfr_fast.format.reader import Split
-from hrfr_fast.runtime.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from hrfr_fast.runtime.device import Compute
 
 RANKS = (1, 5)
+BLOCK = 1024  # probes compared with the gallery at a time: bounds memory to BLOCK x gallery floats
 
 
-def identify(backbone: "nn.Module", split: Split, size: int, compute: "Compute") -> dict[str, Any]:
-    """Rank-1 and rank-5 rates on ``split`` (highres_eval) with 95 % intervals that resample the probes' people.
+def identify(
+    probes: NDArray[np.float32],
+    probe_labels: NDArray[np.int64],
+    gallery: NDArray[np.float32],
+    gallery_labels: NDArray[np.int64],
+) -> dict[str, Any]:
+    """``rank1``, ``rank1_ci``, ``rank5``, ...: shares of probes whose own identity is among the first of the gallery.
 
-    Returns:
-        ``gallery`` and ``probes`` (counts) and, for probes "HR" and "LR", ``rank1``, ``rank1_ci``, ``rank5`` ...
+    The 95 % intervals resample the probes' identities.
 
-    Raises:
-        UsageError: fewer than two people, or nobody with a second picture.
+    Args:
+        probes, gallery: unit rows, [n, D] and [m, D].
+        probe_labels: [n], each of them in ``gallery_labels``.
+        gallery_labels: [m], sorted, each once.
     """
-    gallery, probes = gallery_and_probes(split.labels)
-    if len(gallery) < 2 or not len(probes):
-        raise UsageError(f"{split.path}: identification needs two people and a second picture of one of them")
-    shelf = embed(backbone, split, size, compute, records=gallery)
-    result: dict[str, Any] = {"gallery": len(gallery), "probes": len(probes)}
-    for name, view in (("HR", HR), ("LR", LR36)):
-        asked = embed(backbone, split, size, compute, records=probes, degrade=view)
-        found = ranks(asked, split.labels[probes], shelf, split.labels[gallery])
-        result[name] = rates(found, split.labels[probes])
+    rank = ranks(probes, probe_labels, gallery, gallery_labels)
+    clusters = np.repeat(probe_labels, 2).astype(np.int32)  # the bootstrap's unit is a pair: a probe and itself
+    result: dict[str, Any] = {}
+    for most in RANKS:
+        hit = (rank <= most).astype(np.float64)
+        result[f"rank{most}"] = float(hit.mean())
+        result[f"rank{most}_ci"] = list(bootstrap.accuracy_interval(hit, np.ones(len(hit), bool), clusters))
     return result
-
-
-def gallery_and_probes(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Records of the gallery (the first of each label) and of the probes (all others of labels with several)."""
-    _, first = np.unique(labels, return_index=True)
-    probes = np.setdiff1d(np.arange(len(labels)), first)
-    return first.astype(np.int64), probes.astype(np.int64)
 
 
 def ranks(
@@ -57,29 +45,15 @@ def ranks(
     gallery: NDArray[np.float32],
     gallery_labels: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """1-based rank of each probe's own person among the gallery by cosine, int64 [n]; ties count against it.
+    """1-based rank by cosine of each probe's own identity in the gallery, int64 [n]; ties count against the probe.
 
-    Args:
-        probes, gallery: unit rows, [n, D] and [m, D].
-        gallery_labels: [m], sorted, each once.
+    The arguments are those of ``identify``.
     """
     own = np.searchsorted(gallery_labels, probe_labels)
     result = np.empty(len(probes), np.int64)
-    for start in range(0, len(probes), 1024):
-        rows = slice(start, start + 1024)
-        similar = probes[rows] @ gallery.T
-        right = similar[np.arange(len(similar)), own[rows]]
-        result[rows] = (~(similar < right[:, None])).sum(axis=1)  # an embedding that is no number comes last
-    return result
-
-
-def rates(found: NDArray[np.int64], people: NDArray[np.int64]) -> dict[str, Any]:
-    """Share of probes ranked at most 1 and 5, with intervals over ``people`` (the probes' labels)."""
-    cluster = np.repeat(people, 2).astype(np.int32)  # the bootstrap's unit is a pair: a probe and itself
-    everyone = np.ones(len(found), bool)
-    result: dict[str, Any] = {}
-    for rank in RANKS:
-        hit = (found <= rank).astype(np.float64)
-        result[f"rank{rank}"] = float(hit.mean())
-        result[f"rank{rank}_ci"] = list(bootstrap.interval(hit, everyone, cluster))
+    for start in range(0, len(probes), BLOCK):
+        block = slice(start, start + BLOCK)
+        cosines = probes[block] @ gallery.T
+        genuine = cosines[np.arange(len(cosines)), own[block]]
+        result[block] = (~(cosines < genuine[:, None])).sum(axis=1)  # an embedding that is not a number comes last
     return result

@@ -1,4 +1,4 @@
-"""AUC, equal error rate and TAR at fixed FAR in every resample of the identities, for their intervals.
+"""Resampled AUC, equal error rate and TAR at fixed FAR: the bootstrap distributions behind their intervals.
 
 The same quantities as in ``verification.py``, of weighted pairs and for all resamples of a block at once.
 """
@@ -18,7 +18,7 @@ def resampled_rates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Each of "auc", "eer", "0.1", "0.01", "0.001" (TAR at that FAR) as float64 [resamples], shares in [0, 1].
+    """Bootstrap distributions of "auc", "eer", "0.1", "0.01" and "0.001" (TAR at that FAR), float64 [resamples].
 
     Args:
         scores: float64 [P], higher means more alike.
@@ -37,7 +37,7 @@ def resampled_rates(
 def _rates(
     weights: NDArray[np.float64], same: NDArray[np.bool_], last: NDArray[np.intp]
 ) -> dict[str, NDArray[np.float64]]:
-    """For weights [R, P] of pairs sorted by falling score; ``last``: where each run of equal scores ends."""
+    """The rates for weights [R, P] of pairs sorted by falling score; ``last``: where each run of equal scores ends."""
     tar, far = _curve(weights * same, last), _curve(weights * ~same, last)
     auc = (np.diff(far, axis=1) * (tar[:, 1:] + tar[:, :-1]) / 2).sum(axis=1)  # trapezoids: ties count half
     result = {"auc": auc, "eer": _equal_error(far, tar)}
@@ -48,14 +48,14 @@ def _rates(
 
 
 def _curve(weights: NDArray[np.float64], last: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Share accepted above each distinct score, [R, K + 1], from 0 to 1."""
+    """Share of the weight that is accepted at each distinct score, [R, K + 1], from 0 to 1."""
     accepted = np.cumsum(weights, axis=1)[:, last]
     share = accepted / np.maximum(accepted[:, -1:], 1e-300)
     return np.concatenate([np.zeros((len(share), 1)), share], axis=1)
 
 
 def _equal_error(far: NDArray[np.float64], tar: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where FAR = 1 - TAR, linear between points; [R]."""
+    """The equal error rates, [R]: where FAR = 1 - TAR, linear between points."""
     gap = far - (1 - tar)
     k = np.maximum(np.argmax(gap >= 0, axis=1), 1)
     rows = np.arange(len(far))

@@ -1,14 +1,14 @@
-"""The standard error of a mean over people and seeds, and what it says of intervals and of the data needed.
+"""The standard error of a mean over identities and seeds: confidence intervals, power, and the data needed.
 
-The bootstrap of identities gives what the choice of people adds. The variance between seeds is added to it, less what
-varies by person *and* by seed, which both of them hold (a crossed random-effects design; resampling seeds as well would
-count it twice: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1, 2007). A percentile interval over
-three to five seeds would be far too narrow, so the interval is the difference -+ t x the standard error, with
-Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946) for the sum of two variances. The p-value is read off
-the same t: it is below 0.05 exactly when the interval excludes 0.
+The bootstrap of identities gives the variance that the choice of people adds. The variance between seeds is added to
+it, less the interaction of person and seed, which both of them hold (a crossed random-effects design; resampling seeds
+as well would count it twice: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1, 2007). A percentile
+interval over three to five seeds would be far too narrow, so the interval is the difference -+ t x the standard error,
+with Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946) for the sum of two variances. The p-value is of
+the same t distribution: it is below 0.05 exactly when the interval excludes 0.
 
 On simulated decisions of known truth the standard error is 1.0 to 1.3 times the true one: an impostor pair weighs
-w_i w_j, which overstates chance that belongs to the pair alone. It errs to the side of calling a difference chance.
+w_i w_j, which overstates the variance that belongs to the pair alone. The tests are therefore conservative.
 """
 
 from dataclasses import dataclass
@@ -21,85 +21,90 @@ from hrfr_fast.evaluation.bootstrap import LEVEL
 FEWEST_SEEDS = 3
 """With fewer seeds only the checkpoints at hand are compared, not the regimes."""
 POWER = 0.8
-MOST_GROWTH = 1000.0
+LARGEST_FACTOR = 1000.0
 """Times the identities or seeds at hand beyond which a study is not worth planning."""
 
 
 @dataclass(frozen=True)
 class StandardError:
-    """Of a difference averaged over seeds, as variances by where they come from.
+    """The variance components of a difference averaged over seeds.
 
-    With fewer than three seeds ``total`` is the people's part alone, conditional on the checkpoints.
+    With fewer than three seeds ``total`` is the part of the identities alone, conditional on the checkpoints.
     """
 
-    people: float
-    """From the choice of people, ``both`` included."""
-    seeds: float
-    """From the choice of seeds, ``both`` not included; 0 for one seed."""
-    both: float
-    """What varies by person and by seed; at most ``people``."""
+    identity_variance: float
+    """From the choice of people, ``interaction_variance`` included."""
+    seed_variance: float
+    """From the choice of seeds, ``interaction_variance`` not included; 0 for one seed."""
+    interaction_variance: float
+    """What varies by person and by seed; at most ``identity_variance``."""
     units: float
     """Identities (or pairs) drawn."""
-    count: float
-    """Seeds."""
+    seeds: float
+    """Number of seeds."""
 
     @property
     def total(self) -> float:
         """The standard error itself."""
-        return float(np.sqrt(self.people + (self.seeds if self.count >= FEWEST_SEEDS else 0.0)))
+        return float(np.sqrt(self.identity_variance + (self.seed_variance if self.seeds >= FEWEST_SEEDS else 0.0)))
 
     @property
-    def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom; the variance seen between seeds holds ``both`` as well."""
+    def degrees_of_freedom(self) -> float:
+        """Satterthwaite's; the variance seen between seeds holds ``interaction_variance`` as well."""
         most = max(self.units - 1, 1)
-        if self.count < FEWEST_SEEDS:
+        if self.seeds < FEWEST_SEEDS:
             return most
-        spread = self.people**2 / most + (self.seeds + self.both) ** 2 / (self.count - 1)
+        between = self.seed_variance + self.interaction_variance
+        spread = self.identity_variance**2 / most + between**2 / (self.seeds - 1)
         return self.total**4 / spread if spread else most
 
-    def detectable(self, alpha: float = 1 - LEVEL) -> float:
-        """The difference that is found at level ``alpha`` with 80 % power."""
+    def minimum_detectable_effect(self, alpha: float = 1 - LEVEL) -> float:
+        """The smallest difference that is significant at level ``alpha`` with 80 % power."""
         from scipy.stats import t
 
-        return float(t.ppf(1 - alpha / 2, self.freedom) + t.ppf(POWER, self.freedom)) * self.total
+        freedom = self.degrees_of_freedom
+        return float(t.ppf(1 - alpha / 2, freedom) + t.ppf(POWER, freedom)) * self.total
 
-    def grown(self, *, identities: float = 1.0, seeds: float = 1.0) -> "StandardError":
+    def scaled(self, *, identities: float = 1.0, seeds: float = 1.0) -> "StandardError":
         """With so many times the identities or seeds. What varies by person *and* by seed shrinks with both."""
-        both = self.both / (identities * seeds)
+        interaction = self.interaction_variance / (identities * seeds)
         return StandardError(
-            (self.people - self.both) / identities + both, self.seeds / seeds, both,
-            self.units * identities, self.count * seeds,
+            (self.identity_variance - self.interaction_variance) / identities + interaction,
+            self.seed_variance / seeds, interaction, self.units * identities, self.seeds * seeds,
         )  # fmt: skip
 
-    def factor_to_find(self, difference: float, growing: str, least: float, alpha: float = 1 - LEVEL) -> float | None:
-        """How many times the "identities" or "seeds", ``least`` or more, find ``difference``; None beyond 1,000."""
-        low, high = np.log(least), np.log(MOST_GROWTH)
-        if abs(difference) < self.grown(**{growing: MOST_GROWTH}).detectable(alpha):
+    def factor_to_detect(self, difference: float, growing: str, least: float, alpha: float = 1 - LEVEL) -> float | None:
+        """How many times the "identities" or "seeds", ``least`` or more, detect ``difference``; None beyond 1,000."""
+
+        def detects(factor: float) -> bool:
+            return abs(difference) >= self.scaled(**{growing: factor}).minimum_detectable_effect(alpha)
+
+        low, high = np.log(least), np.log(LARGEST_FACTOR)
+        if not detects(LARGEST_FACTOR):
             return None
         for _ in range(20):
             middle = (low + high) / 2
-            enough = abs(difference) >= self.grown(**{growing: float(np.exp(middle))}).detectable(alpha)
-            low, high = (low, middle) if enough else (middle, high)
+            low, high = (low, middle) if detects(float(np.exp(middle))) else (middle, high)
         return float(np.exp(high))
 
 
-def standard_error(differences: NDArray[np.float64], gain: NDArray[np.float64], units: int) -> StandardError:
-    """Of the difference averaged over seeds.
+def standard_error(resampled: NDArray[np.float64], differences: NDArray[np.float64], units: int) -> StandardError:
+    """The standard error of a difference averaged over seeds.
 
     Args:
-        differences: float64 [R, S], a minus b in resample r with the checkpoints of seed s.
-        gain: float64 [S], a minus b on the pairs as they are.
+        resampled: float64 [R, S], a minus b in resample r with the checkpoints of seed s.
+        differences: float64 [S], a minus b on the pairs as they are.
         units: identities drawn, for the degrees of freedom.
     """
-    seeds = len(gain)
-    people = float(differences.mean(axis=1).var(ddof=1))
+    seeds = len(differences)
+    identity_variance = float(resampled.mean(axis=1).var(ddof=1))
     if seeds < 2:
-        return StandardError(people, 0.0, 0.0, units, seeds)
-    between = float(gain.var(ddof=1)) / seeds
+        return StandardError(identity_variance, 0.0, 0.0, units, seeds)
+    between = float(differences.var(ddof=1)) / seeds
     # An estimate, which chance can push past the bounds that its meaning sets.
-    both = (float(differences.var(axis=0, ddof=1).mean()) - people) / (seeds - 1)
-    both = min(max(both, 0.0), people)
-    return StandardError(people, max(0.0, between - both), both, units, seeds)
+    interaction = (float(resampled.var(axis=0, ddof=1).mean()) - identity_variance) / (seeds - 1)
+    interaction = min(max(interaction, 0.0), identity_variance)
+    return StandardError(identity_variance, max(0.0, between - interaction), interaction, units, seeds)
 
 
 def student_interval(difference: float, error: StandardError) -> tuple[float, float, float]:
@@ -108,6 +113,6 @@ def student_interval(difference: float, error: StandardError) -> tuple[float, fl
 
     if error.total == 0:
         return difference, difference, 1.0 if difference == 0 else 0.0
-    reach = float(t.ppf((1 + LEVEL) / 2, error.freedom)) * error.total
-    p = 2 * float(t.sf(abs(difference) / error.total, error.freedom))
-    return difference - reach, difference + reach, p
+    half_width = float(t.ppf((1 + LEVEL) / 2, error.degrees_of_freedom)) * error.total
+    p = 2 * float(t.sf(abs(difference) / error.total, error.degrees_of_freedom))
+    return difference - half_width, difference + half_width, p

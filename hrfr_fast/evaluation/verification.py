@@ -1,8 +1,8 @@
-"""Verification: do two pictures show one person?
+"""Verification metrics of scored pairs: 10-fold accuracy, AUC, equal error rate, and TAR at fixed FAR.
 
-10-fold accuracy as on LFW (Huang et al., 2007), with folds stratified and shuffled by one fixed seed for all models
-(block-ordered pair lists break unshuffled folds), AUC, equal error rate, and TAR at fixed FAR. Every pair is decided by
-a threshold chosen on the other nine folds.
+Accuracy is measured as on LFW (Huang et al., 2007): every pair is decided by a threshold chosen on the other nine
+folds. Folds are stratified and shuffled by one fixed seed for all models, since block-ordered pair lists break
+unshuffled folds. Nothing here knows where scores come from or how pairs are stored.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ FEWEST_FALSE_ACCEPTS = 10
 
 @dataclass(frozen=True)
 class Verification:
-    """Result on P pairs. Rates are shares in [0, 1]; arrays are left out of ``to_json``."""
+    """The metrics of P pairs. Rates are shares in [0, 1]; arrays are left out of ``to_json``."""
 
     accuracy: float
     accuracy_ci: tuple[float, float] | None
@@ -51,7 +51,7 @@ class Verification:
         return self.decisions == self.same
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for results.json and ``evaluate --json``."""
+        """Plain JSON values, as in results.json and ``evaluate --json``."""
         names = ("accuracy", "accuracy_ci", "interval_level", "auc", "eer", "tar_at_far", "warnings", "pairs")
         values = {name: getattr(self, name) for name in (*names, "folds", "threshold")}
         return values | {"accuracy_ci": list(self.accuracy_ci) if self.accuracy_ci else None}
@@ -65,7 +65,7 @@ def verify(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> Verification:
-    """Judge scores.
+    """The verification metrics of scored pairs.
 
     Args:
         scores: float [P], higher means more alike.
@@ -86,11 +86,13 @@ def verify(
         decisions[held_out] = scores[held_out] >= best_threshold(scores[~held_out], same[~held_out])
         accuracies.append(float((decisions[held_out] == same[held_out]).mean()))
     right = (decisions == same).astype(np.float64)
-    ci = bootstrap.interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
+    interval = (
+        bootstrap.accuracy_interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
+    )
     tar, warnings = tar_at_fars(scores, same)
     return Verification(
         accuracy=float(np.mean(accuracies)),
-        accuracy_ci=ci,
+        accuracy_ci=interval,
         interval_level="pair" if identities is None else "identity",
         auc=auc(scores, same),
         eer=equal_error_rate(scores, same),
@@ -110,11 +112,11 @@ def _refuse_unusable(scores: NDArray[np.float64], same: NDArray[np.bool_], ident
         raise UsageError(f"{len(scores)} scores for {len(same)} pairs; lengths must agree")
     if not np.isfinite(scores).all():
         raise UsageError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")
-    if reason := too_few(same):
+    if reason := why_too_few_pairs(same):
         raise UsageError(reason)
 
 
-def too_few(same: NDArray[np.bool_]) -> str:
+def why_too_few_pairs(same: NDArray[np.bool_]) -> str:
     """Why ``same`` (bool [P]) has too few pairs to make folds of; "" where it has enough."""
     genuine, impostor = int(same.sum()), int((~same).sum())
     if min(genuine, impostor) >= FOLDS:
@@ -123,7 +125,7 @@ def too_few(same: NDArray[np.bool_]) -> str:
 
 
 def fold_of_each(same: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """int64 [P] in 0..9: each fold gets its tenth of the genuine and of the impostor pairs, at random."""
+    """Fold of every pair, int64 [P] in 0..9: a tenth of the genuine and of the impostor pairs each, at random."""
     fold = np.empty(len(same), np.int64)
     keys = philox(FOLD_SEED, 0, np.arange(len(same)), purpose=FOLD_PURPOSE)[:, 0]
     for kind in (same, ~same):
@@ -133,18 +135,18 @@ def fold_of_each(same: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold with the most right decisions, among midpoints between distinct scores and both outsides.
+    """The threshold with the most right decisions, among midpoints between distinct scores and one beyond each end.
 
-    Of several that are equally good, the middle one is taken: the best guess where a plateau's edges are chance.
+    Of several that are equally good, the middle one is taken, since the edges of such a plateau are due to chance.
     """
-    distinct, place = np.unique(scores, return_inverse=True)
-    genuine = np.bincount(place, weights=same, minlength=len(distinct))
-    impostor = np.bincount(place, weights=~same, minlength=len(distinct))
+    distinct, row = np.unique(scores, return_inverse=True)
+    genuine = np.bincount(row, weights=same, minlength=len(distinct))
+    impostor = np.bincount(row, weights=~same, minlength=len(distinct))
     # Candidate k lies below distinct score k: impostors below it and genuine pairs from it on are right.
     right = np.concatenate([[0], np.cumsum(impostor)]) + np.concatenate([np.cumsum(genuine[::-1])[::-1], [0]])
-    outside = [distinct[0] - 1, *((distinct[1:] + distinct[:-1]) / 2), distinct[-1] + 1]
+    candidates = [distinct[0] - 1, *((distinct[1:] + distinct[:-1]) / 2), distinct[-1] + 1]
     best = np.flatnonzero(right == right.max())
-    return float(outside[best[len(best) // 2]])
+    return float(candidates[best[len(best) // 2]])
 
 
 def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
@@ -156,7 +158,7 @@ def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
 
 
 def roc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(FAR, TAR), each float64 [K], rising from (0, 0) to (1, 1), one point for each distinct threshold."""
+    """The ROC curve (FAR, TAR), each float64 [K], from (0, 0) to (1, 1), one point for each distinct threshold."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
     tar, far = np.cumsum(same[order])[last] / same.sum(), np.cumsum(~same[order])[last] / (~same).sum()
@@ -164,7 +166,7 @@ def roc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[NDArray[n
 
 
 def equal_error_rate(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """Where the false accept rate equals the false reject rate, linear between ROC points."""
+    """The equal error rate: where false accept and false reject rate meet, linear between ROC points."""
     far, tar = roc(scores, same)
     gap = far - (1 - tar)  # rises from -1 to 1
     k = int(np.argmax(gap >= 0))

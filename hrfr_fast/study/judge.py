@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.verification import too_few
+from hrfr_fast.evaluation.verification import why_too_few_pairs
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, PairSet
 from hrfr_fast.runtime.files import atomic_write, write_json
@@ -46,7 +46,7 @@ class RunScores:
 
 def main_pairs(packed: Packed) -> PairSet | None:
     """The set regimes are compared on: the largest of the test sets that can be verified on."""
-    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not too_few(pairs.same)]
+    tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not why_too_few_pairs(pairs.same)]
     return max(tests, key=len, default=None)
 
 
@@ -109,34 +109,34 @@ def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, An
 def _pair_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", sides: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
-    from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
+    from hrfr_fast.evaluation.resolution import cross_resolution_scores, scores_by_resolution
     from hrfr_fast.evaluation.views import HR, LR36, pair_views
 
     pairs = main_pairs(packed)
     if pairs is None:
         return {}
     views = pair_views(backbone, pairs, size, compute, tuple({HR, LR36, *sides}))
-    arrays = {f"view/{name}": scores for name, scores in crossed_scores(views).items()}
-    return arrays | {f"side/{side}": scores for side, scores in scores_by_side(views, sides).items()}
+    arrays = {f"view/{name}": scores for name, scores in cross_resolution_scores(views).items()}
+    return arrays | {f"side/{side}": scores for side, scores in scores_by_resolution(views, sides).items()}
 
 
 def _probe_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute"
 ) -> dict[str, NDArray[np.float64]]:
     """Linear and kNN probes, trained and tested on LR36, and tested on a degradation nobody trained on; the space."""
+    from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
-    from hrfr_fast.analysis.spaces import HELD_OUT, shrunk
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.evaluation.views import LR36
     from hrfr_fast.study.space import arrays_of
 
     faces = packed.splits.get(FACES)
-    if faces is None or faces.size <= HELD_OUT.side or faces.identities < 2:
+    if faces is None or faces.size <= HELD_OUT.size or faces.identities < 2:
         return {}
     high = embed(backbone, faces, size, compute)
     low = embed(backbone, faces, size, compute, degrade=LR36)
     chunks = [np.arange(start, min(start + 512, faces.samples)) for start in range(0, faces.samples, 512)]
-    unseen = [embed(backbone, shrunk(faces, chunk, HELD_OUT.side), size, compute) for chunk in chunks]
+    unseen = [embed(backbone, shrink_lanczos(faces, chunk, HELD_OUT.size), size, compute) for chunk in chunks]
     arrays = {}
     for kind in KINDS:
         for name, tested in (("LR36", low), (HELD_OUT.name, np.concatenate(unseen))):
@@ -147,10 +147,10 @@ def _probe_arrays(
 
 
 def _identify(backbone: "nn.Module", size: int, packed: Packed, compute: "Compute") -> dict[str, Any] | None:
-    from hrfr_fast.evaluation.identification import identify
+    from hrfr_fast.evaluation.gallery import identify_split
     from hrfr_fast.evaluation.views import LR36
 
     faces = packed.splits.get(FACES)
     if faces is None or faces.size <= LR36 or faces.identities < 2 or faces.samples == faces.identities:
         return None
-    return identify(backbone, faces, size, compute)
+    return identify_split(backbone, faces, size, compute)

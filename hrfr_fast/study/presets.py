@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Lt
 from pydantic import Field
 
-from hrfr_fast.evaluation.resolution import SIDES
+from hrfr_fast.evaluation.resolution import RESOLUTIONS
 from hrfr_fast.evaluation.views import HR
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
@@ -36,7 +36,7 @@ class Preset(Checked):
     """Input size in pixels -> batch size. An input size that is not here takes that of the next larger one."""
     looks: int = Field(default=5, ge=0)
     """Verifications on the way, at equal distances."""
-    sides: tuple[Annotated[int, Ge(0)], ...] = Field(default=SIDES, min_length=1, strict=False)
+    sides: tuple[Annotated[int, Ge(0)], ...] = Field(default=RESOLUTIONS, min_length=1, strict=False)
     """Test resolutions of the accuracy-by-resolution curve in pixels, 0: as they are."""
     detailed_seeds: int = Field(default=1, ge=0)
     """The first so many seeds also get the resolution curve and identification."""

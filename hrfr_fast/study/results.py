@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.evaluation.compare import Estimate, Outcomes, contrasts_of, outcomes
+from hrfr_fast.evaluation.compare import Estimate, Outcomes, all_contrasts, resample_outcomes
 from hrfr_fast.evaluation.evaluate import caveats
 from hrfr_fast.evaluation.rates import resampled_rates
-from hrfr_fast.evaluation.resolution import CROSSES
+from hrfr_fast.evaluation.resolution import CROSS_RESOLUTION_VIEWS
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.evaluation.views import LR36
 from hrfr_fast.format.reader import PairSet
@@ -68,23 +68,23 @@ def _compare(
 ) -> None:
     """Add rates, intervals, contrasts, curves, doses and the remedy's criterion, all on the main test pairs."""
     units = units_of(pairs)
-    crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSSES}
+    crossed = {view: _scores(judged, attrgetter("by_view"), view) for view in CROSS_RESOLUTION_VIEWS}
     verified = {view: _verified(scores, pairs) for view, scores in crossed.items()}
-    found = {view: _outcomes(verified[view], pairs) for view in CROSSES}
+    found = {view: _outcomes(verified[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
     rates = {view: _rates(crossed[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
     for label, entry in results["regimes"].items():
         entry |= _verification(verified[HR_HR][label], found[HR_HR][label], rates[HR_HR][label], units)
         entry["cross_resolution"] = {
             view: found[view][label].accuracy.summary(units)
             | ({"tar_at_far": _tars(rates[view][label], units)} if view in rates else {})
-            for view in CROSSES
+            for view in CROSS_RESOLUTION_VIEWS
         }
         entry["identification"] = _first(one.identification for one in judged[label].values())
     _resolution_curves(judged, pairs, results)
     compared = {label: found[HR_HR][label] for label in plan.labels if plan.of(label)[0].stage not in APART}
     results["contrasts"] = [
         one.to_json() | {"budgets": budgets_differ(results["regimes"][one.a], results["regimes"][one.b])}
-        for one in contrasts_of(compared, units, level=level_of(pairs))
+        for one in all_contrasts(compared, units, level=level_of(pairs))
     ]
     results["dose"] = _doses(plan, found[HR_HR], units)
     faces = plan.packed.splits.get(FACES)
@@ -235,7 +235,7 @@ def _verified(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verificatio
 
 def _outcomes(verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet) -> dict[str, Outcomes]:
     correct = {label: {seed: one.correct for seed, one in seeds.items()} for label, seeds in verified.items()}
-    return outcomes(correct, pairs.same, pairs.identities) if correct else {}
+    return resample_outcomes(correct, pairs.same, pairs.identities) if correct else {}
 
 
 def _rates(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE, fit
-from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, pair_resamples, unit_weights
-from hrfr_fast.analysis.pairing import Pairs, halves, identity_pairs
+from hrfr_fast.analysis.alignment import CPD, LINEAR, NONE, fit_maps
+from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, auc_statistic, pair_resamples, sample_value, unit_weights
+from hrfr_fast.analysis.pairing import IdentityPairs, fitting_half, identity_pairs
 from hrfr_fast.evaluation.compare import Estimate
 from hrfr_fast.evaluation.verification import FOLDS
 
@@ -55,9 +55,9 @@ def arrays_of(
     arrays = {"across": pairs.cosines(high, low), "effective rank": np.array([effective_rank(high)])}
     if not _divisible(identities):
         return arrays
-    fitted = halves(identities)
+    fitted = fitting_half(identities)
     judged = identity_pairs(identities[~fitted], ordered=True)
-    for method, mapped in fit(low[fitted], high[fitted], device, methods=METHODS).items():
+    for method, mapped in fit_maps(low[fitted], high[fitted], device, methods=METHODS).items():
         moved = unit(mapped(low[~fitted]))
         arrays[f"pairs {method}"] = judged.cosines(high[~fitted], moved)
         arrays[f"views {method}"] = probe(high[~fitted], moved, identities[~fitted], resamples=0).scores
@@ -74,7 +74,7 @@ def _divisible(identities: NDArray[np.int64]) -> bool:
     """Whether half of the identities hold the ten pairs of one person that verifying takes."""
     if len(np.unique(identities)) < 4:
         return False
-    judged = identities[~halves(identities)]
+    judged = identities[~fitting_half(identities)]
     return _paired(judged) and int(identity_pairs(judged, ordered=True).same.sum()) >= FOLDS
 
 
@@ -106,29 +106,29 @@ def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> dict[str, Any]:
     return {"regimes": regimes, "overlap_gain": gain}
 
 
-def _overlap(seeds: Mapping[int, Arrays], pairs: Pairs) -> Estimate:
-    from hrfr_fast.analysis.distances import overlap_of
+def _overlap(seeds: Mapping[int, Arrays], pairs: IdentityPairs) -> Estimate:
+    from hrfr_fast.analysis.distances import overlap_statistic
 
-    return _estimate({seed: overlap_of(one["across"], pairs.same) for seed, one in seeds.items()}, pairs)
+    return _estimate({seed: overlap_statistic(one["across"], pairs.same) for seed, one in seeds.items()}, pairs)
 
 
-def _estimate(statistics: Mapping[int, Statistic], pairs: Pairs) -> Estimate:
+def _estimate(statistics: Mapping[int, Statistic], pairs: IdentityPairs) -> Estimate:
     ordered = [statistics[seed] for seed in sorted(statistics)]
-    values = np.array([at_once(one, len(pairs.same)) for one in ordered])
+    values = np.array([sample_value(one, len(pairs.same)) for one in ordered])
     return Estimate(tuple(sorted(statistics)), values, pair_resamples(ordered, pairs.same, pairs.identities))
 
 
 def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, Any]:
-    from hrfr_fast.analysis.distances import d_prime_of
-    from hrfr_fast.evaluation.compare import outcomes
+    from hrfr_fast.analysis.distances import d_prime_statistic
+    from hrfr_fast.evaluation.compare import resample_outcomes
     from hrfr_fast.evaluation.verification import verify
 
     if not all(f"pairs {NONE}" in one for one in seeds.values()):
         return {}
-    kept = identities[~halves(identities)]
+    kept = identities[~fitting_half(identities)]
     pairs, people = identity_pairs(kept, ordered=True), len(np.unique(kept))
     scores = {method: {seed: one[f"pairs {method}"] for seed, one in seeds.items()} for method in METHODS}
-    decided = outcomes(
+    decided = resample_outcomes(
         {
             method: {s: verify(one, pairs.same, pairs.identities, resamples=0).correct for s, one in mine.items()}
             for method, mine in scores.items()
@@ -140,7 +140,7 @@ def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict
         method: probe_area({seed: one[f"views {method}"] for seed, one in seeds.items()}, kept) for method in METHODS
     }
     d_prime = {
-        method: _estimate({seed: d_prime_of(one, pairs.same) for seed, one in mine.items()}, pairs)
+        method: _estimate({seed: d_prime_statistic(one, pairs.same) for seed, one in mine.items()}, pairs)
         for method, mine in scores.items()
     }
     return {
@@ -166,9 +166,9 @@ def probe_area(scores: Mapping[int, NDArray[np.float64]], identities: NDArray[np
     low = np.arange(2 * len(identities)) >= len(identities)
     doubled = np.concatenate([identities, identities])
     weights = unit_weights(doubled, 0, RESAMPLES, 0)
-    areas = [auc_of(scores[seed], low, doubled) for seed in sorted(scores)]
+    areas = [auc_statistic(scores[seed], low, doubled) for seed in sorted(scores)]
     return Estimate(
         tuple(sorted(scores)),
-        np.array([at_once(area, len(low)) for area in areas]),
+        np.array([sample_value(area, len(low)) for area in areas]),
         np.stack([area(weights) for area in areas], axis=1),
     )

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from hrfr_fast.analysis import cpd, maps
-from hrfr_fast.analysis.alignment import METHODS, fit, judge
-from hrfr_fast.analysis.pairing import halves, identity_pairs
+from hrfr_fast.analysis.alignment import METHODS, evaluate_map, fit_maps
+from hrfr_fast.analysis.pairing import fitting_half, identity_pairs
 from hrfr_fast.runtime.errors import UsageError
 
 ortho_group = pytest.importorskip("scipy.stats").ortho_group
@@ -31,13 +31,13 @@ def rotation(dimensions, angle):
 def test_our_affine_drift_is_pycpds_step_for_step(dimensions, outliers):
     source = cloud(80, dimensions)
     target = cloud(90, dimensions, seed=1) @ rotation(dimensions, 0.2) + 0.3
-    theirs = pycpd.AffineRegistration(X=target, Y=source, w=outliers, max_iterations=12, tolerance=0)
-    theirs.register()
-    matrix, offset = theirs.get_registration_parameters()
+    reference = pycpd.AffineRegistration(X=target, Y=source, w=outliers, max_iterations=12, tolerance=0)
+    reference.register()
+    matrix, offset = reference.get_registration_parameters()
     ours = cpd.affine(target, source, outliers=outliers, iterations=12, tolerance=0, chunk=32)
     assert ours.matrix == pytest.approx(matrix, abs=1e-6)
     assert ours.offset == pytest.approx(np.ravel(offset), abs=1e-6)
-    assert ours.sigma2 == pytest.approx(theirs.sigma2, rel=1e-6)
+    assert ours.sigma2 == pytest.approx(reference.sigma2, rel=1e-6)
 
 
 def test_drift_finds_a_known_affine_map_without_being_told_the_pairs():
@@ -78,7 +78,7 @@ def test_the_controls_move_what_they_say():
 def test_a_map_of_few_axes_leaves_the_others_alone():
     points = cloud(60, 10)
     shift = cpd.Affine(np.eye(3), np.array([1.0, 2.0, 3.0]), 1, 0.1)
-    reduced = maps.drift(points, points + 1, 3, lambda target, source: shift)
+    reduced = maps.coherent_point_drift(points, points + 1, 3, lambda target, source: shift)
     moved = reduced(points) - points
     assert moved == pytest.approx(np.tile(reduced.axes @ [1, 2, 3], (60, 1)))
     assert reduced.project(moved + reduced.mean) == pytest.approx(np.tile([1.0, 2, 3], (60, 1)))
@@ -91,11 +91,13 @@ def test_every_method_on_a_gap_that_a_shift_closes():
     faces = random.standard_normal((60, 12))[identities]
     hr = maps.unit(faces + 0.4 * random.standard_normal(faces.shape))
     lr = maps.unit(hr + 0.2 * random.standard_normal(hr.shape) / np.sqrt(12) + 2.0 * np.eye(12)[0])
-    fitted = halves(identities)
-    methods = fit(lr[fitted], hr[fitted])
-    judged = identities[~fitted]
-    pairs = identity_pairs(judged, ordered=True)
-    numbers = {name: judge(hr[~fitted], lr[~fitted], mapped, pairs, judged)[0] for name, mapped in methods.items()}
+    fitted = fitting_half(identities)
+    methods = fit_maps(lr[fitted], hr[fitted])
+    held_out = identities[~fitted]
+    pairs = identity_pairs(held_out, ordered=True)
+    numbers = {
+        name: evaluate_map(hr[~fitted], lr[~fitted], mapped, pairs, held_out)[0] for name, mapped in methods.items()
+    }
     assert set(numbers) == set(METHODS)
     assert numbers["none"]["probe_auc"] > 0.99 and numbers["none"]["auc"] < 0.95
     assert numbers["linear map"]["auc"] > 0.97 and numbers["translation (control)"]["probe_auc"] < 0.8
@@ -113,9 +115,9 @@ def test_pairs_and_halves():
     first, second = across.identities[0::2], across.identities[1::2]
     assert ((first == second) == across.same).all() and (first == identities[across.first]).all()
     people = np.repeat(np.arange(9), 4)
-    fitted = halves(people)
+    fitted = fitting_half(people)
     assert len(set(people[fitted])) == 4 and not set(people[fitted]) & set(people[~fitted])
     with pytest.raises(UsageError, match="two pictures of one"):
         identity_pairs(np.arange(5), ordered=True)
     with pytest.raises(UsageError, match="too few"):
-        halves(np.arange(3))
+        fitting_half(np.arange(3))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hrfr_fast.analysis import distances, drift, failures, kernels, uniformity
-from hrfr_fast.analysis.intervals import at_once
+from hrfr_fast.analysis.intervals import sample_value
 from hrfr_fast.analysis.maps import unit
-from hrfr_fast.analysis.spaces import Model
+from hrfr_fast.analysis.models import Model
 from hrfr_fast.evaluation.verification import verify
 
 stats = pytest.importorskip("scipy.stats")
@@ -16,8 +16,10 @@ def test_overlap_and_d_prime_of_two_normal_distributions():
     random = np.random.default_rng(0)
     values = np.concatenate([random.normal(2, 1, 40_000), random.normal(0, 1, 40_000)])
     same = np.arange(80_000) < 40_000
-    assert at_once(distances.d_prime_of(values, same), len(values)) == pytest.approx(2, abs=0.03)
-    assert at_once(distances.overlap_of(values, same), len(values)) == pytest.approx(2 * stats.norm.cdf(-1), abs=0.01)
+    assert sample_value(distances.d_prime_statistic(values, same), len(values)) == pytest.approx(2, abs=0.03)
+    assert sample_value(distances.overlap_statistic(values, same), len(values)) == pytest.approx(
+        2 * stats.norm.cdf(-1), abs=0.01
+    )
 
 
 def test_weights_count_as_repetitions():
@@ -25,10 +27,10 @@ def test_weights_count_as_repetitions():
     values, same = random.standard_normal(50), np.arange(50) < 20
     values[[0, -1]] = -3.0, 3.0  # the range, and so the bins, of both
     weights = random.integers(1, 4, 50)
-    for statistic in (distances.overlap_of, distances.d_prime_of):
+    for statistic in (distances.overlap_statistic, distances.d_prime_statistic):
         weighted = statistic(values, same)(weights[None].astype(float))[0]
         assert weighted == pytest.approx(
-            at_once(statistic(values.repeat(weights), same.repeat(weights)), weights.sum())
+            sample_value(statistic(values.repeat(weights), same.repeat(weights)), weights.sum())
         )
 
 
@@ -88,23 +90,27 @@ def test_matching_recovers_a_permutation_that_noise_hides():
     second[order] = 2.5 * first + 0.2 * random.standard_normal(first.shape)
     columns, cosines = kernels.match(first, second)
     assert (columns == order).all() and cosines.min() > 0.9
-    assert kernels.compare(first, second)["rotated_control_p"] < 0.01
-    unrelated = kernels.compare(first, random.standard_normal((16, 3, 3, 3)))
+    assert kernels.compare_filters(first, second)["rotated_control_p"] < 0.01
+    unrelated = kernels.compare_filters(first, random.standard_normal((16, 3, 3, 3)))
     assert unrelated["rotated_control_p"] > 0.01 and unrelated["matched_cosine"] > unrelated["unmatched_cosine"]
 
 
-def test_kinship_tells_what_two_models_began_with(tmp_path):
+def test_initial_similarity_follows_from_seed_shape_and_parents(tmp_path):
     def model(seed, width=8, parents=()):
         metadata = {"backbone": {"width": width}, "parents": list(parents)}
         return Model("m", tmp_path, metadata, {} if seed is None else {"seed": seed})
 
-    assert kernels.kinship(model(0), model(0)) == "one start"
-    assert kernels.kinship(model(0), model(1)) == kernels.kinship(model(0), model(0, width=16)) == "independent"
-    assert kernels.kinship(model(0), model(1, parents=["lowres144"])) == "descended"
-    assert kernels.kinship(model(0), model(None)) == "unknown"
+    assert kernels.initial_similarity(model(0), model(0)) == "same initialisation"
+    assert (
+        kernels.initial_similarity(model(0), model(1))
+        == kernels.initial_similarity(model(0), model(0, width=16))
+        == "independent"
+    )
+    assert kernels.initial_similarity(model(0), model(1, parents=["lowres144"])) == "fine-tuned"
+    assert kernels.initial_similarity(model(0), model(None)) == "unknown"
 
 
-def test_the_spectrum_tells_plain_from_striped_kernels():
+def test_the_spectrum_separates_plain_from_striped_filters():
     plain = np.ones((4, 3, 3, 3))
     striped = np.ones((4, 3, 3, 3)) * np.array([1.0, -2.0, 1.0])
     assert kernels.spectrum(plain)[:4].sum() > 0.9 and kernels.spectrum(striped)[:4].sum() < 0.1
@@ -128,14 +134,14 @@ def test_an_old_gallery_serves_rotated_probes_only_after_procrustes():
     identities = np.repeat(np.arange(50), 3)
     old = unit(random.standard_normal((50, 12))[identities] + 0.3 * random.standard_normal((150, 12)))
     new = old @ stats.ortho_group.rvs(12, random_state=2)
-    numbers, results, pairs = drift.compare(old, new, identities)
+    numbers, results, pairs = drift.compare_spaces(old, new, identities)
     assert numbers["cka"] == pytest.approx(1) and abs(numbers["mean_cosine"]) < 0.3
     accuracy = {name: entry["accuracy"] for name, entry in numbers["verification"].items()}
     assert accuracy["old gallery, new probes"] < 0.7
     assert accuracy["the same after Procrustes"] == pytest.approx(accuracy["old with old"], abs=0.02)
     assert accuracy["the same after linear map"] > 0.9
     assert results["old with old"].scores == pytest.approx(results["new with new"].scores)
-    other, nothing, _ = drift.compare(old, new[:, :5], identities)
+    other, nothing, _ = drift.compare_spaces(old, new[:, :5], identities)
     assert other["dimensions"] == [12, 5] and not nothing
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.analysis.intervals import auc_of, interval, mean_of, unit_weights
+from hrfr_fast.analysis.intervals import auc_statistic, mean_statistic, percentile_interval, unit_weights
 from hrfr_fast.analysis.resolution_gap import (
     centroid_distance,
     folds_of,
@@ -64,14 +64,14 @@ def test_the_weighted_area_is_scikit_learns():
     scores, positive = random.integers(0, 12, 300) / 12, random.random(300) < 0.4
     weights = random.integers(0, 4, (3, 300)).astype(float)
     expected = [metrics.roc_auc_score(positive, scores, sample_weight=w) for w in weights]
-    assert auc_of(scores, positive)(weights) == pytest.approx(expected)
+    assert auc_statistic(scores, positive)(weights) == pytest.approx(expected)
 
 
 def test_the_area_across_identities_leaves_out_comparisons_within_one():
     random = np.random.default_rng(0)
     scores, positive, people = random.integers(0, 9, 60) / 9, random.random(60) < 0.5, random.integers(0, 12, 60)
     weights = random.integers(0, 3, (4, 12))[:, people].astype(float)
-    for w, found in zip(weights, auc_of(scores, positive, people)(weights), strict=True):
+    for w, found in zip(weights, auc_statistic(scores, positive, people)(weights), strict=True):
         high, low = np.meshgrid(np.flatnonzero(positive), np.flatnonzero(~positive), indexing="ij")
         mass = w[high] * w[low] * (people[high] != people[low])
         wins = (np.sign(scores[high] - scores[low]) + 1) / 2
@@ -83,15 +83,15 @@ def test_two_alike_views_are_no_gap():
     random = np.random.default_rng(0)
     scores = random.standard_normal(150)
     both, people = np.concatenate([scores, scores + 1e-9]), np.tile(np.arange(50).repeat(3), 2)
-    low, high = interval(auc_of(both, np.arange(300) >= 150, people), people, resamples=300)
+    low, high = percentile_interval(auc_statistic(both, np.arange(300) >= 150, people), people, resamples=300)
     assert low <= 0.5 <= high and high - low < 1e-3
 
 
 def test_intervals_resample_people_and_not_pictures():
     """Pictures that repeat their person's value tell no more than one of them: the interval stays as wide."""
     values = np.random.default_rng(0).standard_normal(60)
-    alone = interval(mean_of(values), np.arange(60), resamples=400)
-    tenfold = interval(mean_of(np.repeat(values, 10)), np.repeat(np.arange(60), 10), resamples=400)
+    alone = percentile_interval(mean_statistic(values), np.arange(60), resamples=400)
+    tenfold = percentile_interval(mean_statistic(np.repeat(values, 10)), np.repeat(np.arange(60), 10), resamples=400)
     assert tenfold == pytest.approx(alone)
     assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(60), rel=0.15)
     assert (unit_weights(np.repeat(np.arange(60), 10), 0, 5, 0).sum(axis=1) == 600).all()

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hrfr_fast.analysis import run as running
+from hrfr_fast.analysis.embedding_cache import HELD_OUT, HR, LR32, LR36, EmbeddingCache, shrink_lanczos
+from hrfr_fast.analysis.models import model_names, read_model
 from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
-from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Spaces, model_names, read_model, shrunk
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
@@ -56,7 +57,8 @@ def test_the_command_answers_every_question(runs, tiny_packed, tmp_path):
         assert json.loads((out / f"{key}.json").read_text()) == finding
         assert finding["figures"] and len(finding["answer"]) > 40, key
         for figure in finding["figures"]:
-            width, height = Image.open(out / figure["file"]).size
+            with Image.open(out / figure["file"]) as image:
+                width, height = image.size
             assert width > 400 and height > 100 and figure["caption"].endswith(".")
     gap = printed["resolution_gap"]["numbers"]
     assert gap["second"]["near_identity_control"] and not gap["first"]["near_identity_control"]
@@ -105,11 +107,11 @@ def test_what_does_not_apply_is_left_out_unless_asked_for(runs, tmp_path, monkey
 
 
 def test_faces_of_low_resolution_leave_only_what_needs_none(tiny_packed):
-    small = shrunk(open_packed(tiny_packed).splits["highres_eval"], np.arange(4), 36)
+    small = shrink_lanczos(open_packed(tiny_packed).splits["highres_eval"], np.arange(4), 36)
     packed = replace(open_packed(tiny_packed), splits={"highres_eval": small})
-    asked = [name for name in QUESTIONS if running.not_applicable(name, [None, None], packed) is None]
+    asked = [name for name in QUESTIONS if running.why_not_applicable(name, [None, None], packed) is None]
     assert asked == ["kernels", "failures"]
-    assert "36 px" in running.not_applicable("sphere", [None], packed)
+    assert "36 px" in running.why_not_applicable("sphere", [None], packed)
 
 
 def test_mistakes_are_named(runs, tmp_path):
@@ -131,18 +133,18 @@ def test_models_go_by_their_directories(tmp_path):
 def test_each_view_is_embedded_once_and_differs(runs, tiny_packed):
     seen = []
     model = read_model(runs[0], "first")
-    spaces = Spaces([model], open_packed(tiny_packed), choose_compute("cpu", "fp32"), advance=seen.append)
-    views = [spaces.embeddings(model, view) for view in (HR, LR36, LR32, HELD_OUT)]
-    assert spaces.embeddings(model, LR36) is views[1] and sum(seen) == 4 * spaces.faces.samples
+    cache = EmbeddingCache([model], open_packed(tiny_packed), choose_compute("cpu", "fp32"), advance=seen.append)
+    views = [cache.embeddings(model, view) for view in (HR, LR36, LR32, HELD_OUT)]
+    assert cache.embeddings(model, LR36) is views[1] and sum(seen) == 4 * cache.faces.samples
     assert all(np.abs(views[0] - other).max() > 1e-3 for other in views[1:])
     assert np.linalg.norm(views[3], axis=1) == pytest.approx(1, abs=1e-5)
-    raw = spaces.embeddings(model, raw=True)
+    raw = cache.embeddings(model, raw=True)
     assert raw / np.linalg.norm(raw, axis=1, keepdims=True) == pytest.approx(views[0], abs=1e-5)
 
 
 def test_the_held_out_view_is_pillows_lanczos(tiny_packed):
     split = open_packed(tiny_packed).splits["highres_eval"]
-    small = shrunk(split, np.array([5, 2]), 56)
+    small = shrink_lanczos(split, np.array([5, 2]), 56)
     assert small.read([1]).shape == (1, 56, 56, 3)
     original = Image.fromarray(split.read([2])[0])
     assert (small.read([1])[0] == np.asarray(original.resize((56, 56), Image.Resampling.LANCZOS))).all()

@@ -56,12 +56,12 @@ def test_a_peer_gives_an_epoch_of_the_same_faces(threads_kept, task, group, name
         pytest.skip(f"{name}: {reason}")
     peer.prepare(task)
     ours = load("resident").batches(task)
-    theirs = peer.batches(task)
+    peer_batches = peer.batches(task)
     faces = sum(open_packed(task.shards).splits[s].samples for s in task.splits)
     count = faces // BATCH
-    epoch = [(images.clone(), labels.clone()) for images, labels in islice(theirs, count)]
+    epoch = [(images.clone(), labels.clone()) for images, labels in islice(peer_batches, count)]
     expected = list(islice(ours, count))
-    theirs.close()
+    peer_batches.close()
     ours.close()
     for (images, labels), (our_images, our_labels) in zip(epoch, expected, strict=True):
         assert images.dtype == our_images.dtype and labels.dtype == our_labels.dtype

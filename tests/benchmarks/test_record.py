@@ -18,8 +18,8 @@ def entry(rate, cores=2, benchmark="throughput", **more):
 
 def test_a_run_is_compared_with_the_last_of_such_a_machine(tmp_path):
     history = tmp_path / "history.jsonl"
-    for one in (entry(100.0), entry(200.0), entry(900.0, cores=16), entry(700.0, benchmark="pack")):
-        record.append(one, history)
+    for earlier in (entry(100.0), entry(200.0), entry(900.0, cores=16), entry(700.0, benchmark="pack")):
+        record.append(earlier, history)
     new = entry(300.0)
     last = record.last_alike(new, record.read(history))
     assert last is not None
@@ -45,7 +45,7 @@ def test_the_best_peer_is_never_ours():
         Result("LitData", "lowres32", "raw", "uint8", "not installed"),
     ]
     best = record.best_peer(results)
-    assert best is not None and best.contestant == "SPDL"
+    assert best is not None and best.loader == "SPDL"
     assert record.best_peer(results[:1]) is None
 
 

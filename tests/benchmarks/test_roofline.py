@@ -17,7 +17,7 @@ def test_operations_are_those_torch_counts(size, width, classes):
         if classes:
             embeddings = embeddings @ torch.empty(96, classes, device="meta", requires_grad=True)
         embeddings.sum().backward()
-    counted = sum(one.flops for one in step_operations(settings, classes, 4))
+    counted = sum(item.flops for item in step_operations(settings, classes, 4))
     assert counted == pytest.approx(counter.get_total_flops(), rel=1e-9)
     assert counted / 4 == pytest.approx(3 * flops_per_image(settings) + 6 * 96 * classes, rel=0.03)
 
@@ -25,9 +25,9 @@ def test_operations_are_those_torch_counts(size, width, classes):
 @pytest.mark.parametrize("size,gflop,megabytes", [(32, 1.27, 11), (144, 25.7, 228)])
 def test_the_first_byte_model_was_right(size, gflop, megabytes):
     """The estimate made before any code: BatchNorm passes and convolutions of one training image."""
-    operations = [one for one in step_operations(BackboneSettings(size), 0, 1024) if one.kind != "optimiser"]
-    assert sum(one.flops for one in operations) / 1024 == pytest.approx(gflop * 1e9, rel=0.01)
-    assert sum(one.bytes for one in operations) / 1024 == pytest.approx(megabytes * 1e6, rel=0.07)
+    operations = [item for item in step_operations(BackboneSettings(size), 0, 1024) if item.kind != "optimiser"]
+    assert sum(item.flops for item in operations) / 1024 == pytest.approx(gflop * 1e9, rel=0.01)
+    assert sum(item.bytes for item in operations) / 1024 == pytest.approx(megabytes * 1e6, rel=0.07)
 
 
 def test_the_optimiser_moves_every_weight():
@@ -40,12 +40,12 @@ def test_time_is_the_larger_of_both_for_each_operation():
     operations = step_operations(BackboneSettings(32), 1000, 64)
     compute_only = roofline_seconds(operations, 1e12, 1e30)
     memory_only = roofline_seconds(operations, 1e30, 1e12)
-    assert compute_only == pytest.approx(sum(one.flops for one in operations) / 1e12)
-    assert memory_only == pytest.approx(sum(one.bytes for one in operations) / 1e12)
+    assert compute_only == pytest.approx(sum(item.flops for item in operations) / 1e12)
+    assert memory_only == pytest.approx(sum(item.bytes for item in operations) / 1e12)
     both = roofline_seconds(operations, 1e12, 1e10)
     assert max(compute_only, 100 * memory_only) < both < compute_only + 100 * memory_only
     summed = by_kind(operations)
-    assert sum(one.bytes for one in summed.values()) == pytest.approx(sum(one.bytes for one in operations))
+    assert sum(item.bytes for item in summed.values()) == pytest.approx(sum(item.bytes for item in operations))
     with pytest.raises(ValueError, match="ceilings must be positive"):
         roofline_seconds(operations, 0, 1)
 
@@ -53,7 +53,6 @@ def test_time_is_the_larger_of_both_for_each_operation():
 def test_bigger_batches_only_share_the_weights():
     """Maps grow with the batch; weights, head matrix and optimiser do not."""
     one, two, three = (
-        sum(operation.bytes for operation in step_operations(BackboneSettings(32), 1000, batch))
-        for batch in (256, 512, 768)
+        sum(item.bytes for item in step_operations(BackboneSettings(32), 1000, batch)) for batch in (256, 512, 768)
     )
     assert two - one == pytest.approx(three - two) and two < 2 * one

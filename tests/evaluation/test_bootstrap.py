@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.evaluation.bootstrap import balanced_mean, interval, pair_weights, paired_difference
+from hrfr_fast.evaluation.bootstrap import accuracy_interval, balanced_mean, pair_weights, paired_difference
 
 
 def test_a_genuine_pair_weighs_w_i_and_an_impostor_pair_w_i_w_j():
@@ -42,7 +42,7 @@ def test_the_balanced_mean_keeps_the_share_of_genuine_pairs():
 def test_the_interval_of_independent_pairs_is_the_binomial_one():
     rng = np.random.default_rng(0)
     right = (rng.random(2000) < 0.8).astype(float)
-    low, high = interval(right, np.arange(2000) < 1000, None)
+    low, high = accuracy_interval(right, np.arange(2000) < 1000, None)
     half = 1.96 * np.sqrt(0.8 * 0.2 / 2000)
     assert high - low == pytest.approx(2 * half, rel=0.12)
     assert low < right.mean() < high
@@ -55,9 +55,9 @@ def test_pairs_that_share_identities_have_a_wider_interval():
     right = np.repeat(rng.random(200) < 0.8, 10).astype(float)
     same = np.ones(2000, bool)
     identities = np.repeat(person, 2).astype(np.int32)
-    low, high = interval(right, same, identities)
+    low, high = accuracy_interval(right, same, identities)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 200), rel=0.15)
-    naive_low, naive_high = interval(right, same, None)
+    naive_low, naive_high = accuracy_interval(right, same, None)
     assert high - low > 2.5 * (naive_high - naive_low)
 
 
@@ -69,6 +69,6 @@ def test_a_paired_difference_cancels_what_is_hard_for_both():
     b[:20] = False
     difference, low, high = paired_difference(a, b, same, identities)
     assert difference == pytest.approx(a.mean() - b.mean()) and 0 <= low <= difference <= high
-    alone_low, alone_high = interval(a.astype(float), same, identities)
+    alone_low, alone_high = accuracy_interval(a.astype(float), same, identities)
     assert high - low < (alone_high - alone_low) / 2
     assert paired_difference(a, a, same, identities) == (0.0, 0.0, 0.0)

@@ -47,15 +47,15 @@ def repeated(rng, people, pairs, times, **truth):
     for n in range(times):
         a, b = simulated(rng, identities, people, **truth)
         correct |= {f"a{n}": dict(enumerate(a.T)), f"b{n}": dict(enumerate(b.T))}
-    results = compare.outcomes(correct, same, identities, resamples=400)
+    results = compare.resample_outcomes(correct, same, identities, resamples=400)
     return [compare.contrast(f"a{n}", f"b{n}", results, people) for n in range(times)]
 
 
 @pytest.mark.parametrize("seeds,spread", [(3, 0.004), (3, 0.02), (5, 0.01), (1, 0.0)])
-def test_of_200_null_comparisons_180_to_200_are_called_chance(seeds, spread):
+def test_of_200_null_comparisons_180_to_200_are_not_significant(seeds, spread):
     found = repeated(np.random.default_rng(0), 80, 400, 200, seeds=seeds, accuracy=0.85, seed_spread=spread)
-    assert 180 <= sum(one.verdict == "cannot be told from chance" for one in found) <= 200
-    assert all((one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0) for one in found)
+    assert 180 <= sum(contrast.verdict == "not significant" for contrast in found) <= 200
+    assert all((contrast.p < 0.05) == (contrast.interval[0] > 0 or contrast.interval[1] < 0) for contrast in found)
 
 
 @pytest.mark.parametrize("seeds,spread", [(3, 0.01), (5, 0.01)])
@@ -63,9 +63,9 @@ def test_the_interval_covers_the_true_difference(seeds, spread):
     """A true 2 points are inside 95 % of 200 intervals less three binomial standard errors, or in more."""
     truth = {"seeds": seeds, "accuracy": 0.85, "seed_spread": spread, "true_gain": 0.02}
     found = repeated(np.random.default_rng(1), 120, 500, 200, **truth)
-    covered = sum(one.interval[0] <= 0.02 <= one.interval[1] for one in found)
+    covered = sum(contrast.interval[0] <= 0.02 <= contrast.interval[1] for contrast in found)
     assert 181 <= covered <= 200
-    assert np.mean([one.difference for one in found]) == pytest.approx(0.02, abs=0.004)
+    assert np.mean([contrast.difference for contrast in found]) == pytest.approx(0.02, abs=0.004)
 
 
 @pytest.mark.parametrize("seeds,corrected", [(3, False), (5, True)])
@@ -73,8 +73,8 @@ def test_three_points_at_6000_pairs_are_found(seeds, corrected):
     """With three seeds in 95 %; also where Holm asks for 1 % of them, with five (three find 34 of 40 then)."""
     truth = {"seeds": seeds, "accuracy": 0.9, "true_gain": 0.03, "seed_spread": 0.003}
     found = repeated(np.random.default_rng(2), 2000, 6000, 40, **truth)
-    found = [compare.with_holm([one])[0] for one in found] if corrected else found
-    assert sum(one.verdict == "likely real" and one.difference > 0 for one in found) >= 38
+    found = [compare.with_holm([contrast])[0] for contrast in found] if corrected else found
+    assert sum(contrast.verdict == "likely real" and contrast.difference > 0 for contrast in found) >= 38
 
 
 def test_what_varies_by_person_and_seed_shrinks_with_both():
@@ -82,13 +82,13 @@ def test_what_varies_by_person_and_seed_shrinks_with_both():
     rng = np.random.default_rng(10)
     same, identities = np.ones(300, bool), np.repeat(np.arange(300, dtype=np.int32), 2)
     a, b = ({s: rng.random(300) < 0.9 for s in range(4)} for _ in range(2))
-    gain = compare.outcomes({"a": a, "b": b}, same, identities)
+    gain = compare.resample_outcomes({"a": a, "b": b}, same, identities)
     one = gain["a"].accuracy.minus(gain["b"].accuracy)
     error = standard_error(one.resampled, one.values, 300)
-    assert error.both <= error.people and error.both > 0.5 * error.people
+    assert 0.5 * error.identity_variance < error.interaction_variance <= error.identity_variance
     for growing in ("identities", "seeds"):
-        assert error.grown(**{growing: 4.0}).total < 0.75 * error.total
-    assert error.grown(identities=4.0).people == pytest.approx(error.people / 4)
+        assert error.scaled(**{growing: 4.0}).total < 0.75 * error.total
+    assert error.scaled(identities=4.0).identity_variance == pytest.approx(error.identity_variance / 4)
 
 
 def test_with_one_pair_a_person_the_standard_error_is_the_paired_t_tests():
@@ -96,7 +96,7 @@ def test_with_one_pair_a_person_the_standard_error_is_the_paired_t_tests():
     rng = np.random.default_rng(3)
     same, identities = np.ones(500, bool), np.repeat(np.arange(500, dtype=np.int32), 2)
     a, b = rng.random(500) < 0.9, rng.random(500) < 0.87
-    results = compare.outcomes({"a": {0: a}, "b": {0: b}}, same, identities)
+    results = compare.resample_outcomes({"a": {0: a}, "b": {0: b}}, same, identities)
     found = compare.contrast("a", "b", results, 500)
     reference = stats.ttest_rel(a.astype(float), b.astype(float))
     interval = reference.confidence_interval()
@@ -111,7 +111,7 @@ def test_when_only_seeds_vary_the_interval_is_students():
     wrong = {0: 100, 1: 180, 2: 240, 3: 60, 4: 300}
     a = {s: np.arange(people) >= wrong[s] for s in range(seeds)}
     b = {s: np.arange(people) >= 0 for s in range(seeds)}
-    results = compare.outcomes({"a": a, "b": b}, same, identities)
+    results = compare.resample_outcomes({"a": a, "b": b}, same, identities)
     found = compare.contrast("a", "b", results, people)
     gains = -np.array(list(wrong.values())) / people
     reference = stats.ttest_1samp(gains, 0).confidence_interval()
@@ -135,15 +135,18 @@ def small(names, seeds):
     rng = np.random.default_rng(5)
     same, identities = pair_list(rng, 100, 400)
     correct = {name: {s: rng.random(400) < 0.9 - 0.03 * i for s in range(seeds)} for i, name in enumerate(names)}
-    return compare.outcomes(correct, same, identities, resamples=200)
+    return compare.resample_outcomes(correct, same, identities, resamples=200)
 
 
 def test_fixed_contrasts_come_first_with_holm_and_the_rest_is_exploratory():
-    found = compare.contrasts_of(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
-    assert [(one.a, one.b) for one in found if one.fixed] == [("highlow144", "lowres144"), ("lowres32", "lowres144")]
-    assert len(found) == 6 and all((one.p_holm is None) != one.fixed for one in found)
-    assert [one.fixed for one in found] == [True, True, False, False, False, False]
-    assert all("exploratory" in one.sentence for one in found if not one.fixed)
+    found = compare.all_contrasts(small(("highlow144", "lowres144", "highres144", "lowres32"), 3), 100)
+    assert [(contrast.a, contrast.b) for contrast in found if contrast.fixed] == [
+        ("highlow144", "lowres144"),
+        ("lowres32", "lowres144"),
+    ]
+    assert len(found) == 6 and all((contrast.p_holm is None) != contrast.fixed for contrast in found)
+    assert [contrast.fixed for contrast in found] == [True, True, False, False, False, False]
+    assert all("exploratory" in contrast.sentence for contrast in found if not contrast.fixed)
 
 
 @pytest.mark.parametrize("seeds,words", [(1, "these two checkpoints"), (2, "at least 3 seeds"), (3, "3 seeds")])
@@ -154,8 +157,8 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
     assert better in found.sentence
     assert ("likely real" in found.sentence) <= (seeds >= 3)
-    assert found.detectable > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
-    assert ("regimes apart" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
+    assert found.minimum_detectable_effect > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
+    assert ("compare the regimes" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
 
 
 def test_pairs_without_identities_are_said_to_be_pairs():
@@ -175,17 +178,17 @@ def test_the_identities_asked_for_do_find_the_difference():
     """With the number of identities that the advice names, the same truth is found about four times out of five."""
     truth = {"seeds": 3, "accuracy": 0.85, "true_gain": 0.03, "seed_spread": 0.0}
     few = repeated(np.random.default_rng(6), 100, 400, 40, **truth)
-    unclear = [one for one in few if abs(one.difference - 0.03) < 0.006]
-    wanted = int(np.median([one.needed_identities for one in unclear if one.needed_identities]))
+    unclear = [contrast for contrast in few if abs(contrast.difference - 0.03) < 0.006]
+    wanted = int(np.median([contrast.needed_identities for contrast in unclear if contrast.needed_identities]))
     many = repeated(np.random.default_rng(7), wanted, 4 * wanted, 40, **truth)
-    assert 0.6 < np.mean([one.verdict == "likely real" for one in many]) <= 1.0
+    assert 0.6 < np.mean([contrast.verdict == "likely real" for contrast in many]) <= 1.0
 
 
 def test_regimes_are_compared_on_the_seeds_both_have():
     rng = np.random.default_rng(8)
     same, identities = pair_list(rng, 50, 200)
     correct = {"a": {s: rng.random(200) < 0.9 for s in (0, 1, 2)}, "b": {s: rng.random(200) < 0.9 for s in (1, 2, 7)}}
-    results = compare.outcomes(correct, same, identities, resamples=100)
+    results = compare.resample_outcomes(correct, same, identities, resamples=100)
     assert compare.contrast("a", "b", results, 50).seeds == 2
     gain = np.mean([correct["a"][s].mean() - correct["b"][s].mean() for s in (1, 2)])
     assert compare.contrast("a", "b", results, 50).difference == pytest.approx(gain)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hrfr_fast.evaluation.embedding import distinct_pictures, embed, pair_scores
-from hrfr_fast.evaluation.evaluate import evaluate, parse_view, verifiable, view_name, view_notes
+from hrfr_fast.evaluation.evaluate import evaluate, verifiable
+from hrfr_fast.evaluation.views import parse_view, view_name, view_notes
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.packing.pack import pack
@@ -196,7 +197,7 @@ def test_without_its_training_data_nobody_can_tell_what_a_run_has_seen(run, tiny
         result = evaluate(run, pairs=folder, device="cpu")["mine"].to_json()
     finally:
         hidden.rename(tiny_packed)
-    assert any("whether it has seen these people cannot be told" in note for note in result["notes"])
+    assert any("whether it has seen these people is unknown" in note for note in result["notes"])
 
 
 def test_channels_in_the_other_order_are_refused_in_a_folder_of_pairs_too(run, tiny_packed, tmp_path):

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from hrfr_fast.evaluation.embedding import embed, pair_scores
-from hrfr_fast.evaluation.identification import gallery_and_probes, identify, ranks, rates
-from hrfr_fast.evaluation.resolution import crossed_scores, scores_by_side
+from hrfr_fast.evaluation.gallery import gallery_and_probes, identify_split
+from hrfr_fast.evaluation.identification import identify, ranks
+from hrfr_fast.evaluation.resolution import cross_resolution_scores, scores_by_resolution
 from hrfr_fast.evaluation.views import HR, LR36, pair_views
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.device import choose_compute
@@ -40,18 +41,18 @@ def test_scores_of_views_are_those_of_verification(packed, compute):
     assert np.allclose(views.scores(HR), pair_scores(Pixels(), pairs, 144, compute))
     assert np.allclose(views.scores(LR36), pair_scores(Pixels(), pairs, 144, compute, degrade=36))
     mixed = views.scores(HR, LR36)
-    left = pair_views(Pixels(), pairs, 144, compute, (HR,)).embeddings[HR][views.place[0]]
-    right = views.embeddings[LR36][views.place[1]]
+    left = pair_views(Pixels(), pairs, 144, compute, (HR,)).embeddings[HR][views.rows[0]]
+    right = views.embeddings[LR36][views.rows[1]]
     assert mixed[0] == pytest.approx(float(left @ right), abs=1e-6)
 
 
 def test_cross_resolution_and_resolution_curve(packed, compute):
     pairs = packed.pairs["hres"]
     views = pair_views(Pixels(), pairs, 144, compute, (HR, 2, LR36))
-    crossed = crossed_scores(views)
+    crossed = cross_resolution_scores(views)
     assert list(crossed) == ["HR-HR", "HR-LR", "LR-LR"]
     assert np.array_equal(crossed["HR-LR"], views.scores(HR, LR36))
-    curve = scores_by_side(views, (HR, 2, LR36))
+    curve = scores_by_resolution(views, (HR, 2, LR36))
     assert list(curve) == [2, 36, 144]
     assert np.array_equal(curve[36], crossed["LR-LR"]) and np.array_equal(curve[144], crossed["HR-HR"])
     assert not np.allclose(curve[2], curve[144], atol=0.01), "two pixels show something else"
@@ -66,10 +67,11 @@ def test_ranks_against_scikit_learn():
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     found = ranks(probes, labels[own], gallery, labels)
+    rates = identify(probes, labels[own], gallery, labels)
     for k in (1, 5):
         reference = top_k_accuracy_score(own, probes @ gallery.T, k=k, labels=np.arange(30))
-        assert (found <= k).mean() == pytest.approx(reference)
-        low, high = rates(found, labels[own])[f"rank{k}_ci"]
+        assert (found <= k).mean() == rates[f"rank{k}"] == pytest.approx(reference)
+        low, high = rates[f"rank{k}_ci"]
         assert low < reference < high
 
 
@@ -82,7 +84,7 @@ def test_identification_of_the_tiny_tree(packed, compute):
     split = packed.splits["highres_eval"]
     gallery, probes = gallery_and_probes(split.labels)
     assert len(gallery) == split.identities and len(gallery) + len(probes) == split.samples
-    found = identify(Pixels(), split, 144, compute)
+    found = identify_split(Pixels(), split, 144, compute)
     assert found["gallery"] == 12 and found["probes"] == 24
     for name, view in (("HR", 0), ("LR", 36)):
         rows = embed(Pixels(), split, 144, compute, degrade=view)
@@ -95,10 +97,10 @@ def test_identification_of_the_tiny_tree(packed, compute):
 def test_identification_needs_a_second_picture(packed, compute, monkeypatch):
     split = packed.splits["highres_eval"]
     monkeypatch.setattr(
-        "hrfr_fast.evaluation.identification.gallery_and_probes", lambda labels: (np.arange(3), np.empty(0, np.int64))
+        "hrfr_fast.evaluation.gallery.gallery_and_probes", lambda labels: (np.arange(3), np.empty(0, np.int64))
     )
     with pytest.raises(UsageError, match="second picture"):
-        identify(Pixels(), split, 144, compute)
+        identify_split(Pixels(), split, 144, compute)
 
 
 def test_torch_is_left_as_it_was(packed, compute):

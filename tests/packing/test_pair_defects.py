@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pair_cases import eval_pictures, run, write_bcolz, write_csv
 
-from hrfr_fast.evaluation.bootstrap import interval
+from hrfr_fast.evaluation.bootstrap import accuracy_interval
 from hrfr_fast.format.pair_defects import PairDefects, pair_warnings
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack_pairs
@@ -107,7 +107,7 @@ def test_wrong_genuine_labels_merge_nobody_and_the_interval_stays_right(tiny_tre
         assert len({*zip(pairs.identities.tolist(), truth, strict=True)}) == 12, "one cluster is one person"
         hard = np.arange(12) % 3 == 0  # whoever meets one of these is decided wrongly
         decided = ~hard[np.array(truth).reshape(-1, 2)].any(axis=1)
-        low, high = interval(decided.astype(float), pairs.same, pairs.identities)
+        low, high = accuracy_interval(decided.astype(float), pairs.same, pairs.identities)
         widths[name] = high - low
     assert widths["wrong"] == pytest.approx(widths["right"], rel=0.25) and widths["wrong"] > 0.2
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.evaluation.compare import Estimate, outcomes
+from hrfr_fast.evaluation.compare import Estimate, resample_outcomes
 from hrfr_fast.study.claims import CLAIMS, claims_of
 from hrfr_fast.study.remedy import probe_areas, remedy_of
 
@@ -122,7 +122,7 @@ def made_up(gap, tar, accuracy, ranks=None, seeds=3, people=60, pairs=400):
         values = tar[label] + 0.005 * rng.standard_normal(seeds)
         tars[label] = Estimate(tuple(range(seeds)), values, values + 0.01 * rng.standard_normal((200, seeds)))
         correct[label] = {seed: rng.random(pairs) < accuracy[label] for seed in range(seeds)}
-    found = outcomes(correct, same, cluster, resamples=200)
+    found = resample_outcomes(correct, same, cluster, resamples=200)
     by_seed = {label: {str(s): rank for s in range(seeds)} for label, rank in (ranks or {}).items()}
     return remedy_of(found, tars, pairs, probes, identities, by_seed)
 

@@ -1,4 +1,4 @@
-"""The check's own promises: whatever a stage does, the next one runs and the summary tells; its stages work."""
+"""The GPU check: whatever a stage does, the next one runs and the summary has its result; its stages work."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ SAVES = (
 )
 
 
-def test_no_stage_stops_the_next_and_the_summary_tells(tmp_path, capsys):
+def test_no_stage_stops_the_next_and_the_summary_has_all(tmp_path, capsys):
     lines = tmp_path / "lines.jsonl"
     made = [
         Stage("fine", ("-c", f"import json; json.dump([1], open({str(tmp_path / 'r.json')!r}, 'w'))"), 20,
@@ -36,25 +36,27 @@ def test_no_stage_stops_the_next_and_the_summary_tells(tmp_path, capsys):
         Stage("needs data", ("-c", "pass"), 20, needs=(tmp_path / "manifest.json",)),
         Stage("another program", ("-c", "import sys; print(sys.argv[1])", "given"), 20, program=("env", "A=B")),
     ]  # fmt: skip
-    outcomes = check(made, tmp_path / "out", time_limit=60, grace=1.0, part="A")
-    assert [(one.name, one.state) for one in outcomes] == [
+    results = check(made, tmp_path / "out", time_limit=60, grace=1.0, part="A")
+    assert [(result.name, result.state) for result in results] == [
         ("fine", "done"), ("fails", "failed"),
         ("hangs", "stopped at its limit"), ("is stopped", "stopped at its limit"),
         ("needs data", "left out"), ("another program", "done"),
     ]  # fmt: skip
-    assert outcomes[0].results == [[1]] and outcomes[1].exit_code == 3 and outcomes[1].tail == "why"
-    assert outcomes[2].exit_code == -signal.SIGKILL and outcomes[2].tail == "deaf"
-    assert outcomes[3].exit_code == 143 and outcomes[3].results == [{"rate": 1}, {"saved": 1}], "whole lines alone"
-    assert outcomes[4].tail.endswith("manifest.json does not exist") and outcomes[5].tail == "given"
+    assert results[0].results == [[1]] and results[1].exit_code == 3 and results[1].tail == "why"
+    assert results[2].exit_code == -signal.SIGKILL and results[2].tail == "deaf"
+    assert results[3].exit_code == 143 and results[3].results == [{"rate": 1}, {"saved": 1}], "whole lines alone"
+    assert results[4].tail.endswith("manifest.json does not exist") and results[5].tail == "given"
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert [one["state"] for one in summary["stages"]] == [one.state for one in outcomes] and summary["part"] == "A"
+    assert [stage["state"] for stage in summary["stages"]] == [result.state for result in results] and summary[
+        "part"
+    ] == "A"
     assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text(encoding="utf-8") == "training\n"
 
 
 def test_when_time_is_up_the_rest_is_named(tmp_path):
     made = [Stage("one", ("-c", "import time; time.sleep(30)"), 20), Stage("two", ("-c", "pass"), 20)]
-    outcomes = check(made, tmp_path, time_limit=1.5, grace=0.5)
-    assert [one.state for one in outcomes] == ["stopped at its limit", "no time left"]
+    results = check(made, tmp_path, time_limit=1.5, grace=0.5)
+    assert [result.state for result in results] == ["stopped at its limit", "no time left"]
 
 
 def test_missing_packages_are_named_as_an_installer_knows_them(monkeypatch):
@@ -66,7 +68,7 @@ def test_missing_packages_are_named_as_an_installer_knows_them(monkeypatch):
     assert gpu_check.main() == 2
 
 
-def test_every_part_fits_into_nine_minutes_and_begins_with_what_tells_most(tmp_path):
+def test_every_part_fits_into_nine_minutes_and_begins_with_the_most_important(tmp_path):
     assert gpu_check.TIME_LIMIT + runner.GRACE < 9 * 60 - 20
     names = {part: [stage.name for stage in stages(part, tmp_path, tmp_path, dry=False)] for part in PARTS}
     assert names["A"][:2] == ["environment", "GPU tests"] and names["B"][2] == "steps at 32 px"
@@ -90,7 +92,7 @@ def noise(tmp_path_factory):
 
 @pytest.fixture
 def one_thread():
-    """Work so small that threads would only wait for each other."""
+    """A single thread, which is faster for so little work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -109,7 +111,7 @@ def test_a_stage_works_on_a_cpu(part, name, noise, tmp_path, one_thread):
     """In this process, to spare the import of PyTorch, with exactly the arguments that it would be started with."""
     stage = stage_of(part, name, noise, tmp_path)
     assert import_module(stage.command[1]).main(stage.command[2:]) == 0
-    found = runner.found(stage)
+    found = runner.read_results(stage)
     assert found and all(line.get("holds", True) for line in found)
     assert all("left out" in line["what"] for line in found if "problem" in line)
 
@@ -119,15 +121,15 @@ def test_a_check_that_does_not_hold_fails_its_stage(noise, tmp_path, monkeypatch
     head = import_module(stage.command[1])
     monkeypatch.setattr(head, "LARGEST", 0.0)
     assert head.main(stage.command[2:]) == 1
-    assert [line["holds"] for line in runner.found(stage)] == [False, False]
+    assert [line["holds"] for line in runner.read_results(stage)] == [False, False]
 
 
-def test_what_raises_is_told_and_the_stage_goes_on(noise, tmp_path, monkeypatch):
+def test_an_exception_is_reported_and_the_stage_goes_on(noise, tmp_path, monkeypatch):
     stage = stage_of("A", "head", noise, tmp_path)
     head, original = import_module(stage.command[1]), import_module(stage.command[1]).build_head
     monkeypatch.setattr(head, "build_head", lambda name, *shape: original({"arcface": "arc"}.get(name, name), *shape))
     assert head.main(stage.command[2:]) == 1
-    broken, sound = runner.found(stage)
+    broken, sound = runner.read_results(stage)
     assert not broken["holds"] and "no head is called 'arc'" in broken["problem"] and sound["holds"]
 
 
@@ -146,4 +148,5 @@ def test_the_other_stages_are_commands_that_exist(tmp_path):
         command = [sys.executable, *stage.command, "--help"]
         shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT)
         assert shown.returncode == 0, shown.stderr
+    assert all((ROOT / "tests" / path).is_file() for path in parts.KERNEL_TESTS)
     assert "-m" in parts.PYTEST and "faulthandler_timeout=60" in parts.PYTEST

@@ -134,9 +134,9 @@ def test_what_could_not_be_compiled_in_one_phase_is_not_tried_in_the_next(settin
     setup = build(settings.replaced(regime="lowres144-finetuned", out=str(runs / "once")))
     with Trainer(replace(setup, execution=Execution("auto", "auto")), False) as trainer:
         trainer.state.enter_phase(0)
-        trainer.state.take_step.compile = trainer.state.take_step.graphs = "off"  # as a step does that gave up
+        trainer.state.execution.compile = trainer.state.execution.graphs = "off"  # as a step does that gave up
         trainer.state.enter_phase(1)
-        assert (trainer.state.take_step.compile, trainer.state.take_step.graphs) == ("off", "off")
+        assert (trainer.state.execution.compile, trainer.state.execution.graphs) == ("off", "off")
 
 
 def test_the_control_of_finetuning_keeps_the_parents_head(settings, runs):

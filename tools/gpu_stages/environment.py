@@ -1,4 +1,4 @@
-"""What this machine is: device, driver, versions, cores, memory, disks, and which packages are not installed."""
+"""The machine: device, driver, versions, cores, memory, disks, and which packages are not installed."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools.gpu_stages.findings import findings
+from tools.gpu_stages.report import stage_report
 from tools.gpu_stages.runner import missing
 
 MODULES = (
@@ -18,22 +18,22 @@ QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
-    found.tell("packages that are not installed", missing=missing(MODULES))
-    found.tell(
+    report = stage_report(__doc__, arguments)
+    report.add("packages that are not installed", missing=missing(MODULES))
+    report.add(
         "machine", python=platform.python_version(), cores=os.cpu_count(), gpus=driver(),
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
-        free_gib={path: shutil.disk_usage(path).free / 2**30 for path in (str(found.work), "/dev/shm")},
+        free_gib={path: shutil.disk_usage(path).free / 2**30 for path in (str(report.work), "/dev/shm")},
     )  # fmt: skip
     import torch
 
-    found.tell("torch", version=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    report.add("torch", version=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
         memory, units = device.total_memory / 2**30, device.multi_processor_count
-        found.tell("device", name=device.name, memory_gib=memory, multiprocessors=units)
-    found.check("a GPU is there, or none is needed", torch.cuda.is_available() or found.dry)
-    return found.exit_code
+        report.add("device", name=device.name, memory_gib=memory, multiprocessors=units)
+    report.check("a GPU is there, or none is needed", torch.cuda.is_available() or report.dry)
+    return report.exit_code
 
 
 def driver() -> str:

@@ -16,27 +16,27 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.writer import SplitWriter
 from hrfr_fast.runtime.system import cores
 from hrfr_fast.synthetic.scales import LOW, SplitSpec, identity_name
-from tools.gpu_stages.findings import Findings, findings
+from tools.gpu_stages.report import StageReport, stage_report
 
-CONTESTANTS = {"raw": ("resident", "dali"), "jpeg": ("dali", "stock DALI")}
+LOADERS = {"raw": ("resident", "dali"), "jpeg": ("dali", "stock DALI")}
 SECONDS, ROUNDS = 0.7, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
-    plan = SplitSpec(0, 4 if found.dry else 500, 8, LOW)
-    tree, packed = found.work / "tree", found.work / "packed"
+    report = stage_report(__doc__, arguments)
+    plan = SplitSpec(0, 4 if report.dry else 500, 8, LOW)
+    tree, packed = report.work / "tree", report.work / "packed"
     write_shards(packed / "raw", {"lowres": plan}, smooth)
     write_jpeg(tree, packed / "jpeg", plan)
-    for encoding, names in CONTESTANTS.items():
+    for encoding, names in LOADERS.items():
         for regime in ("lowres32", "lowres144"):
             task = Task(
-                str(tree), str(packed), str(found.work / "formats"), regime, encoding, 8 if found.dry else 1024,
-                "float32" if found.dry else "float16", found.device, cores(),
+                str(tree), str(packed), str(report.work / "formats"), regime, encoding, 8 if report.dry else 1024,
+                "float32" if report.dry else "float16", report.device, cores(),
             )  # fmt: skip
             for name in names:
-                found.attempt(f"{name}, {regime}", measure, name, task)
-    return found.exit_code
+                report.attempt(f"{name}, {regime}", measure, name, task)
+    return report.exit_code
 
 
 def smooth(split: str, plan: SplitSpec, identity: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
@@ -60,18 +60,18 @@ def write_jpeg(tree: Path, packed: Path, plan: SplitSpec) -> None:
     manifest.write(packed, manifest.build({"lowres": entry}, {}, {}))
 
 
-def measure(found: Findings, name: str, task: Task) -> None:
+def measure(report: StageReport, name: str, task: Task) -> None:
     """Images a second in each of ROUNDS rounds after a first of the same length."""
-    peer = load(name)
+    loader = load(name)
     what = f"{name}, {task.regime} from {task.encoding}"
-    problem = peer.unavailable(task)
+    problem = loader.unavailable(task)
     if problem:
-        found.tell(f"{what}: left out", problem=problem)
+        report.add(f"{what}: left out", problem=problem)
         return
-    batches: Any = peer.batches(task)
-    rates = [rate(batches, task, 0.02 if found.dry else SECONDS) for _ in range(1 + ROUNDS)][1:]
+    batches: Any = loader.batches(task)
+    rates = [rate(batches, task, 0.02 if report.dry else SECONDS) for _ in range(1 + ROUNDS)][1:]
     batches.close()
-    found.tell(what, images_per_second=sorted(rates)[ROUNDS // 2], rounds=rates, batch_size=task.batch_size)
+    report.add(what, images_per_second=sorted(rates)[ROUNDS // 2], rounds=rates, batch_size=task.batch_size)
 
 
 def rate(batches: Any, task: Task, seconds: float) -> float:

@@ -6,32 +6,32 @@ from collections.abc import Sequence
 import torch
 
 from hrfr_fast.model.heads import MarginHead, build_head
-from tools.gpu_stages.findings import Findings, findings
+from tools.gpu_stages.report import StageReport, stage_report
 
 LARGEST = 0.02  # relative difference of losses and of gradients' norms
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
+    report = stage_report(__doc__, arguments)
     for name in ("arcface", "adaface"):
-        found.attempt(name, compare, name)
-    return found.exit_code
+        report.attempt(name, compare, name)
+    return report.exit_code
 
 
-def compare(found: Findings, name: str) -> None:
+def compare(report: StageReport, name: str) -> None:
     """Loss, gradients and peak memory of one batch both ways."""
-    classes, batch, size = (300, 16, 16) if found.dry else (52_500, 1024, 512)
+    classes, batch, size = (300, 16, 16) if report.dry else (52_500, 1024, 512)
     torch.manual_seed(0)
-    head = build_head(name, size, classes).to(found.device)
-    embeddings = torch.randn(batch, size, device=found.device)
-    labels = torch.randint(classes, (batch,), device=found.device)
+    head = build_head(name, size, classes).to(report.device)
+    embeddings = torch.randn(batch, size, device=report.device)
+    labels = torch.randint(classes, (batch,), device=report.device)
     whole = once(head, embeddings, labels, torch.float32, batch * classes)
-    chunked = once(head, embeddings, labels, torch.bfloat16, 16 * 64 if found.dry else head.chunk_entries)
+    chunked = once(head, embeddings, labels, torch.bfloat16, 16 * 64 if report.dry else head.chunk_entries)
     worst = {
         what: float((one - other).norm() / one.norm())
         for what, one, other in zip(("loss", "by_embeddings", "by_weights"), whole[:3], chunked[:3], strict=True)
     }
-    found.check(
+    report.check(
         f"{name}, {classes:,} classes, batch {batch}: chunked bf16 against fp32", max(worst.values()) < LARGEST,
         loss=float(whole[0]), relative_differences=worst, peak_bytes={"whole": whole[3], "chunked": chunked[3]},
     )  # fmt: skip

@@ -12,7 +12,7 @@ from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.training.optim import build_optimizer
-from tools.gpu_stages.findings import Findings, findings
+from tools.gpu_stages.report import StageReport, stage_report
 
 SIZES = {32: 1024, 144: 256}
 """Side of the input in pixels -> images in the batch."""
@@ -20,17 +20,17 @@ REPEATS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
-    compute = choose_compute(found.device)
+    report = stage_report(__doc__, arguments)
+    compute = choose_compute(report.device)
     for size, batch in SIZES.items():
-        count = 2 if found.dry else batch
-        found.attempt(f"{size} px", measure, compute, size, count)
-    return found.exit_code
+        count = 2 if report.dry else batch
+        report.attempt(f"{size} px", measure, compute, size, count)
+    return report.exit_code
 
 
-def measure(found: Findings, compute: Compute, size: int, batch: int) -> None:
+def measure(report: StageReport, compute: Compute, size: int, batch: int) -> None:
     """The three parts of a step, then the convolutions of the network in its order."""
-    width, classes = (8, 300) if found.dry else (64, 52_500)
+    width, classes = (8, 300) if report.dry else (64, 52_500)
     backbone = compute.place(build_backbone(BackboneSettings(size, width=width))).train()
     head = build_head("arcface", 512, classes).to(compute.device)
     if compute.autocast_dtype == torch.bfloat16:
@@ -47,11 +47,11 @@ def measure(found: Findings, compute: Compute, size: int, batch: int) -> None:
 
     parts = {"backbone": network, "head": lambda: head(embeddings, labels).backward()}
     for name, work in parts.items():
-        found.tell(f"{size} px: {name}", batch=batch, seconds=seconds(work, compute))
+        report.add(f"{size} px: {name}", batch=batch, seconds=seconds(work, compute))
     optimizer = build_optimizer([backbone, head], lr=1e-6)
-    found.tell(f"{size} px: optimiser", batch=batch, seconds=seconds(optimizer.step, compute))
+    report.add(f"{size} px: optimiser", batch=batch, seconds=seconds(optimizer.step, compute))
     for name, layer, given in convolutions(backbone, images, compute):
-        convolution(found, compute, f"{size} px: {name}", layer, given)
+        convolution(report, compute, f"{size} px: {name}", layer, given)
 
 
 def convolutions(backbone: nn.Module, images: Tensor, compute: Compute) -> list[tuple[str, nn.Conv2d, torch.Size]]:
@@ -68,7 +68,7 @@ def convolutions(backbone: nn.Module, images: Tensor, compute: Compute) -> list[
     return [(name, layer, shape) for name, layer, shape in seen if shape[-1] > 1]
 
 
-def convolution(found: Findings, compute: Compute, what: str, layer: nn.Conv2d, shape: torch.Size) -> None:
+def convolution(report: StageReport, compute: Compute, what: str, layer: nn.Conv2d, shape: torch.Size) -> None:
     """Forward and both gradients of one convolution on numbers of the run's format."""
     given = torch.randn(shape, device=compute.device, dtype=compute.image_dtype).to(memory_format=torch.channels_last)
     given.requires_grad_(layer.in_channels > 3)
@@ -83,7 +83,7 @@ def convolution(found: Findings, compute: Compute, what: str, layer: nn.Conv2d, 
     flops = 2.0 * weight.numel() * made.numel() / layer.out_channels
     ahead = seconds(forward, compute)
     back = seconds(lambda: torch.autograd.grad(made, wanted, into, retain_graph=True), compute)
-    found.tell(
+    report.add(
         what, input=list(shape), channels=layer.out_channels, forward_tflops=flops / ahead / 1e12,
         backward_tflops=len(wanted) * flops / back / 1e12, forward_seconds=ahead, backward_seconds=back,
     )  # fmt: skip

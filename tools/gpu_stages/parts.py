@@ -6,8 +6,8 @@ from pathlib import Path
 from tools.gpu_stages.runner import ROOT, Stage
 
 PARTS = {
-    "A": "correctness: what a GPU computes is what a CPU computes, and what fails, fails well",
-    "B": "rates: every way to execute a step, what feeds it, and where the time goes",
+    "A": "correctness: a GPU computes what a CPU computes, and failures end in clear messages",
+    "B": "rates: every way to execute a step, the engines, and where the time goes",
     "C": "an epoch of lowres32 and of highlow144 over 1,000,000 + 10,000 pictures",
 }
 SANITIZER = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -15,6 +15,7 @@ PYTEST = (
     "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rsfE", "-p", "no:cacheprovider",
     "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
 )  # fmt: skip
+KERNEL_TESTS = ("resampling/test_triton_kernels.py", "sampling/test_augmentation_triton.py")
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
 
 
@@ -24,14 +25,14 @@ def stages(part: str, work: Path, out: Path, dry: bool) -> list[Stage]:
 
 
 class Maker:
-    """Makes the stages of one call."""
+    """Makes the stages of one call of the check."""
 
     def __init__(self, work: Path, out: Path, dry: bool) -> None:
         self.work, self.out, self.dry, self.data = work, out, dry, work / "packed"
         self.manifest = self.data / "manifest.json"
 
     def script(self, name: str, module: str, limit: float, *more: str, data: bool = True) -> Stage:
-        """A file of this folder as a stage; ``data``: it needs the packed noise."""
+        """A file of this folder as a stage; ``data``: whether it needs the packed noise."""
         results = self.out / f"{name.replace(' ', '-')}.jsonl"
         command = (
             "-m", f"tools.gpu_stages.{module}", "--data", str(self.data), "--work", str(self.work / "runs"),
@@ -47,7 +48,7 @@ class Maker:
 
 
 def _correctness(make: Maker) -> list[Stage]:
-    kernels = [str(ROOT / "tests" / "engines" / f"test_{name}_triton.py") for name in ("resample", "plan")]
+    kernels = [str(ROOT / "tests" / path) for path in KERNEL_TESTS]
     return [
         make.environment(),
         Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),

@@ -9,36 +9,36 @@ from benchmarks.trial import Trial
 from hrfr_fast.regimes import REGIMES, in_order, regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
-from tools.gpu_stages.findings import Findings, findings
+from tools.gpu_stages.report import StageReport, stage_report
 from tools.gpu_stages.runner import is_installed
 
 STEPS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
+    report = stage_report(__doc__, arguments)
     weights = is_installed("safetensors")
     for regime in map(regime_named, in_order(REGIMES)):
         if regime.parents and not weights:
-            found.tell(f"{regime.name}: left out", problem="safetensors is not installed, and it has parents")
+            report.add(f"{regime.name}: left out", problem="safetensors is not installed, and it has parents")
         elif regime.phases:
-            found.attempt(regime.name, train, regime.name, weights)
-    return found.exit_code
+            report.attempt(regime.name, train, regime.name, weights)
+    return report.exit_code
 
 
-def train(found: Findings, regime: str, keep_weights: bool) -> None:
+def train(report: StageReport, regime: str, keep_weights: bool) -> None:
     """STEPS steps with graphs where there are any; the weights stay where regimes that start from them look."""
     settings = TrainSettings(
-        regime=regime, data=str(found.data), out=str(found.work / "regimes" / regime), device=found.device,
-        steps=6 if found.dry else STEPS, batch_size=8 if found.dry else 64, width=8 if found.dry else 16,
-        embedding_size=16 if found.dry else 64, eval_every=0, log_every=2, compile="off",
+        regime=regime, data=str(report.data), out=str(report.work / "regimes" / regime), device=report.device,
+        steps=6 if report.dry else STEPS, batch_size=8 if report.dry else 64, width=8 if report.dry else 16,
+        embedding_size=16 if report.dry else 64, eval_every=0, log_every=2, compile="off",
     )  # fmt: skip
     began = time.perf_counter()
     with Trial(build(settings), show_progress=False) as trial:
         losses = trial.run_through()
         if keep_weights:
             trial.validation.save_weights("last")
-        found.check(
+        report.check(
             regime, all(map(isfinite, losses)), losses=[round(loss, 4) for loss in losses],
             engine=trial.setup.engine.name, graphs=trial.state.execution.graphs, seconds=time.perf_counter() - began,
         )  # fmt: skip

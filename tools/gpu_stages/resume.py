@@ -9,31 +9,31 @@ import numpy as np
 from benchmarks.trial import Trial, read_train_lines
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
-from tools.gpu_stages.findings import Findings, findings
+from tools.gpu_stages.report import StageReport, stage_report
 
 STEPS, STOP = 12, 6
 LARGEST = 0.01  # of the loss; bf16 kernels that add in any order do not repeat to the bit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    found = findings(__doc__, arguments)
-    for precision in ("fp32",) if found.dry else ("bf16", "fp16"):
-        found.attempt(precision, compare, precision)
-    return found.exit_code
+    report = stage_report(__doc__, arguments)
+    for precision in ("fp32",) if report.dry else ("bf16", "fp16"):
+        report.attempt(precision, compare, precision)
+    return report.exit_code
 
 
-def compare(found: Findings, precision: str) -> None:
+def compare(report: StageReport, precision: str) -> None:
     """Losses of the steps after STOP, once through and once resumed from the state of a second process's trainer."""
     settings = TrainSettings(
-        regime="lowres32", data=str(found.data), device=found.device, precision=precision, steps=STEPS, eval_every=0,
-        batch_size=8 if found.dry else 128, width=8 if found.dry else 64, embedding_size=16 if found.dry else 512,
-        log_every=1, compile="off", out=str(found.work / f"resume-{precision}-whole"),
+        regime="lowres32", data=str(report.data), device=report.device, precision=precision, steps=STEPS, eval_every=0,
+        batch_size=8 if report.dry else 128, width=8 if report.dry else 64, embedding_size=16 if report.dry else 512,
+        log_every=1, compile="off", out=str(report.work / f"resume-{precision}-whole"),
     )  # fmt: skip
     with Trial(build(settings), show_progress=False) as trial:
         whole = np.array(trial.run_through())
-    resumed = stopped_and_resumed(settings.replaced(out=str(found.work / f"resume-{precision}-cut")))
+    resumed = stopped_and_resumed(settings.replaced(out=str(report.work / f"resume-{precision}-cut")))
     difference = float(np.abs(whole - resumed).max() / whole[0])
-    found.check(
+    report.check(
         f"resumed in {precision}", len(resumed) == STEPS and difference < LARGEST, largest_difference=difference,
         whole=whole.round(5).tolist(), resumed=resumed.round(5).tolist(),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Running stages one after the other: each a process of its own with a time limit, whatever it does.
+"""Runner of stages, one after the other, each in a process of its own with a time limit.
 
 ``summary.json`` is written anew after each stage, its output goes straight to ``logs/``, and its results are lines of
 JSON that it appends as it goes, so a call that is cut short anywhere leaves what it found.
@@ -27,7 +27,7 @@ PACKAGE_OF = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing to run and how long it may take."""
+    """One command to run and its time limit."""
 
     name: str
     command: tuple[str, ...]
@@ -35,7 +35,7 @@ class Stage:
     limit: float
     """Seconds."""
     program: tuple[str, ...] = ()
-    """What runs Python, with its own arguments; nothing: Python runs by itself."""
+    """A program that runs Python, with its own arguments; empty: none."""
     needs: tuple[Path, ...] = ()
     """Files without which it cannot run."""
     results: Path | None = None
@@ -47,8 +47,8 @@ class Stage:
 
 
 @dataclass
-class Outcome:
-    """What came of a stage. ``state``: done, failed, stopped at its limit, left out, or no time left."""
+class StageResult:
+    """The result of a stage. ``state``: done, failed, stopped at its limit, left out, or no time left."""
 
     name: str
     state: str
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def is_installed(module: str) -> bool:
-    """Whether ``module`` can be found; a part of a package that is missing cannot."""
+    """Whether ``module`` can be found, which a part of a missing package cannot."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:
@@ -85,7 +85,7 @@ def start(stage: Stage, log: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes], seconds: float, grace: float) -> bool:
-    """Wait that long, then ask the group to stop, then end it. Whether it ended by itself."""
+    """Wait ``seconds``, then terminate the process group, then kill it. Returns whether it ended by itself."""
     try:
         process.wait(max(0.0, seconds))
         return True
@@ -101,29 +101,31 @@ def finish(process: subprocess.Popen[bytes], seconds: float, grace: float) -> bo
     return False
 
 
-def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> Outcome:
-    """Run one stage to its end, its limit or the end of all time."""
+def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> StageResult:
+    """Run one stage to its end, or to its limit or that of the whole call."""
     absent = [f"{path} does not exist" for path in stage.needs if not path.exists()]
     if absent:
-        return Outcome(stage.name, "left out", tail="; ".join(absent))
+        return StageResult(stage.name, "left out", tail="; ".join(absent))
     limit = min(stage.limit, seconds_left - grace)
     if limit <= 0:
-        return Outcome(stage.name, "no time left")
+        return StageResult(stage.name, "no time left")
     log = out / "logs" / f"{stage.file_name}.txt"
     began = time.monotonic()
     process = start(stage, log)
     try:
         ended = finish(process, limit, grace)
-    except BaseException:  # Ctrl-C, or whoever called us gave up: the stage must not go on alone
+    except BaseException:  # on Ctrl-C or when the call is cut short the stage must not go on alone
         finish(process, 0, grace)
         raise
     state = "stopped at its limit" if not ended else "done" if process.returncode == 0 else "failed"
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
-    return Outcome(stage.name, state, round(time.monotonic() - began, 1), process.returncode, tail, found(stage))
+    return StageResult(
+        stage.name, state, round(time.monotonic() - began, 1), process.returncode, tail, read_results(stage)
+    )
 
 
-def found(stage: Stage) -> list[Any]:
-    """What a stage left, even where it was stopped: every whole line of JSON, or the one object of the file."""
+def read_results(stage: Stage) -> list[Any]:
+    """The results of a stage, even of one that was stopped: every whole line of JSON, or the file's one object."""
     if stage.results is None or not stage.results.exists():
         return []
     text = stage.results.read_text(encoding="utf-8", errors="replace")
@@ -140,24 +142,24 @@ def found(stage: Stage) -> list[Any]:
     return lines
 
 
-def check(stages: list[Stage], out: Path, time_limit: float, grace: float = GRACE, **about: Any) -> list[Outcome]:
-    """Run all stages in order; ``about`` goes into the summary beside their outcomes."""
+def check(stages: list[Stage], out: Path, time_limit: float, grace: float = GRACE, **about: Any) -> list[StageResult]:
+    """Run all stages in order; ``about`` goes into the summary beside their results."""
     (out / "logs").mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    outcomes: list[Outcome] = []
-    _write(out, about, outcomes)
+    results: list[StageResult] = []
+    _write(out, about, results)
     for stage in stages:
         last = run(stage, out, time_limit - (time.monotonic() - began), grace)
-        outcomes.append(last)
+        results.append(last)
         indented = "\n".join(f"    {line}" for line in last.tail.splitlines())
         print(f"{last.name}: {last.state} ({last.seconds:.0f} s)\n{indented}", flush=True)
-        _write(out, about, outcomes)
-    return outcomes
+        _write(out, about, results)
+    return results
 
 
-def _write(out: Path, about: dict[str, Any], outcomes: list[Outcome]) -> None:
-    """summary.json, whole at any moment."""
-    partial = out / "summary.json.partial"
-    summary = about | {"stages": [asdict(outcome) for outcome in outcomes]}
-    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out / "summary.json")
+def _write(out: Path, about: dict[str, Any], results: list[StageResult]) -> None:
+    """Write summary.json, by way of another file so that it is whole at any moment."""
+    temporary = out / "summary.json.partial"
+    summary = about | {"stages": [asdict(result) for result in results]}
+    temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out / "summary.json")

@@ -1,4 +1,4 @@
-"""What every stage's script shares: its options, its lines of JSON, and whether all that it checked held."""
+"""The report of a stage: its options, its results as lines of JSON, and whether all of its checks hold."""
 
 import argparse
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 
-class Findings:
-    """The options of a stage, and where what it finds goes.
+class StageReport:
+    """The options of a stage and the file of its results.
 
-    ``tell`` appends a line of JSON to ``--results`` at once; a check that does not hold makes ``exit_code`` 1.
+    ``add`` appends a line of JSON to ``--results`` at once; a check that does not hold makes ``exit_code`` 1.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -23,20 +23,20 @@ class Findings:
         self.work.mkdir(parents=True, exist_ok=True)
         self.results.parent.mkdir(parents=True, exist_ok=True)
 
-    def tell(self, what: str, **values: Any) -> None:
-        """One line: what was measured, and its values."""
+    def add(self, what: str, **values: Any) -> None:
+        """Add a line: what was measured, and its values."""
         line = json.dumps({"what": what, **values})
         with self.results.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         print(line, flush=True)
 
     def check(self, what: str, holds: bool, **values: Any) -> None:
-        """A line with ``holds``; the stage fails where it is false, after it has gone on to its end."""
-        self.tell(what, holds=bool(holds), **values)
+        """Add a line with ``holds``; where it is false the stage goes on, and fails at its end."""
+        self.add(what, holds=bool(holds), **values)
         self.exit_code |= not holds
 
     def attempt(self, what: str, work: Callable[..., None], *given: Any) -> None:
-        """``work(self, *given)``; where that raises, it is told as a check that does not hold."""
+        """Call ``work(self, *given)``; an exception is added as a check that does not hold."""
         began = time.perf_counter()
         try:
             work(self, *given)
@@ -47,15 +47,15 @@ class Findings:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options of every stage."""
+    """The parser of the options that every stage has."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="packed noise")
     parser.add_argument("--work", type=Path, required=True, help="scratch directory")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines are appended there")
-    parser.add_argument("--dry-run", action="store_true", help="on a CPU, as small as can be")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, with as little data as possible")
     return parser
 
 
-def findings(description: str | None, arguments: Sequence[str] | None) -> Findings:
-    """The findings of a stage that has no options of its own."""
-    return Findings(parser_of(description).parse_args(arguments))
+def stage_report(description: str | None, arguments: Sequence[str] | None) -> StageReport:
+    """The report of a stage that has no options of its own."""
+    return StageReport(parser_of(description).parse_args(arguments))

@@ -1,0 +1,98 @@
+"""Timing of training steps: timed steps, the memory they take, and what the device can reach at most."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hrfr_fast.runtime.device import Compute
+
+
+@dataclass
+class TimedSteps:
+    """A way to take training steps, and the rates that it reached."""
+
+    name: str
+    steps: Callable[[int], None]
+    """Takes the given number of steps and waits for the device."""
+    batch_size: int
+    details: dict[str, Any] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    count: int = 1
+    """Steps in a round."""
+
+    @property
+    def images_per_second(self) -> float:
+        return median(self.rates)
+
+    def calibrate(self, seconds: float) -> None:
+        """Warm up (compile, capture, fill caches) and choose ``count`` so that a round lasts ``seconds``."""
+        self.steps(2)
+        began = time.perf_counter()
+        self.steps(2)
+        self.count = max(2, round(2 * seconds / (time.perf_counter() - began)))
+
+    def round(self) -> None:
+        """Take ``count`` steps and keep their rate."""
+        began = time.perf_counter()
+        self.steps(self.count)
+        self.rates.append(self.count * self.batch_size / (time.perf_counter() - began))
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The measured peak rates of the device."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+def measure_ceilings(compute: "Compute") -> Ceilings:
+    """The rates of a matrix product and of a copy (bytes read plus written), in the run's number format."""
+    import torch
+
+    from hrfr_fast.training.speed import matrix_rate
+
+    on_cuda = compute.device.type == "cuda"
+    product = matrix_rate(compute) if on_cuda else matrix_rate(compute, size=1536, repeats=5)
+    source = torch.ones(2**30 if on_cuda else 2**26, dtype=torch.float32, device=compute.device)
+    target = torch.empty_like(source)
+    rates = []
+    for _ in range(10):
+        wait(compute)
+        began = time.perf_counter()
+        target.copy_(source)
+        wait(compute)
+        rates.append(2 * source.nbytes / (time.perf_counter() - began))
+    return Ceilings(product, median(rates[2:]))
+
+
+def wait(compute: "Compute") -> None:
+    """Wait until the device has finished its queued work."""
+    import torch
+
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def free_memory(compute: "Compute") -> int:
+    """Free unused device memory and reset its peak; returns the bytes in use."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if compute.device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def peak_bytes(compute: "Compute", before: int) -> int:
+    """Peak of the device bytes since ``free_memory`` returned ``before``, above it; 0 on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() - before if compute.device.type == "cuda" else 0

@@ -1,0 +1,70 @@
+"""The models that an analysis compares, read from runs or checkpoints, and their names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.toml_files import read_toml
+
+LOW_RESOLUTION = 36  # pixels of the view LR36
+
+
+@dataclass(frozen=True)
+class Model:
+    """One run or checkpoint. ``settings``: the run's settings.toml, empty for a checkpoint without its run."""
+
+    name: str
+    weights: Path
+    metadata: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def input_size(self) -> int:
+        return int(self.metadata["backbone"]["input_size"])
+
+    @property
+    def sees_no_detail(self) -> bool:
+        """Whether its input is so small that a high-resolution view is shrunk as far as a low-resolution one."""
+        return self.input_size <= LOW_RESOLUTION
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.input_size} px: near-identity control)" if self.sees_no_detail else self.name
+
+
+def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
+    """The model of a run directory (its last checkpoint) or a weights file. Raises UsageError where there is none."""
+    from hrfr_fast.model.checkpoint import read_metadata, weights_path
+
+    weights = weights_path(run_or_checkpoint)
+    file = weights.parent.parent / "settings.toml"
+    settings: dict[str, Any] = {}
+    if weights.parent.name == "checkpoints" and file.is_file():
+        settings = read_toml(file, "settings")
+    return Model(name, weights, read_metadata(weights), settings)
+
+
+def model_names(runs: list[str | Path]) -> list[str]:
+    """Unique names: the directories', with that of a checkpoint other than last, and parents' where they are equal.
+
+    Raises UsageError where one run is given twice.
+    """
+    paths = [Path(run).resolve() for run in runs]
+    if len(set(paths)) < len(paths):
+        raise UsageError("one run is given twice; give each once")
+    depth = 1
+    while True:
+        names = [_name(path, depth) for path in paths]
+        if len(set(names)) == len(names) or depth > 20:
+            return names
+        depth += 1
+
+
+def _name(path: Path, depth: int) -> str:
+    suffix = ""
+    if path.suffix == ".safetensors":
+        suffix = "" if path.stem == "last" else f"-{path.stem}"
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    name = "-".join(path.parts[-depth:]).strip("/") + suffix
+    return "".join(c if c.isprintable() else "_" for c in name)  # no font draws bytes that are not UTF-8
