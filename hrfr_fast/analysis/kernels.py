@@ -18,6 +18,7 @@ from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.analysis.uniformity import effective_rank
+from hrfr_fast.reporting.figures import COLOURS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,7 +214,7 @@ def _mosaic(kernels: NDArray[np.float64], columns: int) -> NDArray[np.float64]:
 
 def _draw_spectra(kernels: dict[tuple[str, int], NDArray[np.float64]], path: Path) -> Figure:
     with drawing.figure(path, 1, 1, cell=(6.4, 4.0)) as axes:
-        for colour, (name, layer) in zip(drawing.COLOURS * 5, kernels.items(), strict=False):
+        for colour, (name, layer) in zip(COLOURS * 5, kernels.items(), strict=False):
             axes[0][0].plot(np.linspace(0, 0.5, FREQUENCIES), 100 * spectrum(layer), "o-", color=colour,
                             markersize=4, label=_title(*name))  # fmt: skip
         axes[0][0].set(xlabel="spatial frequency (cycles a pixel)", ylabel="relative power (%)", ylim=(0, None))

@@ -24,6 +24,7 @@ from hrfr_fast.analysis.uniformity import (
 from hrfr_fast.format.reader import Split
 from hrfr_fast.model.lineage import unlike_its_own
 from hrfr_fast.regimes import REGIMES
+from hrfr_fast.reporting.figures import COLOURS
 
 KEY = "sphere"
 QUESTION = "Do the embeddings fill the sphere?"
@@ -179,7 +180,7 @@ def _draw_sphere(spaces: Spaces, model: Model, numbers: dict[str, Any], path: Pa
 
 def _draw_trained(axes: Any, raw: NDArray[np.floating], people: NDArray[np.int64], test: dict[str, float]) -> None:
     names = np.unique(people)
-    colours = [drawing.COLOURS[place % len(drawing.COLOURS)] for place in np.searchsorted(names, people)]
+    colours = [COLOURS[place % len(COLOURS)] for place in np.searchsorted(names, people)]
     middles = centres(unit(raw), people)
     axes[0].scatter(*unit(raw).T, s=6, c=colours, alpha=0.6, linewidths=0)
     axes[0].scatter(*(1.02 * middles).T, s=14, color="black", marker="x", linewidths=0.8)

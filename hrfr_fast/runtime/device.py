@@ -31,7 +31,7 @@ class Compute:
         """``module`` on the device, its convolutions in channels-last."""
         import torch
 
-        return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager[object]:
         import torch

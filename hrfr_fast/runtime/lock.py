@@ -154,7 +154,7 @@ def _may_run(holder: dict[str, Any]) -> bool:
 def _birth(pid: int) -> str:
     """When a process was started, in ticks since the machine was: tells it from a later one of the same number."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
