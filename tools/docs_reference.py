@@ -73,9 +73,9 @@ def _regimes() -> str:
     for title, regimes in (("The ten regimes", TABLE), ("Controls", CONTROLS)):
         rows = ["| regime | trained on | input | starts from | what it is |", "|---|---|---|---|---|"]
         rows += [
-            f"| `{one.name}` | {', '.join(one.sources)} | {one.input_size} px | {', '.join(one.parents) or '-'} "
-            f"| {_escaped(one.summary)} |"
-            for one in regimes
+            f"| `{regime.name}` | {', '.join(regime.sources)} | {regime.input_size} px "
+            f"| {', '.join(regime.parents) or '-'} | {_escaped(regime.summary)} |"
+            for regime in regimes
         ]
         parts.append(f"## {title}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
