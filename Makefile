@@ -40,7 +40,7 @@ coverage: setup
 	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered
 
 docs: setup
-	$(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 clean:
 	rm -rf demo build/site

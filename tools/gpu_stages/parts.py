@@ -15,6 +15,7 @@ PYTEST = (
     "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rsfE", "-p", "no:cacheprovider",
     "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
 )  # fmt: skip
+KERNEL_TESTS = ("resampling/test_triton_kernels.py", "sampling/test_augmentation_triton.py")
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
 
 
@@ -47,7 +48,7 @@ class Maker:
 
 
 def _correctness(make: Maker) -> list[Stage]:
-    kernels = [str(ROOT / "tests" / "engines" / f"test_{name}_triton.py") for name in ("resample", "plan")]
+    kernels = [str(ROOT / "tests" / name) for name in KERNEL_TESTS]
     return [
         make.environment(),
         Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
