@@ -64,8 +64,14 @@ def _table(parameters: list[Any]) -> str:
         else:
             name = ", ".join(f"`{option}`" for option in parameter.opts)
         if name != "`--help`":
-            rows.append(f"| {name} | {_escaped(parameter.help or '')} |")
+            rows.append(f"| {name} | {_escaped(parameter.help or '')}{_default(parameter)} |")
     return "\n".join(rows) + "\n"
+
+
+def _default(parameter: Any) -> str:
+    """The default, where the help is to show one."""
+    default, shown = parameter.default, getattr(parameter, "show_default", False)
+    return f" (default: {default})" if shown and default is not None and default is not False else ""
 
 
 def _regimes() -> str:
