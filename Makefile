@@ -6,12 +6,14 @@ SETUP := pyproject.toml constraints.txt tools/setup.sh
 FOR_DEMO := $(VENV)/.ready-demo
 FOR_TESTS := $(VENV)/.ready
 
-.PHONY: help demo test lint setup clean
+.PHONY: help demo test lint coverage docs setup clean
 help:
 	@echo "make demo   make a small data tree, pack it, train highlow144, verify, write a report"
 	@echo "make test   ruff, mypy and the tests"
-	@echo "make setup  only the virtual environment in $(VENV), with everything: DALI, FFCV, development tools"
-	@echo "make clean  remove the demo's output"
+	@echo "make docs   the documentation site -> build/site/index.html; any broken link is an error"
+	@echo "make coverage  the tests, and which lines of the package they execute"
+	@echo "make setup  only the virtual environment in $(VENV), with everything: DALI, FFCV, tools"
+	@echo "make clean  remove the output of demo and docs"
 
 setup: $(FOR_TESTS)
 
@@ -34,5 +36,11 @@ lint: setup
 test: lint
 	$(VENV)/bin/python -m pytest
 
+coverage: setup
+	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
 clean:
-	rm -rf demo
+	rm -rf demo build/site

@@ -132,7 +132,7 @@ def _children() -> set[int]:
     """Those of this thread, but for the one that Python itself starts with the first pool and keeps."""
     multiprocessing.active_children()  # joins those that have ended
     try:
-        found = set(map(int, Path("/proc/thread-self/children").read_text().split()))
+        found = set(map(int, Path("/proc/thread-self/children").read_text(encoding="utf-8").split()))
     except OSError:  # a kernel that does not list them
         return set()
     return found - {resource_tracker._resource_tracker._pid}

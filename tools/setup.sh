@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make the virtual environment $1 for $2: `demo`, what running on a CPU needs; or `tests`, everything: also DALI (1 GB
-# on the disk, of no use without an NVIDIA card), FFCV, which is built here, and the development tools.
+# on the disk, of no use without an NVIDIA card), FFCV, which is built here, the development tools, and what builds
+# the documentation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 purpose=$2
@@ -52,7 +53,7 @@ PY
     "${install[@]}" "${needed[@]}"
     "${install[@]}" --no-deps -e .
 else
-    "${install[@]}" -e '.[dev]' tbb
+    "${install[@]}" -e '.[dev,docs]' tbb
     ./tools/install_ffcv.sh "$venv"
 fi
 # In place of pip's own compiling, which uses one core and does the libraries' tests, too. What only older or newer

@@ -26,7 +26,7 @@ class Compute:
 
     def place(self, module: ModuleT) -> ModuleT:
         """``module`` on the device, its convolutions in channels-last."""
-        return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.autocast_dtype is None:

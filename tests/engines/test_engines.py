@@ -24,14 +24,14 @@ GIB = 2**30
 def held():
     """Threads, child processes and open files of this process."""
     tasks = os.listdir("/proc/self/task")
-    children = [Path(f"/proc/self/task/{task}/children").read_text().split() for task in tasks]
+    children = [Path(f"/proc/self/task/{task}/children").read_text(encoding="utf-8").split() for task in tasks]
     return {"threads": len(tasks), "children": sum(map(len, children)), "files": len(os.listdir("/proc/self/fd"))}
 
 
 def resident_memory():
     """Bytes in RAM, once malloc has given back what is free: without that the figure moves by 50 MB on its own."""
     ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("name", ENGINES)

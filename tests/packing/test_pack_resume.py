@@ -162,7 +162,7 @@ def test_workers_end_with_a_killed_packer_and_the_next_one_finishes(tree, tmp_pa
     packer = subprocess.Popen(command, env=environment)
     children, deadline = [], time.monotonic() + 300
     while len(children) < 3 and packer.poll() is None and time.monotonic() < deadline:
-        children = Path(f"/proc/{packer.pid}/task/{packer.pid}/children").read_text().split()
+        children = Path(f"/proc/{packer.pid}/task/{packer.pid}/children").read_text(encoding="utf-8").split()
     packer.kill()
     packer.wait()
     assert len(children) >= 3  # two workers and multiprocessing's resource tracker
@@ -176,7 +176,7 @@ def test_workers_end_with_a_killed_packer_and_the_next_one_finishes(tree, tmp_pa
 
 def alive(pid: str) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -106,7 +106,7 @@ def test_the_report_holds_the_numbers_and_needs_no_other_file(done):
     assert "more steps may make them better" in page, "nobody watched highres32 for a plateau"
     assert results["data"]["digest"] in page and "synthetic" in page and "tests the tool" in page
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/webp' in page
-    with open(done / "tables" / "verification.csv") as file:
+    with open(done / "tables" / "verification.csv", encoding="utf-8") as file:
         rows = {row["regime"]: row for row in csv.DictReader(file)}
     assert float(rows["lowres32"]["accuracy"]) == results["regimes"]["lowres32"]["accuracy"]["value"]
     assert {"accuracy.png", "folds.png", "loss.png", "roc.png", "regime-lowres32.png"} <= set(

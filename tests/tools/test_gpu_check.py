@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ def test_no_stage_stops_the_next_and_the_summary_has_all(tmp_path, capsys):
         "part"
     ] == "A"
     assert (tmp_path / "out" / "logs" / "is-stopped.txt").read_text(encoding="utf-8") == "training\n"
+
+
+def test_every_file_that_a_stage_runs_exists(tmp_path):
+    commands = [stage.command for part in PARTS for stage in stages(part, tmp_path / "work", tmp_path / "out", True)]
+    files = {word for command in commands for word in command if word.startswith(str(ROOT))}
+    assert len(files) > 4 and [path for path in files if not Path(path).exists()] == []
 
 
 def test_when_time_is_up_the_rest_is_named(tmp_path):
