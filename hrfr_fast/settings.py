@@ -4,6 +4,8 @@ Defaults < ``--config file.toml`` < flags. The command line builds its options f
 keeps the resolved values as ``settings.toml``, and that file is itself a valid ``--config``. Names are unique over all
 groups, so files, flags and the constructor of :class:`TrainSettings` are flat: ``TrainSettings(width=16)`` is read back
 as ``settings.model.width``. None means "not set"; such a key is left out of the file.
+
+Longer than 300 lines because every setting, its bounds and its help stand here and nowhere else.
 """
 
 from collections.abc import Iterator, Mapping

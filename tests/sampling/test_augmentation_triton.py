@@ -93,5 +93,5 @@ def test_the_kernel_draws_the_augmentation_of_the_host(settings, seed, device):
 
 
 def test_every_setting_reaches_the_kernel():
-    names = set(AugmentSettings.__dataclass_fields__)
+    names = set(AugmentSettings.model_fields)
     assert set(augmentation_triton.FIELDS) == names and len(kernel_settings(AugmentSettings())) == len(names)
