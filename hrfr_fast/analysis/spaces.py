@@ -75,6 +75,9 @@ class Pictures(Split):
     def data(self) -> NDArray[np.uint8]:
         return self.pixels.reshape(-1)
 
+    def refuse_shrunk(self) -> None:
+        """Nothing to refuse: memory does not become shorter, as a mapped file may."""
+
     @cached_property
     def _tables(self) -> beton.Tables:
         each = 3 * self.size * self.size
