@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import cpd, drawing, maps
+from hrfr_fast.analysis import cpd, maps
 from hrfr_fast.analysis.distances import d_prime_of, edges_of, overlap_of
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import at_once
@@ -22,6 +22,7 @@ from hrfr_fast.analysis.resolution_gap import probe
 from hrfr_fast.analysis.spaces import HR, LR36, Model, Spaces
 from hrfr_fast.evaluation.bootstrap import paired_difference
 from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.reporting import figures as drawing
 
 if TYPE_CHECKING:
     import torch

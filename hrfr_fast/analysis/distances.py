@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import Statistic, at_once, pair_interval
 from hrfr_fast.analysis.pairing import Pairs, identity_pairs
 from hrfr_fast.analysis.spaces import HR, LR36, Model, Spaces, View
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "distances"
 QUESTION = "How far apart are two pictures of one person, and of two people, within and across resolutions?"

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing, maps
+from hrfr_fast.analysis import maps
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import interval, mean_of
 from hrfr_fast.analysis.pairing import Pairs, halves, identity_pairs
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.evaluation.verification import Verification, verify
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "drift"
 QUESTION = "Are two models' embeddings in the same space, and does an old gallery serve new probes?"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.evaluation.compare import mcnemar
 from hrfr_fast.evaluation.verification import Verification, verify
 from hrfr_fast.format.reader import PairSet
+from hrfr_fast.reporting import figures as drawing
 from hrfr_fast.runtime.errors import UsageError
 
 KEY = "failures"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.analysis.spaces import Model, Spaces
 from hrfr_fast.analysis.uniformity import effective_rank
+from hrfr_fast.reporting import figures as drawing
 
 if TYPE_CHECKING:
     from torch import nn

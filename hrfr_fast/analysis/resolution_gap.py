@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, interval, mean_of
 from hrfr_fast.analysis.spaces import HELD_OUT, HR, LR32, LR36, Model, Spaces, View
 from hrfr_fast.evaluation.bootstrap import balanced_mean
+from hrfr_fast.reporting import figures as drawing
 from hrfr_fast.runtime.errors import UsageError
 
 KEY = "resolution_gap"

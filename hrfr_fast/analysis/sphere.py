@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis import drawing
 from hrfr_fast.analysis.finding import Figure, Finding
 from hrfr_fast.analysis.intervals import p_text
 from hrfr_fast.analysis.maps import unit
@@ -24,6 +23,7 @@ from hrfr_fast.analysis.uniformity import (
 from hrfr_fast.format.reader import Split
 from hrfr_fast.model.lineage import unlike_its_own
 from hrfr_fast.regimes import REGIMES
+from hrfr_fast.reporting import figures as drawing
 
 KEY = "sphere"
 QUESTION = "Do the embeddings fill the sphere?"

@@ -1,22 +1,20 @@
 """Curves of one training run as PNG files: loss and learning rate, accuracy over time, ROC, scores."""
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hrfr_fast.evaluation.verification import Verification, roc
 from hrfr_fast.reporting.canvas import attempt
-from hrfr_fast.reporting.figures import COLOURS, figure_file
+from hrfr_fast.reporting.figures import COLOURS, figure_file, roc_axes
 from hrfr_fast.training.metrics import read_metrics
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def write_curves(run: Path, verifications: Mapping[str, Verification]) -> list[Path]:
-    """Draw everything there is data for into ``run/report``; returns the files. What cannot be drawn is left out."""
+    """Draw all there is data for into ``run/report``; returns the files. What cannot be drawn is left out."""
     folder = run / "report"
     folder.mkdir(parents=True, exist_ok=True)
     lines = read_metrics(run / "metrics.jsonl")
@@ -42,12 +40,12 @@ def _loss(path: Path, lines: list[dict[str, Any]]) -> Path:
 def _accuracy(path: Path, lines: list[dict[str, Any]]) -> Path:
     """Development pairs solid; test pairs dotted, for they are only watched."""
     with figure_file(path) as (axes,):
-        for colour, name in zip(_cycled(), sorted({line["pairs"] for line in lines}), strict=False):
-            mine = [line for line in lines if line["pairs"] == name]
-            kind = mine[0]["pairs_kind"]
+        for colour, name in zip(cycle(COLOURS), sorted({line["pairs"] for line in lines}), strict=False):
+            shown = [line for line in lines if line["pairs"] == name]
+            kind = shown[0]["pairs_kind"]
             axes.plot(
-                [line["epoch"] for line in mine],
-                [100 * line["accuracy"] for line in mine],
+                [line["epoch"] for line in shown],
+                [100 * line["accuracy"] for line in shown],
                 marker="o", markersize=4, linestyle="-" if kind == "development" else ":", color=colour,
                 label=f"{name} ({kind})" if kind == "development" else f"{name} ({kind}: watched only)",
             )  # fmt: skip
@@ -59,12 +57,12 @@ def _accuracy(path: Path, lines: list[dict[str, Any]]) -> Path:
 
 def _roc(path: Path, verifications: Mapping[str, Verification]) -> Path:
     with figure_file(path) as (axes,):
-        for colour, (name, result) in zip(_cycled(), verifications.items(), strict=False):
+        for colour, (name, result) in zip(cycle(COLOURS), verifications.items(), strict=False):
             far, tar = roc(result.scores, result.same)
             shown = far > 0
             axes.plot(far[shown], tar[shown], color=colour, label=f"{name}: AUC {result.auc:.3f}")
             axes.plot(result.eer, 1 - result.eer, marker="o", color=colour)
-        axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02))
+        roc_axes(axes)
         axes.legend(loc="lower right")
     return path
 
@@ -75,15 +73,7 @@ def _scores(path: Path, verifications: Mapping[str, Verification]) -> Path:
         bins = np.linspace(result.scores.min(), result.scores.max(), 60).tolist()
         for kind, colour, label in ((result.same, COLOURS[0], "same person"), (~result.same, COLOURS[1], "different")):
             axes.hist(result.scores[kind], bins, color=colour, alpha=0.6, label=label)
-        _mark_threshold(axes, result.threshold)
+        axes.axvline(result.threshold, color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel=f"cosine similarity, {name}", ylabel="pairs")
         axes.legend()
     return path
-
-
-def _mark_threshold(axes: "Axes", threshold: float) -> None:
-    axes.axvline(threshold, color="black", linewidth=0.8, linestyle="--")
-
-
-def _cycled() -> list[str]:
-    return list(COLOURS) * 5
