@@ -32,7 +32,7 @@ class StudyRun:
     """``{"highres_identities": share}`` or ``{"highres_share": share}``."""
 
     @property
-    def run(self) -> Path:
+    def directory(self) -> Path:
         return self.settings.run_directory
 
     def __str__(self) -> str:
@@ -41,9 +41,9 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Jobs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
+    """Training runs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
 
-    jobs: tuple[StudyRun, ...]
+    runs: tuple[StudyRun, ...]
     preset: Preset
     seeds: tuple[int, ...]
     packed: Packed
@@ -53,15 +53,15 @@ class StudyPlan:
     @property
     def labels(self) -> list[str]:
         """Each once, in order."""
-        return list(dict.fromkeys(job.label for job in self.jobs))
+        return list(dict.fromkeys(run.label for run in self.runs))
 
-    def detailed(self, job: StudyRun) -> bool:
-        """Whether ``job`` also gets the resolution curve and identification."""
-        return job.seed < self.preset.detailed_seeds and job.stage not in APART
+    def detailed(self, run: StudyRun) -> bool:
+        """Whether ``run`` also gets the resolution curve and identification."""
+        return run.seed < self.preset.detailed_seeds and run.stage not in APART
 
     def of(self, label: str) -> list[StudyRun]:
-        """The jobs of one label, by seed."""
-        return [job for job in self.jobs if job.label == label]
+        """The runs of one label, by seed."""
+        return [run for run in self.runs if run.label == label]
 
 
 def make_plan(
@@ -97,17 +97,17 @@ def make_plan(
     if seeds < 0:
         raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
     numbers = tuple(range(seeds or preset.seeds))
-    out, jobs = Path(out), []
+    out, runs = Path(out), []
     for seed in numbers:
         for name, regime in ordered:
             settings = settings_of(name, regime, preset, packed, out, seed, device)
             stage = "control" if regime.control_of else "regime"
-            jobs.append(StudyRun(regime.name, regime, seed, stage, settings))
+            runs.append(StudyRun(regime.name, regime, seed, stage, settings))
         if dose:
-            jobs += _dose_jobs([job for job in jobs if job.seed == seed], preset)
+            runs += _dose_runs([run for run in runs if run.seed == seed], preset)
         if seed == numbers[0]:
-            jobs += [_sphere_job(job, preset) for job in jobs if job.label in preset.sphere]
-    return StudyPlan(tuple(jobs), preset, numbers, packed, out, device)
+            runs += [_sphere_run(run, preset) for run in runs if run.label in preset.sphere]
+    return StudyPlan(tuple(runs), preset, numbers, packed, out, device)
 
 
 def settings_of(
@@ -151,21 +151,21 @@ def _epoch(regime: Regime, packed: Packed) -> int:
     return sum(packed.splits[split].samples for split in regime.sources)
 
 
-def _dose_jobs(jobs: list[StudyRun], preset: Preset) -> list[StudyRun]:
+def _dose_runs(runs: list[StudyRun], preset: Preset) -> list[StudyRun]:
     """One seed's dose-response runs, of those of DOSED that are in the study."""
     made = []
-    for job in (job for job in jobs if job.label in DOSED):
+    for run in (run for run in runs if run.label in DOSED):
         doses = [("highres_identities", share) for share in preset.dose_identities]
-        doses += [("highres_share", share) for share in preset.dose_shares if len(job.regime.sources) > 1]
+        doses += [("highres_share", share) for share in preset.dose_shares if len(run.regime.sources) > 1]
         for name, share in doses:
-            label = f"{job.label}-{name.removeprefix('highres_')}{100 * share:g}"
-            settings = job.settings.updated({"out": str(job.run.parent / label), name: share}, "dose")
-            made.append(StudyRun(label, job.regime, job.seed, "dose", settings, {name: share}))
+            label = f"{run.label}-{name.removeprefix('highres_')}{100 * share:g}"
+            settings = run.settings.updated({"out": str(run.directory.parent / label), name: share}, "dose")
+            made.append(StudyRun(label, run.regime, run.seed, "dose", settings, {name: share}))
     return made
 
 
-def _sphere_job(job: StudyRun, preset: Preset) -> StudyRun:
+def _sphere_run(run: StudyRun, preset: Preset) -> StudyRun:
     """The same regime with three-dimensional embeddings, to be drawn on the sphere."""
-    label = f"{job.label}-sphere"
-    values = dict(preset.sphere_settings) | {"out": str(job.run.parent / label)}
-    return StudyRun(label, job.regime, job.seed, "sphere", job.settings.updated(values, f"preset {preset.name}"))
+    label = f"{run.label}-sphere"
+    values = dict(preset.sphere_settings) | {"out": str(run.directory.parent / label)}
+    return StudyRun(label, run.regime, run.seed, "sphere", run.settings.updated(values, f"preset {preset.name}"))

@@ -6,7 +6,8 @@ the same pairs for every run.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, at_once, auc_of, 
 from hrfr_fast.analysis.pairing import Pairs, halves, identity_pairs
 from hrfr_fast.evaluation.compare import Estimate
 from hrfr_fast.evaluation.verification import FOLDS
+from hrfr_fast.study.summary import Summary, summarize
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,35 @@ MIXED, LOW = "highlow144", "lowres144"
 Arrays = Mapping[str, NDArray[np.float64]]
 Spaces = Mapping[str, Mapping[int, Arrays]]
 """Regime -> seed -> what ``arrays_of`` gave."""
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What an alignment method makes of the embedding space, on identities that it was not fitted on."""
+
+    accuracy: Summary
+    accuracy_gain: Summary
+    d_prime: Summary
+    d_prime_gain: Summary
+    probe_auc: Summary
+
+
+@dataclass(frozen=True)
+class RegimeSpace:
+    """The embedding space of a regime: overlap of the HR-LR cosines of same and different people, effective rank by
+    seed, and what each alignment method makes of it (empty with too few identities)."""
+
+    overlap: Summary
+    effective_rank: dict[str, float]
+    methods: dict[str, MethodResult]
+
+
+@dataclass(frozen=True)
+class SpaceResult:
+    """Embedding spaces by regime, and the overlap of highlow144 minus that of lowres144 (None where one is missing)."""
+
+    regimes: dict[str, RegimeSpace]
+    overlap_gain: Summary | None
 
 
 def arrays_of(
@@ -78,32 +109,25 @@ def _divisible(identities: NDArray[np.int64]) -> bool:
     return _paired(judged) and int(identity_pairs(judged, ordered=True).same.sum()) >= FOLDS
 
 
-def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> dict[str, Any]:
-    """Rates over seeds with 95 % intervals.
-
-    Returns:
-        "regimes": label -> "overlap" of one person's and two people's HR-LR cosines, "effective_rank" by seed, and
-        "methods": method -> "accuracy", "d_prime" (HR-LR, judged half), "probe_auc", and as paired gains over no map
-        "accuracy_gain" and "d_prime_gain". "overlap_gain": highlow144's overlap minus lowres144's, paired; None where
-        one is missing.
-    """
+def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> SpaceResult:
+    """The embedding spaces of all regimes that have arrays, over their seeds; differences are paired."""
     known = {label: {seed: one for seed, one in seeds.items() if one} for label, seeds in spaces.items()}
     known = {label: seeds for label, seeds in known.items() if seeds}
     if not known:
-        return {"regimes": {}, "overlap_gain": None}
+        return SpaceResult({}, None)
     people, pairs = len(np.unique(identities)), identity_pairs(identities, ordered=True)
     overlaps = {label: _overlap(seeds, pairs) for label, seeds in known.items()}
     regimes = {
-        label: {
-            "overlap": overlaps[label].summary(people),
-            "effective_rank": {str(seed): float(one["effective rank"][0]) for seed, one in seeds.items()},
-            "methods": _methods(seeds, identities),
-        }
+        label: RegimeSpace(
+            overlap=summarize(overlaps[label], people),
+            effective_rank={str(seed): float(arrays["effective rank"][0]) for seed, arrays in seeds.items()},
+            methods=_methods(seeds, identities),
+        )
         for label, seeds in known.items()
     }
     both = MIXED in overlaps and LOW in overlaps
-    gain = overlaps[MIXED].minus(overlaps[LOW]).summary(people, rate=False) if both else None
-    return {"regimes": regimes, "overlap_gain": gain}
+    gain = summarize(overlaps[MIXED].minus(overlaps[LOW]), people, rate=False) if both else None
+    return SpaceResult(regimes, gain)
 
 
 def _overlap(seeds: Mapping[int, Arrays], pairs: Pairs) -> Estimate:
@@ -118,7 +142,7 @@ def _estimate(statistics: Mapping[int, Statistic], pairs: Pairs) -> Estimate:
     return Estimate(tuple(sorted(statistics)), values, pair_resamples(ordered, pairs.same, pairs.identities))
 
 
-def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, Any]:
+def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, MethodResult]:
     from hrfr_fast.analysis.distances import d_prime_of
     from hrfr_fast.evaluation.compare import outcomes
     from hrfr_fast.evaluation.verification import verify
@@ -144,13 +168,13 @@ def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict
         for method, mine in scores.items()
     }
     return {
-        method: {
-            "accuracy": accuracy[method].summary(people),
-            "accuracy_gain": accuracy[method].minus(accuracy[NONE]).summary(people, rate=False),
-            "d_prime": d_prime[method].summary(people, rate=False),
-            "d_prime_gain": d_prime[method].minus(d_prime[NONE]).summary(people, rate=False),
-            "probe_auc": areas[method].summary(people),
-        }
+        method: MethodResult(
+            accuracy=summarize(accuracy[method], people),
+            accuracy_gain=summarize(accuracy[method].minus(accuracy[NONE]), people, rate=False),
+            d_prime=summarize(d_prime[method], people, rate=False),
+            d_prime_gain=summarize(d_prime[method].minus(d_prime[NONE]), people, rate=False),
+            probe_auc=summarize(areas[method], people),
+        )
         for method in METHODS
     }
 
