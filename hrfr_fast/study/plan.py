@@ -1,4 +1,4 @@
-"""What a study runs, in which order: regimes and seeds become training runs, parents before children."""
+"""Plan of a study: its training runs, made of regimes and seeds, parents before children."""
 
 import math
 from collections.abc import Iterable
@@ -74,7 +74,7 @@ def make_plan(
     device: str = "auto",
     dose: bool = False,
 ) -> StudyPlan:
-    """The plan.
+    """The plan of a study.
 
     Args:
         regimes: names or .toml files; "all" stands for the ten of the table and their controls. Parents are added.
@@ -86,9 +86,9 @@ def make_plan(
     """
     names: list[str] = []
     for name in regimes:
-        names += [one.name for one in TABLE + CONTROLS] if name == "all" else [name]
+        names += [regime.name for regime in TABLE + CONTROLS] if name == "all" else [name]
     if not names:
-        raise UsageError("no regime was given; --regimes all, or names with commas between them")
+        raise UsageError("no regime was given; give --regimes all, or names separated by commas")
     ordered = [(name, regime_named(name)) for name in in_order(names)]
     for _, regime in ordered:
         missing = [split for split in regime.sources if split not in packed.splits]
@@ -96,18 +96,18 @@ def make_plan(
             raise UsageError(f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed")
     if seeds < 0:
         raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
-    numbers = tuple(range(seeds or preset.seeds))
+    seed_numbers = tuple(range(seeds or preset.seeds))
     out, runs = Path(out), []
-    for seed in numbers:
+    for seed in seed_numbers:
         for name, regime in ordered:
             settings = settings_of(name, regime, preset, packed, out, seed, device)
             stage = "control" if regime.control_of else "regime"
             runs.append(StudyRun(regime.name, regime, seed, stage, settings))
         if dose:
             runs += _dose_runs([run for run in runs if run.seed == seed], preset)
-        if seed == numbers[0]:
+        if seed == seed_numbers[0]:
             runs += [_sphere_run(run, preset) for run in runs if run.label in preset.sphere]
-    return StudyPlan(tuple(runs), preset, numbers, packed, out, device)
+    return StudyPlan(tuple(runs), preset, seed_numbers, packed, out, device)
 
 
 def settings_of(
@@ -129,8 +129,8 @@ def settings_of(
 
 
 def budget_of(regime: Regime, preset: Preset, packed: Packed) -> int:
-    """Optimiser steps. Passes become steps at the batch size of the largest input, so that regimes of one budget take
-    equally many whatever their own batch. Raises UsageError where the preset does not say."""
+    """Optimiser steps of one run. Passes become steps at the batch size of the largest input, so that regimes of one
+    budget take equally many whatever their own batch. Raises UsageError where the preset does not say."""
     if not regime.phases:
         return 1  # assembled from its parents; no step is taken
     if regime.budget in preset.steps:

@@ -1,4 +1,4 @@
-"""Does crossres144 close the gap of true resolution without costing accuracy? The criterion, fixed beforehand.
+"""Criterion for the remedy, fixed beforehand: does crossres144 close the resolution gap without costing accuracy?
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
 worse, on a degradation that was never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
@@ -20,10 +20,11 @@ from hrfr_fast.study.summary import Interval, Summary, summarize
 
 REMEDY = "crossres144"
 AGAINST = ("highlow144", "crossres144-views")
-"""The reference of the criterion, and the control: the same pictures without the pull."""
+"""The reference of the criterion, and the control: the same images without the consistency loss."""
 TOLERATED = -0.005
+"""Change in accuracy that the interval must stay above."""
 COLLAPSED = 0.5
-"""Of the other regime's effective rank: with less the gap was closed by giving up directions that tell people apart."""
+"""Share of the other regime's effective rank; with less, directions that tell people apart were given up."""
 Probes = Mapping[str, Mapping[int, Mapping[str, NDArray[np.float64]]]]
 
 
@@ -59,8 +60,8 @@ def remedy_of(
         accuracy: regime -> decisions on the HR-HR pairs. tar: regime -> TAR at FAR 1e-2, HR-LR.
         units: identities of the pairs.
         probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``score.RunScores``.
-        identities: int64 [N] of the probed pictures.
-        ranks: regime -> seed -> effective rank of the probed pictures' embeddings.
+        identities: int64 [N] of the probed images.
+        ranks: regime -> seed -> effective rank of the probed images' embeddings.
     """
     areas = probe_areas(probes, identities) if identities is not None else {}
     people = len(np.unique(identities)) if identities is not None else 0
@@ -86,8 +87,8 @@ def probe_areas(probes: Probes, identities: NDArray[np.int64]) -> dict[str, dict
     for label, seeds in probes.items():
         known = {seed: scores for seed, scores in seeds.items() if scores}
         for kind in next(iter(known.values()), {}):
-            one = probe_area({seed: scores[kind] for seed, scores in known.items()}, identities)
-            result.setdefault(label, {})[kind] = one
+            area = probe_area({seed: scores[kind] for seed, scores in known.items()}, identities)
+            result.setdefault(label, {})[kind] = area
     return result
 
 

@@ -36,7 +36,7 @@ class ResolutionAccuracy(Summary):
 
 @dataclass(frozen=True)
 class MainVerification:
-    """What a regime reaches on the main test pairs."""
+    """Verification of one regime on the main test pairs."""
 
     accuracy: Summary
     auc: Summary
@@ -64,7 +64,7 @@ class OtherPairs:
 
 @dataclass(frozen=True)
 class RegimeResult:
-    """The runs of one regime, and what they reach."""
+    """The runs of one regime and their results."""
 
     regime: str
     summary: str
@@ -105,7 +105,7 @@ class RegimeResult:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Exact McNemar test of one seed: pairs that only one of the two checkpoints decides rightly."""
+    """Exact McNemar test of one seed: pairs that only one of the two checkpoints decides correctly."""
 
     only_a: int
     only_b: int

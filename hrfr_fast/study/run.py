@@ -5,7 +5,7 @@ are reused when settings and data are the same, an unfinished run is resumed fro
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -266,20 +266,28 @@ def _unfinished(plan: StudyPlan, states: list[str]) -> list[StudyRun]:
     return [run for run, state in zip(plan.runs, states, strict=True) if state != "finished"]
 
 
-def dry_run(plan: StudyPlan) -> list[dict[str, Any]]:
-    """State and estimated time of each run on this device; trains a few steps in a temporary directory.
+@dataclass(frozen=True)
+class PlannedRun:
+    """One row of a dry run. ``state``: "new", "begun" or "finished"; ``seconds``: estimated, 0 for a finished run."""
 
-    Returns:
-        One dict a run: ``label``, ``seed``, ``stage``, ``state``, ``steps``, ``batch_size``, ``seconds``.
-    """
+    label: str
+    seed: int
+    stage: str
+    state: str
+    steps: int
+    batch_size: int
+    seconds: float
+
+
+def dry_run(plan: StudyPlan) -> list[PlannedRun]:
+    """State and estimated time of each run on this device; trains a few steps in a temporary directory."""
     states = [status(run, plan.packed) for run in plan.runs]
     seconds = estimates(plan, _unfinished(plan, states))
     return [
-        {
-            "label": run.label, "seed": run.seed, "stage": run.stage, "state": state,
-            "steps": run.settings.steps if run.regime.phases else 0, "batch_size": run.settings.batch_size,
-            "seconds": seconds.get(run.directory, 0.0),
-        }
+        PlannedRun(
+            run.label, run.seed, run.stage, state, steps=run.settings.steps if run.regime.phases else 0,
+            batch_size=run.settings.batch_size, seconds=seconds.get(run.directory, 0.0),
+        )
         for run, state in zip(plan.runs, states, strict=True)
     ]  # fmt: skip
 

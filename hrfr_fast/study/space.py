@@ -1,8 +1,7 @@
-"""The embedding space of a regime over all its seeds: distances across resolutions, and what aligning makes of them.
+"""The embedding space of a regime over all its seeds: distances across resolutions, before and after alignment.
 
-The analyses show the first seed in depth; here is what a verdict needs, which is about the regime and not one
-checkpoint. Maps are fitted on half of the identities of highres_eval and judged on pairs of the other half, which are
-the same pairs for every run.
+The analyses show the first seed in depth; verdicts are about the regime and need all seeds. Maps are fitted on half of
+the identities of highres_eval and tested on pairs of the other half, which are the same pairs for every run.
 """
 
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ Spaces = Mapping[str, Mapping[int, Arrays]]
 
 @dataclass(frozen=True)
 class MethodResult:
-    """What an alignment method makes of the embedding space, on identities that it was not fitted on."""
+    """The embedding space after an alignment method, on identities that it was not fitted on."""
 
     accuracy: Summary
     accuracy_gain: Summary
@@ -43,7 +42,7 @@ class MethodResult:
 @dataclass(frozen=True)
 class RegimeSpace:
     """The embedding space of a regime: overlap of the HR-LR cosines of same and different people, effective rank by
-    seed, and what each alignment method makes of it (empty with too few identities)."""
+    seed, and the space after each alignment method (empty with too few identities)."""
 
     overlap: Summary
     effective_rank: dict[str, float]
@@ -64,16 +63,16 @@ def arrays_of(
     identities: NDArray[np.int64],
     device: "torch.device | str" = "cpu",
 ) -> dict[str, NDArray[np.float64]]:
-    """What is kept of one run's space.
+    """The arrays that are kept of one run's embedding space.
 
     Args:
-        high, low: [N, D] unit rows, the pictures as they are and shrunk to 36 px and back.
+        high, low: [N, D] unit rows, the images as they are and shrunk to 36 px and back.
         identities: int64 [N].
 
     Returns:
-        "across": HR-LR cosines of all pairs of ``identity_pairs``; "pairs <method>": those of the judged half after
+        "across": HR-LR cosines of all pairs of ``identity_pairs``; "pairs <method>": those of the tested half after
         mapping; "views <method>": the probe's confidence in low resolution there, [2N']; "effective rank": [1].
-        Nothing where no identity has two pictures; without enough identities to fit on half of them the first and the
+        Empty where no identity has two images; without enough identities to fit on half of them the first and the
         last alone.
     """
     from hrfr_fast.analysis.maps import unit
@@ -87,31 +86,31 @@ def arrays_of(
     if not _divisible(identities):
         return arrays
     fitted = halves(identities)
-    judged = identity_pairs(identities[~fitted], ordered=True)
+    tested = identity_pairs(identities[~fitted], ordered=True)
     for method, mapped in fit(low[fitted], high[fitted], device, methods=METHODS).items():
         moved = unit(mapped(low[~fitted]))
-        arrays[f"pairs {method}"] = judged.cosines(high[~fitted], moved)
+        arrays[f"pairs {method}"] = tested.cosines(high[~fitted], moved)
         arrays[f"views {method}"] = probe(high[~fitted], moved, identities[~fitted], resamples=0).scores
     return arrays
 
 
 def _paired(identities: NDArray[np.int64]) -> bool:
-    """Whether there are both kinds of pairs: two identities, and two pictures of one."""
+    """Whether there are both kinds of pairs: two identities, and two images of one of them."""
     _, counts = np.unique(identities, return_counts=True)
     return len(counts) > 1 and counts.max() > 1
 
 
 def _divisible(identities: NDArray[np.int64]) -> bool:
-    """Whether half of the identities hold the ten pairs of one person that verifying takes."""
+    """Whether half of the identities have the ten genuine pairs that 10 folds need."""
     if len(np.unique(identities)) < 4:
         return False
-    judged = identities[~halves(identities)]
-    return _paired(judged) and int(identity_pairs(judged, ordered=True).same.sum()) >= FOLDS
+    tested = identities[~halves(identities)]
+    return _paired(tested) and int(identity_pairs(tested, ordered=True).same.sum()) >= FOLDS
 
 
 def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> SpaceResult:
     """The embedding spaces of all regimes that have arrays, over their seeds; differences are paired."""
-    known = {label: {seed: one for seed, one in seeds.items() if one} for label, seeds in spaces.items()}
+    known = {label: {seed: arrays for seed, arrays in seeds.items() if arrays} for label, seeds in spaces.items()}
     known = {label: seeds for label, seeds in known.items() if seeds}
     if not known:
         return SpaceResult({}, None)
@@ -133,12 +132,12 @@ def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> SpaceResult:
 def _overlap(seeds: Mapping[int, Arrays], pairs: Pairs) -> Estimate:
     from hrfr_fast.analysis.distances import overlap_of
 
-    return _estimate({seed: overlap_of(one["across"], pairs.same) for seed, one in seeds.items()}, pairs)
+    return _estimate({seed: overlap_of(arrays["across"], pairs.same) for seed, arrays in seeds.items()}, pairs)
 
 
 def _estimate(statistics: Mapping[int, Statistic], pairs: Pairs) -> Estimate:
     ordered = [statistics[seed] for seed in sorted(statistics)]
-    values = np.array([at_once(one, len(pairs.same)) for one in ordered])
+    values = np.array([at_once(statistic, len(pairs.same)) for statistic in ordered])
     return Estimate(tuple(sorted(statistics)), values, pair_resamples(ordered, pairs.same, pairs.identities))
 
 
@@ -147,25 +146,29 @@ def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict
     from hrfr_fast.evaluation.compare import outcomes
     from hrfr_fast.evaluation.verification import verify
 
-    if not all(f"pairs {NONE}" in one for one in seeds.values()):
+    if not all(f"pairs {NONE}" in arrays for arrays in seeds.values()):
         return {}
     kept = identities[~halves(identities)]
     pairs, people = identity_pairs(kept, ordered=True), len(np.unique(kept))
-    scores = {method: {seed: one[f"pairs {method}"] for seed, one in seeds.items()} for method in METHODS}
+    scores = {method: {seed: arrays[f"pairs {method}"] for seed, arrays in seeds.items()} for method in METHODS}
     decided = outcomes(
         {
-            method: {s: verify(one, pairs.same, pairs.identities, resamples=0).correct for s, one in mine.items()}
-            for method, mine in scores.items()
+            method: {
+                seed: verify(cosines, pairs.same, pairs.identities, resamples=0).correct
+                for seed, cosines in by_seed.items()
+            }
+            for method, by_seed in scores.items()
         },
         pairs.same, pairs.identities,
     )  # fmt: skip
-    accuracy = {method: one.accuracy for method, one in decided.items()}
+    accuracy = {method: found.accuracy for method, found in decided.items()}
     areas = {
-        method: probe_area({seed: one[f"views {method}"] for seed, one in seeds.items()}, kept) for method in METHODS
+        method: probe_area({seed: arrays[f"views {method}"] for seed, arrays in seeds.items()}, kept)
+        for method in METHODS
     }
     d_prime = {
-        method: _estimate({seed: d_prime_of(one, pairs.same) for seed, one in mine.items()}, pairs)
-        for method, mine in scores.items()
+        method: _estimate({seed: d_prime_of(cosines, pairs.same) for seed, cosines in by_seed.items()}, pairs)
+        for method, by_seed in scores.items()
     }
     return {
         method: MethodResult(
@@ -183,7 +186,7 @@ def probe_area(scores: Mapping[int, NDArray[np.float64]], identities: NDArray[np
     """AUC of guessing the true resolution, 0.5 being chance, over seeds.
 
     Args:
-        scores: seed -> confidence in low resolution, float64 [2N]: of the N pictures as they are, then in low
+        scores: seed -> confidence in low resolution, float64 [2N]: of the N images as they are, then in low
             resolution.
         identities: int64 [N].
     """
