@@ -271,6 +271,17 @@ def test_a_report_without_test_pairs_says_so(done, tmp_path):
     assert "no test pairs" in write_study_report(tmp_path, StudyResults.from_json(bare)).read_text()
 
 
+def test_the_report_escapes_what_users_name(done, tmp_path):
+    values, evil = json.loads((done / "results.json").read_text()), "<script>alert(1)</script>"
+    values["regimes"]["lowres32"] |= {"summary": evil, "data_note": evil}
+    values["data"]["path"] = evil
+    values["contrasts"][0]["sentence"] = evil
+    values["unanswered"] = {evil: evil}
+    (tmp_path / "runs").symlink_to(done / "runs")
+    page = write_study_report(tmp_path, StudyResults.from_json(values)).read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 5
+
+
 def test_a_run_is_reused_where_only_other_pairs_changed(packed, preset, tmp_path):
     """What its checkpoint was trained on decides, not the digest of all that is packed."""
     plan = planned(["lowres32"], packed, tmp_path, preset=preset, seeds=1)
