@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
     from hrfr_fast.evaluation.evaluate import PairResult
     from hrfr_fast.packing.summary import PackSummary
+    from hrfr_fast.study.run import PlannedRun
 
 CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
 
@@ -360,20 +361,20 @@ def study(
     typer.echo(f"report: {report}")
 
 
-def _print_plan(jobs: list[dict[str, Any]]) -> None:
+def _print_plan(runs: "list[PlannedRun]") -> None:
     from hrfr_fast.runtime.terminal import print_rows
 
     rows = [
         (
-            job["label"], str(job["seed"]), job["stage"], job["state"], f"{job['steps']:,}", f"{job['batch_size']:,}",
-            f"{job['seconds'] / 60:.1f}",
+            run.label, str(run.seed), run.stage, run.state, f"{run.steps:,}", f"{run.batch_size:,}",
+            f"{run.seconds / 60:.1f}",
         )
-        for job in jobs
+        for run in runs
     ]  # fmt: skip
     print_rows(("run", "seed", "part", "state", "steps", "batch", "minutes"), rows)
-    hours = sum(job["seconds"] for job in jobs) / 3600
-    left = sum(job["state"] != "finished" for job in jobs)
-    typer.echo(f"{left} of {len(jobs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
+    hours = sum(run.seconds for run in runs) / 3600
+    left = sum(run.state != "finished" for run in runs)
+    typer.echo(f"{left} of {len(runs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
     typer.echo("the embedding analyses and the report come on top: minutes")
 
 

@@ -12,7 +12,7 @@ from tools.gpu_stages.runner import missing
 ROOT = Path(__file__).resolve().parents[1]
 LACKED = (
     "simplejpeg", "bcolz", "tomli_w", "safetensors", "tensorboard", "matplotlib", "scipy", "sklearn", "PIL", "pycpd",
-    "psutil", "statsmodels", "nvidia.dali", "ffcv",
+    "jinja2", "psutil", "statsmodels", "nvidia.dali", "ffcv",
 )  # fmt: skip
 LACKING = f"import sys; sys.modules |= dict.fromkeys({LACKED}); "
 IMPORT_ALL = (

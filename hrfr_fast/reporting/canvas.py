@@ -1,4 +1,4 @@
-"""Figures that are only ever PNG files, the same whatever display, backend or style the user's matplotlib has."""
+"""Figures as PNG files, the same whatever display, backend or style the user's matplotlib is set to."""
 
 import io
 import os
@@ -33,7 +33,7 @@ def saved_figure(path: Path, size: tuple[float, float], dpi: int = 130) -> Itera
             yield figure
             figure.savefig(content, format="png", dpi=dpi)
         except Exception:
-            path.unlink(missing_ok=True)  # an older picture must not stand for one that cannot be drawn
+            path.unlink(missing_ok=True)  # an older figure must not stand for one that cannot be drawn
             raise
         write_bytes(path, content.getvalue())  # Matplotlib's own writing does not say why it failed
 
@@ -41,7 +41,7 @@ def saved_figure(path: Path, size: tuple[float, float], dpi: int = 130) -> Itera
 def import_matplotlib() -> None:
     """Import matplotlib though MPLBACKEND may name a notebook's backend that is not installed here.
 
-    Matplotlib refuses to be imported then. A backend that it does know stays chosen.
+    Matplotlib refuses to be imported then. A backend that it knows stays chosen.
     """
     use_writable_caches()
     if "matplotlib" in sys.modules:
@@ -58,10 +58,10 @@ def import_matplotlib() -> None:
 
 
 def attempt(draw: Callable[..., object], path: Path, *data: Any) -> bool:
-    """Have ``draw(path, *data)`` draw a picture; where it cannot, say so: no numbers may be lost with a picture.
+    """Have ``draw(path, *data)`` draw a figure, or print a warning: no numbers may be lost with a figure.
 
     Returns:
-        Whether there is a picture to show: ``draw`` gave something true.
+        Whether there is a figure to show: ``draw`` returned something true.
     """
     try:
         return bool(draw(path, *data))

@@ -1,1 +1,1 @@
-"""The study: every regime over several seeds, judged alike, compared with error bars, in one report."""
+"""Study: every regime trained over several seeds, scored alike, compared with error bars, in one report."""

@@ -1,4 +1,4 @@
-"""What a study runs, in which order: regimes and seeds become training runs, parents before children."""
+"""Plan of a study: its training runs, made of regimes and seeds, parents before children."""
 
 import math
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class StudyRun:
     """``{"highres_identities": share}`` or ``{"highres_share": share}``."""
 
     @property
-    def run(self) -> Path:
+    def directory(self) -> Path:
         return self.settings.run_directory
 
     @property
@@ -51,9 +51,9 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Jobs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
+    """Training runs in the order of their execution: seed by seed, so that a study stopped early has whole seeds."""
 
-    jobs: tuple[StudyRun, ...]
+    runs: tuple[StudyRun, ...]
     preset: Preset
     seeds: tuple[int, ...]
     packed: Packed
@@ -63,15 +63,15 @@ class StudyPlan:
     @property
     def labels(self) -> list[str]:
         """Each once, in order."""
-        return list(dict.fromkeys(job.label for job in self.jobs))
+        return list(dict.fromkeys(run.label for run in self.runs))
 
-    def detailed(self, job: StudyRun) -> bool:
-        """Whether ``job`` also gets the resolution curve and identification."""
-        return job.seed < self.preset.detailed_seeds and job.stage not in APART
+    def detailed(self, run: StudyRun) -> bool:
+        """Whether ``run`` also gets the resolution curve and identification."""
+        return run.seed < self.preset.detailed_seeds and run.stage not in APART
 
     def of(self, label: str) -> list[StudyRun]:
-        """The jobs of one label, by seed."""
-        return [job for job in self.jobs if job.label == label]
+        """The runs of one label, by seed."""
+        return [run for run in self.runs if run.label == label]
 
 
 def make_plan(
@@ -84,7 +84,7 @@ def make_plan(
     device: str = "auto",
     dose: bool = False,
 ) -> StudyPlan:
-    """The plan.
+    """The plan of a study.
 
     Args:
         regimes: names or .toml files; "all" stands for the ten of the table and their controls. Parents are added.
@@ -96,9 +96,9 @@ def make_plan(
     """
     names: list[str] = []
     for name in regimes:
-        names += [one.name for one in TABLE + CONTROLS] if name == "all" else [name]
+        names += [regime.name for regime in TABLE + CONTROLS] if name == "all" else [name]
     if not names:
-        raise UsageError("no regime was given; --regimes all, or names with commas between them")
+        raise UsageError("no regime was given; give --regimes all, or names separated by commas")
     ordered = [(name, regime_named(name)) for name in in_order(names)]
     for _, regime in ordered:
         missing = [split for split in regime.sources if split not in packed.splits]
@@ -106,18 +106,18 @@ def make_plan(
             raise UsageError(f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed")
     if seeds < 0:
         raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
-    numbers = tuple(range(seeds or preset.seeds))
-    out, jobs = Path(out), []
-    for seed in numbers:
+    seed_numbers = tuple(range(seeds or preset.seeds))
+    out, runs = Path(out), []
+    for seed in seed_numbers:
         for name, regime in ordered:
             settings = settings_of(name, regime, preset, packed, out, seed, device)
             stage = "control" if regime.control_of else "regime"
-            jobs.append(StudyRun(regime.name, regime, seed, stage, settings))
+            runs.append(StudyRun(regime.name, regime, seed, stage, settings))
         if dose:
-            jobs += _dose_jobs([job for job in jobs if job.seed == seed], preset)
-        if seed == numbers[0]:
-            jobs += [_sphere_job(job, preset) for job in jobs if job.label in preset.sphere]
-    return StudyPlan(tuple(jobs), preset, numbers, packed, out, device)
+            runs += _dose_runs([run for run in runs if run.seed == seed], preset)
+        if seed == seed_numbers[0]:
+            runs += [_sphere_run(run, preset) for run in runs if run.label in preset.sphere]
+    return StudyPlan(tuple(runs), preset, seed_numbers, packed, out, device)
 
 
 def settings_of(
@@ -139,8 +139,8 @@ def settings_of(
 
 
 def budget_of(regime: Regime, preset: Preset, packed: Packed) -> int:
-    """Optimiser steps. Passes become steps at the batch size of the largest input, so that regimes of one budget take
-    equally many whatever their own batch. Raises UsageError where the preset does not say."""
+    """Optimiser steps of one run. Passes become steps at the batch size of the largest input, so that regimes of one
+    budget take equally many whatever their own batch. Raises UsageError where the preset does not say."""
     if not regime.phases:
         return 1  # assembled from its parents; no step is taken
     if regime.budget in preset.steps:
@@ -161,21 +161,21 @@ def _epoch(regime: Regime, packed: Packed) -> int:
     return sum(packed.splits[split].samples for split in regime.sources)
 
 
-def _dose_jobs(jobs: list[StudyRun], preset: Preset) -> list[StudyRun]:
+def _dose_runs(runs: list[StudyRun], preset: Preset) -> list[StudyRun]:
     """One seed's dose-response runs, of those of DOSED that are in the study."""
     made = []
-    for job in (job for job in jobs if job.label in DOSED):
+    for run in (run for run in runs if run.label in DOSED):
         doses = [("highres_identities", share) for share in preset.dose_identities]
-        doses += [("highres_share", share) for share in preset.dose_shares if len(job.regime.sources) > 1]
+        doses += [("highres_share", share) for share in preset.dose_shares if len(run.regime.sources) > 1]
         for name, share in doses:
-            label = f"{job.label}-{name.removeprefix('highres_')}{100 * share:g}"
-            settings = job.settings.updated({"out": str(job.run.parent / label), name: share}, "dose")
-            made.append(StudyRun(label, job.regime, job.seed, "dose", settings, {name: share}))
+            label = f"{run.label}-{name.removeprefix('highres_')}{100 * share:g}"
+            settings = run.settings.updated({"out": str(run.directory.parent / label), name: share}, "dose")
+            made.append(StudyRun(label, run.regime, run.seed, "dose", settings, {name: share}))
     return made
 
 
-def _sphere_job(job: StudyRun, preset: Preset) -> StudyRun:
+def _sphere_run(run: StudyRun, preset: Preset) -> StudyRun:
     """The same regime with three-dimensional embeddings, to be drawn on the sphere."""
-    label = f"{job.label}-sphere"
-    values = dict(preset.sphere_settings) | {"out": str(job.run.parent / label)}
-    return StudyRun(label, job.regime, job.seed, "sphere", job.settings.updated(values, f"preset {preset.name}"))
+    label = f"{run.label}-sphere"
+    values = dict(preset.sphere_settings) | {"out": str(run.directory.parent / label)}
+    return StudyRun(label, run.regime, run.seed, "sphere", run.settings.updated(values, f"preset {preset.name}"))

@@ -1,4 +1,4 @@
-"""Does crossres144 close the gap of true resolution without costing accuracy? The criterion, fixed beforehand.
+"""Criterion for the remedy, fixed beforehand: does crossres144 close the resolution gap without costing accuracy?
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
 worse, on a degradation that was never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
@@ -8,7 +8,7 @@ other's. Otherwise it is undecided, or failed where an interval shows the opposi
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,34 @@ from numpy.typing import NDArray
 from hrfr_fast.evaluation.compare import Estimate, Outcomes
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
 from hrfr_fast.study.space import probe_area
+from hrfr_fast.study.summary import Interval, Summary, summarize
 
 REMEDY = "crossres144"
 AGAINST = ("highlow144", "crossres144-views")
-"""The reference of the criterion, and the control: the same pictures without the pull."""
+"""The reference of the criterion, and the control: the same images without the consistency loss."""
 TOLERATED = -0.005
+"""Change in accuracy that the interval must stay above."""
 COLLAPSED = 0.5
-"""Of the other regime's effective rank: with less the gap was closed by giving up directions that tell people apart."""
+"""Share of the other regime's effective rank; with less, directions that tell people apart were given up."""
 Probes = Mapping[str, Mapping[int, Mapping[str, NDArray[np.float64]]]]
+
+
+@dataclass(frozen=True)
+class Criterion(Summary):
+    """One quantity of the remedy's criterion, as a paired difference (of the effective rank: as a ratio)."""
+
+    met: str = "no"
+    """"yes", "no" or "opposite"."""
+
+
+@dataclass(frozen=True)
+class RemedyResult:
+    """AUC of the true-resolution probe by regime and by "<kind> <view>", the criterion against each reference, and
+    the verdict: "success", "failed" or "undecided"."""
+
+    probe_auc: dict[str, dict[str, Summary]]
+    against: dict[str, dict[str, Criterion]]
+    verdict: str
 
 
 def remedy_of(
@@ -33,35 +53,32 @@ def remedy_of(
     probes: Probes,
     identities: NDArray[np.int64] | None,
     ranks: Mapping[str, Mapping[str, float]] | None = None,
-) -> dict[str, Any] | None:
+) -> RemedyResult | None:
     """The criterion's four quantities against each of AGAINST that is there; None without the remedy.
 
     Args:
         accuracy: regime -> decisions on the HR-HR pairs. tar: regime -> TAR at FAR 1e-2, HR-LR.
         units: identities of the pairs.
-        probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``judge.RunScores``.
-        identities: int64 [N] of the probed pictures.
-        ranks: regime -> seed -> effective rank of the probed pictures' embeddings.
-
-    Returns:
-        ``probe_auc`` (regime -> kind and view -> summary), ``against`` (regime -> quantity -> summary of the paired
-        difference, with ``met``: "yes", "no", "opposite"), and ``verdict``: "success", "failed" or "undecided".
+        probes: regime -> seed -> "<kind> <view>" -> scores [2N], see ``score.RunScores``.
+        identities: int64 [N] of the probed images.
+        ranks: regime -> seed -> effective rank of the probed images' embeddings.
     """
     areas = probe_areas(probes, identities) if identities is not None else {}
     people = len(np.unique(identities)) if identities is not None else 0
-    result: dict[str, Any] = {
-        "probe_auc": {label: {k: one.summary(people) for k, one in kinds.items()} for label, kinds in areas.items()},
-        "against": {},
-        "verdict": "undecided",
+    probe_auc = {
+        label: {kind: summarize(area, people) for kind, area in kinds.items()} for label, kinds in areas.items()
     }
     if REMEDY not in accuracy:
-        return result if areas else None
-    for other in AGAINST:
-        if other in accuracy:
-            result["against"][other] = _against(other, accuracy, tar, units, areas, people, ranks or {})
-    if AGAINST[0] in result["against"]:
-        result["verdict"] = _verdict(result["against"][AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
-    return result
+        return RemedyResult(probe_auc, {}, "undecided") if areas else None
+    against = {
+        other: _against(other, accuracy, tar, units, areas, people, ranks or {})
+        for other in AGAINST
+        if other in accuracy
+    }
+    verdict = "undecided"
+    if AGAINST[0] in against:
+        verdict = _verdict(against[AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
+    return RemedyResult(probe_auc, against, verdict)
 
 
 def probe_areas(probes: Probes, identities: NDArray[np.int64]) -> dict[str, dict[str, Estimate]]:
@@ -70,8 +87,8 @@ def probe_areas(probes: Probes, identities: NDArray[np.int64]) -> dict[str, dict
     for label, seeds in probes.items():
         known = {seed: scores for seed, scores in seeds.items() if scores}
         for kind in next(iter(known.values()), {}):
-            one = probe_area({seed: scores[kind] for seed, scores in known.items()}, identities)
-            result.setdefault(label, {})[kind] = one
+            area = probe_area({seed: scores[kind] for seed, scores in known.items()}, identities)
+            result.setdefault(label, {})[kind] = area
     return result
 
 
@@ -83,36 +100,37 @@ def _against(
     areas: Mapping[str, Mapping[str, Estimate]],
     people: int,
     ranks: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+) -> dict[str, Criterion]:
+    rows: dict[str, Criterion] = {}
     for kind, area in areas.get(REMEDY, {}).items():
         if kind in areas.get(other, {}):
-            one = area.minus(areas[other][kind]).summary(people, rate=False)
-            rows[f"probe AUC, {kind}"] = one | {"met": _met([-one["interval"][1], -one["interval"][0]], 0.0)}
-    one = tar[REMEDY].minus(tar[other]).summary(units, rate=False)
-    rows["TAR at FAR 1e-2, HR-LR"] = one | {"met": _met(one["interval"], 0.0)}
-    one = accuracy[REMEDY].accuracy.minus(accuracy[other].accuracy).summary(units, rate=False)
-    rows["accuracy, HR-HR"] = one | {"met": _met(one["interval"], TOLERATED)}
+            change = summarize(area.minus(areas[other][kind]), people, rate=False)
+            low, high = change.interval
+            rows[f"probe AUC, {kind}"] = Criterion(**vars(change), met=_met((-high, -low), 0.0))
+    change = summarize(tar[REMEDY].minus(tar[other]), units, rate=False)
+    rows["TAR at FAR 1e-2, HR-LR"] = Criterion(**vars(change), met=_met(change.interval, 0.0))
+    change = summarize(accuracy[REMEDY].accuracy.minus(accuracy[other].accuracy), units, rate=False)
+    rows["accuracy, HR-HR"] = Criterion(**vars(change), met=_met(change.interval, TOLERATED))
     if REMEDY in ranks and other in ranks:
         rows["effective rank"] = _ratio(ranks[REMEDY], ranks[other])
     return rows
 
 
-def _ratio(mine: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+def _ratio(remedy: Mapping[str, float], other: Mapping[str, float]) -> Criterion:
     """One effective rank over the other by seed; the "interval" is their range, for three seeds give no more."""
-    ratios = {seed: mine[seed] / theirs[seed] for seed in sorted(set(mine) & set(theirs))}
+    ratios = {seed: remedy[seed] / other[seed] for seed in sorted(set(remedy) & set(other))}
     least, most = min(ratios.values()), max(ratios.values())
     met = "yes" if least >= COLLAPSED else "opposite"
-    return {"value": float(np.mean(list(ratios.values()))), "interval": [least, most], "by_seed": ratios, "met": met}
+    return Criterion(float(np.mean(list(ratios.values()))), (least, most), ratios, met=met)
 
 
-def _met(interval: list[float], bound: float) -> str:
+def _met(interval: Interval, bound: float) -> str:
     low, high = interval
     return "yes" if low > bound else "opposite" if high < bound else "no"
 
 
-def _verdict(rows: Mapping[str, Any], seeds: int) -> str:
-    deciding = [one["met"] for name, one in rows.items() if "LR36" not in name]  # the degradation never trained on
+def _verdict(rows: Mapping[str, Criterion], seeds: int) -> str:
+    deciding = [row.met for name, row in rows.items() if "LR36" not in name]  # on a degradation never trained on
     probed = any(name.startswith("probe") for name in rows)
     if seeds < FEWEST_SEEDS or not probed:
         return "undecided"

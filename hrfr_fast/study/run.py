@@ -1,27 +1,28 @@
-"""Run a study: train what is not trained yet, judge every run, gather, analyse, report.
+"""Execution of a study: train what is not trained yet, score every run, analyse the embeddings, write the report.
 
-Everything is found again on disk, so a study that was stopped, or killed, continues with the same command: finished
-runs are reused when settings and data are the same, a run in the middle is resumed from its last checkpoint.
+The state of a study is what lies on disk, so the same command continues one that was stopped or killed: finished runs
+are reused when settings and data are the same, an unfinished run is resumed from its last checkpoint.
 """
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.regimes import Regime, is_checkpoint
+from hrfr_fast.regimes import is_checkpoint
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
-from hrfr_fast.study.cost import Clock, estimates
-from hrfr_fast.study.judge import judge
+from hrfr_fast.study.cost import TimeLeft, estimates
 from hrfr_fast.study.plan import StudyPlan, StudyRun, make_plan
 from hrfr_fast.study.presets import preset_named
+from hrfr_fast.study.score import score_run
 
 SAME = "study-job.json"
 """In each run directory: the settings it was asked for and the digest of its data."""
@@ -61,20 +62,20 @@ def run_study(
 
 
 def _run(plan: StudyPlan, show_progress: bool) -> Path:
-    """Everything, in a directory that is held."""
-    states = [status(job, plan.packed) for job in plan.jobs]  # refuses before hours were spent
+    """The whole study, while its directory is locked."""
+    states = [status(run, plan.packed) for run in plan.runs]  # refuses a run that does not fit before hours are spent
     with StopFlag() as stop:
-        clock = Clock(plan, _unfinished(plan, states))
-        for number, (job, state) in enumerate(zip(plan.jobs, states, strict=True), 1):
+        time_left = TimeLeft(plan, _unfinished(plan, states))
+        for number, (run, state) in enumerate(zip(plan.runs, states, strict=True), 1):
             _stop_here(stop, plan)
-            left = "" if state == "finished" else f" (about {_duration(clock.left)} left)"
-            console.print(f"[bold]{number} of {len(plan.jobs)}[/]: {job}{_IN_WORDS[state]}{left}")
+            left = "" if state == "finished" else f" (about {_duration(time_left.seconds)} left)"
+            console.print(f"[bold]{number} of {len(plan.runs)}[/]: {run}{_STATES[state]}{left}")
             if state == "finished":
-                _judge(job, plan)
+                _score(run, plan)
                 continue
-            with clock.doing(job):
-                _train(job, plan, resume=state == "begun", show_progress=show_progress)
-                _judge(job, plan)
+            with time_left.doing(run):
+                _train(run, plan, resume=state == "begun", show_progress=show_progress)
+                _score(run, plan)
         _stop_here(stop, plan)
         findings, unanswered = _analyse(plan, show_progress)
         _stop_here(stop, plan)
@@ -95,69 +96,73 @@ def planned(
     return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
 
 
-_IN_WORDS = {"finished": " is finished already", "begun": " goes on", "new": ""}
+_STATES = {"finished": " is finished already", "begun": " continues", "new": ""}
+"""What is printed after a run's name."""
 
 
-def status(job: StudyRun, packed: Packed) -> str:
+def status(run: StudyRun, packed: Packed) -> str:
     """ "new", "begun" or "finished". Raises UsageError when the directory holds a run of other settings or data."""
-    path = job.run / SAME
+    path = run.directory / SAME
     if not path.exists():
-        if (job.run / "settings.toml").exists():
-            raise UsageError(f"{job.run} holds a run that is no part of this study; choose another --out")
+        if (run.directory / "settings.toml").exists():
+            raise UsageError(f"{run.directory} holds a run that is no part of this study; choose another --out")
         return "new"
-    known, wanted = _known(path), identity_of(job, packed.digest)
+    known, wanted = _known(path), identity_of(run, packed.digest)
     parents = known.pop("parents", {})
-    if known["data_digest"] != packed.digest and _trained_on_the_same(job, packed):
+    newer = wanted["settings"].keys() - known["settings"].keys()  # newer than the run, which had their defaults
+    known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in newer}
+    if known["data_digest"] != packed.digest and _trained_on_the_same(run, packed):
         known["data_digest"] = packed.digest
     if known != wanted:
-        raise UsageError(f"{job.run} was made with {_difference(known, wanted)}; choose another --out, or remove it")
-    for name, weights in parents_of(job).items():
+        difference = _difference(known, wanted)
+        raise UsageError(f"{run.directory} was made with {difference}; choose another --out, or remove it")
+    for name, weights in parents_of(run).items():
         if parents.get(name, weights) != weights:
-            raise UsageError(f"{job.run} started from another {name} than there is now; remove it, to train it anew")
-    if (job.run / "report" / "report.html").exists():
+            raise UsageError(
+                f"{run.directory} started from another {name} than there is now; remove it, to train it anew"
+            )
+    if (run.directory / "report" / "report.html").exists():
         return "finished"
-    return "begun" if (job.run / "settings.toml").exists() else "new"
+    return "begun" if (run.directory / "settings.toml").exists() else "new"
 
 
 def _known(path: Path) -> dict[str, Any]:
-    """What ``identity_of`` was when the run was begun."""
+    """The ``identity_of`` the run, as written when it was begun."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]))
-        known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
+        known["settings"] = {n: value for n, value in known["settings"].items() if n not in NOT_COMPARED}
         return known
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
 
 
-def _trained_on_the_same(job: StudyRun, packed: Packed) -> bool:
+def _trained_on_the_same(run: StudyRun, packed: Packed) -> bool:
     """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
     from hrfr_fast.model.checkpoint import read_metadata
     from hrfr_fast.model.lineage import changed_run_data
 
-    last = job.run / "checkpoints" / "last.safetensors"
+    last = run.directory / "checkpoints" / "last.safetensors"
     return last.exists() and not changed_run_data(read_metadata(last), packed.manifest)
 
 
-def identity_of(job: StudyRun, digest: str) -> dict[str, Any]:
-    """What makes two runs the same run: settings that change the result, the regime's fields, the data."""
-    return {"settings": _compared(job.settings), "regime": job.regime.model_dump(mode="json"), "data_digest": digest}
+def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
+    """What decides a run's result: settings, the regime's fields, the data."""
+    settings = {name: value for name, value in asdict(run.settings).items() if name not in NOT_COMPARED}
+    content = {"settings": settings, "regime": asdict(run.regime), "data_digest": digest}
+    result: dict[str, Any] = json.loads(json.dumps(content))
+    return result
 
 
-def _compared(settings: TrainSettings) -> dict[str, Any]:
-    return {name: value for name, value in settings.flat().items() if name not in NOT_COMPARED}
-
-
-def parents_of(job: StudyRun) -> dict[str, str]:
-    """Parent -> digest of the last checkpoint that it has now; "" where it has none yet."""
+def parents_of(run: StudyRun) -> dict[str, str]:
+    """Parent -> digest of its last checkpoint as it is now; "" where it has none yet."""
     from hrfr_fast.model.checkpoint import weights_path
 
     digests = {}
-    for name in job.regime.parents:
+    for name in run.regime.parents:
         if is_checkpoint(name):
             continue
         try:
-            digests[name] = file_digest(weights_path(job.run.parent / name))
+            digests[name] = file_digest(weights_path(run.directory.parent / name))
         except UsageError:
             digests[name] = ""
     return digests
@@ -174,56 +179,56 @@ def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "other settings"
 
 
-def _train(job: StudyRun, plan: StudyPlan, *, resume: bool, show_progress: bool) -> None:
+def _train(run: StudyRun, plan: StudyPlan, *, resume: bool, show_progress: bool) -> None:
     from hrfr_fast.training.trainer import train
 
-    job.run.mkdir(parents=True, exist_ok=True)
+    run.directory.mkdir(parents=True, exist_ok=True)
     if not resume:
-        write_json(job.run / SAME, identity_of(job, plan.packed.digest) | {"parents": parents_of(job)})
+        write_json(run.directory / SAME, identity_of(run, plan.packed.digest) | {"parents": parents_of(run)})
     try:
-        train(job.settings, resume=resume, show_progress=show_progress)
+        train(run.settings, resume=resume, show_progress=show_progress)
     except Interrupted as stopped:
-        raise Interrupted(f"stopped during {job}; {_GO_ON}", stopped.exit_code - 128) from None
+        raise Interrupted(f"stopped during {run}; {_GO_ON}", stopped.exit_code - 128) from None
     except CannotWrite as error:
-        raise CannotWrite(f"{job}: {error.what}") from error
+        raise CannotWrite(f"{run}: {error.what}") from error
     except HrfrError as error:
-        raise type(error)(f"{job}: {error}") from None
+        raise type(error)(f"{run}: {error}") from None
 
 
 _GO_ON = "the same `hrfr-fast study` command continues there"
 
 
-def _judge(job: StudyRun, plan: StudyPlan) -> None:
+def _score(run: StudyRun, plan: StudyPlan) -> None:
     from hrfr_fast.runtime.device import choose_compute
 
-    detailed = plan.detailed(job)
-    with directory_lock(job.run):
-        judge(
-            job.run, plan.packed, choose_compute(plan.device, _precision(job)),
-            sides=plan.preset.sides if detailed else (), identify=detailed, probe=job.label in plan.preset.probed,
+    detailed = plan.detailed(run)
+    with directory_lock(run.directory):
+        score_run(
+            run.directory, plan.packed, choose_compute(plan.device, _precision(run)),
+            resolutions=plan.preset.sides if detailed else (), identify=detailed, probe=run.label in plan.preset.probed,
         )  # fmt: skip
 
 
-def _precision(job: StudyRun) -> str:
+def _precision(run: StudyRun) -> str:
     from hrfr_fast.settings import load_settings
 
-    return load_settings(job.run / "settings.toml").execution.precision
+    return load_settings(run.directory / "settings.toml").execution.precision
 
 
 def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
-    """The embedding analyses of the preset's regimes, first seed: what was answered, and why the rest was not."""
+    """Answers of the embedding analyses for the preset's regimes, first seed; question -> why it has no answer."""
     from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
 
     labels = [label for label in plan.preset.analysed if label in plan.labels]
-    chosen: list[str | Path] = [plan.of(label)[0].run for label in labels]
-    # Kernels of one seed have one start; only those of another seed tell what training alone makes alike.
-    kernels: list[str | Path] = [job.run for label in labels[:2] for job in plan.of(label)[:2]]
-    spheres: list[str | Path] = [job.run for job in plan.jobs if job.stage == "sphere"]
-    others = [question for question in QUESTIONS if question != "kernels"]
+    chosen: list[str | Path] = [plan.of(label)[0].directory for label in labels]
+    # Filter kernels of one seed start equal; those of a second seed show how similar training alone makes them.
+    kernels: list[str | Path] = [run.directory for label in labels[:2] for run in plan.of(label)[:2]]
+    spheres: list[str | Path] = [run.directory for run in plan.runs if run.stage == "sphere"]
+    other_questions = [question for question in QUESTIONS if question != "kernels"]
     findings: list[Finding] = []
     unanswered: dict[str, str] = {}
     for runs, folder, questions in (
-        (chosen, "analysis", others),
+        (chosen, "analysis", other_questions),
         (kernels, "analysis/kernels", ["kernels"]),
         (spheres, "analysis/sphere", ["sphere"]),
     ):  # fmt: skip
@@ -243,11 +248,11 @@ def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[
 
 
 def _report(plan: StudyPlan, findings: list[Finding], unanswered: dict[str, str]) -> Path:
+    from hrfr_fast.study.collect import collect_results
     from hrfr_fast.study.report import write_study_report
-    from hrfr_fast.study.results import gather
     from hrfr_fast.study.tables import write_tables
 
-    results = gather(plan, findings, unanswered)
+    results = collect_results(plan, findings, unanswered)
     write_tables(results, plan.out)
     return write_study_report(plan.out, results)
 
@@ -258,24 +263,32 @@ def _stop_here(stop: StopFlag, plan: StudyPlan) -> None:
 
 
 def _unfinished(plan: StudyPlan, states: list[str]) -> list[StudyRun]:
-    return [job for job, state in zip(plan.jobs, states, strict=True) if state != "finished"]
+    return [run for run, state in zip(plan.runs, states, strict=True) if state != "finished"]
 
 
-def dry_run(plan: StudyPlan) -> list[dict[str, Any]]:
-    """What would be done and how long it would take here; trains a few throw-away steps and changes nothing.
+@dataclass(frozen=True)
+class PlannedRun:
+    """One row of a dry run. ``state``: "new", "begun" or "finished"; ``seconds``: estimated, 0 for a finished run."""
 
-    Returns:
-        One dict a job: ``label``, ``seed``, ``stage``, ``state``, ``steps``, ``batch_size``, ``seconds``.
-    """
-    states = [status(job, plan.packed) for job in plan.jobs]
+    label: str
+    seed: int
+    stage: str
+    state: str
+    steps: int
+    batch_size: int
+    seconds: float
+
+
+def dry_run(plan: StudyPlan) -> list[PlannedRun]:
+    """State and estimated time of each run on this device; trains a few steps in a temporary directory."""
+    states = [status(run, plan.packed) for run in plan.runs]
     seconds = estimates(plan, _unfinished(plan, states))
     return [
-        {
-            "label": job.label, "seed": job.seed, "stage": job.stage, "state": state,
-            "steps": job.steps if job.regime.phases else 0, "batch_size": job.batch_size,
-            "seconds": seconds.get(job.run, 0.0),
-        }
-        for job, state in zip(plan.jobs, states, strict=True)
+        PlannedRun(
+            run.label, run.seed, run.stage, state, steps=run.steps if run.regime.phases else 0,
+            batch_size=run.batch_size, seconds=seconds.get(run.directory, 0.0),
+        )
+        for run, state in zip(plan.runs, states, strict=True)
     ]  # fmt: skip
 
 

@@ -1,12 +1,12 @@
-"""The embedding space of a regime over all its seeds: distances across resolutions, and what aligning makes of them.
+"""The embedding space of a regime over all its seeds: distances across resolutions, before and after alignment.
 
-The analyses show the first seed in depth; here is what a verdict needs, which is about the regime and not one
-checkpoint. Maps are fitted on half of the identities of highres_eval and judged on pairs of the other half, which are
-the same pairs for every run.
+The analyses show the first seed in depth; verdicts are about the regime and need all seeds. Maps are fitted on half of
+the identities of highres_eval and tested on pairs of the other half, which are the same pairs for every run.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from hrfr_fast.analysis.intervals import RESAMPLES, Statistic, auc_statistic, pa
 from hrfr_fast.analysis.pairing import IdentityPairs, fitting_half, identity_pairs
 from hrfr_fast.evaluation.compare import Estimate
 from hrfr_fast.evaluation.verification import FOLDS
+from hrfr_fast.study.summary import Summary, summarize
 
 if TYPE_CHECKING:
     import torch
@@ -27,22 +28,51 @@ Spaces = Mapping[str, Mapping[int, Arrays]]
 """Regime -> seed -> what ``arrays_of`` gave."""
 
 
+@dataclass(frozen=True)
+class MethodResult:
+    """The embedding space after an alignment method, on identities that it was not fitted on."""
+
+    accuracy: Summary
+    accuracy_gain: Summary
+    d_prime: Summary
+    d_prime_gain: Summary
+    probe_auc: Summary
+
+
+@dataclass(frozen=True)
+class RegimeSpace:
+    """The embedding space of a regime: overlap of the HR-LR cosines of same and different people, effective rank by
+    seed, and the space after each alignment method (empty with too few identities)."""
+
+    overlap: Summary
+    effective_rank: dict[str, float]
+    methods: dict[str, MethodResult]
+
+
+@dataclass(frozen=True)
+class SpaceResult:
+    """Embedding spaces by regime, and the overlap of highlow144 minus that of lowres144 (None where one is missing)."""
+
+    regimes: dict[str, RegimeSpace]
+    overlap_gain: Summary | None
+
+
 def arrays_of(
     high: NDArray[np.floating],
     low: NDArray[np.floating],
     identities: NDArray[np.int64],
     device: "torch.device | str" = "cpu",
 ) -> dict[str, NDArray[np.float64]]:
-    """What is kept of one run's space.
+    """The arrays that are kept of one run's embedding space.
 
     Args:
-        high, low: [N, D] unit rows, the pictures as they are and shrunk to 36 px and back.
+        high, low: [N, D] unit rows, the images as they are and shrunk to 36 px and back.
         identities: int64 [N].
 
     Returns:
-        "across": HR-LR cosines of all pairs of ``identity_pairs``; "pairs <method>": those of the judged half after
+        "across": HR-LR cosines of all pairs of ``identity_pairs``; "pairs <method>": those of the tested half after
         mapping; "views <method>": the probe's confidence in low resolution there, [2N']; "effective rank": [1].
-        Nothing where no identity has two pictures; without enough identities to fit on half of them the first and the
+        Empty where no identity has two images; without enough identities to fit on half of them the first and the
         last alone.
     """
     from hrfr_fast.analysis.maps import unit
@@ -56,101 +86,98 @@ def arrays_of(
     if not _divisible(identities):
         return arrays
     fitted = fitting_half(identities)
-    judged = identity_pairs(identities[~fitted], ordered=True)
+    tested = identity_pairs(identities[~fitted], ordered=True)
     for method, mapped in fit_maps(low[fitted], high[fitted], device, methods=METHODS).items():
         moved = unit(mapped(low[~fitted]))
-        arrays[f"pairs {method}"] = judged.cosines(high[~fitted], moved)
+        arrays[f"pairs {method}"] = tested.cosines(high[~fitted], moved)
         arrays[f"views {method}"] = probe(high[~fitted], moved, identities[~fitted], resamples=0).scores
     return arrays
 
 
 def _paired(identities: NDArray[np.int64]) -> bool:
-    """Whether there are both kinds of pairs: two identities, and two pictures of one."""
+    """Whether there are both kinds of pairs: two identities, and two images of one of them."""
     _, counts = np.unique(identities, return_counts=True)
     return len(counts) > 1 and counts.max() > 1
 
 
 def _divisible(identities: NDArray[np.int64]) -> bool:
-    """Whether half of the identities hold the ten pairs of one person that verifying takes."""
+    """Whether half of the identities have the ten genuine pairs that 10 folds need."""
     if len(np.unique(identities)) < 4:
         return False
-    judged = identities[~fitting_half(identities)]
-    return _paired(judged) and int(identity_pairs(judged, ordered=True).same.sum()) >= FOLDS
+    tested = identities[~fitting_half(identities)]
+    return _paired(tested) and int(identity_pairs(tested, ordered=True).same.sum()) >= FOLDS
 
 
-def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> dict[str, Any]:
-    """Rates over seeds with 95 % intervals.
-
-    Returns:
-        "regimes": label -> "overlap" of one person's and two people's HR-LR cosines, "effective_rank" by seed, and
-        "methods": method -> "accuracy", "d_prime" (HR-LR, judged half), "probe_auc", and as paired gains over no map
-        "accuracy_gain" and "d_prime_gain". "overlap_gain": highlow144's overlap minus lowres144's, paired; None where
-        one is missing.
-    """
-    known = {label: {seed: one for seed, one in seeds.items() if one} for label, seeds in spaces.items()}
+def space_of(spaces: Spaces, identities: NDArray[np.int64]) -> SpaceResult:
+    """The embedding spaces of all regimes that have arrays, over their seeds; differences are paired."""
+    known = {label: {seed: arrays for seed, arrays in seeds.items() if arrays} for label, seeds in spaces.items()}
     known = {label: seeds for label, seeds in known.items() if seeds}
     if not known:
-        return {"regimes": {}, "overlap_gain": None}
+        return SpaceResult({}, None)
     people, pairs = len(np.unique(identities)), identity_pairs(identities, ordered=True)
     overlaps = {label: _overlap(seeds, pairs) for label, seeds in known.items()}
     regimes = {
-        label: {
-            "overlap": overlaps[label].summary(people),
-            "effective_rank": {str(seed): float(one["effective rank"][0]) for seed, one in seeds.items()},
-            "methods": _methods(seeds, identities),
-        }
+        label: RegimeSpace(
+            overlap=summarize(overlaps[label], people),
+            effective_rank={str(seed): float(arrays["effective rank"][0]) for seed, arrays in seeds.items()},
+            methods=_methods(seeds, identities),
+        )
         for label, seeds in known.items()
     }
     both = MIXED in overlaps and LOW in overlaps
-    gain = overlaps[MIXED].minus(overlaps[LOW]).summary(people, rate=False) if both else None
-    return {"regimes": regimes, "overlap_gain": gain}
+    gain = summarize(overlaps[MIXED].minus(overlaps[LOW]), people, rate=False) if both else None
+    return SpaceResult(regimes, gain)
 
 
 def _overlap(seeds: Mapping[int, Arrays], pairs: IdentityPairs) -> Estimate:
     from hrfr_fast.analysis.distances import overlap_statistic
 
-    return _estimate({seed: overlap_statistic(one["across"], pairs.same) for seed, one in seeds.items()}, pairs)
+    return _estimate({seed: overlap_statistic(arrays["across"], pairs.same) for seed, arrays in seeds.items()}, pairs)
 
 
 def _estimate(statistics: Mapping[int, Statistic], pairs: IdentityPairs) -> Estimate:
     ordered = [statistics[seed] for seed in sorted(statistics)]
-    values = np.array([sample_value(one, len(pairs.same)) for one in ordered])
+    values = np.array([sample_value(statistic, len(pairs.same)) for statistic in ordered])
     return Estimate(tuple(sorted(statistics)), values, pair_resamples(ordered, pairs.same, pairs.identities))
 
 
-def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, Any]:
+def _methods(seeds: Mapping[int, Arrays], identities: NDArray[np.int64]) -> dict[str, MethodResult]:
     from hrfr_fast.analysis.distances import d_prime_statistic
     from hrfr_fast.evaluation.compare import resample_outcomes
     from hrfr_fast.evaluation.verification import verify
 
-    if not all(f"pairs {NONE}" in one for one in seeds.values()):
+    if not all(f"pairs {NONE}" in arrays for arrays in seeds.values()):
         return {}
     kept = identities[~fitting_half(identities)]
     pairs, people = identity_pairs(kept, ordered=True), len(np.unique(kept))
-    scores = {method: {seed: one[f"pairs {method}"] for seed, one in seeds.items()} for method in METHODS}
+    scores = {method: {seed: arrays[f"pairs {method}"] for seed, arrays in seeds.items()} for method in METHODS}
     decided = resample_outcomes(
         {
-            method: {s: verify(one, pairs.same, pairs.identities, resamples=0).correct for s, one in mine.items()}
-            for method, mine in scores.items()
+            method: {
+                seed: verify(cosines, pairs.same, pairs.identities, resamples=0).correct
+                for seed, cosines in by_seed.items()
+            }
+            for method, by_seed in scores.items()
         },
         pairs.same, pairs.identities,
     )  # fmt: skip
-    accuracy = {method: one.accuracy for method, one in decided.items()}
+    accuracy = {method: found.accuracy for method, found in decided.items()}
     areas = {
-        method: probe_area({seed: one[f"views {method}"] for seed, one in seeds.items()}, kept) for method in METHODS
+        method: probe_area({seed: arrays[f"views {method}"] for seed, arrays in seeds.items()}, kept)
+        for method in METHODS
     }
     d_prime = {
-        method: _estimate({seed: d_prime_statistic(one, pairs.same) for seed, one in mine.items()}, pairs)
-        for method, mine in scores.items()
+        method: _estimate({seed: d_prime_statistic(cosines, pairs.same) for seed, cosines in by_seed.items()}, pairs)
+        for method, by_seed in scores.items()
     }
     return {
-        method: {
-            "accuracy": accuracy[method].summary(people),
-            "accuracy_gain": accuracy[method].minus(accuracy[NONE]).summary(people, rate=False),
-            "d_prime": d_prime[method].summary(people, rate=False),
-            "d_prime_gain": d_prime[method].minus(d_prime[NONE]).summary(people, rate=False),
-            "probe_auc": areas[method].summary(people),
-        }
+        method: MethodResult(
+            accuracy=summarize(accuracy[method], people),
+            accuracy_gain=summarize(accuracy[method].minus(accuracy[NONE]), people, rate=False),
+            d_prime=summarize(d_prime[method], people, rate=False),
+            d_prime_gain=summarize(d_prime[method].minus(d_prime[NONE]), people, rate=False),
+            probe_auc=summarize(areas[method], people),
+        )
         for method in METHODS
     }
 
@@ -159,7 +186,7 @@ def probe_area(scores: Mapping[int, NDArray[np.float64]], identities: NDArray[np
     """AUC of guessing the true resolution, 0.5 being chance, over seeds.
 
     Args:
-        scores: seed -> confidence in low resolution, float64 [2N]: of the N pictures as they are, then in low
+        scores: seed -> confidence in low resolution, float64 [2N]: of the N images as they are, then in low
             resolution.
         identities: int64 [N].
     """

@@ -1,4 +1,4 @@
-"""From results to files: results.json, and one CSV a table."""
+"""Files of a study's results: results.json, and one CSV a table."""
 
 import csv
 import io
@@ -7,98 +7,113 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.files import write_bytes, write_json
+from hrfr_fast.study.results import StudyResults
+from hrfr_fast.study.summary import Interval, Summary
+
+Rows = list[dict[str, Any]]
+"""Column -> cell, a dict each row."""
 
 
-def write_tables(results: Mapping[str, Any], out: Path) -> None:
+def write_tables(results: StudyResults, out: Path) -> None:
     """Write ``out/results.json`` and ``out/tables/*.csv``."""
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", results)
+    write_json(out / "results.json", results.to_json())
     for name, rows in tables(results).items():
         if rows:
             write_bytes(out / "tables" / f"{name}.csv", _csv(rows).encode(errors="backslashreplace"))
 
 
-def tables(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def tables(results: StudyResults) -> dict[str, Rows]:
     """Every table as flat rows, by name."""
-    return _of_regimes(results["regimes"]) | _of_comparisons(results)
+    return _of_regimes(results) | _of_comparisons(results)
 
 
-def _of_regimes(entries: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    regimes = {label: entry for label, entry in entries.items() if "accuracy" in entry}
-    named = ("accuracy", "auc", "eer")
+def _of_regimes(results: StudyResults) -> dict[str, Rows]:
+    verified = results.verified()
     return {
-        "verification": [
-            {"regime": label, "stage": entry["stage"], "steps": entry["steps"], "fold_spread": entry["fold_spread"]}
-            | {"seed_spread": entry["accuracy"]["seed_spread"]}
-            | {key: value for name in named for key, value in _flat(name, entry[name]).items()}
-            | {k: v for far, tar in entry["tar_at_far"].items() for k, v in _flat(f"tar_at_far_{far}", tar).items()}
-            for label, entry in regimes.items()
-        ],
+        "verification": _verification(results),
         "folds": [
             {"regime": label, "seed": seed, "fold": fold, "accuracy": accuracy}
-            for label, entry in regimes.items()
-            for seed, folds in entry["folds"].items()
+            for label, result in verified.items()
+            for seed, folds in result.folds.items()
             for fold, accuracy in enumerate(folds)
         ],
         "seeds": [
             {"regime": label, "seed": seed, "accuracy": accuracy}
-            for label, entry in regimes.items()
-            for seed, accuracy in entry["accuracy"]["by_seed"].items()
+            for label, result in verified.items()
+            for seed, accuracy in result.accuracy.by_seed.items()
         ],
         "cross_resolution": [
-            {"regime": label, "views": view} | _flat("accuracy", one)
-            for label, entry in regimes.items()
-            for view, one in entry["cross_resolution"].items()
+            {"regime": label, "views": view} | _flat("accuracy", accuracy)
+            for label, result in verified.items()
+            for view, accuracy in result.cross_resolution.items()
         ],
         "resolution": [
-            {"regime": label, "pixels": row["pixels"]} | _flat("accuracy", row)
-            for label, entry in regimes.items()
-            for row in entry["by_resolution"]
+            {"regime": label, "pixels": accuracy.pixels} | _flat("accuracy", accuracy)
+            for label, result in verified.items()
+            for accuracy in result.by_resolution
         ],
         "identification": [
-            {"regime": label, "probes": view, "rank": rank, "rate": entry["identification"][view][f"rank{rank}"]}
-            | dict(zip(("low", "high"), entry["identification"][view][f"rank{rank}_ci"], strict=True))
-            for label, entry in regimes.items()
-            if entry["identification"]
+            {"regime": label, "probes": view, "rank": rank, "rate": rate, "low": low, "high": high}
+            for label, result in verified.items()
+            if result.identification
             for view in ("HR", "LR")
             for rank in (1, 5)
+            for rate, (low, high) in [result.identification.of(view).rate(rank)]
         ],
         "other_pairs": [
-            {"regime": label, "set": name, "kind": one["kind"], "pairs": one["pairs"], "accuracy": one["accuracy"]}
-            | dict(zip(("first_seed_low", "first_seed_high"), one["first_seed_interval"], strict=True))
-            for label, entry in entries.items()
-            for name, one in entry["other_pairs"].items()
+            {"regime": label, "set": name, "kind": pairs.kind, "pairs": pairs.pairs, "accuracy": pairs.accuracy}
+            | _ends("first_seed", pairs.first_seed_interval)
+            for label, regime in results.regimes.items()
+            for name, pairs in regime.other_pairs.items()
         ],
     }
 
 
-def _of_comparisons(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _verification(results: StudyResults) -> Rows:
+    rows = []
+    for label, result in results.verified().items():
+        regime = results.regimes[label]
+        row = {"regime": label, "stage": regime.stage, "steps": regime.steps, "fold_spread": result.fold_spread}
+        row |= {"seed_spread": result.accuracy.seed_spread} | _flat("accuracy", result.accuracy)
+        row |= _flat("auc", result.auc) | _flat("eer", result.eer)
+        for far, tar in result.tar_at_far.items():
+            row |= _flat(f"tar_at_far_{far}", tar)
+        rows.append(row)
+    return rows
+
+
+def _of_comparisons(results: StudyResults) -> dict[str, Rows]:
     return {
         "contrasts": [
-            {name: one[name] for name in _CONTRAST} | {"low": one["interval"][0], "high": one["interval"][1]}
-            for one in results["contrasts"]
+            {name: getattr(contrast, name) for name in _CONTRAST}
+            | {"low": contrast.interval[0], "high": contrast.interval[1]}
+            for contrast in results.contrasts
         ],
         "mcnemar": [
-            {"a": one["a"], "b": one["b"], "seed": seed} | counts
-            for one in results["contrasts"]
-            for seed, counts in one["mcnemar"].items()
+            {"a": contrast.a, "b": contrast.b, "seed": seed} | vars(test)
+            for contrast in results.contrasts
+            for seed, test in contrast.mcnemar.items()
         ],
         "dose": [
-            {name: row[name] for name in ("regime", "kind", "dose", "label")} | _flat("accuracy", row)
-            for row in results.get("dose", [])
+            {"regime": dose.regime, "kind": dose.kind, "dose": dose.dose, "label": dose.label} | _flat("accuracy", dose)
+            for dose in results.dose or []
         ],
         "space": [
             {"regime": label, "method": method}
-            | {key: value for name, numbers in one.items() for key, value in _flat(name, numbers).items()}
-            for label, entry in results.get("space", {"regimes": {}})["regimes"].items()
-            for method, one in entry["methods"].items()
+            | {key: value for name, summary in vars(result).items() for key, value in _flat(name, summary).items()}
+            for label, space in (results.space.regimes if results.space else {}).items()
+            for method, result in space.methods.items()
         ],
         "remedy": [
-            {"against": other, "quantity": quantity, "met": one["met"]} | _flat("difference", one)
-            for other, rows in ((results.get("remedy") or {}).get("against", {})).items()
-            for quantity, one in rows.items()
+            {"against": other, "quantity": quantity, "met": criterion.met} | _flat("difference", criterion)
+            for other, criteria in (results.remedy.against if results.remedy else {}).items()
+            for quantity, criterion in criteria.items()
         ],
-        "claims": [{name: one[name] for name in ("claim", "verdict", "leaning", "why")} for one in results["claims"]],
+        "claims": [
+            {"claim": finding.claim, "verdict": finding.verdict, "leaning": finding.leaning, "why": finding.why}
+            for finding in results.claims
+        ],
     }
 
 
@@ -108,8 +123,12 @@ _CONTRAST = (
 )  # fmt: skip
 
 
-def _flat(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one["value"], f"{name}_low": one["interval"][0], f"{name}_high": one["interval"][1]}
+def _flat(name: str, summary: Summary) -> dict[str, Any]:
+    return {name: summary.value} | _ends(name, summary.interval)
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -63,8 +63,11 @@ class TrainState:
     # ---- phases and learning rate ---------------------------------------------------------------------------------
 
     def phase_of_next_step(self) -> tuple[int, ScheduledPhase]:
-        """Number and extent of the phase that the next step belongs to."""
-        return next((number, phase) for number, phase in enumerate(self.setup.phases) if self.step < phase.stop)
+        """Number and extent of the phase that the next step belongs to; beyond the budget, of the last."""
+        phases = self.setup.phases
+        return next(
+            ((n, phase) for n, phase in enumerate(phases) if self.step < phase.stop), (len(phases) - 1, phases[-1])
+        )
 
     def in_last_phase(self) -> bool:
         """Whether the next step belongs to the last phase, or there is none."""
@@ -98,7 +101,7 @@ class TrainState:
         """Of the next step: of its phase's own schedule, or of the plateaus where the last phase watches for them."""
         settings, steps = self.setup.settings, phase.stop - phase.start
         base = settings.optimizer.learning_rate * phase.phase.rate
-        done, warmup = self.step - phase.start, round(settings.optimizer.warmup * steps)
+        done, warmup = min(self.step, phase.stop - 1) - phase.start, round(settings.optimizer.warmup * steps)
         if settings.budget.plateau and phase is self.setup.phases[-1]:
             return base * self.plateau.factor * min(1.0, (done + 1) / max(1, warmup))
         return learning_rate(done, steps, base=base, warmup_steps=warmup, schedule=settings.optimizer.schedule)

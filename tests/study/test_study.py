@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -22,13 +23,14 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.study.compare import Dose, doses_of
 from hrfr_fast.study.cost import estimates
-from hrfr_fast.study.judge import main_pairs, read_run_scores
 from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.report import write_study_report
-from hrfr_fast.study.results import anchors
+from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
+from hrfr_fast.study.score import main_pairs, read_run_scores
 
 PRESET = """
 base = "cpu-small"
@@ -114,6 +116,13 @@ def test_the_report_holds_the_numbers_and_needs_no_other_file(done):
     )
 
 
+def test_results_are_read_back_as_they_were_written(done):
+    values = json.loads((done / "results.json").read_text())
+    assert StudyResults.from_json(values).to_json() == values
+    with pytest.raises(UsageError, match="not the results of a study"):
+        StudyResults.from_json({"regimes": {}})
+
+
 def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*/checkpoints/last.safetensors")}
     run_study(["lowres32", "highres32"], packed, done, preset=preset, device="cpu", show_progress=False)
@@ -134,15 +143,15 @@ def test_a_study_in_use_is_refused_and_a_run_of_it_too(done, packed, preset):
 
 def test_a_child_of_another_parent_is_refused(packed, preset, tmp_path):
     plan = planned(["lowres144-finetuned"], packed, tmp_path, preset=preset, seeds=1)
-    parent, child = (next(job for job in plan.jobs if job.label == label) for label in plan.labels)
-    child.run.mkdir(parents=True)
+    parent, child = (next(run for run in plan.runs if run.label == label) for label in plan.labels)
+    child.directory.mkdir(parents=True)
     said = identity_of(child, plan.packed.digest)
-    write_json(child.run / SAME, said | {"parents": {parent.label: ""}})
+    write_json(child.directory / SAME, said | {"parents": {parent.label: ""}})
     assert status(child, plan.packed) == "new"
     older = {name: value for name, value in said["settings"].items() if name != "most_identities"}
-    write_json(child.run / SAME, said | {"settings": older})
+    write_json(child.directory / SAME, said | {"settings": older})
     assert status(child, plan.packed) == "new", "a setting that the run's version did not have is no difference"
-    write_json(child.run / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
+    write_json(child.directory / SAME, said | {"parents": {parent.label: "digest of a checkpoint that is gone"}})
     with pytest.raises(UsageError, match="another lowres144 than there is now"):
         status(child, plan.packed)
 
@@ -162,7 +171,7 @@ def test_a_stopped_study_continues_with_the_same_command(packed, preset, tmp_pat
     assert not (out / "report.html").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "goes on" in again.stderr and (out / "report.html").exists()
+    assert "continues" in again.stderr and (out / "report.html").exists()
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
     assert steps == list(range(1, 41)), "every step once: nothing was trained twice"
 
@@ -183,51 +192,52 @@ def test_a_regime_from_a_checkpoint_is_timed_however_short_its_phases(packed, pr
         '[[phases]]\ntrain = ["head"]\nshare = 0.1\n[[phases]]\ntrain = ["body", "output", "head"]\nshare = 0.9\n'
     )
     plan = planned([str(mine)], packed, tmp_path / "study", preset=preset, seeds=1, device="cpu")
-    (seconds,) = estimates(plan, list(plan.jobs)).values()
+    (seconds,) = estimates(plan, list(plan.runs)).values()
     assert seconds > 0
 
 
 def test_the_ends_of_a_dose_are_runs_of_the_study(packed, preset, tmp_path):
     names = ["lowres144-finetuned", "lowres144-continued", "highlow144"]
     plan = planned(names, packed, tmp_path, preset=preset, seeds=1, dose=True)
-    rows = [{"regime": job.regime.name, "kind": next(iter(job.dose))} for job in plan.jobs if job.dose]
-    ends = {(one["regime"], one["kind"], one["label"]): one["dose"] for one in anchors(plan, rows)}
+    ends = [dose for dose in doses_of(plan) if dose.label in names or dose.label == "lowres144"]
     low, high = (plan.packed.splits[split].samples for split in ("lowres", "highres"))
-    assert ends == {
-        ("highlow144", "highres_identities", "lowres144"): 0.0,
-        ("highlow144", "highres_identities", "highlow144"): 1.0,
-        ("highlow144", "highres_share", "lowres144"): 0.0,
-        ("highlow144", "highres_share", "highlow144"): high / (low + high),
-        ("lowres144-finetuned", "highres_identities", "lowres144-continued"): 0.0,
-        ("lowres144-finetuned", "highres_identities", "lowres144-finetuned"): 1.0,
-    }
+    assert sorted(ends, key=astuple) == [
+        Dose("highlow144", "highres_identities", 0.0, "lowres144"),
+        Dose("highlow144", "highres_identities", 1.0, "highlow144"),
+        Dose("highlow144", "highres_share", 0.0, "lowres144"),
+        Dose("highlow144", "highres_share", high / (low + high), "highlow144"),
+        Dose("lowres144-finetuned", "highres_identities", 0.0, "lowres144-continued"),
+        Dose("lowres144-finetuned", "highres_identities", 1.0, "lowres144-finetuned"),
+    ]
+    dosed = {(dose.label, dose.kind, dose.dose) for dose in doses_of(plan)}
+    assert ("highlow144-share20", "highres_share", 0.2) in dosed
 
 
 def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, tmp_path):
     plan = planned(["all"], packed, tmp_path / "study", preset=preset, seeds=3)
-    assert len(plan.labels) == 14 and len(plan.jobs) == 40
-    (sphere,) = (job for job in plan.jobs if job.stage == "sphere")
+    assert len(plan.labels) == 14 and len(plan.runs) == 40
+    (sphere,) = (run for run in plan.runs if run.stage == "sphere")
     assert (sphere.label, sphere.seed, sphere.settings.embedding_size) == ("lowres32-sphere", 0, 3)
     for seed in range(3):
         done: set[str] = set()
-        for job in (job for job in plan.jobs if job.seed == seed):
-            assert set(job.regime.parents) <= done
-            done.add(job.label)
-    steps = {job.label: job.settings.budget.steps for job in plan.jobs}
+        for run in (run for run in plan.runs if run.seed == seed):
+            assert set(run.regime.parents) <= done
+            done.add(run.label)
+    steps = {run.label: run.steps for run in plan.runs}
     assert steps["lowres144"] == steps["highlow144"] == steps["crossres144"] == steps["crossres144-views"]
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"]
 
 
 def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
-    preset = preset_named("full").replaced(batch={"32": 1024, "144": 512})
+    preset = replace(preset_named("full"), batch={"32": 1024, "144": 512})
     from hrfr_fast.format.reader import open_packed
 
     names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
     plan = make_plan(names, preset, open_packed(packed), tmp_path)
-    steps = {job.label: job.settings.budget.steps for job in plan.jobs}
+    steps = {run.label: run.steps for run in plan.runs}
     assert steps["lowres144"] == steps["highlow144"] == steps["lowres32"] > 0
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"] < steps["lowres144"], "passes over highres"
-    watched = next(job for job in plan.jobs if job.label == "highres144").settings
+    watched = next(run for run in plan.runs if run.label == "highres144").settings
     assert watched.plateau == 3 and watched.eval_every > 0
 
 
@@ -258,21 +268,32 @@ def test_a_report_without_test_pairs_says_so(done, tmp_path):
     }
     bare |= {"contrasts": [], "claims": [], "data": results["data"] | {"pairs": None}}
     (tmp_path / "runs").symlink_to(done / "runs")
-    assert "no test pairs" in write_study_report(tmp_path, bare).read_text()
+    assert "no test pairs" in write_study_report(tmp_path, StudyResults.from_json(bare)).read_text()
+
+
+def test_the_report_escapes_what_users_name(done, tmp_path):
+    values, evil = json.loads((done / "results.json").read_text()), "<script>alert(1)</script>"
+    values["regimes"]["lowres32"] |= {"summary": evil, "data_note": evil}
+    values["data"]["path"] = evil
+    values["contrasts"][0]["sentence"] = evil
+    values["unanswered"] = {evil: evil}
+    (tmp_path / "runs").symlink_to(done / "runs")
+    page = write_study_report(tmp_path, StudyResults.from_json(values)).read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 5
 
 
 def test_a_run_is_reused_where_only_other_pairs_changed(packed, preset, tmp_path):
     """What its checkpoint was trained on decides, not the digest of all that is packed."""
     plan = planned(["lowres32"], packed, tmp_path, preset=preset, seeds=1)
-    job = plan.jobs[0]
-    weights = job.run / "checkpoints" / "last.safetensors"
+    run = plan.runs[0]
+    weights = run.directory / "checkpoints" / "last.safetensors"
     weights.parent.mkdir(parents=True)
-    write_json(job.run / SAME, identity_of(job, "before") | {"parents": {}})
+    write_json(run.directory / SAME, identity_of(run, "before") | {"parents": {}})
     with pytest.raises(UsageError, match="made with other data"):
-        status(job, plan.packed)
-    data = data_record(plan.packed, ["lowres"], job.run) | {"digest": "before"}
+        status(run, plan.packed)
+    data = data_record(plan.packed, ["lowres"], run.directory) | {"digest": "before"}
     save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data})
-    assert status(job, plan.packed) == "new"
+    assert status(run, plan.packed) == "new"
     save_weights(weights, torch.nn.Identity(), torch.nn.Identity(), {"data": data | {"splits": {"lowres": "other"}}})
     with pytest.raises(UsageError, match="made with other data"):
-        status(job, plan.packed)
+        status(run, plan.packed)

@@ -4,24 +4,36 @@ import numpy as np
 import pytest
 
 from hrfr_fast.evaluation.compare import Estimate, resample_outcomes
-from hrfr_fast.study.claims import CLAIMS, claims_of
-from hrfr_fast.study.remedy import probe_areas, remedy_of
+from hrfr_fast.study.findings import CLAIMS, findings_of
+from hrfr_fast.study.remedy import RemedyResult, probe_areas, remedy_of
+from hrfr_fast.study.results import ContrastResult, DataFacts, RegimeResult, StudyResults
+from hrfr_fast.study.space import MethodResult, RegimeSpace, SpaceResult
+from hrfr_fast.study.summary import Summary
 
 
 def contrast(a, b, low, high, seeds=3, p=None, p_holm=None):
     if p is None:
         p = 0.001 if low > 0 or high < 0 else 0.5
-    return {"a": a, "b": b, "difference": (low + high) / 2, "interval": [low, high], "seeds": seeds, "p": p,
-            "p_holm": p_holm}  # fmt: skip
+    return ContrastResult(
+        a, b, fixed=p_holm is not None, seeds=seeds, identities=100, level="identity", pairs=400,
+        difference=(low + high) / 2, interval=(low, high), p=p, p_holm=p_holm, mcnemar={}, detectable=0.01,
+        needed_identities=None, needed_pairs=None, needed_seeds=None, verdict="", sentence="", advice="", budgets="",
+    )  # fmt: skip
+
+
+def regime(label, plateau):
+    return RegimeResult(
+        label, "", "regime", None, 144, "", "highres", 4, 16, {"0": 4}, plateau, {"0": ""}, "", {}, pictures_seen=64
+    )
 
 
 def verdicts(contrasts=(), probe_auc=None, plateau="reached", space=None):
-    regimes = {label: {"plateau": plateau} for label in ("highres144", "highres32")}
-    results = {
-        "contrasts": list(contrasts), "regimes": regimes, "space": space or {},
-        "remedy": {"probe_auc": probe_auc or {}},
-    }  # fmt: skip
-    return {one["claim"]: (one["verdict"], one["leaning"]) for one in claims_of(results)}
+    results = StudyResults(
+        hrfr_fast="", preset={}, seeds=[0, 1, 2], data=DataFacts("", "", False, {}, None),
+        regimes={label: regime(label, plateau) for label in ("highres144", "highres32")}, contrasts=list(contrasts),
+        findings=[], unanswered={}, claims=[], space=space, remedy=RemedyResult(probe_auc or {}, {}, "undecided"),
+    )  # fmt: skip
+    return {finding.claim: (finding.verdict, finding.leaning) for finding in findings_of(results)}
 
 
 def of(start, **given):
@@ -79,34 +91,34 @@ def test_highlow144_is_best_by_under_one_point(low, high, expected):
 
 
 def summary(value, low, high, seeds):
-    return {"value": value, "interval": [low, high], "by_seed": seeds}
+    return Summary(value, (low, high), seeds)
 
 
 def aligned(seeds, gain=(0.02, 0.01, 0.03)):
     """A regime's space, in which both maps close the gap and change accuracy and d' by ``gain``."""
+    rate, change = summary(1, 1, 1, seeds), summary(*gain, seeds)
     methods = {
-        name: {"probe_auc": summary(area, area, area, seeds), "d_prime": summary(1, 1, 1, seeds),
-               "accuracy_gain": summary(*gain, seeds), "d_prime_gain": summary(*gain, seeds)}
+        name: MethodResult(rate, change, d_prime=rate, d_prime_gain=change, probe_auc=summary(area, area, area, seeds))
         for name, area in (("none", 0.9), ("CPD affine, 32 axes", 0.6), ("linear map", 0.55))
-    }  # fmt: skip
-    return {"overlap": summary(0.4, 0.38, 0.42, seeds), "methods": methods}
+    }
+    return RegimeSpace(summary(0.4, 0.38, 0.42, seeds), {}, methods)
 
 
 def test_claims_about_the_embedding_space():
-    area = {"linear LR36": {"value": 0.9, "interval": [0.85, 0.95], "by_seed": {"0": 0.9, "1": 0.9, "2": 0.9}}}
+    area = {"linear LR36": summary(0.9, 0.85, 0.95, {"0": 0.9, "1": 0.9, "2": 0.9})}
     auc = {"lowres144": area, "highlow144": area}
     assert of("Networks put", probe_auc=auc) == ("reproduced", "reproduced")
     assert of("Networks put", probe_auc={"lowres144": area})[0] == "undecided", "it speaks of two"
     three, one = {"0": 0.0, "1": 0.0, "2": 0.0}, {"0": 0.0}
     for seeds, verdict in ((three, "reproduced"), (one, "undecided")):
-        space = {"regimes": {"highlow144": aligned(seeds), "lowres144": aligned(seeds)},
-                 "overlap_gain": summary(0.1, 0.08, 0.12, seeds)}  # fmt: skip
+        regimes = {"highlow144": aligned(seeds), "lowres144": aligned(seeds)}
+        space = SpaceResult(regimes, summary(0.1, 0.08, 0.12, seeds))
         for claim in ("Aligning", "Coherent", "Distances"):
             assert of(claim, space=space) == (verdict, "reproduced"), "one checkpoint decides nothing"
     useless = aligned(three, gain=(-0.02, -0.03, -0.01))
     for claim in ("Aligning", "Coherent"):
-        assert of(claim, space={"regimes": {"highlow144": useless}})[0] == "refuted"
-    assert of("Distances", space={"regimes": {}, "overlap_gain": None}) == ("undecided", "undecided")
+        assert of(claim, space=SpaceResult({"highlow144": useless}, None))[0] == "refuted"
+    assert of("Distances", space=SpaceResult({}, None)) == ("undecided", "undecided")
     assert len(verdicts()) == len(CLAIMS) and set(verdicts().values()) == {("undecided", "undecided")}
 
 
@@ -134,14 +146,14 @@ BETTER = {
 
 
 def test_the_remedy_succeeds_only_when_all_hold_over_three_seeds():
-    assert made_up(**BETTER)["verdict"] == "success"
-    assert made_up(**BETTER, seeds=2)["verdict"] == "undecided"
+    assert made_up(**BETTER).verdict == "success"
+    assert made_up(**BETTER, seeds=2).verdict == "undecided"
     worse = BETTER | {"accuracy": {"crossres144": 0.6, "highlow144": 0.9}}
-    assert made_up(**worse)["verdict"] == "failed"
-    assert made_up(**BETTER, ranks={"crossres144": 30.0, "highlow144": 50.0})["verdict"] == "success"
-    assert made_up(**BETTER, ranks={"crossres144": 20.0, "highlow144": 50.0})["verdict"] == "failed", "collapsed"
+    assert made_up(**worse).verdict == "failed"
+    assert made_up(**BETTER, ranks={"crossres144": 30.0, "highlow144": 50.0}).verdict == "success"
+    assert made_up(**BETTER, ranks={"crossres144": 20.0, "highlow144": 50.0}).verdict == "failed", "collapsed"
     rows = made_up(**BETTER | {"tar": {"crossres144": 0.5, "highlow144": 0.5}})
-    assert rows["verdict"] == "undecided" and rows["against"]["highlow144"]["TAR at FAR 1e-2, HR-LR"]["met"] == "no"
+    assert rows.verdict == "undecided" and rows.against["highlow144"]["TAR at FAR 1e-2, HR-LR"].met == "no"
 
 
 def test_probe_areas_are_shares_of_rightly_ordered_views_of_different_people():

@@ -1,4 +1,4 @@
-"""What one run's last checkpoint makes of the test faces: the scores that every table and curve is computed from.
+"""Scores of one run's last checkpoint on the test faces, from which every table and curve is computed.
 
 Scores are kept and not rates, so that regimes can be compared pair by pair, and tables made anew without embedding
 anything again.
@@ -6,6 +6,7 @@ anything again.
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,48 +26,83 @@ if TYPE_CHECKING:
 
 FACES = "highres_eval"
 FORMAT = 2
-"""Of what is kept; files of another are made anew."""
+"""Version of the files written here; those of another version are computed again."""
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RankRates:
+    """Shares of probes whose own person is first, or among the first five, of the gallery."""
+
+    rank1: float
+    rank1_ci: Interval
+    rank5: float
+    rank5_ci: Interval
+
+    def rate(self, rank: int) -> tuple[float, Interval]:
+        """Rate and interval of rank 1 or 5."""
+        return (self.rank1, self.rank1_ci) if rank == 1 else (self.rank5, self.rank5_ci)
+
+
+@dataclass(frozen=True)
+class Identification:
+    """1:N identification with sharp probes (HR) and with probes shrunk to 36 px and back (LR)."""
+
+    gallery: int
+    probes: int
+    HR: RankRates
+    LR: RankRates
+
+    def of(self, view: str) -> RankRates:
+        """Rates of the probes "HR" or "LR"."""
+        return self.HR if view == "HR" else self.LR
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Identification":
+        """From what ``evaluation.identification.identify`` returns."""
+        HR, LR = (RankRates(**{name: _plain(rate) for name, rate in values[view].items()}) for view in ("HR", "LR"))
+        return cls(values["gallery"], values["probes"], HR, LR)
 
 
 @dataclass(frozen=True)
 class RunScores:
     """Scores float64 [P] on the main test pairs by view, and identification and the probe where they were asked for.
 
-    ``by_view``: "HR-HR", "HR-LR", "LR-LR". ``by_side``: pixels -> scores. ``probe``: view -> confidence in low
-    resolution, float64 [2N], of N pictures of highres_eval as they are and then in that view. ``space``: see
+    ``by_view``: "HR-HR", "HR-LR", "LR-LR". ``by_resolution``: pixels -> scores. ``probe``: view -> confidence in low
+    resolution, float64 [2N], of N images of highres_eval as they are and then in that view. ``space``: see
     ``space.arrays_of``.
     """
 
     by_view: dict[str, NDArray[np.float64]]
-    by_side: dict[int, NDArray[np.float64]]
+    by_resolution: dict[int, NDArray[np.float64]]
     probe: dict[str, NDArray[np.float64]]
     space: dict[str, NDArray[np.float64]]
-    identification: dict[str, Any] | None
+    identification: Identification | None
 
 
 def main_pairs(packed: Packed) -> PairSet | None:
-    """The set regimes are compared on: the largest of the test sets that can be verified on."""
+    """The pair set that regimes are compared on: the largest test set with enough pairs of both kinds."""
     tests = [pairs for pairs in packed.pairs.values() if pairs.kind == "test" and not why_too_few_pairs(pairs.same)]
     return max(tests, key=len, default=None)
 
 
-def judge(
-    run: Path, packed: Packed, compute: "Compute", *, sides: tuple[int, ...] = (), identify: bool = False,
+def score_run(
+    run: Path, packed: Packed, compute: "Compute", *, resolutions: tuple[int, ...] = (), identify: bool = False,
     probe: bool = False,
 ) -> RunScores:  # fmt: skip
     """Embed the test faces with ``run``'s last checkpoint, unless the same was done before.
 
     Args:
-        sides: of the resolution curve, in pixels, 0 for the faces as they are; none: no curve.
-        identify: 1:N on highres_eval.
-        probe: the classifier that guesses the true resolution, and the space of the embeddings.
+        resolutions: of the accuracy-by-resolution curve, in pixels, 0 for the faces as they are; none: no curve.
+        identify: 1:N identification on highres_eval.
+        probe: the classifier that guesses the true resolution, and the embedding space.
     """
     from hrfr_fast.evaluation.evaluate import load_backbone
     from hrfr_fast.model.checkpoint import weights_path
 
     weights = weights_path(run)
     asked = {
-        "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(sides),
+        "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(resolutions),
         "identify": identify, "probe": probe,
     }  # fmt: skip
     known = read_run_scores(run, asked)
@@ -74,40 +110,47 @@ def judge(
         return known
     backbone, metadata = load_backbone(weights, compute)
     size = metadata["backbone"]["input_size"]
-    arrays = _pair_arrays(backbone, size, packed, compute, sides)
+    arrays = _pair_arrays(backbone, size, packed, compute, resolutions)
     if probe:
         arrays |= _probe_arrays(backbone, size, packed, compute)
-    names = _identify(backbone, size, packed, compute) if identify else None
+    ranks = _identify(backbone, size, packed, compute) if identify else None
     with atomic_write(run / "scores.npz") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    write_json(run / "judged.json", {"asked": asked, "identification": names})  # last: it says that scores.npz is whole
-    return _judged(arrays, names)
+    # Written last: it says that scores.npz is complete.
+    write_json(run / "judged.json", {"asked": asked, "identification": ranks})
+    return _scores(arrays, ranks)
 
 
 def read_run_scores(run: Path, asked: dict[str, Any] | None = None) -> RunScores | None:
-    """What ``judge`` left in ``run``; None where it did not, or where something else than ``asked`` was asked."""
+    """The scores that ``score_run`` left in ``run``; None without any, or where they answer another ``asked``."""
     try:
-        said = json.loads((run / "judged.json").read_text(encoding="utf-8"))
+        saved = json.loads((run / "judged.json").read_text(encoding="utf-8"))
         with np.load(run / "scores.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
-    if asked is not None and said["asked"] != asked:
+    if asked is not None and saved["asked"] != asked:
         return None
-    return _judged(arrays, said["identification"])
+    return _scores(arrays, saved["identification"])
 
 
-def _judged(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> RunScores:
+def _scores(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> RunScores:
     groups: dict[str, dict[str, NDArray[np.float64]]] = {"view": {}, "side": {}, "probe": {}, "space": {}}
     for name, array in arrays.items():
         group, _, key = name.partition("/")
         groups[group][key] = array
-    sides = {int(side): scores for side, scores in groups["side"].items()}
-    return RunScores(groups["view"], sides, groups["probe"], groups["space"], identification)
+    by_resolution = {int(pixels): scores for pixels, scores in groups["side"].items()}
+    found = Identification.from_json(identification) if identification else None
+    return RunScores(groups["view"], by_resolution, groups["probe"], groups["space"], found)
+
+
+def _plain(rate: Any) -> Any:
+    """An interval as a tuple; JSON has lists."""
+    return tuple(rate) if isinstance(rate, list) else rate
 
 
 def _pair_arrays(
-    backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", sides: tuple[int, ...]
+    backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", resolutions: tuple[int, ...]
 ) -> dict[str, NDArray[np.float64]]:
     from hrfr_fast.evaluation.resolution import cross_resolution_scores, scores_by_resolution
     from hrfr_fast.evaluation.views import HR, LR36, pair_views
@@ -115,15 +158,15 @@ def _pair_arrays(
     pairs = main_pairs(packed)
     if pairs is None:
         return {}
-    views = pair_views(backbone, pairs, size, compute, tuple({HR, LR36, *sides}))
+    views = pair_views(backbone, pairs, size, compute, tuple({HR, LR36, *resolutions}))
     arrays = {f"view/{name}": scores for name, scores in cross_resolution_scores(views).items()}
-    return arrays | {f"side/{side}": scores for side, scores in scores_by_resolution(views, sides).items()}
+    return arrays | {f"side/{pixels}": scores for pixels, scores in scores_by_resolution(views, resolutions).items()}
 
 
 def _probe_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute"
 ) -> dict[str, NDArray[np.float64]]:
-    """Linear and kNN probes, trained and tested on LR36, and tested on a degradation nobody trained on; the space."""
+    """Embedding space; linear and kNN probes trained on LR36, tested on it and on a degradation never trained on."""
     from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
     from hrfr_fast.evaluation.embedding import embed

@@ -1,0 +1,143 @@
+"""Curves of a study: training loss, accuracy while training, ROC, and accuracy by test resolution."""
+
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.evaluation.verification import roc
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.reporting.figures import COLOURS, figure_file, legend_beside, roc_axes
+from hrfr_fast.settings import load_settings
+from hrfr_fast.study.results import MainVerification, RegimeResult
+from hrfr_fast.study.score import main_pairs, read_run_scores
+from hrfr_fast.training.metrics import read_metrics
+
+STYLES = ("-", "--", ":")
+Regimes = Mapping[str, RegimeResult]
+
+
+def _line_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a line style for each label, the same in every figure that shows the same labels."""
+    looks = [{"color": colour, "linestyle": style} for style in STYLES for colour in COLOURS]
+    return dict(zip(labels, cycle(looks), strict=False))
+
+
+def loss(path: Path, regimes: Regimes, out: Path) -> bool:
+    return _over_steps(path, regimes, out, "train", "loss", "training loss", 1.0)
+
+
+def progress(path: Path, regimes: Regimes, out: Path) -> bool:
+    return _over_steps(path, regimes, out, "verification", "accuracy", "accuracy on the test pairs (%)", 100.0)
+
+
+def _over_steps(path: Path, regimes: Regimes, out: Path, kind: str, value: str, label: str, factor: float) -> bool:
+    """Metrics of the first seeds; returns whether there are any."""
+    looks, shown = _line_looks(regimes), 0
+    with figure_file(path, size=(7.6, 4.4)) as (axes,):
+        for name, regime in regimes.items():
+            lines = _metrics(regime, out / regime.first_run, kind)
+            shown += len(lines)
+            if lines:
+                marker = {"marker": ".", "markersize": 5} if kind == "verification" else {}
+                steps, values = [line["step"] for line in lines], [factor * line[value] for line in lines]
+                axes.plot(steps, values, label=name, **marker, **looks[name])
+        axes.set(xlabel="optimiser step", ylabel=label)
+        legend_beside(axes)
+    return shown > 0
+
+
+def _metrics(regime: RegimeResult, run: Path, kind: str) -> list[dict[str, Any]]:
+    """Lines of the run's metrics.jsonl; verifications of the largest test set only."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == kind]
+    if kind == "verification":
+        tests = {line["pairs"] for line in lines if line["pairs_kind"] == "test"}
+        sizes = {name: pairs.pairs for name, pairs in regime.other_pairs.items()}
+        main = max(tests, key=lambda name: sizes.get(name, 0), default=None)
+        lines = [line for line in lines if line["pairs"] == main]
+    return lines
+
+
+def _roc_curve(axes: Any, run: Path, same: NDArray[np.bool_] | None, **look: Any) -> bool:
+    scores = read_run_scores(run)
+    if scores is None or same is None or "HR-HR" not in scores.by_view:
+        return False
+    far, tar = roc(scores.by_view["HR-HR"], same)
+    axes.plot(far[far > 0], tar[far > 0], **look)
+    return True
+
+
+def _same(run: Path) -> NDArray[np.bool_] | None:
+    """bool [P] of the main pairs, from the packed data that the run names."""
+    pairs = main_pairs(open_packed(load_settings(run / "settings.toml").data))
+    return None if pairs is None else pairs.same
+
+
+def roc_curves(path: Path, regimes: Regimes, out: Path) -> bool:
+    """Of the first seeds."""
+    looks, shown = _line_looks(regimes), False
+    same = _same(out / next(iter(regimes.values())).first_run)
+    with figure_file(path, size=(7.6, 4.4)) as (axes,):
+        for label, regime in regimes.items():
+            shown |= _roc_curve(axes, out / regime.first_run, same, label=label, **looks[label])
+        roc_axes(axes)
+        legend_beside(axes)
+    return shown
+
+
+def of_regime(path: Path, regime: RegimeResult, out: Path) -> bool:
+    """Loss, accuracy while training and ROC of one regime, every seed."""
+    same = _same(out / regime.first_run)
+    logged = 0
+    with figure_file(path, 3, size=(11.0, 3.3)) as (left, middle, right):
+        for colour, (seed, directory) in zip(cycle(COLOURS), regime.runs.items(), strict=False):
+            run = out / directory
+            trained, verified = _metrics(regime, run, "train"), _metrics(regime, run, "verification")
+            logged += len(trained)
+            left.plot(
+                [line["step"] for line in trained], [line["loss"] for line in trained], color=colour,
+                label=f"seed {seed}",
+            )  # fmt: skip
+            steps, accuracy = [line["step"] for line in verified], [100 * line["accuracy"] for line in verified]
+            middle.plot(steps, accuracy, "o-", color=colour)
+            _roc_curve(right, run, same, color=colour)
+        left.set(xlabel="optimiser step", ylabel="training loss")
+        left.legend(fontsize=8)
+        if not logged:
+            left.set(xticks=[], yticks=[], xlabel="nothing is trained", ylabel="")
+        middle.set(xlabel="optimiser step", ylabel="accuracy on the test pairs (%)")
+        roc_axes(right)
+    return True
+
+
+def by_resolution(path: Path, verified: Mapping[str, MainVerification]) -> bool:
+    """A panel for each regime, with its interval as a band: thirteen bands in one panel would hide each other."""
+    curves = {
+        label: np.array([[point.pixels, point.value, *point.interval] for point in result.by_resolution]).T
+        for label, result in verified.items()
+        if result.by_resolution
+    }
+    if not curves:
+        return False
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with figure_file(path, columns, rows=rows, size=(0.8 + 2.6 * columns, 0.5 + 2.0 * rows)) as panels:
+        ends = np.concatenate([100 * curve[2:].ravel() for curve in curves.values()])
+        for axes, (label, (pixels, value, low, high)) in zip(panels, curves.items(), strict=False):
+            for other in curves.values():
+                axes.plot(other[0], 100 * other[1], color="silver", linewidth=0.7)
+            axes.fill_between(pixels, 100 * low, 100 * high, color=COLOURS[0], alpha=0.25, linewidth=0)
+            axes.plot(pixels, 100 * value, marker=".", color=COLOURS[0])
+            axes.set(xscale="log", title=label, ylim=(ends.min() - 1, ends.max() + 1))
+            axes.title.set_size(9)
+            axes.tick_params(labelsize=8)
+            axes.set_xticks(pixels, [f"{size:g}" for size in pixels])
+            axes.minorticks_off()
+        for axes in panels[len(curves) :]:
+            axes.set_visible(False)
+        panels[0].figure.supxlabel("resolution of the test faces in pixels", fontsize=9)
+        panels[0].figure.supylabel("10-fold accuracy (%)", fontsize=9)
+    return True
