@@ -6,6 +6,7 @@ import pytest
 from hrfr_fast.analysis.maps import unit
 from hrfr_fast.study.space import CPD, LINEAR, NONE, SpaceResult, arrays_of, space_of
 
+pytest.importorskip("sklearn")  # here, for its import sets environment variables, which no test may leave behind
 IDENTITIES = np.repeat(np.arange(40), 3)
 
 
