@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hrfr_fast import cli
+from hrfr_fast.cli import failing
 from tools.gpu_stages.runner import missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def test_a_command_names_the_package_that_it_lacks(tmp_path, monkeypatch, capsys
         cli.main()
     assert end.value.code == 1
     assert "simplejpeg is not installed" in " ".join(capsys.readouterr().err.split())
-    assert "pip install tomli-w" in cli._how_to_install(ModuleNotFoundError(name="tomli_w"))
+    assert "pip install tomli-w" in failing.how_to_install(ModuleNotFoundError(name="tomli_w"))
 
 
 def test_here_no_test_is_skipped_for_want_of_a_dependency():

@@ -17,6 +17,12 @@ class Target:
     device: "torch.device"
     image_dtype: "torch.dtype"
 
+    def free_memory(self) -> int:
+        """Free bytes of GPU memory; 0 on a CPU."""
+        import torch
+
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+
 
 class Engine(Peer):
     """One engine of ``--engine``, through the same function as training."""

@@ -1,26 +1,26 @@
 """The command line: one command a verb, each a few lines: parse, call, print."""
 
-import inspect
 import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hrfr_fast.cli.failing import fail, how_to_install
+from hrfr_fast.cli.options import channels_of, sizes_of, with_setting_options
+from hrfr_fast.cli.output import print_findings, print_pack, print_plan, print_results
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, IncompletePack, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
 from hrfr_fast.runtime.version import __version__
 
 if TYPE_CHECKING:
-    from hrfr_fast.analysis.finding import Finding
-    from hrfr_fast.evaluation.evaluate import PairResult
-    from hrfr_fast.packing.summary import PackSummary
-    from hrfr_fast.study.run import PlannedRun
+    from hrfr_fast.analysis.finding import Finding as Finding
+    from hrfr_fast.evaluation.evaluate import PairResult as PairResult
+    from hrfr_fast.packing.summary import PackSummary as PackSummary
+    from hrfr_fast.study.run import PlannedRun as PlannedRun
 
 CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
 
@@ -33,46 +33,22 @@ app = typer.Typer(
 )
 
 
-PACKAGE_OF = {
-    "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "bcolz": "bcolz-zipline",
-    "nvidia": "nvidia-dali-cuda120", "tomli_w": "tomli-w",
-}  # fmt: skip
-"""Distributions whose name is not that of their module."""
-
-
 def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
     use_utf8()
     try:
         app()
     except HrfrError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        _fail(_how_to_install(error), 1)
+        fail(how_to_install(error), 1)
     except OSError as error:
-        _fail(in_words(error, "hrfr-fast " + " ".join(sys.argv[1:2])), 1)
+        fail(in_words(error, "hrfr-fast " + " ".join(sys.argv[1:2])), 1)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands need not import
             raise
         what = str(error).partition("\n")[0]
-        _fail(f"the GPU's memory is full: {what} See in `nvidia-smi` what else uses it, or use --device cpu.", 1)
-
-
-def _how_to_install(error: ModuleNotFoundError) -> str:
-    """A dependency that is missing where it is used, and the command that brings it. Raises one of our own again."""
-    module = (error.name or "").partition(".")[0]
-    if module in ("", "hrfr_fast"):
-        raise error
-    package = PACKAGE_OF.get(module, module.replace("_", "-"))
-    return f"{module} is not installed, and this needs it: pip install {package}"
-
-
-def _fail(message: str, code: int) -> None:
-    from hrfr_fast.runtime.progress import console
-
-    console.print("[bold red]error:[/] ", end="")
-    console.print(message, markup=False, highlight=False)
-    sys.exit(code)
+        fail(f"the GPU's memory is full: {what} See in `nvidia-smi` what else uses it, or use --device cpu.", 1)
 
 
 def _show_version(value: bool) -> None:
@@ -136,19 +112,13 @@ def pack(
         with StopFlag() as stop:
             summary = run(
                 data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
-                resize=resize, sizes=_sizes(size or []), carray_channels=_channels(carray_channels or []), stop=stop,
+                resize=resize, sizes=sizes_of(size or []), stop=stop,
+                carray_channels=channels_of(carray_channels or []),
             )  # fmt: skip
     except IncompletePack as error:
-        _print_pack(error.summary)
+        print_pack(error.summary)
         raise
-    _print_pack(summary)
-
-
-def _print_pack(summary: "PackSummary") -> None:
-    from hrfr_fast.runtime.progress import console
-
-    lines = [*summary.lines(), *(f"warning: {warning}" for warning in summary.warnings)]
-    console.print("\n".join(lines), markup=False, highlight=False)
+    print_pack(summary)
 
 
 @app.command(name="inspect")
@@ -224,47 +194,13 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     if resume:
         refuse_changes(settings, flags)
     result = train(settings, resume=resume)
-    _print_results(result.results)
+    print_results(result.results)
     if math.isfinite(result.loss):  # steps were taken now, and not all before it was resumed
         typer.echo(f"{counted(result.steps, 'step')}, loss {result.loss:.3f}, {result.speed}")
     typer.echo(f"report: {result.report}")
 
 
-def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` one option for every setting, unset unless given."""
-    from hrfr_fast.settings import augment_fields, flat_fields
-
-    def run(config: Path | None = None, resume: bool = False, **given: Any) -> None:
-        flags: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        augment = {k.removeprefix("augment_"): flags.pop(k) for k in list(flags) if k.startswith("augment_")}
-        command(config, resume, flags | ({"augment": augment} if augment else {}))
-
-    parameters = [
-        _option("config", Path | None, None, "TOML file of settings; flags win over it"),
-        _option("resume", bool, False, "continue the run in --out from its last checkpoint", "--resume"),
-    ]
-    for field in flat_fields():
-        # Round brackets: help texts are Rich markup, where square ones vanish.
-        unset = "auto" if field.name == "batch_size" else "not set"
-        text = f"{field.info.description} (default: {unset if field.info.default is None else field.info.default})"
-        if field.choices:
-            text = f"{' | '.join(field.choices)}: {text}"
-        kind = str if field.name == "batch_size" else field.type  # a number, or the word auto
-        parameters.append(_option(field.name, kind | None, None, text))
-    for field in augment_fields():
-        text = f"{field.info.description} (default: {field.info.default})"
-        parameters.append(_option(f"augment_{field.name}", field.type | None, None, text))
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__doc__ = "Train a regime on packed faces, then verify its last checkpoint."
-    return run
-
-
-def _option(name: str, kind: Any, default: Any, text: str, *names: str) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(*names, help=text, show_default=False)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-app.command(name="train")(_with_setting_options(_train))
+app.command(name="train")(with_setting_options(_train))
 
 
 @app.command()
@@ -287,12 +223,12 @@ def evaluate(
 
     results = run_evaluation(
         run, pairs=pairs, names=name, device=device, degrade=parse_view(view),
-        carray_channels=_channels(carray_channels or []),
+        carray_channels=channels_of(carray_channels or []),
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
     else:
-        _print_results(results)
+        print_results(results)
 
 
 @app.command()
@@ -317,9 +253,9 @@ def analyze(
     try:
         findings = run_analysis(list(runs), out, packed=data, device=device, questions=question, seed=seed)
     except IncompleteAnalysis as error:
-        _print_findings(error.findings, as_json)
+        print_findings(error.findings, as_json)
         raise
-    _print_findings(findings, as_json)
+    print_findings(findings, as_json)
     if not as_json:
         typer.echo(f"numbers and figures: {out}")
 
@@ -351,7 +287,7 @@ def study(
 
     names = [name.strip() for name in regimes.split(",") if name.strip()]
     if dry_run:
-        _print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
+        print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
         return
     report = run_study(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
     contrasts = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))["contrasts"]
@@ -359,71 +295,3 @@ def study(
         if one["fixed"]:
             typer.echo(one["sentence"])
     typer.echo(f"report: {report}")
-
-
-def _print_plan(runs: "list[PlannedRun]") -> None:
-    from hrfr_fast.runtime.terminal import print_rows
-
-    rows = [
-        (
-            run.label, str(run.seed), run.stage, run.state, f"{run.steps:,}", f"{run.batch_size:,}",
-            f"{run.seconds / 60:.1f}",
-        )
-        for run in runs
-    ]  # fmt: skip
-    print_rows(("run", "seed", "part", "state", "steps", "batch", "minutes"), rows)
-    hours = sum(run.seconds for run in runs) / 3600
-    left = sum(run.state != "finished" for run in runs)
-    typer.echo(f"{left} of {len(runs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
-    typer.echo("the embedding analyses and the report come on top: minutes")
-
-
-def _print_findings(findings: "list[Finding]", as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))
-        return
-    for finding in findings:
-        typer.echo(finding.question)
-        typer.echo(indent(finding.answer, "  ") + "\n")
-
-
-def _print_results(results: dict[str, "PairResult"]) -> None:
-    from hrfr_fast.runtime.terminal import print_rows
-
-    if not results:
-        typer.echo("warning: there were no pairs to verify on")
-        return
-    rows, notes = [], dict[str, list[str]]()
-    for key, result in results.items():
-        values = result.to_json()
-        low, high = values["accuracy_ci"]
-        rows.append([
-            key, values["kind"], values["view"], f"{values['pairs']:,}", f"{values['accuracy']:.2%}",
-            f"{low:.2%} to {high:.2%} ({values['interval_level']})", f"{values['auc']:.4f}",
-            f"{values['eer']:.2%}", f"{values['tar_at_far']['0.01']:.2%}",
-        ])  # fmt: skip
-        for text in [*values["notes"], *values["warnings"]]:
-            notes.setdefault(text, []).append(key)
-    head = ("pair set", "kind", "view", "pairs", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
-    print_rows(head, rows)
-    for text, names in notes.items():
-        typer.echo(f"{', '.join(names)}: {text}")
-
-
-def _sizes(given: list[str]) -> dict[str, int]:
-    sizes = {}
-    for one in given:
-        split, _, pixels = one.partition("=")
-        if not (pixels.isascii() and pixels.isdigit()) or int(pixels) < 8:
-            raise UsageError(f"--size {one}: give SPLIT=PIXELS with at least 8 pixels, as in --size lowres=40")
-        sizes[split] = int(pixels)
-    return sizes
-
-
-def _channels(given: list[str]) -> dict[str, str]:
-    """Order of channels by name of a carray, "" for all others; what is no order is refused later."""
-    orders = {}
-    for one in given:
-        name, _, order = one.rpartition("=")
-        orders[name] = order.lower()
-    return orders
