@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hrfr_fast import cli
 from hrfr_fast.cli import failing
 from tools.gpu_stages.runner import missing
 

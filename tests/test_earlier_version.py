@@ -36,9 +36,9 @@ def test_a_run_of_a_study_is_known_again(tiny_packed, tmp_path, label):
     known = json.loads((FILES / "study-jobs.json").read_text(encoding="utf-8"))[label]
     known["data_digest"] = plan.packed.digest
     known["settings"]["eval_every"] = run.settings.logging.eval_every  # it follows from the number of faces
-    run.run.mkdir(parents=True)
-    (run.run / SAME).write_text(json.dumps(known), encoding="utf-8")
-    (run.run / "settings.toml").write_bytes((FILES / "settings.toml").read_bytes())
+    run.directory.mkdir(parents=True)
+    (run.directory / SAME).write_text(json.dumps(known), encoding="utf-8")
+    (run.directory / "settings.toml").write_bytes((FILES / "settings.toml").read_bytes())
     assert status(run, plan.packed) == "begun"
 
 

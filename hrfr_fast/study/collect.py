@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def collect_results(plan: StudyPlan, findings: Sequence[Finding], unanswered: Ma
     """
     results = StudyResults(
         hrfr_fast=__version__,
-        preset=json.loads(json.dumps(asdict(plan.preset))),
+        preset=plan.preset.model_dump(mode="json"),
         seeds=list(plan.seeds),
         data=_data_facts(plan),
         regimes=_regimes(plan),

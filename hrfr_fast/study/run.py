@@ -5,14 +5,14 @@ are reused when settings and data are the same, an unfinished run is resumed fro
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.regimes import is_checkpoint
+from hrfr_fast.regimes import Regime, is_checkpoint
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
@@ -109,8 +109,6 @@ def status(run: StudyRun, packed: Packed) -> str:
         return "new"
     known, wanted = _known(path), identity_of(run, packed.digest)
     parents = known.pop("parents", {})
-    newer = wanted["settings"].keys() - known["settings"].keys()  # newer than the run, which had their defaults
-    known["settings"] |= {name: value for name, value in asdict(TrainSettings()).items() if name in newer}
     if known["data_digest"] != packed.digest and _trained_on_the_same(run, packed):
         known["data_digest"] = packed.digest
     if known != wanted:
@@ -130,9 +128,10 @@ def _known(path: Path) -> dict[str, Any]:
     """The ``identity_of`` the run, as written when it was begun."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["settings"] = {n: value for n, value in known["settings"].items() if n not in NOT_COMPARED}
+        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]))
+        known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
         return known
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
 
 
@@ -147,10 +146,11 @@ def _trained_on_the_same(run: StudyRun, packed: Packed) -> bool:
 
 def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
     """What decides a run's result: settings, the regime's fields, the data."""
-    settings = {name: value for name, value in asdict(run.settings).items() if name not in NOT_COMPARED}
-    content = {"settings": settings, "regime": asdict(run.regime), "data_digest": digest}
-    result: dict[str, Any] = json.loads(json.dumps(content))
-    return result
+    return {"settings": _compared(run.settings), "regime": run.regime.model_dump(mode="json"), "data_digest": digest}
+
+
+def _compared(settings: TrainSettings) -> dict[str, Any]:
+    return {name: value for name, value in settings.flat().items() if name not in NOT_COMPARED}
 
 
 def parents_of(run: StudyRun) -> dict[str, str]:

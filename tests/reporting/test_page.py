@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
 
 from hrfr_fast.model.checkpoint import save_weights
 from hrfr_fast.reporting.page import Table, embedded, write_page
 from hrfr_fast.training.run_report import write_run_report
+
+Image = pytest.importorskip("PIL.Image")
 
 EVIL = '<script>alert("1")</script>'
 ESCAPED = "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;"
