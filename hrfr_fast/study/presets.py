@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hrfr_fast.evaluation.resolution import RESOLUTIONS
 from hrfr_fast.evaluation.views import HR
@@ -30,9 +30,7 @@ class Preset(Checked):
     plateau: Annotated[int | None, unset(0)] = Field(default=None, ge=1)
     """Verifications without a gain that make a plateau for budget "highres", whose steps are then the most; None: all
     steps."""
-    batch: dict[Annotated[str, Field(pattern="^[0-9]+$")], Annotated[int, Ge(2)]] = Field(
-        default={"32": 512, "144": 512}, min_length=1
-    )
+    batch: dict[str, Annotated[int, Ge(2)]] = Field(default={"32": 512, "144": 512}, min_length=1)
     """Input size in pixels -> batch size. An input size that is not here takes that of the next larger one."""
     looks: int = Field(default=5, ge=0)
     """Verifications on the way, at equal distances."""
@@ -62,6 +60,14 @@ class Preset(Checked):
     """Shares of the highres identities in the dose-response stage; none and all are runs of the study itself."""
     dose_shares: tuple[Annotated[float, Gt(0), Lt(1)], ...] = Field(default=(0.05, 0.2, 0.4), strict=False)
     """Shares of highres pictures among highlow144's batches of the same stage."""
+
+    @field_validator("batch")
+    @classmethod
+    def _keys_are_pixels(cls, batch: dict[str, int]) -> dict[str, int]:
+        for size in batch:
+            if not size.isdecimal():
+                raise ValueError(f"{size!r} is no number of pixels")
+        return batch
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -217,7 +217,7 @@ def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, 
     plan = planned(["all"], packed, tmp_path / "study", preset=preset, seeds=3)
     assert len(plan.labels) == 14 and len(plan.runs) == 40
     (sphere,) = (run for run in plan.runs if run.stage == "sphere")
-    assert (sphere.label, sphere.seed, sphere.settings.embedding_size) == ("lowres32-sphere", 0, 3)
+    assert (sphere.label, sphere.seed, sphere.settings.model.embedding_size) == ("lowres32-sphere", 0, 3)
     for seed in range(3):
         done: set[str] = set()
         for run in (run for run in plan.runs if run.seed == seed):
@@ -229,7 +229,7 @@ def test_all_ten_regimes_and_controls_are_planned_parents_first(packed, preset, 
 
 
 def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
-    preset = replace(preset_named("full"), batch={"32": 1024, "144": 512})
+    preset = preset_named("full").replaced(batch={"32": 1024, "144": 512})
     from hrfr_fast.format.reader import open_packed
 
     names = ["lowres32", "highlow144", "highres144", "lowres144-finetuned", "lowres144-continued"]
@@ -238,18 +238,18 @@ def test_budgets_in_epochs_are_equal_steps(packed, tmp_path):
     assert steps["lowres144"] == steps["highlow144"] == steps["lowres32"] > 0
     assert steps["lowres144-finetuned"] == steps["lowres144-continued"] < steps["lowres144"], "passes over highres"
     watched = next(run for run in plan.runs if run.label == "highres144").settings
-    assert watched.plateau == 3 and watched.eval_every > 0
+    assert watched.budget.plateau == 3 and watched.logging.eval_every > 0
 
 
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("seeds = 0", "out of range"),
-        ("colour = 1", "no field 'colour'"),
+        ("seeds = 0", "seeds is 0; it must be greater than or equal to 1"),
+        ("colour = 1", "there is no 'colour'; there are"),
         ("base = 'x'", "base is 'x'; it must be one of full"),
-        ("sides = ['a']", "a value in a list or table is of the wrong kind"),
-        ("batch = {abc = 32}", "batch is .* out of range"),
-        ("looks = 'many'", "looks must be int"),
+        ("sides = ['a']", "sides.0 is 'a'; it must be a valid integer"),
+        ("batch = {abc = 32}", "batch is .*; 'abc' is no number of pixels"),
+        ("looks = 'many'", "looks is 'many'; it must be a valid integer"),
     ],
 )
 def test_a_wrong_preset_is_refused(tmp_path, text, message):

@@ -56,7 +56,7 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(settings):
     with pytest.raises(UsageError, match="has steps 7, and --resume cannot change it to 9"):
         refuse_changes(given, ["batch_size", "steps"])
     going_on = resumed_settings(given)
-    assert (going_on.steps, going_on.log_every, going_on.device) == (7, 3, "cpu")
+    assert (going_on.budget.steps, going_on.logging.log_every, going_on.execution.device) == (7, 3, "cpu")
 
 
 def interrupted(settings, after):
