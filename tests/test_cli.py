@@ -113,7 +113,7 @@ def test_a_gpu_without_room_is_told_in_words(monkeypatch):
 
     told = []
     monkeypatch.setattr(cli, "app", full)
-    monkeypatch.setattr(cli, "_fail", lambda *message: told.append(message))
+    monkeypatch.setattr(cli, "fail", lambda *message: told.append(message))
     cli.main()
     assert len(told) == 1 and told[0][1] == 1
     assert "the GPU's memory is full: CUDA out of memory. Tried to allocate 2.00 GiB. See in `nvidia-smi`" in told[0][0]

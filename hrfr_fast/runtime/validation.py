@@ -58,8 +58,12 @@ def unset(*sentinels: Any, negative: bool = False) -> BeforeValidator:
 
 
 def in_words(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake that pydantic found, as one sentence with the field's name, its value and the rule."""
-    first = error.errors(include_url=False)[0]
+    """The first mistake that pydantic found, as one sentence with the field's name, its value and the rule.
+
+    An unknown name goes before all else: where a name is misspelt, the right one is missing, too.
+    """
+    mistakes = error.errors(include_url=False)
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     name = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
     if first["type"] == "extra_forbidden":
         return unknown_name(name, model.model_fields)

@@ -20,7 +20,7 @@ def test_files_of_windows_editors_are_read(tmp_path):
     regime.write_bytes(BOM + b'sources = ["lowres"]\r\ninput_size = 32\r\n')
     preset.write_bytes(BOM + b'base = "cpu-small"\r\nseeds = 2\r\n')
     loaded = load_settings(settings)
-    assert (loaded.width, loaded.data) == (8, "données")
+    assert (loaded.model.width, loaded.data) == (8, "données")
     assert load_regime(regime).input_size == 32 and load_preset(preset).seeds == 2
 
 
