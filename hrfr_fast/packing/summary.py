@@ -6,6 +6,7 @@ from typing import Any
 
 from hrfr_fast.format.names import is_pair_shard
 from hrfr_fast.format.quarantine import QUARANTINE
+from hrfr_fast.runtime.words import counted
 
 
 @dataclass
@@ -50,10 +51,10 @@ class PackSummary:
         lines = [f"{state}: the input is unchanged"] if self.nothing_to_do else []
         for shard in self.shards.values():
             pairs = is_pair_shard(shard.name)
-            groups = f"{shard.samples // 2:,} pairs" if pairs else f"{shard.identities:,} identities"
+            groups = counted(shard.samples // 2, "pair") if pairs else counted(shard.identities, "identity")
             rejected = f", {shard.rejected:,} rejected" if shard.rejected else ""
             rejected += f" ({shard.unreadable:,} of them could not be read)" if shard.unreadable else ""
-            contents = f"{shard.samples:,} faces, {groups}, {shard.size} px, {shard.encoding}{rejected}"
+            contents = f"{counted(shard.samples, 'face')}, {groups}, {shard.size} px, {shard.encoding}{rejected}"
             why = f" ({shard.why})" if shard.why else ""
             lines.append(f"{shard.name}: {contents}: {shard.action}{why}")
         if self.encoding and not self.nothing_to_do:

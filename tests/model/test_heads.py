@@ -9,6 +9,7 @@ import torch
 from hrfr_fast.model import heads
 from hrfr_fast.model.heads import HEADS, build_head
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.settings import choices
 
 DIMENSIONS, CLASSES = 6, 5
 MARGINS = {"arcface": 0.5, "cosface": 0.35, "sphereface": 4, "combined": 0.3, "adaface": 0.4, "softmax": 0}
@@ -402,3 +403,7 @@ def test_values_out_of_range_are_named(name, options, message):
 def test_one_class_is_refused():
     with pytest.raises(UsageError, match="1 identities.*at least 2"):
         build_head("arcface", 4, 1)
+
+
+def test_every_head_is_a_setting():
+    assert set(choices("head")) == set(HEADS)

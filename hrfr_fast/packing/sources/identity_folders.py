@@ -139,7 +139,7 @@ def _refuse_layout(root: Path, listing: Listing) -> None:
     if listing.left_out.pictures:
         raise UsageError(
             f"{root}: only {len(listing):,} of {len(listing) + listing.left_out.pictures:,} pictures lie where they are"
-            f" expected, in {expected}: {left_out}. Move the others there (or remove what is not wanted) and pack again"
+            f" expected, in {expected}: {left_out}. Move these there, or remove what is not wanted, and pack again"
         )
     found = f" ({left_out})" if left_out else ""
     raise UsageError(
