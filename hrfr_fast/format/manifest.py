@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.format.manifest_entries import check_entries
 from hrfr_fast.format.names import SPLITS, identities_file, pair_shard
 from hrfr_fast.format.writer import ShardInfo
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
@@ -153,6 +154,7 @@ def read(directory: Path) -> dict[str, Any]:
             )
         if manifest["digest"] != digest_of(manifest["splits"], manifest["pairs"]):
             raise ValueError("its digest does not match its shards")
+        check_entries(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamageFound(
             f"{path}: not a manifest of packed faces ({error}); {command(directory)}, with the flags it was packed"
