@@ -36,13 +36,24 @@ def compile_choice(
     return "auto" if training_flops / (EAGER_UTILISATION * peak) > PAYS_AFTER else "off"
 
 
+def build_name() -> str:
+    """What compiled kernels are good for: this version of torch with the instructions that it uses on this CPU.
+
+    Torch 2.13 takes a kernel from its cache whatever instructions it was compiled for, and ends with a segmentation
+    fault: in a home that machines share, or with another ATEN_CPU_CAPABILITY.
+    """
+    import torch
+
+    return f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}".replace("+", "-")
+
+
 def use_lasting_cache() -> Path:
     """Keep compiled kernels in the user's cache directory, not in /tmp, unless TORCHINDUCTOR_CACHE_DIR says where.
 
     Where neither can be written to, they are kept until exit.
     """
     use_writable_caches()
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_home() / "hrfr-fast" / "inductor")
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_home() / "hrfr-fast" / f"inductor-{build_name()}")
     private = None if writable(folder) else private_folder()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private / "inductor" if private else folder)
     return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])

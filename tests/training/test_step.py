@@ -11,6 +11,7 @@ from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.training.compiling import build_name
 from hrfr_fast.training.optim import build_optimizer, set_learning_rate
 from hrfr_fast.training.step import TrainStep
 from hrfr_fast.training.unchanged import unchanged
@@ -84,7 +85,7 @@ def test_trial_steps_leave_no_trace(steps_before):
 
 def test_a_compiled_step_is_the_eager_step(monkeypatch):
     """torch.compile of network and head on the CPU: same losses and weights but for the order of sums."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "hrfr-fast-tests-inductor"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"hrfr-fast-tests-{build_name()}"))
     said: list[str] = []
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no pool of processes for a few kernels
     eager = make_step("sphereface", backbone=small)
