@@ -11,7 +11,7 @@ from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import profile, speed
-from hrfr_fast.training.compiling import compile_choice
+from hrfr_fast.training.compiling import build_name, compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.losses import LossBuffer
 from hrfr_fast.training.metrics import read_metrics
@@ -88,7 +88,7 @@ def test_counting_leaves_compiled_kernels_their_lasting_place(monkeypatch, tmp_p
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     training_flops(build_backbone(BackboneSettings(32, width=8, embedding_size=8)), 32)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "hrfr-fast" / "inductor")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "hrfr-fast" / f"inductor-{build_name()}")
 
 
 def test_the_matrix_rate_is_that_of_a_product():
@@ -145,7 +145,9 @@ def test_a_profiled_run_says_what_limits_it_and_leaves_trace_and_table(tiny_pack
     counts = {line[:58].strip(): line[58:].split()[0] for line in table}
     assert counts["step: forward"] == counts["step: update"] == "1.0", "per step, over two steps"
     convolutions = 1 + 8 * 2 + 3 + 8 * 2  # stem, blocks, projections, SE
-    assert counts["aten::mkldnn_convolution"] == f"{convolutions}.0"
+    # oneDNN's operator, or PyTorch's own where it takes the batch itself (one thread).
+    operators = counts.keys() & {"aten::mkldnn_convolution", "aten::_slow_conv2d_forward"}
+    assert sum(float(counts[operator]) for operator in operators) == convolutions
     trace = json.loads((tmp_path / "run" / "profile" / "trace.json").read_text())
     assert any(event.get("name") == "step: backward" for event in trace["traceEvents"])
 
