@@ -1,6 +1,7 @@
 """Whether torch.compile pays for a run, and where its results are kept."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from hrfr_fast.runtime.caches import cache_home, private_folder, use_writable_caches, writable
@@ -53,7 +54,10 @@ def use_lasting_cache() -> Path:
     Where neither can be written to, they are kept until exit.
     """
     use_writable_caches()
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_home() / "hrfr-fast" / f"inductor-{build_name()}")
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if chosen.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        chosen = ""  # torch's own default, which importing its compiler leaves in the environment
+    folder = Path(chosen or cache_home() / "hrfr-fast" / f"inductor-{build_name()}")
     private = None if writable(folder) else private_folder()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private / "inductor" if private else folder)
     return Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])

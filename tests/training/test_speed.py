@@ -1,5 +1,6 @@
 import json
 import os
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -83,9 +84,9 @@ def test_operations_are_counted_for_any_network_and_freezing_saves_the_backward_
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_counting_leaves_compiled_kernels_their_lasting_place(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back, whatever it was
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+@pytest.mark.parametrize("before", ["", f"{tempfile.gettempdir()}/torchinductor_me"], ids=["empty", "set by torch"])
+def test_counting_leaves_compiled_kernels_their_lasting_place(before, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", before)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     training_flops(build_backbone(BackboneSettings(32, width=8, embedding_size=8)), 32)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "hrfr-fast" / f"inductor-{build_name()}")
