@@ -29,6 +29,8 @@ with suppress(ImportError):
 SIGNALS = {str(number): number for number in sorted(signal.valid_signals() - {signal.SIGCHLD})}
 # Set by pytest for each test, and by torch itself when it is first asked for its compiler's cache.
 SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "PYTEST_VERSION", "TORCHINDUCTOR_CACHE_DIR"}
+# Types that all of numba's kernels share; held here, since numba forgets those that nothing holds.
+NUMBA_ARRAYS = [getattr(numba, name)[::1] for name in ("uint8", "uint16", "int32", "int64", "uint64", "float32")]
 
 
 def seed_everything() -> None:
@@ -55,6 +57,7 @@ def process_state() -> dict[str, Any]:
         "torch's threads": torch.get_num_threads(),
         "torch's settings": _torch_settings(),
         "numba's threads": _numba_threads(),
+        "numba's types": [array.mutable for array in NUMBA_ARRAYS],
         "OpenCV's threads": cv2.getNumThreads(),
         "OpenCV's log level": cv2.utils.logging.getLogLevel(),
         "threads": {thread for thread in threading.enumerate() if type(thread).__name__ != "TMonitor"},  # tqdm's, one

@@ -169,6 +169,24 @@ def load_ffcv() -> None:
     """Import FFCV without its side effects. Raises what the import raises."""
     with thread_counts_kept():
         importlib.import_module("ffcv.loader")
+    _keep_numba_types()
+
+
+def _keep_numba_types() -> None:
+    """Make FFCV compile the function that finds a record without changing numba's types.
+
+    FFCV sets ``mutable = False`` on ``numba.uint8[::1]``, an object that every compiled function of the process
+    shares: its hash changes while it is a key of numba's tables. A kernel compiled afterwards then ends in a KeyError
+    inside numba, or its type inference never ends. With no types given, numba takes them from the first call.
+    """
+    from ffcv.memory_managers.os_cache import OSCacheManager
+    from ffcv.pipeline.compiler import Compiler
+
+    def record_bytes(pointer, state):  # type: ignore[no-untyped-def]
+        file, pointers, sizes = state
+        return file[pointer : pointer + sizes[np.searchsorted(pointers, pointer)]]
+
+    OSCacheManager.compile_reader = lambda manager: Compiler.compile(record_bytes)
 
 
 def _reading_threads() -> int:

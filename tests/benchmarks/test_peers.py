@@ -1,5 +1,6 @@
 """The peers do the same work as our engines: the same faces and labels, to the same shape, type and layout."""
 
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from benchmarks.peers import ENGINES, PEERS, PIXELS, load
 from benchmarks.peers.base import Task, listing
-from hrfr_fast.engines.ffcv import thread_counts_kept
+from hrfr_fast.engines.ffcv import load_ffcv, thread_counts_kept
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
 
@@ -29,6 +30,8 @@ def task(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
 def threads_kept():
     """Peers have a process of their own in the benchmark, so they set threads as they like."""
     before = cv2.getNumThreads()
+    if find_spec("ffcv"):
+        load_ffcv()  # without which stock FFCV changes numba's types for the tests that follow
     with thread_counts_kept():
         yield
     cv2.setNumThreads(before)

@@ -18,11 +18,13 @@ torch.set_num_threads(3)
 numba.set_num_threads(2)
 np.random.seed(0)
 drawn = np.random.get_state()[1].copy()
+array = numba.uint8[::1]  # one object for all compiled functions, as long as one of them holds it
 
 
 def check(after):
     found = torch.get_num_threads(), numba.get_num_threads()
     assert found == (3, 2), f"after {after}: torch and numba have {found} threads"
+    assert array.mutable, f"after {after}: numba's type of an array is another"
     assert (np.random.get_state()[1] == drawn).all(), f"after {after}: NumPy's global numbers were drawn from"
 
 
