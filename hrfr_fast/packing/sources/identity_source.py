@@ -26,6 +26,8 @@ class SourceOptions:
 
     root: Path | None = None
     """Folder that the paths of a list are relative to; None: the list's own folder."""
+    show_progress: bool = False
+    """Whether a bar shows how far the listing of a large file is."""
 
 
 NO_OPTIONS = SourceOptions()
