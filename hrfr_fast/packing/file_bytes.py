@@ -6,8 +6,8 @@ about 5 microseconds a picture, against 200 and more to decode it.
 """
 
 import os
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -21,16 +21,28 @@ BLOCK = 16 << 20
 AT_ONCE = 1 << 16  # structures taken out of a block in one step
 
 
-class LargeFile:
-    """Context manager of an open file whose block at the last place that was asked for is in memory.
+def ignore(_done: int) -> None:
+    """Where nobody asks how far it is."""
 
-    With ``show_progress`` a bar shows how much of it was read. Raises HrfrError where it cannot be opened or read.
+
+@contextmanager
+def listing_bar(name: str, size: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of the megabytes listed of ``size`` bytes; what it gives is called with the bytes done."""
+    with progress_bar(show) as progress:
+        task = progress.add_task(name, total=size >> 20, note="MB listed")
+        yield lambda done: progress.update(task, completed=done >> 20)
+
+
+class LargeFile:
+    """Context manager of an open file of which one block is in memory.
+
+    ``advance`` is called with the place in the file that has been read up to. Raises HrfrError where the file cannot be
+    opened or read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], show_progress: bool = False) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], advance: Callable[[int], None] = ignore) -> None:
+        self.path, self.advance = os.fspath(path), advance
         self.block, self.start = b"", 0
-        self._bar = progress_bar(show_progress)
 
     def __enter__(self) -> Self:
         try:
@@ -39,22 +51,17 @@ class LargeFile:
         except OSError as error:
             raise HrfrError(f"{self.path}: cannot be read: {error.strerror}") from error
         self.size, self.modified = status.st_size, status.st_mtime_ns
-        self._progress = self._bar.__enter__()
-        self._task = self._progress.add_task(os.path.basename(self.path), total=self.size >> 20, note="MB listed")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-        self._bar.__exit__(kind, error, trace)
 
     def load(self, start: int, needed: int = 1) -> None:
         """Have the ``needed`` bytes at ``start`` in ``block``, as far as the file goes."""
         if self.start <= start and start + needed <= self.start + len(self.block):
             return
         self.block, self.start = self.at(start, max(needed, BLOCK)), start
-        self._progress.update(self._task, completed=start + len(self.block) >> 20)
+        self.advance(start + len(self.block))
 
     def at(self, start: int, length: int) -> bytes:
         """``length`` bytes at ``start``, fewer where the file ends."""
@@ -109,3 +116,8 @@ def read_range(path: str, start: int, length: int) -> bytes:
     if len(data) < length:
         raise Unreadable("the file has become shorter while it was packed")
     return data
+
+
+def reject(reason: str) -> bytes:
+    """The reader of a picture that is known to be none. Raises Rejected."""
+    raise Rejected(reason)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.file_bytes import LargeFile
+from hrfr_fast.packing.file_bytes import LargeFile, listing_bar, reject
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources import recordio
 from hrfr_fast.packing.sources.candidates import digest_of_text
@@ -41,7 +41,8 @@ class InsightFaceRecords(IdentitySource):
     def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS) -> None:
         records, index = recordio.find_files(path)
         self.path, self.root = records, records.parent
-        with LargeFile(records, options.show_progress) as file:
+        size = records.stat().st_size
+        with listing_bar(records.name, size, options.show_progress) as advance, LargeFile(records, advance) as file:
             places = _places(file, index)
             table = RecordTable(file, places, index is not None)
             pictures = table.pictures()
@@ -98,7 +99,7 @@ class InsightFaceRecords(IdentitySource):
             self.starts[chosen].tolist(), self.spans[chosen].tolist(), self.problems[chosen].tolist(), strict=True
         )
         return [
-            partial(_picture, path, start, span) if problem == GOOD else partial(_reject, PROBLEMS[problem])
+            partial(_picture, path, start, span) if problem == GOOD else partial(reject, PROBLEMS[problem])
             for start, span, problem in places
         ]
 
@@ -149,10 +150,6 @@ def _picture(path: str, start: int, span: int) -> bytes:
     if at >= len(content):
         raise Rejected("the record holds no picture")
     return content[at:]
-
-
-def _reject(reason: str) -> bytes:
-    raise Rejected(reason)
 
 
 def _property_warnings(folder: Path, identities: int) -> list[str]:
