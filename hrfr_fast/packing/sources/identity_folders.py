@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.picture_files import read_file
-from hrfr_fast.packing.sources.candidates import Candidates
-from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, Reader, SourceOptions
+from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import few, one_line
@@ -211,30 +210,3 @@ class FolderSource(IdentitySource):
 def _holds_picture(folder: str) -> bool:
     with os.scandir(folder) as entries:
         return any(kind_of(entry.name) == PICTURE for entry in entries)
-
-
-class FolderCandidates(Candidates):
-    """Pictures of a split, identity after identity."""
-
-    def __init__(self, name: str, root: Path, listing: Listing, size: int = 0) -> None:
-        digests = listing.fingerprint(times=True), listing.fingerprint(times=False)
-        super().__init__(name, root, size, len(listing), *digests)
-        self.listing = listing
-        self.bytes_on_disk = int(np.maximum(np.asarray(listing.sizes), 0).sum())
-        self._starts = np.concatenate([[0], np.cumsum(listing.counts)]).astype(np.int64)
-        self._files: tuple[int, list[str]] = (-1, [])
-
-    def listing_lines(self) -> Iterator[str]:
-        return self.listing.lines()
-
-    def labels(self, first: int, last: int) -> NDArray[np.int64]:
-        return np.searchsorted(self._starts, np.arange(first, last), side="right") - 1
-
-    def paths(self, first: int, last: int) -> list[str]:
-        paths = []
-        for position, identity in zip(range(first, last), self.labels(first, last).tolist(), strict=True):
-            if self._files[0] != identity:
-                self._files = (identity, self.listing.files(identity))
-            name = self._files[1][position - int(self._starts[identity])]
-            paths.append(f"{self.listing.identities[identity]}/{name}")
-        return paths

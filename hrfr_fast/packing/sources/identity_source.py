@@ -1,7 +1,7 @@
 """What every format of a set of known people is read into: pictures in a fixed order, each with an identity."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,15 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.sources.candidates import digest_of_text
-
-Reader = Callable[[], "bytes | NDArray[np.uint8]"]
-"""A picklable function of no arguments that reads one picture in whatever process calls it.
-
-It returns the encoded picture (the bytes of a JPEG, PNG, WebP or BMP file), or uint8 RGB pixels [H, W, 3] where a
-format holds pixels. It raises Rejected with the reason for what is no picture, and Unreadable where the system does not
-let it be read (both from ``packing/picture_files.py``). ``functools.partial`` of a function of a module is picklable.
-"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +37,7 @@ class IdentitySource(ABC):
       has millions of them. Pictures themselves are read when a reader is called.
     - Nothing in a file is trusted. Sizes, counts and offsets are compared with the file before memory is taken for
       them; nothing is unpickled; a path in a file is checked before it is opened.
+    - Readers (see ``Reader`` in ``packing/chunks.py``) are picklable and are called in worker processes.
     - A picture that cannot be used is a matter of its reader, which raises Rejected: the others are packed. A file that
       cannot be understood at all is a UsageError of the constructor that names the file, and the record or line.
 
