@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from hrfr_fast.packing.picture_files import MAX_FILE_BYTES, Rejected, Unreadable
 from hrfr_fast.runtime.errors import HrfrError
-from hrfr_fast.runtime.progress import progress_bar
 
 BLOCK = 16 << 20
 AT_ONCE = 1 << 16  # structures taken out of a block in one step
@@ -28,6 +27,8 @@ def ignore(_done: int) -> None:
 @contextmanager
 def listing_bar(name: str, size: int, show: bool) -> Iterator[Callable[[int], None]]:
     """A bar of the megabytes listed of ``size`` bytes; what it gives is called with the bytes done."""
+    from hrfr_fast.runtime.progress import progress_bar  # Worker processes read pictures and show no bars.
+
     with progress_bar(show) as progress:
         task = progress.add_task(name, total=size >> 20, note="MB listed")
         yield lambda done: progress.update(task, completed=done >> 20)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from hrfr_fast.packing.sources.beton_file import BetonFile
 from hrfr_fast.packing.sources.identity_folders import FolderSource
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
@@ -10,7 +11,7 @@ from hrfr_fast.packing.sources.webdataset_tars import WebDatasetTars
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 
-FORMATS: tuple[type[IdentitySource], ...] = (InsightFaceRecords, FolderSource, WebDatasetTars)
+FORMATS: tuple[type[IdentitySource], ...] = (InsightFaceRecords, BetonFile, FolderSource, WebDatasetTars)
 """In the order in which they are tried: the first that recognises a path is taken, so the more particular is first."""
 
 

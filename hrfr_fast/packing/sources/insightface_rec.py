@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.file_bytes import LargeFile, listing_bar, reject
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources import recordio
 from hrfr_fast.packing.sources.candidates import digest_of_text
-from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, Reader, SourceOptions
+from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.record_table import EXACT, GOOD, HEADER, LABEL, PROBLEMS, SHORT, RecordTable
 from hrfr_fast.packing.sources.recordio import RecordPlaces
 from hrfr_fast.runtime.errors import UsageError

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.file_bytes import LargeFile, listing_bar, read_range, reject
 from hrfr_fast.packing.sources.brace_patterns import expand, has_braces
 from hrfr_fast.packing.sources.candidates import digest_of_text
-from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, Reader, SourceOptions
+from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.tar_samples import NO_LABEL, Samples, TarSamples
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import few, one_line
