@@ -5,8 +5,8 @@
 The file is made of 20,000 synthetic 112-px JPEGs of a few KB, repeated, in InsightFace's layout: record 0, the
 pictures, an identity record for every 20 of them. `hrfr-fast pack --encoding jpeg` keeps the JPEG bytes, but decodes
 every one to know that it is whole; the lower bound is reading and decoding alone, with as many processes. Memory: the
-peaks of the resident set of the parent, of that of a worker, and of the sum of all proportional sets. The second pack is
-killed with SIGKILL, parent and workers, when the given share of the shard is written, and started again.
+peaks of the resident set of the parent, of that of a worker, and of the sum of all proportional sets. The second pack
+is killed with SIGKILL, parent and workers, when the given share of the shard is written, and started again.
 """
 
 import json

@@ -7,11 +7,12 @@ from hrfr_fast.packing.sources.beton_file import BetonFile
 from hrfr_fast.packing.sources.identity_folders import FolderSource
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
+from hrfr_fast.packing.sources.list_files import ListSource
 from hrfr_fast.packing.sources.webdataset_tars import WebDatasetTars
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 
-FORMATS: tuple[type[IdentitySource], ...] = (InsightFaceRecords, BetonFile, FolderSource, WebDatasetTars)
+FORMATS: tuple[type[IdentitySource], ...] = (InsightFaceRecords, BetonFile, ListSource, FolderSource, WebDatasetTars)
 """In the order in which they are tried: the first that recognises a path is taken, so the more particular is first."""
 
 
@@ -26,13 +27,19 @@ def open_source(path: str | Path, format: str = "", options: SourceOptions = NO_
         HrfrError: something cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not names_something(path):
         raise UsageError(f"{path}: no such file or directory")
     by_name = {kind.format: kind for kind in FORMATS}
     if format and format not in by_name:
         raise UsageError(f"--format {format}: no format is called so; there are {', '.join(by_name)}")
     if format:
-        return by_name[format](path, options)
+        try:
+            return by_name[format](path, options)
+        except UsageError as error:
+            if by_name[format].recognises(path):
+                raise
+            expected = f"--format {format} is {by_name[format].title}; there is {what_is_there(path)}"
+            raise UsageError(f"{error} ({expected})") from error
     for kind in FORMATS:
         if kind.recognises(path):
             return kind(path, options)
@@ -40,8 +47,15 @@ def open_source(path: str | Path, format: str = "", options: SourceOptions = NO_
     raise UsageError(f"{path}: not recognised. Looked for: {looked_for}. There is {what_is_there(path)}")
 
 
+def names_something(path: Path) -> bool:
+    """Whether ``path`` exists, or is a pattern of tar files."""
+    return path.exists() or WebDatasetTars.recognises(path)
+
+
 def what_is_there(path: Path) -> str:
     """What a path is, for the message of a format that is not found there."""
+    if not path.exists():
+        return "a pattern of files"
     if not path.is_dir():
         return f"a file of {path.stat().st_size:,} bytes"
     try:
