@@ -80,21 +80,29 @@ def pack(
     _check_paths(given, out, workers)
     if show_progress:
         console.print(str(given), markup=False, highlight=False)
-    with Decoders(workers or cores()) as decoders:
+    summary = _pack(given, out, settings, workers or cores(), show_progress, stop)
+    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
+    if strict and summary.rejected:
+        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
+        raise StrictRefusal(f"{counted}, files and reasons are in {out / QUARANTINE}")
+    return summary
+
+
+def _pack(
+    given: PackInput, out: Path, settings: PackSettings, workers: int, show_progress: bool, stop: StopFlag | None
+) -> PackSummary:
+    """Bring ``out`` up to date; the summary says what was done."""
+    with Decoders(workers) as decoders:
         if not (out / manifest.NAME).exists():
             decoders.start()  # while files are listed; a second run may have nothing to decode
         candidates, warnings = _candidates(given, out, settings)
         summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
         OutputUpdate(
-            data, out, settings, candidates, decoders, show_progress, stop, summary,
+            given.path, out, settings, candidates, decoders, show_progress, stop, summary,
             source_format="" if given.format == TREE else given.format,
         ).run()  # fmt: skip
     for name, pairs in open_packed(out).pairs.items():
         summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
-    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
-    if strict and summary.rejected:
-        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
-        raise StrictRefusal(f"{counted}, files and reasons are in {out / QUARANTINE}")
     return summary
 
 
