@@ -31,7 +31,7 @@ from benchmarks import record  # noqa: E402
 from benchmarks.command import run  # noqa: E402
 
 EACH, SIZE, QUALITY = 20, 112, 85
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.5
 CHUNK = 500
 
 
@@ -80,7 +80,8 @@ def _pack(path: Path, out: Path, workers: int, answers: Any) -> None:
 
     start, before = time.perf_counter(), _cpu()
     summary = pack(path, out, encoding="jpeg", workers=workers, show_progress=False)
-    answers.put((summary.shards["faces"].samples, time.perf_counter() - start, _cpu() - before, summary.digest))
+    shard = summary.shards["faces"]
+    answers.put((shard.samples, time.perf_counter() - start, _cpu() - before, shard.action, summary.digest))
 
 
 def _floor(path: Path, out: Path, workers: int, answers: Any) -> None:
@@ -92,7 +93,7 @@ def _floor(path: Path, out: Path, workers: int, answers: Any) -> None:
     with get_context("fork").Pool(workers) as pool:
         count = sum(pool.imap_unordered(_decode, chunks))
     pool.join()
-    answers.put((count, time.perf_counter() - start, _cpu() - before, ""))
+    answers.put((count, time.perf_counter() - start, _cpu() - before, "decoded", ""))
 
 
 def _decode(chunk: tuple[str, list[int]]) -> int:
@@ -118,7 +119,7 @@ def _cpu() -> float:
 
 def watched(
     task: Callable[..., None], path: Path, out: Path, workers: int, stop_at: int = 0
-) -> tuple[tuple[int, float, float, str] | None, dict[str, int]]:
+) -> tuple[tuple[int, float, float, str, str] | None, dict[str, int]]:
     """What ``task`` answers, and peaks of memory in bytes; killed, with None, once the shard has ``stop_at`` bytes."""
     import psutil
 
@@ -169,10 +170,9 @@ def main(
         answer, peaks = watched(task, path, folder, workers, stop_at)
         rows[name] = {f"peak_{who}_bytes": value for who, value in peaks.items()}
         if answer:
-            count, seconds, cpu, digest = answer
-            rows[name] |= {"faces": count, "seconds": seconds, "cpu_seconds": cpu, "faces_per_second": count / seconds}
+            rows[name] |= dict(zip(("faces", "seconds", "cpu_seconds", "action"), answer, strict=False))
         typer.echo(f"{name}: {json.dumps(rows[name])}")
-        return answer[3] if answer else ""
+        return answer[4] if answer else ""
 
     measure("read and decode", _floor, scratch)
     shutil.rmtree(scratch / "packed", ignore_errors=True)

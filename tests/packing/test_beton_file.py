@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format import beton
+from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources.beton_file import PROBLEMS, BetonFile
 from hrfr_fast.runtime.errors import UsageError
@@ -121,6 +123,13 @@ def test_shards_of_ours(shard):
     assert source.labels.tolist() == [0, 0, 1, 2] and source.identities == ["0", "1", "2"]
     assert [np.unique(source.read(i)).tolist() for i in range(4)] == [[0], [1], [2], [3]]
     assert source.bytes_on_disk == 4 * 108 and source.names([3]) == ["faces.beton[3]"]
+
+
+def test_packed_from_raw_pixels(shard, tmp_path, no_fsync):
+    pack(shard, tmp_path / "out", workers=1, show_progress=False)
+    faces = open_packed(tmp_path / "out").splits["faces"]
+    assert (faces.size, faces.labels.tolist()) == (6, [0, 0, 1, 2])
+    assert np.array_equal(faces.read(range(4)), [np.full((6, 6, 3), i, np.uint8) for i in range(4)])
 
 
 def overwrite(path: Path, at: int, values: bytes) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected, Unreadable
 from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
 from hrfr_fast.runtime.errors import UsageError
@@ -242,3 +244,21 @@ def test_a_file_that_was_cut_meanwhile(tmp_path):
     assert source.read(0)
     with pytest.raises(Unreadable, match="become shorter"):
         source.read(7)
+
+
+def test_packed_with_a_damaged_record(golden, tmp_path, no_fsync):
+    """The JPEG bytes are kept, the damaged record is in quarantine.jsonl with its number; the same with a worker."""
+    source = InsightFaceRecords(golden)
+    kept = [source.read(i) for i in (0, 1, 2, 3, 5)]
+    place = int((golden / "train.idx").read_text().splitlines()[5].split("\t")[1])
+    blob = bytearray((golden / "train.rec").read_bytes())
+    blob[place : place + 4] = bytes(4)
+    (golden / "train.rec").write_bytes(blob)
+    for workers in (1, 2):
+        out = tmp_path / f"packed-{workers}"
+        pack(golden, out, encoding="jpeg", workers=workers, show_progress=False)
+        faces = open_packed(out).splits["faces"]
+        assert [faces.payload(i).tobytes() for i in range(faces.samples)] == kept
+        assert faces.labels.tolist() == [0, 0, 1, 1, 2] and faces.identity_names == ["3", "4", "17"]
+        (line,) = map(json.loads, (out / "quarantine.jsonl").read_text().splitlines())
+        assert line["file"] == "set/train.rec[5]" and "no record begins at its place" in line["reason"]

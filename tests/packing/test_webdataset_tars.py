@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.file_bytes import LargeFile
+from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources.brace_patterns import expand
 from hrfr_fast.packing.sources.tar_members import members
@@ -181,6 +183,17 @@ def test_a_key_that_comes_twice(tmp_path):
         ("a.tar/g.jpg", "7", b"G"),
         ("a.tar/g.jpg", "8", TWICE),
     ]
+
+
+def test_a_pattern_is_packed(tmp_path, make_picture, make_jpeg, no_fsync):
+    jpegs = [make_jpeg(make_picture(i, 112)) for i in range(6)]
+    for tar in range(2):
+        faces = [(f"{i}.jpg", jpegs[i]) for i in range(3 * tar, 3 * tar + 3)]
+        write(tmp_path / f"{tar}.tar", [*faces, *((f"{name[0]}.cls", b"%d" % (int(name[0]) % 2)) for name, _ in faces)])
+    pack(tmp_path / "{0..1}.tar", tmp_path / "out", encoding="jpeg", workers=1, show_progress=False)
+    faces = open_packed(tmp_path / "out").splits["faces"]
+    assert [faces.payload(i).tobytes() for i in range(6)] == [jpegs[i] for i in (0, 2, 4, 1, 3, 5)]
+    assert faces.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_links_and_other_kinds(tmp_path):

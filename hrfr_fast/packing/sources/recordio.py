@@ -119,10 +119,10 @@ def read_index(index: Path, records: Path, size: int) -> RecordPlaces:
     outside = np.flatnonzero(pairs[:, 1] > size - PART.size)
     if len(outside):
         key, start = pairs[outside[0]].tolist()
+        others = f" ({len(outside) - 1:,} others, too)" if len(outside) > 1 else ""
         raise UsageError(
-            f"{index}: record {key} would begin at byte {start:,}, outside {records} of {size:,} bytes, and"
-            f" {len(outside) - 1:,} others, too: the two do not belong together, or the .rec is cut off. Copy it again;"
-            " without the .idx, what is whole is packed"
+            f"{index}: record {key} would begin at byte {start:,}, outside {records} of {size:,} bytes{others}: the two"
+            " do not belong together, or the .rec is cut off. Copy it again; without the .idx, what is whole is packed"
         )
     order = np.argsort(pairs[:, 0], kind="stable")
     keys = pairs[order, 0]
