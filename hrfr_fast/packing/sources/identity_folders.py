@@ -6,13 +6,11 @@ import stat
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hrfr_fast.packing.chunks import Reader
-from hrfr_fast.packing.picture_files import read_file
+from hrfr_fast.packing.chunks import FileReaders, Reader
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, holds_identities, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
@@ -167,6 +165,7 @@ class FolderSource(IdentitySource):
 
     def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS, listing: Listing | None = None) -> None:
         """``listing``: of ``path``, where it is known already."""
+        path = path if path.name else path.resolve()  # of ".", whose name is in messages
         if listing is None and not path.is_dir():
             raise UsageError(f"{path}: not a folder")
         self.listing = list_split(path) if listing is None else listing
@@ -191,8 +190,8 @@ class FolderSource(IdentitySource):
             names.append(f"{self.identities[identity]}/{self._files[1][index - int(self._starts[identity])]}")
         return names
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
-        return [partial(read_file, os.path.join(self.root, name)) for name in self.names(indices)]
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        return FileReaders(self.root, self.names(indices))
 
     def listing_lines(self) -> Iterator[str]:
         return self.listing.lines()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.chunks import Reader
+from hrfr_fast.packing.chunks import FileReaders, Reader
 from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.packing.sources.left_out import PICTURE, kind_of
@@ -60,8 +60,8 @@ class ListSource(IdentitySource):
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"{self.path.name}, line {self.lines[i]}: {self._path_of(i)}" for i in indices]
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
-        return [partial(read_named, os.path.join(self.root, self._path_of(i))) for i in indices]
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        return FileReaders(self.root, [self._path_of(i) for i in indices], read_named)
 
     def listing_lines(self) -> Iterator[str]:
         states = zip(self.labels.tolist(), self._sizes.tolist(), self._times.tolist(), strict=True)
