@@ -36,8 +36,11 @@ class Target:
     encoding: str = "raw"
 
 
-def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
-    """(payload, mode) of the record made from a file's bytes. Raises Rejected."""
+def record_of(data: bytes | NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from a file's bytes, or from RGB pixels [H, W, 3]. Raises Rejected."""
+    if not isinstance(data, bytes):
+        _check_size(data.shape[1], data.shape[0], target)
+        return _encoded(data, target)
     is_jpeg = data.startswith(JPEG_SIGNATURE)
     if is_jpeg:
         width, height, colorspace = jpeg_header(data)
@@ -53,6 +56,11 @@ def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
             image = oriented(image, turn)
         elif target.encoding != "raw" and colorspace == "YCbCr" and width == height == target.size:
             return data, JPEG
+    return _encoded(image, target)
+
+
+def _encoded(image: NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from pixels [H, W, 3]."""
     if image.shape[:2] != (target.size, target.size):
         image = resized(image, target.size)
     if target.encoding == "jpeg":

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.names import is_pair_shard, without_prefix
 from hrfr_fast.format.quarantine import QUARANTINE
@@ -18,7 +20,6 @@ from hrfr_fast.packing.pack_shard import FinishedShard, pack_shard
 from hrfr_fast.packing.pair_identities import identify
 from hrfr_fast.packing.previous import PreviousPack
 from hrfr_fast.packing.sources.candidates import Candidates, PairCandidates
-from hrfr_fast.packing.sources.identity_folders import FolderCandidates
 from hrfr_fast.packing.summary import PackSummary, shard_summary
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.files import write_bytes
@@ -77,7 +78,7 @@ class OutputUpdate:
             name = candidates.name
             if isinstance(candidates, PairCandidates):
                 identify(candidates, shards[name], places[name], work, splits or self.known, self.data)
-            elif isinstance(candidates, FolderCandidates):
+            else:
                 self.summary.warnings += _lost_warnings(candidates, splits[name])
         rejected = [line for shard in shards.values() for line in shard.rejected]
         write_bytes(work / QUARANTINE, "".join(json.dumps(line) + "\n" for line in rejected).encode())
@@ -129,7 +130,8 @@ def _keep_unfinished(work: Path, previous: PreviousPack) -> None:
             path.unlink()
 
 
-def _lost_warnings(candidates: FolderCandidates, split: Split) -> list[str]:
+def _lost_warnings(candidates: Candidates, split: Split) -> list[str]:
     """A warning where identities of ``split`` lost every picture."""
-    lost = sum(count > 0 for count in candidates.listing.counts) - split.identities
+    listed = 0 if candidates.pictures_listed is None else np.count_nonzero(candidates.pictures_listed)
+    lost = int(listed) - split.identities
     return [f"{split.name}: of {lost} identities every picture was rejected; they get no label"] if lost > 0 else []

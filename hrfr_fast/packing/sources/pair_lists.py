@@ -7,6 +7,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format.names import SPLITS
+from hrfr_fast.packing.chunks import Reader
+from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import one_line
@@ -55,6 +58,9 @@ class PathPairs(PairCandidates):
 
     def paths(self, first: int, last: int) -> list[str]:
         return self._paths[first:last]
+
+    def readers(self, first: int, last: int) -> list[Reader]:
+        return [partial(read_named, os.path.join(self.root, path)) for path in self._paths[first:last]]
 
     def folders(self) -> list[Path]:
         root = os.path.realpath(self.root)
