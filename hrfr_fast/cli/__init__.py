@@ -10,6 +10,7 @@ import typer
 
 from hrfr_fast.cli import judging
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
+from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install
 from hrfr_fast.cli.options import with_setting_options
 from hrfr_fast.cli.output import print_findings, print_plan, print_results
@@ -65,6 +66,7 @@ def _common(
 
 
 app.command()(synth)
+app.command()(derive)
 app.command()(pack)
 app.command(name="inspect")(inspect_command)
 app.command()(check)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.alignment_record import refuse_unfinished
 from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.format.pair_defects import pair_warnings
 from hrfr_fast.format.quarantine import QUARANTINE
@@ -134,6 +135,7 @@ def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
 def _check_paths(data: Path, out: Path, workers: int) -> None:
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
+    refuse_unfinished(data)
     folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]
     if out.resolve() == data.resolve() or any(out.resolve().is_relative_to(folder) for folder in folders):
         raise UsageError(f"--out {out}: it lies among the pictures of {data}; choose a directory of its own")
