@@ -50,25 +50,33 @@ def multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.
 
 
 def resampled_cluster_means(
-    values: NDArray[np.float64], clusters: NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
+    values: NDArray[np.float64],
+    clusters: NDArray[np.int64],
+    counted: NDArray[np.bool_] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> NDArray[np.float64]:
     """The mean of ``values`` in every resample of the clusters: a value of a cluster drawn w times counts w times.
 
     Args:
         values: float64 [n, K], K quantities of n probes.
         clusters: int64 [n], the subject of each probe, any numbers.
+        counted: bool [n], which probes belong to the mean; None: all. All clusters are drawn from anyway, so that
+            means over different probes of the same people see equal resamples.
 
     Returns:
         float64 [resamples, K].
     """
     _, row = np.unique(clusters, return_inverse=True)
     units = int(row.max()) + 1
-    sums = np.stack([np.bincount(row, column, minlength=units) for column in values.T], axis=1)
-    sizes = np.bincount(row, minlength=units).astype(np.float64)
+    share = np.ones(len(values)) if counted is None else counted.astype(np.float64)
+    sums = np.stack([np.bincount(row, column * share, minlength=units) for column in values.T], axis=1)
+    sizes = np.bincount(row, share, minlength=units)
     means = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, BLOCK):
         drawn = multiplicities(units, start, min(BLOCK, resamples - start), seed)
-        means[start : start + len(drawn)] = (drawn @ sums) / (drawn @ sizes)[:, None]
+        means[start : start + len(drawn)] = (drawn @ sums) / np.maximum(drawn @ sizes, 1e-300)[:, None]
     return means
 
 

@@ -111,8 +111,8 @@ def average_precision(places: NDArray[np.int64], number: NDArray[np.intp]) -> ND
 
     The area under precision over recall by trapezoids: a picture found at place r as the k-th of K adds
     ((k - 1) / (r - 1) + k / r) / 2 / K, where the first fraction is 1 for r = 1 (``compute_AP`` of the kit, which
-    comes from the evaluation of Oxford buildings, Philbin et al., CVPR 2007). scikit-learn's ``average_precision_score``
-    is the sum of k / r / K without interpolation.
+    comes from the evaluation of Oxford buildings, Philbin et al., CVPR 2007). The ``average_precision_score`` of
+    scikit-learn adds k / r / K, without interpolation.
 
     Args:
         places: int64 [n, most], 1-based and rising, of the probe's own pictures.

@@ -54,6 +54,8 @@ class PairRates:
     impostors: int
     units: str
     """What was resampled: "subject", or "pair" where no subjects are known."""
+    unit_count: int
+    """How many of them there are."""
 
     def interval(self, of: float | str) -> tuple[float, float] | None:
         """The 95 % interval of the TAR at a FAR, or of "auc"; None where there is none."""
@@ -108,6 +110,7 @@ def pair_rates(
         genuine=len(genuine),
         impostors=impostors,
         units="pair" if subjects is None else "subject",
+        unit_count=nodes.units,
     )
 
 

@@ -1,9 +1,9 @@
 """Templates: several pictures of a person as one embedding, the pictures of one medium (a video) counting once.
 
-A medium is the mean of its pictures within the template, the template the sum of its media, brought to norm 1; a picture
-may be weighted by the score of the face detector (Whitelam et al., "IARPA Janus Benchmark-B", CVPRW 2017, and the
-public evaluation of InsightFace). The mean of a medium divides by its number of pictures, so a template is one weighted
-sum of its pictures, and pictures can be added as they are embedded, in any order.
+A medium is the mean of its pictures within the template, the template the sum of its media, brought to norm 1; a
+picture may be weighted by the score of the face detector (Whitelam et al., "IARPA Janus Benchmark-B", CVPRW
+2017, and the public evaluation of InsightFace). The mean of a medium divides by its number of pictures, so a template
+is one weighted sum of its pictures, and pictures can be added as they are embedded, in any order.
 """
 
 import numpy as np

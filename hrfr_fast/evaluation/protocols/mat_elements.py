@@ -1,9 +1,9 @@
 """The elements of a MATLAB file (level 5), checked before anything reads their values.
 
-Layout ("MAT-File Format", MathWorks): a header of 128 bytes that ends with version and byte order; then elements, each a
-tag (u4 type, u4 bytes) and data padded to 8 bytes, or a small one of up to 4 bytes inside the tag. A variable is a
-matrix element (type 14), or one inside zlib data (type 15): array flags, dimensions, name, then numbers, characters, or
-for a cell array a matrix element for each cell.
+Layout ("MAT-File Format", MathWorks): a header of 128 bytes that ends with version and byte order; then elements, each
+a tag (u4 type, u4 bytes) and data padded to 8 bytes, or a small one of up to 4 bytes inside the tag. A variable is a
+matrix element (type 14), or one inside zlib data (type 15): array flags, dimensions, name, then numbers, characters,
+or for a cell array a matrix element for each cell.
 """
 
 import struct
@@ -21,6 +21,7 @@ DEEPEST = 8
 MATRIX, COMPRESSED = 14, 15
 CELL, CHARACTERS = 1, 4
 NUMBERS = range(6, 16)
+COMPLEX = 0x0800
 CLASSES = {2: "a structure", 3: "an object", 5: "a sparse matrix", 16: "a function handle", 17: "an opaque object"}
 BYTES_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8, 16: 1, 17: 2, 18: 4}
 BYTES_OF_CLASS = {6: 8, 7: 4, 8: 1, 9: 1, 10: 2, 11: 2, 12: 4, 13: 4, 14: 8, 15: 8}
@@ -112,12 +113,15 @@ class _Checker:
         flags = self.element(content, element.start, element.end)
         if flags.kind != 6 or flags.end - flags.start != 8:
             raise self.damaged("a variable without array flags")
-        kind = struct.unpack_from(f"{self.order}I", content, flags.start)[0] & 0xFF
+        word = struct.unpack_from(f"{self.order}I", content, flags.start)[0]
+        kind = word & 0xFF
         if kind not in (CELL, CHARACTERS, *NUMBERS):
             raise UsageError(
                 f"{self.name}: holds {CLASSES.get(kind, f'data of class {kind}')}; only numbers, text and cells of"
                 " them are read from MATLAB files, for safety"
             )
+        if word & COMPLEX:
+            raise UsageError(f"{self.name}: holds complex numbers; lists of pictures have none")
         shape = self.element(content, flags.after, element.end)
         if shape.kind != 5 or (shape.end - shape.start) % 4:
             raise self.damaged("a variable without dimensions")
