@@ -27,20 +27,25 @@ class TemplatePool:
             self._row * (medium.max() + 1) + medium, return_inverse=True, return_counts=True
         )  # fmt: skip
         self._weight = (np.ones(len(templates)) if scores is None else np.asarray(scores, np.float64)) / size[group]
-        self._sums: NDArray[np.float64] | None = None
+        self._sums: NDArray[np.float32] | None = None
 
     def add(self, start: int, embeddings: NDArray[np.float32]) -> None:
         """Add the embeddings [n, D] of pictures start .. start + n - 1."""
         part = slice(start, start + len(embeddings))
         if self._sums is None:
-            self._sums = np.zeros((len(self.ids), embeddings.shape[1]))
-        np.add.at(self._sums, self._row[part], embeddings * self._weight[part, None])
+            self._sums = np.zeros((len(self.ids), embeddings.shape[1]), np.float32)
+        np.add.at(self._sums, self._row[part], embeddings * self._weight[part, None].astype(np.float32))
 
     def features(self) -> NDArray[np.float32]:
-        """The templates, float32 [T, D] of norm 1, in the order of ``ids``; zero where every weight was zero."""
+        """The templates, float32 [T, D] of norm 1, in the order of ``ids``; zero where every weight was zero.
+
+        Takes no further pictures afterwards: the sums themselves become the templates.
+        """
         assert self._sums is not None, "no embeddings were added"
-        norms = np.linalg.norm(self._sums, axis=1, keepdims=True)
-        return (self._sums / np.where(norms > 0, norms, 1)).astype(np.float32)
+        features, self._sums = self._sums, None
+        norms = np.sqrt(np.einsum("td,td->t", features, features))[:, None]
+        features /= np.where(norms > 0, norms, 1)
+        return features
 
 
 def pool(

@@ -105,15 +105,15 @@ class VerificationPairs:
     """P pairs of pictures or of templates.
 
     Attributes:
-        first, second: int64 [P], numbers of pictures, or of templates where ``unit`` says so.
+        first, second: integers [P], numbers of pictures, or of templates where ``unit`` says so.
         same: bool [P], whether both show one person.
         folds: int64 [P], the protocol's own fold of each pair, 0 ..; None where it has none.
         groups: int64 [P], an index into ``group_names``; None: one group.
         fars: the false accept rates at which true accept rates are reported.
     """
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    first: NDArray[np.integer]
+    second: NDArray[np.integer]
     same: NDArray[np.bool_]
     folds: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None

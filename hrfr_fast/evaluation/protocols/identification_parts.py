@@ -33,15 +33,13 @@ def identification_parts(
     embeddings: NDArray[np.float32],
     searches: Sequence[Identification],
     *,
-    mean: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[PartResult]:
-    """One part for each search.
+    """One part for each search; the mean over searches of the same probes in several galleries, as IJB reports it.
 
     Args:
         embeddings: unit rows, float32 [N, D], of what the searches number: pictures or templates.
-        mean: add the mean over the searches, as IJB reports of its two galleries.
 
     Raises:
         UsageError: no probe's person is in a gallery; for an open set, every probe's is.
@@ -50,13 +48,14 @@ def identification_parts(
         raise UsageError("embeddings are not finite numbers: the model is broken, or its precision too low")
     measured = [_measure(embeddings, asked, resamples, seed) for asked in searches]
     parts = [one.part for one in measured]
-    return [*parts, _mean(measured)] if mean and len(parts) > 1 else parts
+    alike = all(np.array_equal(asked.probes, searches[0].probes) for asked in searches)
+    return [*parts, _mean(measured)] if alike and len(parts) > 1 else parts
 
 
 def _measure(embeddings: NDArray[np.float32], asked: Identification, resamples: int, seed: int) -> _Measured:
     subjects = _told_apart(asked.probe_subjects, asked.gallery_subjects)
     found = search(
-        embeddings[asked.probes], subjects, embeddings[asked.gallery], asked.gallery_subjects,
+        _rows(embeddings, asked.probes), subjects, _rows(embeddings, asked.gallery), asked.gallery_subjects,
         precision=asked.mean_average_precision,
     )  # fmt: skip
     mated = int(found.mated.sum())
@@ -84,6 +83,13 @@ def _measure(embeddings: NDArray[np.float32], asked: Identification, resamples: 
         ]
         resampled, warnings = np.concatenate([resampled, drawn]), rates.warnings
     return _Measured(_part(asked, found, subjects, measures, warnings), resampled)
+
+
+def _rows(embeddings: NDArray[np.float32], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows of the embeddings, without copying hundreds of megabytes where they follow each other."""
+    if len(numbers) and np.array_equal(numbers, np.arange(numbers[0], numbers[0] + len(numbers))):
+        return embeddings[numbers[0] : numbers[0] + len(numbers)]
+    return embeddings[numbers]
 
 
 def _closed_set(found: Search, asked: Identification) -> tuple[list[str], NDArray[np.float64]]:

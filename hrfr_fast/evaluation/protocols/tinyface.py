@@ -53,12 +53,11 @@ def read(place: Path, pictures: Path | None) -> Sequence[TestSet]:
     others = pictures_in(root / DISTRACTOR)
     paths = [
         *require_pictures(root, GALLERY, gallery, lists / GALLERY_LIST),
-        *require_pictures(root, PROBE, probes, lists / PROBE_LIST),
         *(f"{DISTRACTOR}/{name}" for name in others),
+        *require_pictures(root, PROBE, probes, lists / PROBE_LIST),
     ]
-    unknown = np.full(len(others), -1)
+    gallery_subjects = np.concatenate([gallery_ids, np.full(len(others), -1)])
     numbers = np.arange(len(paths))
-    enrolled, searched = numbers[: len(gallery)], numbers[len(gallery) : len(gallery) + len(probes)]
     notes = [*unlisted_note(root, GALLERY, gallery), *unlisted_note(root, PROBE, probes)]
     if not others:
         notes.append("there are no distractors: the numbers are not comparable with published ones")
@@ -66,13 +65,12 @@ def read(place: Path, pictures: Path | None) -> Sequence[TestSet]:
         notes.append(f"{absent:,} probes have no picture of their person in the gallery and were left out")
     search = Identification(
         name="",
-        gallery=np.concatenate([enrolled, numbers[len(gallery) + len(probes) :]]),
-        gallery_subjects=np.concatenate([gallery_ids, unknown]),
-        probes=searched,
+        gallery=numbers[: len(gallery_subjects)],
+        gallery_subjects=gallery_subjects,
+        probes=numbers[len(gallery_subjects) :],
         probe_subjects=probe_ids,
         ranks=RANKS,
         mean_average_precision=True,
     )
-    subjects = np.concatenate([gallery_ids, probe_ids, unknown])
-    faces = Pictures(PictureFiles(root, paths), subjects=subjects)
+    faces = Pictures(PictureFiles(root, paths), subjects=np.concatenate([gallery_subjects, probe_ids]))
     return [TestSet(NAME, place, faces, identification=(search,), notes=tuple(notes))]
