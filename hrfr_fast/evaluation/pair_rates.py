@@ -6,7 +6,7 @@ Intervals come from the node bootstrap of ``bootstrap.py``: a resample weighs th
 of all impostors together follows from how many pairs each two subjects have.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from hrfr_fast.runtime.errors import UsageError
 
 CHUNK = 1 << 14  # pairs scored at a time: 64 MB of embeddings of 512 numbers
 MARGIN = 1.3  # a resample can need more of the highest impostors than the pairs as they are do
+PAIRS, RESAMPLING = "impostor pairs", "resamples of the subjects"
 ALWAYS_KEPT = 1 << 17
 """So many impostors are always kept: with that many or fewer, the AUC has an interval, too."""
 
@@ -70,6 +71,7 @@ def pair_rates(
     fars: tuple[float, ...],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    advance: Callable[[str, int], None] = lambda what, number: None,
 ) -> PairRates:
     """TAR at the loosest threshold whose FAR does not exceed each target, and AUC.
 
@@ -78,6 +80,7 @@ def pair_rates(
         subjects: int64 [N], whom each row shows; None: pairs are resampled, as independent ones.
         fars: false accept rates, each above 0 and at most 1.
         resamples: of the bootstrap; 0 for no intervals.
+        advance: called with PAIRS or RESAMPLING and how many more of them are done; may raise, to stop.
 
     Raises:
         UsageError: there are no genuine or no impostor pairs, or an embedding is not finite.
@@ -98,6 +101,7 @@ def pair_rates(
         lost = np.searchsorted(rising, scores, side="left") + np.searchsorted(rising, scores, side="right")
         won += len(genuine) * len(scores) - float(lost.sum()) / 2  # a tie is half won (Mann-Whitney U)
         kept.add(scores, rows)
+        advance(PAIRS, len(rows))
         if masses is not None:
             masses.add(*nodes.ends(rows))
     kept.finish()
@@ -105,7 +109,7 @@ def pair_rates(
     return PairRates(
         auc=won / (len(genuine) * impostors),
         tar=dict(zip(fars, curves.tar_of_the_pairs(fars, impostors), strict=True)),
-        resampled=_resampled(curves, nodes.units, masses, fars, resamples, seed),
+        resampled=_resampled(curves, nodes.units, masses, fars, resamples, seed, advance),
         warnings=[text for far in fars if (text := _warning(far, impostors))],
         genuine=len(genuine),
         impostors=impostors,
@@ -211,7 +215,13 @@ def _weights(drawn: NDArray[np.float64], ends: tuple[NDArray[np.int64], NDArray[
 
 
 def _resampled(
-    curves: _Curves, units: int, masses: SubjectPairs | None, fars: tuple[float, ...], resamples: int, seed: int
+    curves: _Curves,
+    units: int,
+    masses: SubjectPairs | None,
+    fars: tuple[float, ...],
+    resamples: int,
+    seed: int,
+    advance: Callable[[str, int], None],
 ) -> dict[float | str, NDArray[np.float64]]:
     """The distributions of all rates; none where the weight of the impostors that are not kept is unknown."""
     if not resamples or not (curves.complete or masses is not None):
@@ -220,7 +230,9 @@ def _resampled(
     for start in range(0, resamples, BLOCK):
         drawn = multiplicities(units, start, min(BLOCK, resamples - start), seed)
         totals = [None] * len(drawn) if masses is None else masses.totals(drawn).tolist()
-        rows += [curves.tar_and_auc(row, total, fars) for row, total in zip(drawn, totals, strict=True)]
+        for row, total in zip(drawn, totals, strict=True):
+            rows.append(curves.tar_and_auc(row, total, fars))
+            advance(RESAMPLING, 1)
     names: tuple[float | str, ...] = (*fars, "auc") if curves.complete else fars
     return dict(zip(names, np.array(rows).T, strict=True))
 

@@ -75,7 +75,8 @@ def evaluate_set(
         parts = _parts_of_pictures(embed_pictures(embedder, test_set.pictures, crop, **options), test_set, resamples)
     else:
         batches = embedded_batches(embedder, test_set.pictures, crop, **options)
-        parts = _parts_of_templates(pooled_templates(test_set.pictures, batches), test_set, resamples)
+        templates = pooled_templates(test_set.pictures, batches)
+        parts = _parts_of_templates(templates, test_set, resamples, show_progress)
     notes = [*test_set.notes, crop_note(crop, sizes)]
     if isinstance(embedder, BackboneEmbedder):
         notes += overlap_notes(
@@ -93,7 +94,12 @@ def _parts_of_pictures(embeddings: NDArray[np.float32], test_set: TestSet, resam
     return verified + identification_parts(embeddings, test_set.identification, resamples=resamples)
 
 
-def _parts_of_templates(templates: NDArray[np.float32], test_set: TestSet, resamples: int) -> list[PartResult]:
+def _parts_of_templates(
+    templates: NDArray[np.float32], test_set: TestSet, resamples: int, show_progress: bool
+) -> list[PartResult]:
     subjects = template_subjects(test_set.pictures)
-    verified = [template_pair_part(templates, pairs, subjects, resamples=resamples) for pairs in test_set.verification]
+    verified = [
+        template_pair_part(templates, pairs, subjects, resamples=resamples, show_progress=show_progress)
+        for pairs in test_set.verification
+    ]
     return verified + identification_parts(templates, test_set.identification, resamples=resamples)

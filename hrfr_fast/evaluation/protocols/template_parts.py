@@ -1,15 +1,20 @@
 """Templates of a protocol: pooled from its pictures as they are embedded, and verified in pairs, millions of them."""
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.pair_rates import Pairs, pair_rates
+from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, Pairs, pair_rates
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
 from hrfr_fast.evaluation.protocols.results import Measure, PartResult
 from hrfr_fast.evaluation.templates import TemplatePool
+from hrfr_fast.runtime.errors import Interrupted
+from hrfr_fast.runtime.progress import progress_bar
+from hrfr_fast.runtime.signals import StopFlag
 
 NO_SUBJECTS = "no identities known: the interval treats pairs as independent and is too narrow"
 
@@ -43,6 +48,7 @@ def template_pair_part(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    show_progress: bool = True,
 ) -> PartResult:
     """TAR at the FARs of ``pairs``, and AUC, exactly, in memory that does not grow with all scores (``pair_rates``).
 
@@ -52,11 +58,13 @@ def template_pair_part(
 
     Raises:
         UsageError: there are no genuine or no impostor pairs, or embeddings are not finite.
+        Interrupted: after Ctrl-C.
     """
-    rates = pair_rates(
-        templates, Pairs(pairs.first, pairs.second, pairs.same), subjects,
-        fars=pairs.fars, resamples=resamples, seed=seed,
-    )  # fmt: skip
+    with _advancing(int((~pairs.same).sum()), resamples, show_progress) as advance:
+        rates = pair_rates(
+            templates, Pairs(pairs.first, pairs.second, pairs.same), subjects,
+            fars=pairs.fars, resamples=resamples, seed=seed, advance=advance,
+        )  # fmt: skip
     measures = [Measure(f"TAR@FAR {far:g}", value, rates.interval(far)) for far, value in rates.tar.items()]
     measures.append(Measure("AUC", rates.auc, rates.interval("auc")))
     counts = {"pairs": len(pairs), "genuine": rates.genuine}
@@ -67,3 +75,19 @@ def template_pair_part(
         counts["people"] = rates.unit_count
     level = "pair" if subjects is None else "identity"
     return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _advancing(pairs: int, resamples: int, show_progress: bool) -> Iterator[Callable[[str, int], None]]:
+    """What shows the progress of ``pair_rates``, and stops it after Ctrl-C."""
+    with StopFlag() as stop, progress_bar(show_progress) as bar:
+        tasks = {PAIRS: bar.add_task(PAIRS, total=pairs, note="")}
+
+        def advance(what: str, number: int) -> None:
+            if stop:
+                raise Interrupted("stopped while template pairs were compared", stop.signal_number or signal.SIGINT)
+            if what not in tasks:
+                tasks[RESAMPLING] = bar.add_task(RESAMPLING, total=resamples, note="")
+            bar.advance(tasks[what], number)
+
+        yield advance
