@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "bin": "bin_file", "xqlfw": "xqlfw", "lfw": "lfw", "rfw": "rfw", "tinyface": "tinyface", "survface": "survface",
-    "scface": "scface",
+    "scface": "scface", "ijbb": "ijbb", "ijbc": "ijbc",
 }  # fmt: skip
 """Name of a protocol -> its module in this folder, in the order in which a folder's layout is tried."""
 
