@@ -102,11 +102,14 @@ def _interval(measure: "Measure", part: "PartResult") -> str:
 
 
 def _caveats(test_set: "SetResult") -> list[str]:
+    from hrfr_fast.runtime.names import few
+
     counts = [
         " ".join(filter(None, (part.part, ", ".join(f"{count:,} {what}" for what, count in part.counts.items()))))
         for part in test_set.parts
     ]
-    sizes = ", ".join(f"{count:,} pictures of {size} px" for size, count in test_set.pictures.items())
+    by_count = sorted(test_set.pictures.items(), key=lambda item: -item[1])
+    sizes = few([f"{count:,} pictures of {size} px" for size, count in by_count])
     warnings = dict.fromkeys(warning for part in test_set.parts for warning in part.warnings)
     return [f"{sizes}; {'; '.join(counts)}", *test_set.notes, *warnings]
 

@@ -15,7 +15,10 @@ from hrfr_fast.runtime.names import few
 if TYPE_CHECKING:
     from hrfr_fast.evaluation.protocols.form import TestSet
 
-MODULES = {"bin": "bin_file", "xqlfw": "xqlfw", "lfw": "lfw", "rfw": "rfw"}
+MODULES = {
+    "bin": "bin_file", "xqlfw": "xqlfw", "lfw": "lfw", "rfw": "rfw", "tinyface": "tinyface", "survface": "survface",
+    "scface": "scface", "ijbb": "ijbb", "ijbc": "ijbc",
+}  # fmt: skip
 """Name of a protocol -> its module in this folder, in the order in which a folder's layout is tried."""
 
 

@@ -2,15 +2,21 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, open_embedder
 from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
-from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures
+from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
 from hrfr_fast.evaluation.protocols.form import TestSet
+from hrfr_fast.evaluation.protocols.identification_parts import identification_parts
 from hrfr_fast.evaluation.protocols.overlap import overlap_notes
-from hrfr_fast.evaluation.protocols.results import ProtocolResult, SetResult
+from hrfr_fast.evaluation.protocols.results import PartResult, ProtocolResult, SetResult
+from hrfr_fast.evaluation.protocols.template_parts import pooled_templates, template_pair_part, template_subjects
 from hrfr_fast.evaluation.protocols.verification_parts import verification_parts
 
 
@@ -64,17 +70,36 @@ def evaluate_set(
 ) -> SetResult:  # fmt: skip
     """The results of one embedder on one test set; the arguments are those of ``evaluate_protocol``."""
     sizes: Counter[str] = Counter()
-    embeddings = embed_pictures(
-        embedder, test_set.pictures, crop, title=test_set.name, show_progress=show_progress, sizes=sizes
-    )
-    parts = [
-        part
-        for pairs in test_set.verification
-        for part in verification_parts(embeddings, test_set.pictures, pairs, resamples=resamples)
-    ]
+    options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes}
+    if test_set.pictures.templates is None:
+        parts = _parts_of_pictures(embed_pictures(embedder, test_set.pictures, crop, **options), test_set, resamples)
+    else:
+        batches = embedded_batches(embedder, test_set.pictures, crop, **options)
+        templates = pooled_templates(test_set.pictures, batches)
+        parts = _parts_of_templates(templates, test_set, resamples, show_progress)
     notes = [*test_set.notes, crop_note(crop, sizes)]
     if isinstance(embedder, BackboneEmbedder):
         notes += overlap_notes(
             test_set.pictures, dict(sizes), embedder.metadata, embedder.weights, whatever_it_takes=overlap
         )
     return SetResult(test_set.name, test_set.place, tuple(parts), dict(sizes), tuple(filter(None, notes)))
+
+
+def _parts_of_pictures(embeddings: NDArray[np.float32], test_set: TestSet, resamples: int) -> list[PartResult]:
+    verified = [
+        part
+        for pairs in test_set.verification
+        for part in verification_parts(embeddings, test_set.pictures, pairs, resamples=resamples)
+    ]
+    return verified + identification_parts(embeddings, test_set.identification, resamples=resamples)
+
+
+def _parts_of_templates(
+    templates: NDArray[np.float32], test_set: TestSet, resamples: int, show_progress: bool
+) -> list[PartResult]:
+    subjects = template_subjects(test_set.pictures)
+    verified = [
+        template_pair_part(templates, pairs, subjects, resamples=resamples, show_progress=show_progress)
+        for pairs in test_set.verification
+    ]
+    return verified + identification_parts(templates, test_set.identification, resamples=resamples)

@@ -11,7 +11,7 @@ from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
 from hrfr_fast.evaluation.protocols.results import Decisions, Level, Measure, PartResult
 from hrfr_fast.evaluation.published_folds import PublishedAccuracy, fold_warning, published_accuracy, squared_distances
 from hrfr_fast.evaluation.rates import resampled_rates
-from hrfr_fast.evaluation.verification import FARS, Verification, verify
+from hrfr_fast.evaluation.verification import Verification, verify
 
 PUBLISHED_GRID = "list's folds, threshold grid 0.01, as published"
 PUBLISHED_EXACT = "list's folds, exact thresholds"
@@ -26,6 +26,7 @@ class _ScoredPairs:
     same: NDArray[np.bool_]
     folds: NDArray[np.int64] | None
     identities: NDArray[np.int32] | None
+    fars: tuple[float, ...]
     distances: NDArray[np.float64] = field(repr=False)
 
 
@@ -57,12 +58,13 @@ def _scored(embeddings: NDArray[np.float32], pictures: Pictures, pairs: Verifica
             np.stack([pictures.subjects[first], pictures.subjects[second]], axis=1).reshape(-1).astype(np.int32)
         )
     folds = None if pairs.folds is None else pairs.folds[chosen]
-    return _ScoredPairs(pairs.same[chosen], folds, identities, squared_distances(embeddings[first], embeddings[second]))
+    distances = squared_distances(embeddings[first], embeddings[second])
+    return _ScoredPairs(pairs.same[chosen], folds, identities, pairs.fars, distances)
 
 
 def _part(name: str, pairs: _ScoredPairs, resamples: int) -> PartResult:
     # The cosine of unit rows: the same order as the squared distance, on which published thresholds are tried.
-    ours = verify(1 - pairs.distances / 2, pairs.same, pairs.identities, resamples=resamples)
+    ours = verify(1 - pairs.distances / 2, pairs.same, pairs.identities, fars=pairs.fars, resamples=resamples)
     measures, warnings = [], list(ours.warnings)
     if pairs.folds is not None:
         for exact, method in ((False, PUBLISHED_GRID), (True, PUBLISHED_EXACT)):
@@ -89,9 +91,9 @@ def _published_measure(published: PublishedAccuracy, method: str, pairs: _Scored
 
 
 def _rate_measures(ours: Verification, pairs: _ScoredPairs, resamples: int) -> list[Measure]:
-    drawn = resampled_rates(ours.scores, pairs.same, pairs.identities, resamples=resamples)
+    drawn = resampled_rates(ours.scores, pairs.same, pairs.identities, fars=pairs.fars, resamples=resamples)
     rates = {"AUC": (ours.auc, "auc"), "EER": (ours.eer, "eer")}
-    rates |= {f"TAR@FAR {far:g}": (ours.tar_at_far[f"{far:g}"], f"{far:g}") for far in FARS}
+    rates |= {f"TAR@FAR {far:g}": (ours.tar_at_far[f"{far:g}"], f"{far:g}") for far in pairs.fars}
     return [Measure(name, value, _interval(drawn[key])) for name, (value, key) in rates.items()]
 
 
