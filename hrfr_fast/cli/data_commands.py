@@ -10,6 +10,9 @@ from hrfr_fast.cli.options import CARRAY_HELP, channels_of, sizes_of
 from hrfr_fast.cli.output import print_pack
 from hrfr_fast.runtime.errors import DamageFound, IncompletePack
 
+FORMATS = "tree, pairs, list or folder"
+"""Those of ``packing/recognition.py``, which is not imported for a help text."""
+
 
 def synth(
     data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
@@ -33,7 +36,12 @@ def synth(
 
 
 def pack(
-    data: Annotated[Path, typer.Argument(help="the data tree: lowres/, highres/, highres_eval/, hres_eval_pairs/")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="the study's data tree (lowres/, highres/, highres_eval/, hres_eval_pairs/), or a set of known people"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="where the shards go")] = Path("packed"),
     encoding: Annotated[str, typer.Option(help="raw, jpeg, or auto: raw while a split is at most 8 GB")] = "auto",
     workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
@@ -41,13 +49,16 @@ def pack(
         int, typer.Option(help="training identities (of each split) set aside to make development pairs of")
     ] = 0,
     size: Annotated[
-        list[str] | None, typer.Option(help="SPLIT=PIXELS where a split is not 36 (lowres) or 144 (highres) px")
+        list[str] | None,
+        typer.Option(help="SPLIT=PIXELS where a split is not 36 (lowres) or 144 (highres) px, or what most faces have"),
     ] = None,
     resize: Annotated[bool, typer.Option("--resize", help="resize pictures of another size")] = False,
     carray_channels: Annotated[list[str] | None, typer.Option(help=CARRAY_HELP)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was rejected")] = False,
+    format: Annotated[str, typer.Option(help=f"what DATA is: {FORMATS}; recognised if not given")] = "",
+    root: Annotated[Path | None, typer.Option(help="folder that the paths of a list file are relative to")] = None,
 ) -> None:
-    """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
+    """Pack faces into memory-mapped shards, once. Run again to continue or to update."""
     from hrfr_fast.packing.pack import pack as run
     from hrfr_fast.runtime.signals import StopFlag
 
@@ -57,6 +68,7 @@ def pack(
                 data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
                 resize=resize, sizes=sizes_of(size or []), stop=stop,
                 carray_channels=channels_of(carray_channels or []),
+                format=format, root=root,
             )  # fmt: skip
     except IncompletePack as error:
         print_pack(error.summary)

@@ -3,15 +3,18 @@
 This imports numpy, and simplejpeg or OpenCV once a file needs it, so that workers start fast.
 """
 
+import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.packing.decode import Target, record_of
-from hrfr_fast.packing.picture_files import Rejected, Unreadable
+from hrfr_fast.packing.picture_files import Rejected, Unreadable, read_file
 
 Reader = Callable[[], "bytes | NDArray[np.uint8]"]
 """A function that reads one picture, picklable where worker processes are to call it, as ``functools.partial`` of a
@@ -21,6 +24,24 @@ It returns the encoded picture (the bytes of a JPEG, PNG, WebP or BMP file), or 
 format holds pixels. It raises Rejected with the reason for what is no picture, and Unreadable where the system does not
 let it be read.
 """
+
+
+class FileReaders(Sequence[Reader]):
+    """Readers of the picture files ``paths`` below ``root``.
+
+    They travel to a worker process as paths, which takes a twentieth of the time that one function a picture takes.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], paths: list[str], read: Callable[[str], bytes] = read_file
+    ) -> None:
+        self.root, self.paths, self.read = os.fspath(root), paths, read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return partial(self.read, os.path.join(self.root, self.paths[index]))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from hrfr_fast.format.names import PAIR_FOLDER, TRAINING, without_prefix
+from hrfr_fast.format.names import FACES, PAIR_FOLDER, TRAINING, without_prefix
 from hrfr_fast.packing.development_pairs import choose_identities, development_pairs
 from hrfr_fast.packing.image_headers import picture_size
 from hrfr_fast.packing.pack_settings import PackSettings
@@ -20,6 +20,7 @@ from hrfr_fast.packing.sources.source_candidates import SourceCandidates
 from hrfr_fast.runtime.errors import UsageError
 
 SIZES = {"lowres": 36, "highres": 144}
+FACES_SIZE = 112  # of a set whose pictures have no usual size
 EVALUATION_SIZES = (36, 144)
 AUTO_RAW_BYTES = 8_000_000_000  # auto: a split larger than this as raw pixels is stored as JPEG
 
@@ -35,25 +36,32 @@ def tree_candidates(data: Path, out: Path, settings: PackSettings) -> tuple[list
     refuse_shared_identities(sources)
     warnings = [line for source in sources.values() for line in source.warnings]
     warnings += similar_identities(sources)
-    splits = _split_candidates(sources, settings)
+    splits = split_candidates(sources, settings)
     pairs, left_out = find_pair_sets(data / PAIR_FOLDER, settings.carray_channels)
     of_pairs = entries_holding(data, picture_folders(pairs))
     warnings += outside_splits(data, out, of_pairs) + left_out + misplaced(data, PAIR_FOLDER)
-    return _settled([*splits, *pairs], settings), warnings
+    return settled([*splits, *pairs], settings), warnings
 
 
-def _split_candidates(sources: Mapping[str, IdentitySource], settings: PackSettings) -> list[Candidates]:
+def source_candidates(source: IdentitySource, settings: PackSettings) -> tuple[list[Candidates], list[str]]:
+    """The split ``faces`` of a set of known people, its development pairs, and warnings about it."""
+    warnings = [*source.warnings, *similar_identities({source.root.name: source})]
+    return settled(split_candidates({FACES: source}, settings), settings), warnings
+
+
+def split_candidates(sources: Mapping[str, IdentitySource], settings: PackSettings) -> list[Candidates]:
     """A split of each source, by the split's name, then the development pairs of the training splits."""
     splits: list[Candidates] = []
     development: list[Candidates] = []
     for name, source in sources.items():
-        training = source
+        training, size = source, settings.sizes.get(name, SIZES.get(name, 0))
+        if name == FACES and not size:
+            size = _usual_size(SourceCandidates(name, source), None) or FACES_SIZE
         if settings.dev_identities and name in TRAINING:
             held_out = choose_identities(source, settings.dev_identities, name)
             training = source.select(sorted(set(range(len(source.identities))) - set(held_out)))
-            size = settings.sizes.get(name, SIZES.get(name, 0))
             development.append(development_pairs(name, source.select(held_out), size))
-        splits.append(SourceCandidates(name, training))
+        splits.append(SourceCandidates(name, training, size if name == FACES else 0))
     return [*splits, *development]
 
 
@@ -63,7 +71,7 @@ def pair_candidates(folder: Path, settings: PackSettings) -> tuple[list[Candidat
     if not found:
         expected = f"{folder}: no pair set here; expected <name>.csv, or <name>/data, <name>/meta, <name>_list.npy"
         raise UsageError("\n".join([expected, *left_out]))
-    return _settled([*found], settings), left_out
+    return settled([*found], settings), left_out
 
 
 def encoding_in_words(found: list[Candidates], settings: PackSettings) -> str:
@@ -81,7 +89,7 @@ def encoding_in_words(found: list[Candidates], settings: PackSettings) -> str:
     return "encoding auto: " + ", ".join(choices)
 
 
-def _settled(found: list[Candidates], settings: PackSettings) -> list[Candidates]:
+def settled(found: list[Candidates], settings: PackSettings) -> list[Candidates]:
     """The same candidates, their size, encoding and treatment of other sizes chosen."""
     names = [without_prefix(candidates.name) for candidates in found]
     for name in settings.sizes:

@@ -45,6 +45,8 @@ class OutputUpdate:
     summary: PackSummary
     known: Mapping[str, Split] = field(default_factory=dict)
     """Splits of another pack among which pairs are looked up where this pack has none."""
+    source_format: str = ""
+    """What ``data`` was taken for, where it is not the study's data tree."""
 
     def run(self) -> None:
         """Bring the output directory up to date and fill in the summary."""
@@ -125,6 +127,7 @@ class OutputUpdate:
             "source": self.data.resolve().name,
             "settings": asdict(self.settings),
             "encoding": self.summary.encoding,
+            **({"format": self.source_format} if self.source_format else {}),
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
             **({KEY: alignment} if alignment else {}),
         }

@@ -1,7 +1,7 @@
 """Pairs in a bcolz carray, the layout of public validation sets (InsightFace_Pytorch, face.evoLVe, cavaface)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class BcolzPairs(PairCandidates):
             if np.isfinite(picture).all():
                 yield picture
 
-    def readers(self, first: int, last: int) -> list[Reader]:
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
         return [partial(self._pixels, picture) for picture in self.open()[first:last]]
 
     def chunk(self, first: int, last: int, target: Target) -> Chunk:

@@ -66,7 +66,7 @@ class Candidates(ABC):
         """Where the candidates first..last-1 lie, relative to ``root``: paths, or names such as ``train.rec[17]``."""
 
     @abstractmethod
-    def readers(self, first: int, last: int) -> list[Reader]:
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
         """One reader for each of the candidates first..last-1."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class Candidates(ABC):
             record = int(rejected["record"])
             self.readers(record, record + 1)[0]()
 
-    def sample(self, n: int = 64) -> list[Reader]:
+    def sample(self, n: int = 64) -> Sequence[Reader]:
         """Readers of up to ``n`` pictures, evenly spread."""
         chosen = np.unique(np.linspace(0, self.count - 1, min(n, self.count)).astype(int)).tolist()
         return [self.readers(i, i + 1)[0] for i in chosen]

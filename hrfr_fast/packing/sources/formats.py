@@ -5,10 +5,11 @@ from pathlib import Path
 
 from hrfr_fast.packing.sources.identity_folders import FolderSource
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
+from hrfr_fast.packing.sources.list_files import ListSource
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 
-FORMATS: tuple[type[IdentitySource], ...] = (FolderSource,)
+FORMATS: tuple[type[IdentitySource], ...] = (ListSource, FolderSource)
 """In the order in which they are tried: the first that recognises a path is taken, so the more particular is first."""
 
 
@@ -29,7 +30,13 @@ def open_source(path: str | Path, format: str = "", options: SourceOptions = NO_
     if format and format not in by_name:
         raise UsageError(f"--format {format}: no format is called so; there are {', '.join(by_name)}")
     if format:
-        return by_name[format](path, options)
+        try:
+            return by_name[format](path, options)
+        except UsageError as error:
+            if by_name[format].recognises(path):
+                raise
+            expected = f"--format {format} is {by_name[format].title}; there is {what_is_there(path)}"
+            raise UsageError(f"{error} ({expected})") from error
     for kind in FORMATS:
         if kind.recognises(path):
             return kind(path, options)

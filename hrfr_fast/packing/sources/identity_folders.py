@@ -1,25 +1,20 @@
 """The folders of a split, ``<split>/<identity>/<picture>``: listed compactly, and as a source."""
 
 import hashlib
-import itertools
 import os
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hrfr_fast.packing.chunks import Reader
-from hrfr_fast.packing.picture_files import read_file
+from hrfr_fast.packing.chunks import FileReaders, Reader
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
-from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
+from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, holds_identities, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import few, one_line
-
-LOOKED_AT = 100  # folders in which a picture is looked for, to recognise a folder of identities
 
 
 @dataclass
@@ -170,6 +165,8 @@ class FolderSource(IdentitySource):
 
     def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS, listing: Listing | None = None) -> None:
         """``listing``: of ``path``, where it is known already."""
+        if listing is None and not path.is_dir():
+            raise UsageError(f"{path}: not a folder")
         self.listing = list_split(path) if listing is None else listing
         self.root, self.identities = path, self.listing.identities
         self.fingerprint, self.content = self.listing.fingerprint(times=True), self.listing.fingerprint(times=False)
@@ -181,12 +178,7 @@ class FolderSource(IdentitySource):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        try:
-            with os.scandir(path) as entries:
-                folders = (entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-                return any(map(_holds_picture, itertools.islice(folders, LOOKED_AT)))
-        except OSError:
-            return False
+        return holds_identities(path)
 
     def names(self, indices: Sequence[int]) -> list[str]:
         names = []
@@ -197,16 +189,11 @@ class FolderSource(IdentitySource):
             names.append(f"{self.identities[identity]}/{self._files[1][index - int(self._starts[identity])]}")
         return names
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
-        return [partial(read_file, os.path.join(self.root, name)) for name in self.names(indices)]
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        return FileReaders(self.root, self.names(indices))
 
     def listing_lines(self) -> Iterator[str]:
         return self.listing.lines()
 
     def select(self, identities: Sequence[int]) -> "FolderSource":
         return FolderSource(self.root, listing=self.listing.select(identities))
-
-
-def _holds_picture(folder: str) -> bool:
-    with os.scandir(folder) as entries:
-        return any(kind_of(entry.name) == PICTURE for entry in entries)

@@ -86,7 +86,7 @@ class IdentitySource(ABC):
         """Where the pictures lie, as messages and ``quarantine.jsonl`` say it: a path, or ``train.rec[17]``."""
 
     @abstractmethod
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
         """One reader for each of the pictures ``indices``."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Selection(IdentitySource):
     def names(self, indices: Sequence[int]) -> list[str]:
         return self.source.names(self.indices[np.asarray(indices, np.int64)].tolist())
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
         return self.source.readers(self.indices[np.asarray(indices, np.int64)].tolist())
 
     def listing_lines(self) -> Iterator[str]:

@@ -6,8 +6,7 @@ Test pictures are never encoded anew: a JPEG may be stored as it is, all else is
 import csv
 import json
 import os
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format.names import SPLITS
-from hrfr_fast.packing.chunks import Reader
+from hrfr_fast.packing.chunks import FileReaders, Reader
 from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import UsageError
@@ -59,8 +58,8 @@ class PathPairs(PairCandidates):
     def paths(self, first: int, last: int) -> list[str]:
         return self._paths[first:last]
 
-    def readers(self, first: int, last: int) -> list[Reader]:
-        return [partial(read_named, os.path.join(self.root, path)) for path in self._paths[first:last]]
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
+        return FileReaders(self.root, self._paths[first:last], read_named)
 
     def folders(self) -> list[Path]:
         root = os.path.realpath(self.root)

@@ -29,7 +29,7 @@ class SourceCandidates(Candidates):
     def paths(self, first: int, last: int) -> list[str]:
         return self.source.names(range(first, last))
 
-    def readers(self, first: int, last: int) -> list[Reader]:
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
         return self.source.readers(range(first, last))
 
 
@@ -60,5 +60,5 @@ class SourcePairs(PairCandidates):
     def paths(self, first: int, last: int) -> list[str]:
         return self.source.names(self.pictures[first:last])
 
-    def readers(self, first: int, last: int) -> list[Reader]:
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
         return self.source.readers(self.pictures[first:last])
