@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hrfr_fast.cli import judging
+from hrfr_fast.cli.align import align
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install
@@ -66,6 +67,7 @@ def _common(
 
 
 app.command()(synth)
+app.command()(align)
 app.command()(derive)
 app.command()(pack)
 app.command(name="inspect")(inspect_command)

@@ -19,6 +19,8 @@ from hrfr_fast.runtime.validation import Checked, PathText
 NAME = "alignment.json"
 REJECTED = "rejected.jsonl"
 """One line a picture that could not be used: file, reason."""
+LANDMARKS = "landmarks.csv"
+"""The five landmarks of every face that was aligned, in px of its photograph."""
 UNFINISHED = ".unfinished"
 """Folder in a directory that ``align`` or ``derive`` has not finished; ``pack`` refuses such a directory."""
 KEY = "alignment"

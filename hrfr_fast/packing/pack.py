@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hrfr_fast.format import beton, manifest
-from hrfr_fast.format.alignment_record import refuse_unfinished
 from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.format.pair_defects import pair_warnings
 from hrfr_fast.format.quarantine import QUARANTINE
@@ -174,7 +173,6 @@ def _check_paths(given: PackInput, out: Path, workers: int) -> None:
     data = given.path
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
-    refuse_unfinished(data)
     folders = [data.resolve()] if given.format == FolderSource.format else []
     if given.format == TREE:
         folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]
