@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 import sys
 from importlib import import_module
 
@@ -283,7 +282,7 @@ def test_mtcnn_is_given_its_own_weights_and_read_as_landmarks(monkeypatch, tmp_p
             given["stages"], given["device"] = stages, device
 
         def detect_faces(self, image, output_type, min_face_size):
-            given["smallest"] = min_face_size
+            given["smallest"], given["shape"] = min_face_size, image.shape
             if not image.any():
                 return np.empty((0, 6))
             return np.array([[0, 1, 2, 3, 4, 0.9, *TEMPLATE[:, 0], *TEMPLATE[:, 1]]])
@@ -299,7 +298,10 @@ def test_mtcnn_is_given_its_own_weights_and_read_as_landmarks(monkeypatch, tmp_p
     assert given["weights"] == [
         str(tmp_path / "mtcnn" / "assets" / "weights" / f"{n}.lz4") for n in ("pnet", "rnet", "onet")
     ]
-    (face,) = detector.faces(np.ones((400, 3000, 3), np.uint8))
-    np.testing.assert_array_equal(face, TEMPLATE)
-    assert given["smallest"] == 60 and math.isclose(face[0, 0], 38.2946)
-    assert detector.faces(np.zeros((50, 50, 3), np.uint8)) == [] and given["smallest"] == 20
+    (face,) = detector.faces(np.ones((400, 500, 3), np.uint8))
+    np.testing.assert_allclose(face, TEMPLATE)
+    assert given["smallest"] == 20 and given["shape"] == (400, 500, 3)
+    (face,) = detector.faces(np.ones((400, 3000, 3), np.uint8))  # searched at a third, for faces of 60 px
+    np.testing.assert_allclose(face, (TEMPLATE + 0.5) * (3000 / 1000, 400 / 133) - 0.5)
+    assert given["smallest"] == 20 and given["shape"] == (133, 1000, 3)
+    assert detector.faces(np.zeros((50, 50, 3), np.uint8)) == []
