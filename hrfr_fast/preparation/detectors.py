@@ -13,8 +13,8 @@ from hrfr_fast.preparation.landmarks import Landmarks
 from hrfr_fast.runtime.errors import UsageError
 
 SMALLEST = 20
-"""Least width of a face in px that MTCNN looks for. Of a larger number the package's search fails, as its list of scales
-does not take it into account; so large photographs are shrunk instead, which costs no precision: MTCNN reads the
+"""Least width of a face in px that MTCNN looks for. Of a larger number the package's search fails, as its scales
+do not take it into account; so large photographs are shrunk instead, which costs no precision: MTCNN reads the
 landmarks from 48 px of a face, however large it is."""
 SHARE = 50
 """Of a large photograph faces narrower than the longer side divided by this are not looked for: the time of the search
