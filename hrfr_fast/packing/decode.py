@@ -76,9 +76,22 @@ def decode(data: bytes, target: Target) -> NDArray[np.uint8]:
     return np.frombuffer(payload, np.uint8).reshape(target.size, target.size, 3)
 
 
+def decode_whole(data: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Pixels of a picture file of any size up to ``most`` pixels, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
+    width, height = picture_size(data)
+    _refuse_absurd(width, height, most)
+    if data.startswith(JPEG_SIGNATURE):
+        return oriented(_decode_jpeg(data, height, width), exif_orientation(data))
+    return _decode_other(data, width, height)
+
+
+def _refuse_absurd(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if width < 1 or height < 1 or width * height > most:
+        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {most} are decoded")
+
+
 def _check_size(width: int, height: int, target: Target) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+    _refuse_absurd(width, height)
     if not target.resize and (width, height) != (target.size, target.size):
         raise Rejected(f"wrong size: {width}x{height}, expected {target.size}x{target.size} (--resize accepts it)")
 

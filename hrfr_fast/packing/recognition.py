@@ -4,6 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrfr_fast.format.alignment_record import refuse_unfinished
 from hrfr_fast.format.manifest import NAME
 from hrfr_fast.format.names import FACES, PAIR_FOLDER, SPLITS
 from hrfr_fast.packing.sources.formats import FORMATS, names_something, open_source, what_is_there
@@ -47,13 +48,15 @@ def recognise(path: Path, format: str = "", options: SourceOptions | None = None
     """What ``path`` is; ``format``: what the user says that it is, "" for what it looks like.
 
     Raises:
-        UsageError: there is no such path or format, nothing that can be packed, or an option of another format.
+        UsageError: there is no such path or format, nothing that can be packed, or an option of another format; or
+            ``derive`` or ``align`` was interrupted there.
     """
     options = options or SourceOptions()
     if format and format not in TITLES:
         raise UsageError(f"--format {format}: no format is called so; there are {', '.join(TITLES)}")
     if not names_something(path):
         raise UsageError(f"{path}: no such file or directory")
+    refuse_unfinished(path)
     found = format or _format_of(path)
     if options.root is not None and found != ListSource.format:
         raise UsageError(f"--root {options.root}: it is for list files; {path} is taken for {TITLES[found]}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.alignment_record import KEY, read_record
 from hrfr_fast.format.names import is_pair_shard, without_prefix
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, split_of
@@ -53,19 +54,25 @@ class OutputUpdate:
         with disk_errors(self.out), transaction.locked(self.out) as work:
             transaction.complete(self.out)  # A pack may have been killed after its commit.
             previous = PreviousPack.compare(self.out, self.candidates, self.settings.page_size, self.show_progress)
-            if previous.manifest is not None and previous.complete:
+            alignment = read_record(self.data)
+            recorded = None if alignment is None else alignment.model_dump()
+            known = previous.manifest["provenance"].get(KEY) if previous.manifest else None
+            if previous.manifest is not None and previous.complete and known == recorded:
                 summary.nothing_to_do, content = True, previous.manifest
                 summary.shards = {
                     name: shard_summary(name, entry, "unchanged") for name, entry in previous.entries().items()
                 }
             else:
-                content = self._pack_into(work, previous)
+                content = self._pack_into(work, previous, recorded)
                 transaction.commit(self.out, content)
             transaction.clear(work)
         summary.digest = content["digest"]
 
-    def _pack_into(self, work: Path, previous: PreviousPack) -> dict[str, Any]:
-        """Pack what is not current into ``work``, match the pairs, write what was rejected. Returns the manifest."""
+    def _pack_into(self, work: Path, previous: PreviousPack, alignment: dict[str, Any] | None) -> dict[str, Any]:
+        """Pack what is not current into ``work``, match the pairs, write what was rejected. Returns the manifest.
+
+        ``alignment``: the record of how the faces were aligned, where there is one.
+        """
         _keep_unfinished(work, previous)
         changed = [candidates for candidates in self.candidates if candidates.name not in previous.current]
         for candidates in changed:
@@ -84,7 +91,7 @@ class OutputUpdate:
                 self.summary.warnings += _lost_warnings(candidates, splits[name])
         rejected = [line for shard in shards.values() for line in shard.rejected]
         write_bytes(work / QUARANTINE, "".join(json.dumps(line) + "\n" for line in rejected).encode())
-        return manifest.build(entries, pairs, self._provenance(), beton.file_digest(work / QUARANTINE))
+        return manifest.build(entries, pairs, self._provenance(alignment), beton.file_digest(work / QUARANTINE))
 
     def _shards(self, work: Path, previous: PreviousPack) -> dict[str, FinishedShard]:
         """Every shard by name, packed now or kept as it is."""
@@ -106,7 +113,7 @@ class OutputUpdate:
                 )
         return shards
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, alignment: dict[str, Any] | None) -> dict[str, Any]:
         """Versions, source and settings, for the manifest."""
         versions = {}
         for name in ("hrfr-fast", *LIBRARIES):
@@ -122,6 +129,7 @@ class OutputUpdate:
             "encoding": self.summary.encoding,
             **({"format": self.source_format} if self.source_format else {}),
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
+            **({KEY: alignment} if alignment else {}),
         }
 
 

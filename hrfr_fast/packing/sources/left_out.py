@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrfr_fast.format.alignment_record import LANDMARKS, REJECTED
+from hrfr_fast.format.alignment_record import NAME as ALIGNMENT
 from hrfr_fast.format.manifest import NAME
 from hrfr_fast.format.names import FACES, PAIR_FOLDER, SPLITS
 from hrfr_fast.runtime.errors import HrfrError, UsageError
@@ -82,7 +84,7 @@ def kind_of(name: str) -> str:
     lower = name.lower()
     if lower.endswith(EXTENSIONS):
         return HIDDEN if name.startswith(".") else PICTURE
-    if name.startswith("."):
+    if name.startswith(".") or name in (ALIGNMENT, REJECTED, LANDMARKS):
         return NOTHING
     return FORMAT if lower.endswith(OTHER_PICTURES) else OTHER
 

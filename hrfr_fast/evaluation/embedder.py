@@ -1,0 +1,124 @@
+"""Embedders: whatever turns face pictures into unit vectors, so that a protocol can judge it.
+
+A run's backbone is one, a model in another file format another. Protocols know nothing but this interface.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.engines.pixels import to_model_input
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hrfr_fast.runtime.device import Compute
+
+
+class Embedder(Protocol):
+    """A model from pictures to embeddings, normalise(f(x) + f(flip x)), the summands not normalised."""
+
+    @property
+    def name(self) -> str:
+        """What tables and messages call it: the run's directory, or the file."""
+
+    @property
+    def size(self) -> int:
+        """Width and height of the input in pixels."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings of one batch.
+
+        Args:
+            images: uint8 [N, size, size, 3] RGB, N >= 1.
+
+        Returns:
+            float32 [N, dimension], rows of norm 1.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the weights file),
+        ``input_size``, ``dimension``, ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the
+        splits that it was trained on, where that is known."""
+
+
+class BackboneEmbedder:
+    """The backbone of a run's checkpoint as an embedder.
+
+    Attributes:
+        metadata: of the checkpoint.
+        weights: its file.
+    """
+
+    def __init__(self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute") -> None:
+        self.weights, self.metadata = weights, metadata
+        self._backbone, self._compute = backbone.eval(), compute
+
+    @property
+    def name(self) -> str:
+        from hrfr_fast.model.lineage import run_directory_of
+
+        if self.weights.parent.name != "checkpoints":
+            return self.weights.name
+        run = run_directory_of(self.weights).name
+        return run if self.weights.stem == "last" else f"{run}-{self.weights.stem}"
+
+    @property
+    def size(self) -> int:
+        return int(self.metadata["backbone"]["input_size"])
+
+    @property
+    def dimension(self) -> int:
+        return int(self.metadata["backbone"]["embedding_size"])
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode(), self._compute.autocast():
+            pixels = torch.from_numpy(images).to(self._compute.device)
+            inputs = to_model_input(pixels, self._compute.image_dtype)
+            total = self._backbone(inputs).float() + self._backbone(inputs.flip(3)).float()
+            return np.asarray(torch.nn.functional.normalize(total).cpu().numpy())
+
+    def describe(self) -> dict[str, Any]:
+        from hrfr_fast.format.beton import file_digest
+        from hrfr_fast.model.lineage import trained_on
+
+        return {
+            "kind": "hrfr-fast checkpoint",
+            "path": str(self.weights),
+            "digest": file_digest(self.weights),
+            "regime": self.metadata.get("regime"),
+            "input_size": self.size,
+            "dimension": self.dimension,
+            "colour_order": "rgb",
+            "normalisation": "(value - 127.5) / 127.5",
+            "flip_sum": True,
+            "trained_on": sorted(trained_on(self.metadata)),
+            "precision": self._compute.precision,
+        }
+
+
+def open_embedder(path: str | Path, *, device: str = "auto", precision: str = "auto") -> Embedder:
+    """The embedder of a run directory (its ``last`` checkpoint) or of a .safetensors checkpoint.
+
+    Args:
+        device: auto, cpu or cuda.
+        precision: auto, bf16, fp16 or fp32.
+
+    Raises:
+        UsageError: there is no such file, or hrfr-fast has not written it.
+    """
+    from hrfr_fast.evaluation.evaluate import load_backbone
+    from hrfr_fast.model.checkpoint import weights_path
+    from hrfr_fast.runtime.device import choose_compute
+
+    weights, compute = weights_path(path), choose_compute(device, precision)
+    backbone, metadata = load_backbone(weights, compute)
+    return BackboneEmbedder(weights, backbone, metadata, compute)
