@@ -86,6 +86,9 @@ def test_templates_are_verified_and_searched(ijb, faces):
     false, true, _ = metrics.roc_curve(same, scores, drop_intermediate=False)
     for far in (1e-1, 1e-2, 1e-6):
         assert pairs.measure(f"TAR@FAR {far:g}").value == pytest.approx(true[false <= far].max())
+    accepted = scores[same] > np.sort(scores[~same])[::-1][13]  # 13 of 132 impostors are a FAR of 0.1
+    assert pairs.decisions.measure == "TAR@FAR 0.1" and np.array_equal(pairs.decisions.correct, accepted)
+    assert np.array_equal(pairs.decisions.identities, np.repeat(np.arange(12), 2))
     assert pairs.counts == {"pairs": 144, "genuine": 12, "people": 12} and len(pairs.warnings) == 5
     for half, part in enumerate((first, second)):
         own = slice(6 * half, 6 * half + 6)
