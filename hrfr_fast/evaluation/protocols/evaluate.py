@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, open_embedder
+from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
 from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
@@ -78,6 +78,8 @@ def evaluate_set(
         templates = pooled_templates(test_set.pictures, batches)
         parts = _parts_of_templates(templates, test_set, resamples, show_progress)
     notes = [*test_set.notes, crop_note(crop, sizes)]
+    if test_set.pictures.norms_weigh and not isinstance(embedder, UnscaledEmbedder):
+        notes.append("this model gives embeddings of norm 1 only, where published numbers let the norms weigh")
     if isinstance(embedder, BackboneEmbedder):
         notes += overlap_notes(
             test_set.pictures, dict(sizes), embedder.metadata, embedder.weights, whatever_it_takes=overlap

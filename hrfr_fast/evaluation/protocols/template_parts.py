@@ -3,19 +3,23 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, Pairs, pair_rates
+from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, PairRates, Pairs, pair_rates
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
-from hrfr_fast.evaluation.protocols.results import Measure, PartResult
+from hrfr_fast.evaluation.protocols.results import Decisions, Measure, PartResult
 from hrfr_fast.evaluation.templates import TemplatePool
+from hrfr_fast.evaluation.verification import FEWEST_FALSE_ACCEPTS
 from hrfr_fast.runtime.errors import Interrupted
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 
+COMPARED_FAR = 1e-4
+"""The FAR at which two models are compared pair by pair, or the next looser one that enough impostors decide."""
 NO_SUBJECTS = "no identities known: the interval treats pairs as independent and is too narrow"
 
 
@@ -73,8 +77,22 @@ def template_pair_part(
         warnings.append(NO_SUBJECTS)
     else:
         counts["people"] = rates.unit_count
-    level = "pair" if subjects is None else "identity"
-    return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings))  # type: ignore[arg-type]
+    level: Literal["identity", "pair"] = "pair" if subjects is None else "identity"
+    decisions = _decisions(rates, pairs, subjects)
+    return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings), decisions)
+
+
+def _decisions(rates: PairRates, pairs: VerificationPairs, subjects: NDArray[np.int64] | None) -> Decisions | None:
+    """Whether each genuine pair is accepted at a FAR; None where too few impostors decide every one."""
+    trusted = [far for far in pairs.fars if far >= COMPARED_FAR and far * rates.impostors >= FEWEST_FALSE_ACCEPTS]
+    if not trusted:
+        return None
+    people = None
+    if subjects is not None:
+        ends = np.stack([subjects[pairs.first[pairs.same]], subjects[pairs.second[pairs.same]]], axis=1)
+        people = np.unique(ends, return_inverse=True)[1].reshape(-1).astype(np.int32)
+    far = min(trusted)
+    return Decisions(rates.accepted(far), np.ones(rates.genuine, bool), people, f"TAR@FAR {far:g}")
 
 
 @contextmanager
