@@ -115,9 +115,7 @@ def build(settings: TrainSettings) -> RunSetup:
     }
     pair_sets = _pair_sets(packed, origin)
     settings = with_inherited_shape(settings, regime, parents)
-    settings, chosen = with_recipe(settings, networks(settings, parents), fused=regime.model == "fused")
-    if chosen:
-        console.print(chosen)
+    settings = with_recipe(settings, networks(settings, parents), fused=regime.model == "fused", say=console.print)
     shape = shape_of(settings, regime, parents)
     frozen_statistics = _freezes_statistics(settings, regime, parents)
 

@@ -1,6 +1,6 @@
 """How a network is trained where the settings leave it open: its optimiser, rate, decay and stochastic depth."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hrfr_fast.model.backbones.table import BACKBONES, VisionTransformer
@@ -15,13 +15,19 @@ TRANSFORMER_DROP_PATH = 0.05
 """arcface_torch's ``vit_s_dp005`` and ``vit_b_dp005``."""
 
 
-def with_recipe(settings: TrainSettings, networks: Iterable[str], *, fused: bool) -> tuple[TrainSettings, str]:
-    """``settings`` with an optimiser, a learning rate, a weight decay and a stochastic depth, and a line for the user
-    on what was chosen; "" where nothing was, or what has always been.
+def with_recipe(
+    settings: TrainSettings,
+    networks: Iterable[str],
+    *,
+    fused: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> TrainSettings:
+    """``settings`` with an optimiser, a learning rate, a weight decay and a stochastic depth.
 
     Args:
         networks: names of the backbones that are trained, among ``BACKBONES``.
         fused: their bodies stay frozen, so that stochastic depth has no effect.
+        say: told what was chosen, unless that is plain SGD.
     """
     names = sorted(set(networks))
     transformer = any(isinstance(BACKBONES[name], VisionTransformer) for name in names)
@@ -35,5 +41,6 @@ def with_recipe(settings: TrainSettings, networks: Iterable[str], *, fused: bool
     given = settings.flat()
     chosen = {name: value for name, value in found.items() if given[name] in (None, "auto")}
     text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in chosen.items())
-    says = f"{' + '.join(names)}, where nothing else is set: {text}" if chosen and optimizer != "sgd" else ""
-    return settings.replaced(**chosen), says
+    if chosen and optimizer != "sgd":
+        say(f"{' + '.join(names)}, where nothing else is set: {text}")
+    return settings.replaced(**chosen)
