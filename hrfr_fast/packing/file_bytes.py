@@ -6,13 +6,15 @@ about 5 microseconds a picture, against 200 and more to decode it.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.picture_files import MAX_FILE_BYTES, Rejected, Unreadable
 from hrfr_fast.runtime.errors import HrfrError
 
@@ -122,3 +124,37 @@ def read_range(path: str, start: int, length: int) -> bytes:
 def reject(reason: str) -> bytes:
     """The reader of a picture that is known to be none. Raises Rejected."""
     raise Rejected(reason)
+
+
+class PlaceReaders(Sequence[Reader]):
+    """Readers of pictures at known places of large files.
+
+    They travel to a worker process as lists of numbers, which takes a tenth of the time that one function a picture
+    takes.
+
+    Args:
+        paths: the files.
+        files, starts, lengths: of each picture the number of its file, its first byte and its bytes.
+        problems: why a picture cannot be used, by its position, where that is known.
+        read: called with path, first byte and bytes; a function of a module.
+    """
+
+    def __init__(
+        self,
+        paths: list[str],
+        files: list[int],
+        starts: list[int],
+        lengths: list[int],
+        problems: dict[int, str],
+        read: Callable[[str, int, int], bytes] = read_range,
+    ) -> None:
+        self.paths, self.files, self.starts, self.lengths = paths, files, starts, lengths
+        self.problems, self.read = problems, read
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index in self.problems:
+            return partial(reject, self.problems[index])
+        return partial(self.read, self.paths[self.files[index]], self.starts[index], self.lengths[index])

@@ -10,6 +10,7 @@ from hrfr_fast.format.names import FACES, PAIR_FOLDER, SPLITS
 from hrfr_fast.packing.sources.formats import FORMATS, names_something, open_source, what_is_there
 from hrfr_fast.packing.sources.identity_folders import FolderSource
 from hrfr_fast.packing.sources.identity_source import IdentitySource, SourceOptions
+from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
 from hrfr_fast.packing.sources.left_out import is_data_tree, split_folders, subfolders
 from hrfr_fast.packing.sources.list_files import ListSource
 from hrfr_fast.runtime.errors import HrfrError, UsageError
@@ -76,6 +77,8 @@ def _format_of(path: Path) -> str:
             f"{path}: it is a split itself: give the folder that holds it, {parent}, or --format"
             f" {FolderSource.format} to pack it alone as the split {FACES}"
         )
+    if InsightFaceRecords.recognises(path):
+        return InsightFaceRecords.format  # Test sets unpacked into carrays often lie beside the training set.
     if _holds_pairs(path) or _holds_pairs(path / PAIR_FOLDER):
         return PAIRS
     for kind in FORMATS:

@@ -20,6 +20,7 @@ import pytest
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected, Unreadable
+from hrfr_fast.packing.recognition import recognise
 from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
 from hrfr_fast.runtime.errors import UsageError
 
@@ -81,6 +82,9 @@ def test_pictures_and_labels_are_those_of_mxnet(golden, given, indexed):
 
 
 def test_recognised_by_name(golden, tmp_path):
+    (golden / "lfw" / "meta").mkdir(parents=True)
+    (golden / "lfw" / "meta" / "sizes").write_text("{}")  # a test set unpacked as a carray, beside it
+    assert recognise(golden).format == "rec"
     assert all(InsightFaceRecords.recognises(golden / name) for name in ("", "train.rec", "train.idx"))
     assert not InsightFaceRecords.recognises(tmp_path)
 

@@ -85,7 +85,7 @@ class BetonFile(IdentitySource):
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"{self.path.name}[{row}]" for row in self._order[np.asarray(indices, np.int64)].tolist()]
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
         return [self._reader(row) for row in self._order[np.asarray(indices, np.int64)].tolist()]
 
     def listing_lines(self) -> Iterator[str]:

@@ -16,14 +16,13 @@ settle it where their numbers are below 2^24; without them two people may share 
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.packing.chunks import Reader
-from hrfr_fast.packing.file_bytes import LargeFile, listing_bar, reject
+from hrfr_fast.packing.file_bytes import LargeFile, PlaceReaders, listing_bar
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources import recordio
 from hrfr_fast.packing.sources.candidates import digest_of_text
@@ -94,15 +93,13 @@ class InsightFaceRecords(IdentitySource):
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"{self.path.name}[{key}]" for key in self.keys[np.asarray(indices, np.int64)].tolist()]
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
-        chosen, path = np.asarray(indices, np.int64), str(self.path)
-        places = zip(
-            self.starts[chosen].tolist(), self.spans[chosen].tolist(), self.problems[chosen].tolist(), strict=True
-        )
-        return [
-            partial(_picture, path, start, span) if problem == GOOD else partial(reject, PROBLEMS[problem])
-            for start, span, problem in places
-        ]
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        chosen = np.asarray(indices, np.int64)
+        starts, spans = self.starts[chosen].tolist(), self.spans[chosen].tolist()
+        damaged = {
+            at: PROBLEMS[problem] for at, problem in enumerate(self.problems[chosen].tolist()) if problem != GOOD
+        }
+        return PlaceReaders([str(self.path)], [0] * len(starts), starts, spans, damaged, _picture)
 
     def listing_lines(self) -> Iterator[str]:
         return iter(self._lines)

@@ -1,8 +1,8 @@
 """The members of a tar file: names, places and sizes, from a scan of its headers.
 
-Python's ``tarfile`` gives the same (the tests compare them), at a tenth of the speed; a set of faces has millions of
-members. Read are POSIX ustar and pax, GNU's long names and old Unix headers. Source: POSIX.1-2008, ``pax``, section
-"ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
+Python's ``tarfile`` gives the same (the tests compare them) and takes 3.5 times as long, 90 us a member; a set of faces
+has millions of them. Read are POSIX ustar and pax, GNU's long names and old Unix headers. Source: POSIX.1-2008,
+``pax``, section "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
 """
 
 from collections.abc import Iterator

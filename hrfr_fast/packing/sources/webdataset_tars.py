@@ -7,13 +7,12 @@ tar is ever written to the disk: the names in it are only names, and a picture i
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from hrfr_fast.packing.chunks import Reader
-from hrfr_fast.packing.file_bytes import LargeFile, listing_bar, read_range, reject
+from hrfr_fast.packing.file_bytes import LargeFile, PlaceReaders, listing_bar
 from hrfr_fast.packing.sources.brace_patterns import expand, has_braces
 from hrfr_fast.packing.sources.candidates import digest_of_text
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
@@ -78,14 +77,17 @@ class WebDatasetTars(IdentitySource):
     def names(self, indices: Sequence[int]) -> list[str]:
         return [f"{self.tars[self._samples.tars[i]].name}/{self._samples.name(i)}" for i in self._places(indices)]
 
-    def readers(self, indices: Sequence[int]) -> list[Reader]:
-        found, readers = self._samples, list[Reader]()
-        for i in self._places(indices):
-            if found.problems[i]:
-                readers.append(partial(reject, self._reasons[found.problems[i]]))
-            else:
-                readers.append(partial(read_range, str(self.tars[found.tars[i]]), found.starts[i], found.sizes[i]))
-        return readers
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        places, found = self._places(indices), self._samples
+        tars = sorted({found.tars[i] for i in places})
+        files = {tar: number for number, tar in enumerate(tars)}
+        return PlaceReaders(
+            [str(self.tars[tar]) for tar in tars],
+            [files[found.tars[i]] for i in places],
+            [found.starts[i] for i in places],
+            [found.sizes[i] for i in places],
+            {at: self._reasons[found.problems[i]] for at, i in enumerate(places) if found.problems[i]},
+        )
 
     def listing_lines(self) -> Iterator[str]:
         return iter(self._lines)
