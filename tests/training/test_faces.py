@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.format import manifest
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.regimes import ORDINARY
@@ -57,13 +58,18 @@ def test_test_pairs_of_people_in_faces_are_known_as_trained_on(folder, tmp_path)
     assert seen.overlap == {"faces": 28} and seen.identity_coverage == 1
 
 
-def test_regimes_for_what_is_packed_are_named_and_take_any_stored_size(folder, tmp_path, tiny_packed):
+def test_regimes_for_what_is_packed_are_named_and_told_what_is_missing(folder, tmp_path, tiny_packed, capsys):
     pack(folder / "faces", tmp_path / "packed", workers=1, show_progress=False, format="folder")
     with pytest.raises(UsageError, match="there is faces: choose --regime faces112 or faces32"):
         build(settings_of("highlow144", tmp_path / "packed", tmp_path / "run"))
     with pytest.raises(UsageError, match="faces112 is trained on faces, which is not packed there; there is lowres"):
         build(settings_of("faces112", tiny_packed, tmp_path / "run"))
+    content = manifest.read(tmp_path / "packed")
+    content["splits"]["faces"]["source"]["unreadable"] = 2
+    manifest.write(tmp_path / "packed", content)
     for regime in ORDINARY:
         with Trainer(build(settings_of(regime.name, tmp_path / "packed", tmp_path / regime.name)), False) as trainer:
+            trainer.start()
+            assert "is incomplete: 2 files could not be read" in " ".join(capsys.readouterr().err.split())
             batch = next(iter(trainer.setup.engine.batches(0, 8)))
             assert tuple(batch.images.shape) == (8, 3, regime.input_size, regime.input_size)

@@ -59,7 +59,7 @@ class Candidates(ABC):
     @property
     def folder(self) -> str:
         """The folder that paths are relative to, as a user would call it."""
-        return self.root.name
+        return self.root.name or self.root.resolve().name
 
     @abstractmethod
     def paths(self, first: int, last: int) -> list[str]:

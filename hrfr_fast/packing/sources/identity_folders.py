@@ -165,6 +165,7 @@ class FolderSource(IdentitySource):
 
     def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS, listing: Listing | None = None) -> None:
         """``listing``: of ``path``, where it is known already."""
+        path = path if path.name else path.resolve()  # of ".", whose name is in messages
         if listing is None and not path.is_dir():
             raise UsageError(f"{path}: not a folder")
         self.listing = list_split(path) if listing is None else listing
