@@ -72,7 +72,8 @@ def evaluate_set(
     sizes: Counter[str] = Counter()
     options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes}
     if test_set.pictures.templates is None:
-        parts = _parts_of_pictures(embed_pictures(embedder, test_set.pictures, crop, **options), test_set, resamples)
+        embeddings = embed_pictures(embedder, test_set.pictures, crop, **options)
+        parts = _parts_of_pictures(embeddings, test_set, resamples, show_progress)
     else:
         batches = embedded_batches(embedder, test_set.pictures, crop, **options)
         templates = pooled_templates(test_set.pictures, batches)
@@ -87,13 +88,17 @@ def evaluate_set(
     return SetResult(test_set.name, test_set.place, tuple(parts), dict(sizes), tuple(filter(None, notes)))
 
 
-def _parts_of_pictures(embeddings: NDArray[np.float32], test_set: TestSet, resamples: int) -> list[PartResult]:
+def _parts_of_pictures(
+    embeddings: NDArray[np.float32], test_set: TestSet, resamples: int, show_progress: bool
+) -> list[PartResult]:
     verified = [
         part
         for pairs in test_set.verification
         for part in verification_parts(embeddings, test_set.pictures, pairs, resamples=resamples)
     ]
-    return verified + identification_parts(embeddings, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        embeddings, test_set.identification, resamples=resamples, show_progress=show_progress
+    )
 
 
 def _parts_of_templates(
@@ -104,4 +109,6 @@ def _parts_of_templates(
         template_pair_part(templates, pairs, subjects, resamples=resamples, show_progress=show_progress)
         for pairs in test_set.verification
     ]
-    return verified + identification_parts(templates, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        templates, test_set.identification, resamples=resamples, show_progress=show_progress
+    )
