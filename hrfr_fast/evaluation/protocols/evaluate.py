@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, open_embedder
+from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
 from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
@@ -72,12 +72,15 @@ def evaluate_set(
     sizes: Counter[str] = Counter()
     options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes}
     if test_set.pictures.templates is None:
-        parts = _parts_of_pictures(embed_pictures(embedder, test_set.pictures, crop, **options), test_set, resamples)
+        embeddings = embed_pictures(embedder, test_set.pictures, crop, **options)
+        parts = _parts_of_pictures(embeddings, test_set, resamples, show_progress)
     else:
         batches = embedded_batches(embedder, test_set.pictures, crop, **options)
         templates = pooled_templates(test_set.pictures, batches)
         parts = _parts_of_templates(templates, test_set, resamples, show_progress)
     notes = [*test_set.notes, crop_note(crop, sizes)]
+    if test_set.pictures.norms_weigh and not isinstance(embedder, UnscaledEmbedder):
+        notes.append("this model gives embeddings of norm 1 only, where published numbers let the norms weigh")
     if isinstance(embedder, BackboneEmbedder):
         notes += overlap_notes(
             test_set.pictures, dict(sizes), embedder.metadata, embedder.weights, whatever_it_takes=overlap
@@ -85,13 +88,17 @@ def evaluate_set(
     return SetResult(test_set.name, test_set.place, tuple(parts), dict(sizes), tuple(filter(None, notes)))
 
 
-def _parts_of_pictures(embeddings: NDArray[np.float32], test_set: TestSet, resamples: int) -> list[PartResult]:
+def _parts_of_pictures(
+    embeddings: NDArray[np.float32], test_set: TestSet, resamples: int, show_progress: bool
+) -> list[PartResult]:
     verified = [
         part
         for pairs in test_set.verification
         for part in verification_parts(embeddings, test_set.pictures, pairs, resamples=resamples)
     ]
-    return verified + identification_parts(embeddings, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        embeddings, test_set.identification, resamples=resamples, show_progress=show_progress
+    )
 
 
 def _parts_of_templates(
@@ -102,4 +109,6 @@ def _parts_of_templates(
         template_pair_part(templates, pairs, subjects, resamples=resamples, show_progress=show_progress)
         for pairs in test_set.verification
     ]
-    return verified + identification_parts(templates, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        templates, test_set.identification, resamples=resamples, show_progress=show_progress
+    )
