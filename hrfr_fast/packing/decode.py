@@ -37,8 +37,11 @@ class Target:
     encoding: str = "raw"
 
 
-def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
-    """(payload, mode) of the record made from a file's bytes. Raises Rejected."""
+def record_of(data: bytes | NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from a file's bytes, or from RGB pixels [H, W, 3]. Raises Rejected."""
+    if not isinstance(data, bytes):
+        _check_size(data.shape[1], data.shape[0], target)
+        return _encoded(data, target)
     is_jpeg = data.startswith(JPEG_SIGNATURE)
     if is_jpeg:
         width, height, colorspace = jpeg_header(data)
@@ -54,6 +57,11 @@ def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
             image = oriented(image, turn)
         elif target.encoding != "raw" and colorspace == "YCbCr" and width == height == target.size:
             return data, JPEG
+    return _encoded(image, target)
+
+
+def _encoded(image: NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from pixels [H, W, 3]."""
     if image.shape[:2] != (target.size, target.size):
         image = resized(image, target.size)
     if target.encoding == "jpeg":
@@ -95,18 +103,18 @@ class _OpenCVSilent:
 _OPENCV_SILENT = _OpenCVSilent()
 
 
-def decode_whole(data: bytes) -> NDArray[np.uint8]:
-    """Pixels of a picture file of any size up to MAX_PIXELS, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
+def decode_whole(data: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Pixels of a picture file of any size up to ``most`` pixels, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
     width, height = picture_size(data)
-    _refuse_absurd(width, height)
+    _refuse_absurd(width, height, most)
     if data.startswith(JPEG_SIGNATURE):
         return oriented(_decode_jpeg(data, height, width), exif_orientation(data))
     return _decode_other(data, width, height)
 
 
-def _refuse_absurd(width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+def _refuse_absurd(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if width < 1 or height < 1 or width * height > most:
+        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {most} are decoded")
 
 
 def _check_size(width: int, height: int, target: Target) -> None:

@@ -1,6 +1,7 @@
 """Evaluation of a model by a public protocol: read, embed, score, with the caveats that belong beside the numbers."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
 from hrfr_fast.evaluation.protocols import protocol_at
-from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
+from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, training_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
 from hrfr_fast.evaluation.protocols.form import TestSet
 from hrfr_fast.evaluation.protocols.identification_parts import identification_parts
@@ -18,6 +19,7 @@ from hrfr_fast.evaluation.protocols.overlap import overlap_notes
 from hrfr_fast.evaluation.protocols.results import PartResult, ProtocolResult, SetResult
 from hrfr_fast.evaluation.protocols.template_parts import pooled_templates, template_pair_part, template_subjects
 from hrfr_fast.evaluation.protocols.verification_parts import verification_parts
+from hrfr_fast.format.alignment_record import AlignmentRecord, read_record
 
 
 def evaluate_protocol(
@@ -54,13 +56,19 @@ def evaluate_protocol(
     test_sets = public.read(Path(place), Path(pictures) if pictures else None)
     embedder = open_embedder(model, device=device, precision=precision)
     facts = embedder.describe()
-    chosen, text = choose_crop(crop, facts)
+    trained = ""
+    if isinstance(embedder, BackboneEmbedder):
+        trained = training_template(embedder.metadata, embedder.weights)
+    aligned = _alignment(Path(pictures or place))
+    chosen, text = choose_crop(crop, facts, trained, aligned.template if aligned else "")
+    notes = tuple(aligned.notes()) if aligned else ()
     sets = {
         test_set.name: evaluate_set(
-            embedder, test_set, chosen, overlap=overlap, resamples=resamples, show_progress=show_progress
+            embedder, replace(test_set, notes=(*test_set.notes, *notes)), chosen, overlap=overlap, resamples=resamples,
+            show_progress=show_progress,
         )
         for test_set in test_sets
-    }
+    }  # fmt: skip
     return ProtocolResult(embedder.name, public.NAME, public.TITLE, facts, text, sets)
 
 
@@ -86,6 +94,11 @@ def evaluate_set(
             test_set.pictures, dict(sizes), embedder.metadata, embedder.weights, whatever_it_takes=overlap
         )
     return SetResult(test_set.name, test_set.place, tuple(parts), dict(sizes), tuple(filter(None, notes)))
+
+
+def _alignment(place: Path) -> AlignmentRecord | None:
+    """What ``hrfr-fast align`` recorded of the pictures at ``place``, None where they are somebody else's."""
+    return read_record(place if place.is_dir() else place.parent)
 
 
 def _parts_of_pictures(
