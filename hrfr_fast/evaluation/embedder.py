@@ -4,7 +4,7 @@ A run's backbone is one, a model in another file format another. Protocols know 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hrfr_fast.engines.pixels import to_model_input
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hrfr_fast.runtime.device import Compute
 
@@ -48,6 +48,14 @@ class Embedder(Protocol):
         splits that it was trained on, where that is known."""
 
 
+@runtime_checkable
+class UnscaledEmbedder(Embedder, Protocol):
+    """An embedder that also gives embeddings as they are before they are divided by their norms."""
+
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """f(x) + f(flip x) of one batch, float32 [N, dimension]; the argument is that of ``embed``."""
+
+
 class BackboneEmbedder:
     """The backbone of a run's checkpoint as an embedder.
 
@@ -80,11 +88,19 @@ class BackboneEmbedder:
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
+        return np.asarray(torch.nn.functional.normalize(self._sums(images)).cpu().numpy())
+
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self._sums(images).cpu().numpy())
+
+    def _sums(self, images: NDArray[np.uint8]) -> "Tensor":
+        """f(x) + f(flip x), float32 [N, dimension] on the device."""
+        import torch
+
         with torch.inference_mode(), self._compute.autocast():
             pixels = torch.from_numpy(images).to(self._compute.device)
             inputs = to_model_input(pixels, self._compute.image_dtype)
-            total = self._backbone(inputs).float() + self._backbone(inputs.flip(3)).float()
-            return np.asarray(torch.nn.functional.normalize(total).cpu().numpy())
+            return self._backbone(inputs).float() + self._backbone(inputs.flip(3)).float()
 
     def describe(self) -> dict[str, Any]:
         from hrfr_fast.format.beton import file_digest

@@ -104,7 +104,11 @@ def test_measures_of_each_group_and_their_spread(two_groups):
             right = [((2 - 2 * cosine[~held_out] < t) == same[~held_out]).sum() for t in thresholds]
             folds.append(((2 - 2 * cosine[held_out] < thresholds[np.argmax(right)]) == same[held_out]).mean())
         assert published.value == pytest.approx(np.mean(folds)) and published.deviation == pytest.approx(np.std(folds))
-        assert "grid" in published.method and "exact" in exact.method and abs(exact.value - published.value) < 0.1
+        assert (
+            "grid" in published.method
+            and exact.method == "list's folds, exact"
+            and abs(exact.value - published.value) < 0.1
+        )
         correct = part.decisions.correct
         fold = fold_of_each(same)
         assert ours.value == pytest.approx(np.mean([correct[fold == one].mean() for one in range(10)]))
@@ -178,6 +182,14 @@ def test_the_model_s_training_pictures_decide_about_the_crop(choice, splits, cro
         assert apart / (x1 - x0) == pytest.approx(1 / 3) == apart / (y1 - y0)
         assert crop.side == 112 and min(x0, y0) >= 0 and max(x1, y1) <= 112
         assert crop_note(crop, {"112x112": 3}) == "" and "5 of 8" in crop_note(crop, {"112x112": 3, "96x112": 5})
+
+
+@pytest.mark.parametrize(
+    "trained, shown, crops", [("hrfr", "", True), ("arcface", "", False), ("hrfr", "hrfr", False), ("", "hrfr", False)]
+)
+def test_recorded_templates_win_over_the_splits(trained, shown, crops):
+    for splits in (["faces"], ["lowres"]):
+        assert (choose_crop("auto", {"trained_on": splits}, trained, shown)[0] is not None) == crops
 
 
 def test_an_unknown_crop_is_refused():
