@@ -70,8 +70,8 @@ def _format_of(path: Path) -> str:
         raise UsageError(f"{path}: this is a packed directory already; give what it was packed from")
     if is_data_tree(path):
         return TREE
-    parent = path.resolve().parent
-    if path.resolve().name in SPLITS and is_data_tree(parent):
+    parent, name = path.resolve().parent, path.resolve().name
+    if name in SPLITS and name != FACES and is_data_tree(parent):  # faces would become the same split anyway
         raise UsageError(
             f"{path}: it is a split itself: give the folder that holds it, {parent}, or --format"
             f" {FolderSource.format} to pack it alone as the split {FACES}"

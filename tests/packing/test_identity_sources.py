@@ -143,6 +143,7 @@ def test_each_input_is_taken_for_what_it_is(folder, listed, tree, tmp_path):
     shutil.copytree(folder, tmp_path / "only" / "faces")
     expected = {tree: "tree", tmp_path / "only": "tree", tmp_path / "pairs": "pairs", listed: "list", folder: "folder"}
     assert {path: recognise(path).format for path in expected} == expected
+    assert recognise(tmp_path / "only" / "faces").format == "folder"
     with pytest.raises(UsageError, match="is a split itself: give the folder that holds it, .* or --format folder"):
         recognise(tree / "lowres")
     assert recognise(tree / "lowres", "folder").format == "folder"
