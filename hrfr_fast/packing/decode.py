@@ -5,6 +5,7 @@ rejected rather than half decoded. Grey, palette and 16-bit pictures become 8-bi
 """
 
 import struct
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,32 @@ def decode(data: bytes, target: Target) -> NDArray[np.uint8]:
     return np.frombuffer(payload, np.uint8).reshape(target.size, target.size, 3)
 
 
+class _OpenCVSilent:
+    """Context in which OpenCV logs nothing. Several threads may be in it; the last to leave restores the level."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        import cv2
+
+        with self._lock:
+            if not self._inside:
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        import cv2
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_OPENCV_SILENT = _OpenCVSilent()
+
+
 def decode_whole(data: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Pixels of a picture file of any size up to ``most`` pixels, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
     width, height = picture_size(data)
@@ -111,14 +138,12 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     import cv2
 
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # The packer reports the reason itself.
     try:
         check_complete(data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with _OPENCV_SILENT:  # The reason is reported by whoever asked for the picture.
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, struct.error) as error:
         raise Rejected(f"cannot be decoded: {error}") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)  # The process may use OpenCV for other things, too.
     if image is None:
         raise Rejected("cannot be decoded")
     if image.dtype != np.uint8 or image.shape not in ((height, width, 3), (width, height, 3)):
