@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.engines.pixels import to_model_input
+from hrfr_fast.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
     from hrfr_fast.runtime.device import Compute
 
 
@@ -55,9 +57,11 @@ class BackboneEmbedder:
         weights: its file.
     """
 
-    def __init__(self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute") -> None:
+    def __init__(
+        self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute", flip_sum: bool = True
+    ) -> None:
         self.weights, self.metadata = weights, metadata
-        self._backbone, self._compute = backbone.eval(), compute
+        self._backbone, self._compute, self._flip_sum = backbone.eval(), compute, flip_sum
 
     @property
     def name(self) -> str:
@@ -82,7 +86,9 @@ class BackboneEmbedder:
         with torch.inference_mode(), self._compute.autocast():
             pixels = torch.from_numpy(images).to(self._compute.device)
             inputs = to_model_input(pixels, self._compute.image_dtype)
-            total = self._backbone(inputs).float() + self._backbone(inputs.flip(3)).float()
+            total = self._backbone(inputs).float()
+            if self._flip_sum:
+                total = total + self._backbone(inputs.flip(3)).float()
             return np.asarray(torch.nn.functional.normalize(total).cpu().numpy())
 
     def describe(self) -> dict[str, Any]:
@@ -97,25 +103,35 @@ class BackboneEmbedder:
             "dimension": self.dimension,
             "colour_order": "rgb",
             "normalisation": "(value - 127.5) / 127.5",
-            "flip_sum": True,
+            "flip_sum": self._flip_sum,
             "precision": self._compute.precision,
         }
 
 
-def open_embedder(path: str | Path, *, device: str = "auto", precision: str = "auto") -> Embedder:
-    """The embedder of a run directory (its ``last`` checkpoint) or of a .safetensors checkpoint.
+def open_embedder(
+    path: str | Path, *, device: str = "auto", precision: str = "auto", flags: "OnnxFlags | None" = None
+) -> Embedder:
+    """The embedder of a run directory (its ``last`` checkpoint), of a .safetensors checkpoint or of an ONNX file.
 
     Args:
         device: auto, cpu or cuda.
-        precision: auto, bf16, fp16 or fp32.
+        precision: auto, bf16, fp16 or fp32; an ONNX file has its own.
+        flags: what a user says about an ONNX file; its ``flip_sum`` is for all.
 
     Raises:
-        UsageError: there is no such file, or hrfr-fast has not written it.
+        UsageError: there is no such file, hrfr-fast has not written it, or an ONNX file is not an embedder.
     """
+    from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxEmbedder
+
+    flags = flags or NO_FLAGS
+    if Path(path).suffix.lower() == ".onnx":
+        return OnnxEmbedder(path, flags, device)
+    if flags.given:
+        raise UsageError(f"{path}: input size, normalisation and colours are asked of ONNX files; a run knows its own")
     from hrfr_fast.evaluation.evaluate import load_backbone
     from hrfr_fast.model.checkpoint import weights_path
     from hrfr_fast.runtime.device import choose_compute
 
     weights, compute = weights_path(path), choose_compute(device, precision)
     backbone, metadata = load_backbone(weights, compute)
-    return BackboneEmbedder(weights, backbone, metadata, compute)
+    return BackboneEmbedder(weights, backbone, metadata, compute, flags.flip_sum is not False)

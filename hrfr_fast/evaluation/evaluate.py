@@ -74,9 +74,7 @@ def evaluate_pairs(
     for pairs in pair_sets:
         scores = pair_scores(backbone, pairs, size, compute, degrade=degrade)
         verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
-        thresholds = (
-            thresholds_at_fars(scores, pairs.same, pairs.identities, resamples=resamples) if resamples else []
-        )
+        thresholds = thresholds_at_fars(scores, pairs.same, pairs.identities, resamples=resamples) if resamples else []
         results[pairs.name] = PairResult(
             pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size), tuple(thresholds)
         )

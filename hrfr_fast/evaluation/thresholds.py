@@ -1,4 +1,4 @@
-"""Thresholds at fixed false accept rates (FAR), with intervals: what decides "same person" for a single pair of faces."""
+"""Thresholds at fixed false accept rates (FAR), with intervals: what decides about a single pair of faces."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
