@@ -55,13 +55,15 @@ class BackboneEmbedder:
     Attributes:
         metadata: of the checkpoint.
         weights: its file.
+        backbone: the module, in eval mode.
     """
 
     def __init__(
         self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute", flip_sum: bool = True
     ) -> None:
         self.weights, self.metadata = weights, metadata
-        self._backbone, self._compute, self._flip_sum = backbone.eval(), compute, flip_sum
+        self.backbone = backbone.eval()
+        self._compute, self._flip_sum = compute, flip_sum
 
     @property
     def name(self) -> str:
@@ -81,15 +83,20 @@ class BackboneEmbedder:
         return int(self.metadata["backbone"]["embedding_size"])
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        total = self.unnormalised(images, flip_sum=self._flip_sum)
+        return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
+
+    def unnormalised(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
+        """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB."""
         import torch
 
         with torch.inference_mode(), self._compute.autocast():
             pixels = torch.from_numpy(images).to(self._compute.device)
             inputs = to_model_input(pixels, self._compute.image_dtype)
-            total = self._backbone(inputs).float()
-            if self._flip_sum:
-                total = total + self._backbone(inputs.flip(3)).float()
-            return np.asarray(torch.nn.functional.normalize(total).cpu().numpy())
+            total = self.backbone(inputs).float()
+            if flip_sum:
+                total = total + self.backbone(inputs.flip(3)).float()
+            return np.asarray(total.cpu().numpy())
 
     def describe(self) -> dict[str, Any]:
         from hrfr_fast.format.beton import file_digest

@@ -41,7 +41,11 @@ class PairResult:
 
         ``overlap`` and ``defects`` are the counts that the caveats state.
         """
-        facts = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
+        facts: dict[str, Any] = {
+            "kind": self.pairs.kind,
+            "view": self.view,
+            "notes": [*caveats(self.pairs), *self.notes],
+        }
         facts["thresholds"] = [threshold.to_json() for threshold in self.thresholds]
         counts = {"overlap": dict(self.pairs.overlap), "defects": asdict(self.pairs.defects)}
         return self.verification.to_json() | facts | counts

@@ -78,10 +78,8 @@ def _parsed(path: Path) -> Any:
 
 def _refuse_foreign(path: Path, model: Any) -> None:
     """Raise UsageError for operators that need somebody's library, and for external data that are elsewhere."""
-    found = {entry.domain for entry in model.opset_import} | {function.domain for function in model.functions}
     defined = {function.domain for function in model.functions}
-    domains = {node.domain for node in _nodes(model)} | (found - defined)
-    if foreign := sorted(domains - DOMAINS - defined):
+    if foreign := sorted({node.domain for node in _nodes(model)} - DOMAINS - defined):
         names = few([repr(one_line(domain)) for domain in foreign])
         raise UsageError(f"it uses operators of {names}, which only a library of its author could run")
     folder = path.resolve().parent
@@ -161,7 +159,9 @@ def _signature(model: Any) -> Signature:
     if len(set(sides)) > 1 or any(not SIZES[0] <= side <= SIZES[1] for side in sides):
         raise UsageError(f"not a face embedder: its pictures are {_shown(shape)}; squares of 8 to 4096 px are needed")
     returned = graph.output[0].type.tensor_type
-    output = _shape(returned) if returned.HasField("shape") else [None, None]  # a trial run tells
+    output: list[int | None] = [None, None]  # where the file does not say, a trial run tells
+    if returned.HasField("shape"):
+        output = _shape(returned)
     if len(output) != 2 or (output[1] is not None and not 2 <= output[1] <= 1 << 16):
         raise UsageError(f"not a face embedder: its output is {_shown(output)}; embeddings are [N, D]")
     return Signature(
