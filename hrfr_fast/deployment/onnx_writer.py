@@ -67,7 +67,8 @@ def _traced(module: ExportedEmbedder, size: int) -> bytes:
 def quantised(model: Any, calibration: NDArray[Any]) -> Any:
     """``model`` with convolutions and matrix products in eight bits, by ONNX Runtime's static quantisation.
 
-    Weights have a scale a channel and keep to seven bits: CPUs without VNNI add pairs of products in 16 bits, which eight would overflow.
+    Weights have a scale a channel and keep to seven bits: CPUs without VNNI add pairs of products in 16 bits, which
+    eight would overflow.
     """
     require_export("onnxruntime", "int8")
     import onnx
