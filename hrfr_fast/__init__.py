@@ -5,7 +5,7 @@ cheap:
 
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
     TrainSettings, train                           hrfr_fast.training
-    evaluate                                       hrfr_fast.evaluation
+    evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
     analyze                                        hrfr_fast.analysis
     run_study                                      hrfr_fast.study
 """
@@ -25,6 +25,8 @@ _HOME = {
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "evaluate": "hrfr_fast.evaluation.evaluate",
+    "evaluate_protocol": "hrfr_fast.evaluation.protocols.evaluate",
+    "compare_models": "hrfr_fast.evaluation.protocols.compare",
     "analyze": "hrfr_fast.analysis.run",
     "run_study": "hrfr_fast.study.run",
 }
@@ -33,6 +35,8 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from hrfr_fast.analysis.run import analyze as analyze
     from hrfr_fast.evaluation.evaluate import evaluate as evaluate
+    from hrfr_fast.evaluation.protocols.compare import compare_models as compare_models
+    from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol as evaluate_protocol
     from hrfr_fast.format.inspect import inspect_packed as inspect_packed
     from hrfr_fast.format.reader import open_packed as open_packed
     from hrfr_fast.format.verify import check_packed as check_packed

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hrfr_fast.cli import deployment
+from hrfr_fast.cli import deployment, judging
 from hrfr_fast.cli.failing import fail, how_to_install
-from hrfr_fast.cli.options import channels_of, sizes_of, with_setting_options
+from hrfr_fast.cli.options import CARRAY_HELP, channels_of, sizes_of, with_setting_options
 from hrfr_fast.cli.output import print_findings, print_pack, print_plan, print_results
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, IncompletePack, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
@@ -19,11 +19,8 @@ from hrfr_fast.runtime.version import __version__
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding as Finding
-    from hrfr_fast.evaluation.evaluate import PairResult as PairResult
     from hrfr_fast.packing.summary import PackSummary as PackSummary
     from hrfr_fast.study.run import PlannedRun as PlannedRun
-
-CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
 
 app = typer.Typer(
     help="Pack faces, train embedders on mixed resolutions, judge them honestly.",
@@ -205,32 +202,8 @@ app.command(name="train")(with_setting_options(_train))
 deployment.add_commands(app)
 
 
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="run directory, or a .safetensors checkpoint")],
-    pairs: Annotated[
-        Path | None, typer.Option(help="a packed directory or a folder of pair sets; the run's own data if not given")
-    ] = None,
-    name: Annotated[list[str] | None, typer.Option(help="only this pair set; may be repeated")] = None,
-    view: Annotated[
-        str, typer.Option(help="hr, lr36 (shrunk to 36 px and back; any number), or hr-lr36: first - second of a pair")
-    ] = "hr",
-    carray_channels: Annotated[list[str] | None, typer.Option(help=f"for a folder of pairs: {CARRAY_HELP}")] = None,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
-) -> None:
-    """Verify a checkpoint (a run's last) on pairs, with 95 % intervals."""
-    from hrfr_fast.evaluation.evaluate import evaluate as run_evaluation
-    from hrfr_fast.evaluation.views import parse_view
-
-    results = run_evaluation(
-        run, pairs=pairs, names=name, device=device, degrade=parse_view(view),
-        carray_channels=channels_of(carray_channels or []),
-    )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
-    else:
-        print_results(results)
+app.command()(judging.evaluate)
+app.command()(judging.compare)
 
 
 @app.command()

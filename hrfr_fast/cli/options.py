@@ -9,6 +9,8 @@ import typer
 
 from hrfr_fast.runtime.errors import UsageError
 
+CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
+
 
 def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give ``command`` one option for every setting, unset unless given."""

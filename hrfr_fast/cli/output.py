@@ -9,6 +9,8 @@ import typer
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
     from hrfr_fast.evaluation.evaluate import PairResult
+    from hrfr_fast.evaluation.protocols.compare import ProtocolComparison
+    from hrfr_fast.evaluation.protocols.results import Measure, PartResult, ProtocolResult, SetResult
     from hrfr_fast.packing.summary import PackSummary
     from hrfr_fast.study.run import PlannedRun
 
@@ -67,3 +69,60 @@ def print_results(results: dict[str, "PairResult"]) -> None:
     print_rows(head, rows)
     for text, names in notes.items():
         typer.echo(f"{', '.join(names)}: {text}")
+
+
+def print_protocol(result: "ProtocolResult") -> None:
+    from hrfr_fast.runtime.terminal import print_rows
+
+    rows = []
+    for name, test_set in result.sets.items():
+        for part in test_set.parts:
+            what = " ".join(filter(None, (name, part.part)))
+            rows += [[what, one.name, *_value(one), _interval(one, part), one.method] for one in part.measures]
+    print_rows(("set", "measure", "value", "+- over folds", "95 % interval", "method"), rows, title=result.title)
+    for name, test_set in result.sets.items():
+        for text in _caveats(test_set):
+            typer.echo(f"{name}: {text}")
+    typer.echo(f"crop: {result.crop}")
+
+
+def _value(measure: "Measure") -> list[str]:
+    """The value, and its deviation over folds."""
+    if measure.name == "AUC":
+        return [f"{measure.value:.4f}", ""]
+    return [f"{measure.value:.2%}", "" if measure.deviation is None else f"{measure.deviation:.2%}"]
+
+
+def _interval(measure: "Measure", part: "PartResult") -> str:
+    if measure.interval is None:
+        return ""
+    low, high = measure.interval
+    ends = f"{low:.4f} to {high:.4f}" if measure.name == "AUC" else f"{low:.2%} to {high:.2%}"
+    return f"{ends} ({part.interval_level})"
+
+
+def _caveats(test_set: "SetResult") -> list[str]:
+    from hrfr_fast.runtime.names import few
+
+    counts = [
+        " ".join(filter(None, (part.part, ", ".join(f"{count:,} {what}" for what, count in part.counts.items()))))
+        for part in test_set.parts
+    ]
+    by_count = sorted(test_set.pictures.items(), key=lambda item: -item[1])
+    sizes = few([f"{count:,} pictures of {size} px" for size, count in by_count])
+    warnings = dict.fromkeys(warning for part in test_set.parts for warning in part.warnings)
+    return [f"{sizes}; {'; '.join(counts)}", *test_set.notes, *warnings]
+
+
+def print_comparison(comparison: "ProtocolComparison") -> None:
+    print_protocol(comparison.a)
+    print_protocol(comparison.b)
+    for one in comparison.contrasts:
+        what = " ".join(filter(None, (one.set_name, one.part)))
+        only_a, only_b, p = one.mcnemar
+        typer.echo(f"{what}, {one.measure}: {one.contrast.sentence}")
+        names = (one.contrast.a, one.contrast.b)
+        typer.echo(
+            f"  McNemar: {only_a:,} decisions only {names[0]} has right, {only_b:,} only {names[1]}; p = {p:.3g}"
+        )
+        typer.echo(f"  {one.contrast.advice}")

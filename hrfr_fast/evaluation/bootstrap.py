@@ -30,20 +30,60 @@ def pair_weights(
         float64 [count, P].
     """
     if identities is None:
-        return _multiplicities(len(same), start, count, seed)
+        return multiplicities(len(same), start, count, seed)
     _, cluster = np.unique(identities, return_inverse=True)
-    drawn = _multiplicities(int(cluster.max()) + 1, start, count, seed)
+    drawn = multiplicities(int(cluster.max()) + 1, start, count, seed)
     first, second = drawn[:, cluster[0::2]], drawn[:, cluster[1::2]]
     return np.where(cluster[0::2] == cluster[1::2], first, first * second)
 
 
-def _multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
-    """Number of times each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units]."""
+def multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
+    """Number of times each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units].
+
+    The resamples are start .. start + count - 1; equal arguments give equal draws.
+    """
     resamples = np.arange(start, start + count)[:, None]
     words = philox(seed, resamples, np.arange((units + 3) // 4), purpose=BOOTSTRAP).reshape(count, -1)[:, :units]
     drawn = ((words * np.uint64(units)) >> np.uint64(32)).astype(np.int64)
     cells = drawn + units * np.arange(count)[:, None]
     return np.bincount(cells.ravel(), minlength=count * units).reshape(count, units).astype(np.float64)
+
+
+def resampled_cluster_means(
+    values: NDArray[np.float64],
+    clusters: NDArray[np.int64],
+    counted: NDArray[np.bool_] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """The mean of ``values`` in every resample of the clusters: a value of a cluster drawn w times counts w times.
+
+    Args:
+        values: float64 [n, K], K quantities of n probes.
+        clusters: int64 [n], the subject of each probe, any numbers.
+        counted: bool [n], which probes belong to the mean; None: all. All clusters are drawn from anyway, so that
+            means over different probes of the same people see equal resamples.
+
+    Returns:
+        float64 [resamples, K].
+    """
+    _, row = np.unique(clusters, return_inverse=True)
+    units = int(row.max()) + 1
+    share = np.ones(len(values)) if counted is None else counted.astype(np.float64)
+    sums = np.stack([np.bincount(row, column * share, minlength=units) for column in values.T], axis=1)
+    sizes = np.bincount(row, share, minlength=units)
+    means = np.empty((resamples, values.shape[1]))
+    for start in range(0, resamples, BLOCK):
+        drawn = multiplicities(units, start, min(BLOCK, resamples - start), seed)
+        means[start : start + len(drawn)] = (drawn @ sums) / np.maximum(drawn @ sizes, 1e-300)[:, None]
+    return means
+
+
+def percentile_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval of a bootstrap distribution, float64 [resamples]."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def balanced_mean(
@@ -97,8 +137,7 @@ def accuracy_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of the class-balanced mean of ``values`` (float64 [P], e.g. pair decided rightly)."""
     means = resampled_means(values, same, identities, resamples=resamples, seed=seed)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return percentile_interval(means)
 
 
 def paired_difference(

@@ -46,7 +46,8 @@ class Embedder(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the weights file),
-        ``input_size``, ``dimension``, ``colour_order``, ``normalisation``, ``flip_sum``; more where there is more."""
+        ``input_size``, ``dimension``, ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the
+        splits that it was trained on, where that is known."""
 
 
 class BackboneEmbedder:
@@ -100,6 +101,7 @@ class BackboneEmbedder:
 
     def describe(self) -> dict[str, Any]:
         from hrfr_fast.format.beton import file_digest
+        from hrfr_fast.model.lineage import trained_on
 
         return {
             "kind": "hrfr-fast checkpoint",
@@ -111,6 +113,7 @@ class BackboneEmbedder:
             "colour_order": "rgb",
             "normalisation": "(value - 127.5) / 127.5",
             "flip_sum": self._flip_sum,
+            "trained_on": sorted(trained_on(self.metadata)),
             "precision": self._compute.precision,
         }
 

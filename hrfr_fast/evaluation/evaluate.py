@@ -150,7 +150,7 @@ def evaluate(
     compute = choose_compute(device, precision)
     weights = weights_path(run_or_checkpoint)
     backbone, metadata = load_backbone(weights, compute)
-    trained = _training_data(metadata, weights)
+    trained = training_data(metadata, weights)
     path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
     with _opened(path, names, trained, carray_channels) as packed:
         found = [pairs_as_known_to(metadata, pair_set, packed) for pair_set in pair_sets_named(packed, names)]
@@ -166,7 +166,7 @@ def evaluate(
         return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
 
 
-def _training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
+def training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
     """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
     from hrfr_fast.model.lineage import changed_training_splits, find_data
 

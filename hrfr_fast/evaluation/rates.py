@@ -15,10 +15,11 @@ def resampled_rates(
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None,
     *,
+    fars: tuple[float, ...] = FARS,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float64]]:
-    """Bootstrap distributions of "auc", "eer", "0.1", "0.01" and "0.001" (TAR at that FAR), float64 [resamples].
+    """Bootstrap distributions of "auc", "eer", and of TAR at each of ``fars`` ("0.1", ...), float64 [resamples].
 
     Args:
         scores: float64 [P], higher means more alike.
@@ -28,20 +29,25 @@ def resampled_rates(
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
     blocks = [
-        _rates(pair_weights(same, identities, start, min(BLOCK, resamples - start), seed)[:, order], same[order], last)
+        _rates(
+            pair_weights(same, identities, start, min(BLOCK, resamples - start), seed)[:, order],
+            same[order],
+            last,
+            fars,
+        )
         for start in range(0, resamples, BLOCK)
     ]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _rates(
-    weights: NDArray[np.float64], same: NDArray[np.bool_], last: NDArray[np.intp]
+    weights: NDArray[np.float64], same: NDArray[np.bool_], last: NDArray[np.intp], fars: tuple[float, ...]
 ) -> dict[str, NDArray[np.float64]]:
     """The rates for weights [R, P] of pairs sorted by falling score; ``last``: where each run of equal scores ends."""
     tar, far = _curve(weights * same, last), _curve(weights * ~same, last)
     auc = (np.diff(far, axis=1) * (tar[:, 1:] + tar[:, :-1]) / 2).sum(axis=1)  # trapezoids: ties count half
     result = {"auc": auc, "eer": _equal_error(far, tar)}
-    for target in FARS:
+    for target in fars:
         allowed = (far <= target + 1e-12).sum(axis=1) - 1
         result[f"{target:g}"] = tar[np.arange(len(tar)), allowed]
     return result

@@ -62,6 +62,7 @@ def verify(
     same: NDArray[np.bool_],
     identities: NDArray[np.int32] | None = None,
     *,
+    fars: tuple[float, ...] = FARS,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> Verification:
@@ -71,6 +72,7 @@ def verify(
         scores: float [P], higher means more alike.
         same: bool [P].
         identities: int32 [2P] cluster of pictures 2i, 2i + 1 for the bootstrap; None: it resamples pairs.
+        fars: the false accept rates at which true accept rates are given.
         resamples: of the bootstrap; 0 for no interval.
         seed: of the bootstrap.
 
@@ -89,7 +91,7 @@ def verify(
     interval = (
         bootstrap.accuracy_interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
     )
-    tar, warnings = tar_at_fars(scores, same)
+    tar, warnings = tar_at_fars(scores, same, fars)
     return Verification(
         accuracy=float(np.mean(accuracies)),
         accuracy_ci=interval,
@@ -176,11 +178,13 @@ def equal_error_rate(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> fl
     return float(far[k - 1] + share * (far[k] - far[k - 1]))
 
 
-def tar_at_fars(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> tuple[dict[str, float], list[str]]:
+def tar_at_fars(
+    scores: NDArray[np.float64], same: NDArray[np.bool_], fars: tuple[float, ...] = FARS
+) -> tuple[dict[str, float], list[str]]:
     """TAR at the loosest threshold whose FAR does not exceed each target, and warnings where impostors are few."""
     far, tar = roc(scores, same)
     result, warnings, impostors = {}, [], int((~same).sum())
-    for target in FARS:
+    for target in fars:
         result[f"{target:g}"] = float(tar[far <= target + 1e-12].max())
         accepted = target * impostors
         if accepted < FEWEST_FALSE_ACCEPTS:

@@ -6,25 +6,42 @@ floats). The nearest picture is found by its block means, with a matrix product;
 
 import hashlib
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from hrfr_fast.format.reader import Split
 
 TOLERANCE = 2  # of pixel values 0..255
 BLOCKS = 6  # block means: 6 x 6 x 3 a picture
 READ, GALLERY, QUERIES = 256, 4096, 1024  # pictures decoded, searched, and looked for at a time
 
 
-def _read(split: Split, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+class PictureTable(Protocol):
+    """Pictures of one size that are read by number: a packed split, or others decoded on the way."""
+
+    @property
+    def size(self) -> int:
+        """Width and height in pixels."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+
+    def read(self, records: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 [n, size, size, 3] RGB."""
+
+    def free_pages(self) -> None:
+        """Give back memory that reading has mapped."""
+
+
+def _read(split: PictureTable, records: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The pictures of ``records`` in parts of ``READ``, each with the position of its first picture."""
     for first in range(0, len(records), READ):
         yield first, split.read(records[first : first + READ])
         split.free_pages()
 
 
-def distinct(pairs: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct(pairs: PictureTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The distinct pictures of ``pairs``: number of each picture's, int64 [2P], and first record of each, int64 [D]."""
     seen: dict[bytes, int] = {}
     numbers, records = [], []
@@ -38,7 +55,7 @@ def distinct(pairs: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.array(numbers, np.int64), np.array(records, np.int64)
 
 
-def _signatures(split: Split, records: NDArray[np.int64]) -> NDArray[np.float32]:
+def _signatures(split: PictureTable, records: NDArray[np.int64]) -> NDArray[np.float32]:
     """Block means around mid-grey, float32 [n, BLOCKS * BLOCKS * 3]."""
     edges = np.linspace(0, split.size, BLOCKS + 1).astype(int)[:-1] if split.size >= BLOCKS else np.arange(split.size)
     areas = np.diff([*edges, split.size])
@@ -51,7 +68,7 @@ def _signatures(split: Split, records: NDArray[np.int64]) -> NDArray[np.float32]
     return np.concatenate(signatures)
 
 
-def identical(pairs: Split) -> NDArray[np.bool_]:
+def identical(pairs: PictureTable) -> NDArray[np.bool_]:
     """bool [P]: whether the two pictures of a pair are equal, or one equals the other's mirror image.
 
     A mirror image has the embedding of the picture itself, which is the sum over both.
@@ -63,7 +80,9 @@ def identical(pairs: Split) -> NDArray[np.bool_]:
     return np.concatenate(found)
 
 
-def match(pairs: Split, records: NDArray[np.int64], split: Split) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def match(
+    pairs: PictureTable, records: NDArray[np.int64], split: PictureTable
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each of the pictures ``records`` (int64 [D]) of ``pairs`` the equal one in ``split``, -1 for none.
 
     Returns:
@@ -86,7 +105,7 @@ def match(pairs: Split, records: NDArray[np.int64], split: Split) -> tuple[NDArr
     return found[0], found[1]
 
 
-def _nearest(queries: NDArray[np.float32], split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _nearest(queries: NDArray[np.float32], split: PictureTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """For each query the record of ``split`` with the nearest signature, and the squared distance to it."""
     best = np.full(len(queries), np.inf, np.float32)
     nearest = np.full(len(queries), -1, np.int64)

@@ -15,7 +15,10 @@ from hrfr_fast.runtime.names import few
 if TYPE_CHECKING:
     from hrfr_fast.evaluation.protocols.form import TestSet
 
-MODULES: dict[str, str] = {}
+MODULES = {
+    "bin": "bin_file", "xqlfw": "xqlfw", "lfw": "lfw", "rfw": "rfw", "tinyface": "tinyface", "survface": "survface",
+    "scface": "scface", "ijbb": "ijbb", "ijbc": "ijbc",
+}  # fmt: skip
 """Name of a protocol -> its module in this folder, in the order in which a folder's layout is tried."""
 
 
@@ -50,19 +53,18 @@ def protocol_named(name: str) -> ProtocolFile:
     return cast(ProtocolFile, import_module(f"hrfr_fast.evaluation.protocols.{MODULES[name]}"))
 
 
-def read_protocol(name: str | None, place: str | Path, *, pictures: str | Path | None = None) -> "Sequence[TestSet]":
-    """The test sets of protocol ``name`` at ``place``; None: of the protocol whose layout that is.
+def protocol_at(name: str | None, place: Path) -> ProtocolFile:
+    """The protocol ``name``, whose layout ``place`` has; None: whichever has it.
 
     Raises:
         UsageError: no such protocol or place, or another layout: what is expected, and what is there.
     """
-    place = Path(place)
     if not place.exists():
         raise UsageError(f"{place}: no such file or folder")
     protocol = protocol_named(name) if name else _recognised(place)
     if not protocol.recognises(place):
         raise UsageError(f"{place} is not laid out as {protocol.NAME}: expected {protocol.LAYOUT}; {_found(place)}")
-    return protocol.read(place, Path(pictures) if pictures else None)
+    return protocol
 
 
 def _recognised(place: Path) -> ProtocolFile:

@@ -4,6 +4,7 @@ A picture that is missing or does not decode is named and refused: a set without
 """
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,25 +42,27 @@ class Crop:
 
 def embed_pictures(
     embedder: Embedder, pictures: Pictures, crop: Crop | None = None, *, title: str = "faces",
-    show_progress: bool = True,
+    show_progress: bool = True, sizes: Counter[str] | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Embeddings of all pictures, float32 [N, D] of unit norm; the arguments and errors are those of
     ``embedded_batches``."""
     result = np.empty((len(pictures), embedder.dimension), np.float32)
-    for start, rows in embedded_batches(embedder, pictures, crop, title=title, show_progress=show_progress):
+    batches = embedded_batches(embedder, pictures, crop, title=title, show_progress=show_progress, sizes=sizes)
+    for start, rows in batches:
         result[start : start + len(rows)] = rows
     return result
 
 
 def embedded_batches(
     embedder: Embedder, pictures: Pictures, crop: Crop | None = None, *, title: str = "faces",
-    show_progress: bool = True,
+    show_progress: bool = True, sizes: Counter[str] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:  # fmt: skip
     """Embeddings batch by batch, in constant memory: the number of the first picture, and float32 [n, D].
 
     Args:
         crop: None: pictures are embedded whole.
         title: of the progress bar.
+        sizes: how many pictures there are of each size, "112x112", is counted in it.
 
     Raises:
         HrfrError: a picture is missing, or is not one that can be decoded whole.
@@ -73,7 +76,9 @@ def embedded_batches(
                     f"stopped after {start:,} of {len(pictures):,} faces", stop.signal_number or signal.SIGINT
                 )
             numbers = range(start, min(start + BATCH, len(pictures)))
-            decoded = threads.map(lambda number: face_picture(pictures, number), numbers)
+            decoded = list(threads.map(lambda number: face_picture(pictures, number), numbers))
+            if sizes is not None:
+                sizes.update(f"{image.shape[1]}x{image.shape[0]}" for image in decoded)
             images = np.stack([framed(image, embedder.size, crop, pictures.not_square) for image in decoded])
             yield start, embedder.embed(images)
             bar.advance(task, len(images))

@@ -77,7 +77,8 @@ class Pictures:
         source: the encoded pictures.
         subjects: int64 [N], equal for pictures of one person, -1 where the person is unknown.
         templates: int64 [N], the template that each belongs to, numbered from 0.
-        media: int64 [N], the medium (video or still) that each was taken from.
+        media: int64 [N], the medium (video or still) that each was taken from; None: each from one of its own.
+        weights: float64 [N], the weight of each in its template, such as the score of a face detector; None: equal.
         slices: int64 [N], an index into ``slice_names`` (a distance, a group of people).
         prepare: turns picture ``number``, decoded (uint8 [H, W, 3] RGB), into the face picture that is to be embedded
             (of any size), for protocols that come with landmarks to align by; None: it is a face picture already.
@@ -89,6 +90,7 @@ class Pictures:
     subjects: NDArray[np.int64] | None = None
     templates: NDArray[np.int64] | None = None
     media: NDArray[np.int64] | None = None
+    weights: NDArray[np.float64] | None = None
     slices: NDArray[np.int64] | None = None
     slice_names: tuple[str, ...] = ()
     prepare: Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]] | None = None
@@ -103,15 +105,15 @@ class VerificationPairs:
     """P pairs of pictures or of templates.
 
     Attributes:
-        first, second: int64 [P], numbers of pictures, or of templates where ``unit`` says so.
+        first, second: integers [P], numbers of pictures, or of templates where ``unit`` says so.
         same: bool [P], whether both show one person.
         folds: int64 [P], the protocol's own fold of each pair, 0 ..; None where it has none.
         groups: int64 [P], an index into ``group_names``; None: one group.
         fars: the false accept rates at which true accept rates are reported.
     """
 
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    first: NDArray[np.integer]
+    second: NDArray[np.integer]
     same: NDArray[np.bool_]
     folds: NDArray[np.int64] | None = None
     groups: NDArray[np.int64] | None = None
@@ -135,6 +137,7 @@ class Identification:
         probe_subjects: int64 [Q]; a subject that is not in the gallery, or -1: an unmated probe.
         ranks: the ranks at which identification rates are reported.
         fpirs: the false positive identification rates at which true positive ones are reported; none: closed set.
+        open_set_rank: how far down the list of candidates the own identity may stand to count as found at an FPIR.
         mean_average_precision: whether it belongs to the protocol.
     """
 
@@ -146,6 +149,7 @@ class Identification:
     unit: Unit = "picture"
     ranks: tuple[int, ...] = (1, 5)
     fpirs: tuple[float, ...] = ()
+    open_set_rank: int = 1
     mean_average_precision: bool = False
 
 

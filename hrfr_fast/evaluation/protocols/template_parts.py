@@ -1,0 +1,93 @@
+"""Templates of a protocol: pooled from its pictures as they are embedded, and verified in pairs, millions of them."""
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.evaluation.bootstrap import RESAMPLES
+from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, Pairs, pair_rates
+from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
+from hrfr_fast.evaluation.protocols.results import Measure, PartResult
+from hrfr_fast.evaluation.templates import TemplatePool
+from hrfr_fast.runtime.errors import Interrupted
+from hrfr_fast.runtime.progress import progress_bar
+from hrfr_fast.runtime.signals import StopFlag
+
+NO_SUBJECTS = "no identities known: the interval treats pairs as independent and is too narrow"
+
+
+def pooled_templates(pictures: Pictures, batches: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The templates of ``pictures``, unit rows, float32 [T, D], by their numbers, in memory for the templates alone.
+
+    Args:
+        batches: the number of the first picture, and embeddings [n, D], of each batch.
+    """
+    assert pictures.templates is not None, "these pictures belong to no templates"
+    media = np.arange(len(pictures)) if pictures.media is None else pictures.media
+    pool = TemplatePool(pictures.templates, media, pictures.weights)
+    for start, embeddings in batches:
+        pool.add(start, embeddings)
+    return pool.features()
+
+
+def template_subjects(pictures: Pictures) -> NDArray[np.int64] | None:
+    """Whom each template shows, int64 [T]; None where the pictures do not say it."""
+    if pictures.subjects is None or pictures.templates is None:
+        return None
+    _, first = np.unique(pictures.templates, return_index=True)
+    return pictures.subjects[first]
+
+
+def template_pair_part(
+    templates: NDArray[np.float32],
+    pairs: VerificationPairs,
+    subjects: NDArray[np.int64] | None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> PartResult:
+    """TAR at the FARs of ``pairs``, and AUC, exactly, in memory that does not grow with all scores (``pair_rates``).
+
+    Args:
+        templates: unit rows, float32 [T, D].
+        subjects: int64 [T], whom each shows; None where they are unknown.
+
+    Raises:
+        UsageError: there are no genuine or no impostor pairs, or embeddings are not finite.
+        Interrupted: after Ctrl-C.
+    """
+    with _advancing(int((~pairs.same).sum()), resamples, show_progress) as advance:
+        rates = pair_rates(
+            templates, Pairs(pairs.first, pairs.second, pairs.same), subjects,
+            fars=pairs.fars, resamples=resamples, seed=seed, advance=advance,
+        )  # fmt: skip
+    measures = [Measure(f"TAR@FAR {far:g}", value, rates.interval(far)) for far, value in rates.tar.items()]
+    measures.append(Measure("AUC", rates.auc, rates.interval("auc")))
+    counts = {"pairs": len(pairs), "genuine": rates.genuine}
+    warnings = list(rates.warnings)
+    if subjects is None:
+        warnings.append(NO_SUBJECTS)
+    else:
+        counts["people"] = rates.unit_count
+    level = "pair" if subjects is None else "identity"
+    return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _advancing(pairs: int, resamples: int, show_progress: bool) -> Iterator[Callable[[str, int], None]]:
+    """What shows the progress of ``pair_rates``, and stops it after Ctrl-C."""
+    with StopFlag() as stop, progress_bar(show_progress) as bar:
+        tasks = {PAIRS: bar.add_task(PAIRS, total=pairs, note="")}
+
+        def advance(what: str, number: int) -> None:
+            if stop:
+                raise Interrupted("stopped while template pairs were compared", stop.signal_number or signal.SIGINT)
+            if what not in tasks:
+                tasks[RESAMPLING] = bar.add_task(RESAMPLING, total=resamples, note="")
+            bar.advance(tasks[what], number)
+
+        yield advance
