@@ -4,9 +4,11 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hrfr_fast.cli.onnx_flags import with_onnx_flags
 
 if TYPE_CHECKING:
     from hrfr_fast.deployment.embed import EmbedResult
@@ -14,21 +16,15 @@ if TYPE_CHECKING:
 
 Model = Annotated[Path, typer.Argument(help="run directory, .safetensors checkpoint, or ONNX file")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda")]
-InputSize = Annotated[int | None, typer.Option(help="of an ONNX file that does not say it: pixels a side")]
-Normalisation = Annotated[str | None, typer.Option(help="of an ONNX file: 0.5, imagenet, or none (pixel values)")]
-Mean = Annotated[str | None, typer.Option(help="of an ONNX file, instead: mean of red, green, blue within 0 to 1")]
-Std = Annotated[str | None, typer.Option(help="of an ONNX file: their standard deviation")]
-Colour = Annotated[str | None, typer.Option(help="of an ONNX file: rgb or bgr")]
-FlipSum = Annotated[bool | None, typer.Option("--flip-sum/--no-flip-sum", help="whether to add f(flip x); it is added")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command()(export)
-    app.command()(embed)
-    app.command(name="compare-faces")(compare_faces)
-    app.command()(search)
+    app.command()(with_onnx_flags(embed))
+    app.command(name="compare-faces")(with_onnx_flags(compare_faces))
+    app.command()(with_onnx_flags(search))
 
 
 def export(
@@ -63,18 +59,13 @@ def embed(
     batch_size: Annotated[int, typer.Option(help="pictures a call of the network")] = 128,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was rejected")] = False,
     device: Device = "auto",
-    input_size: InputSize = None,
-    normalisation: Normalisation = None,
-    mean: Mean = None,
-    std: Std = None,
-    colour: Colour = None,
-    flip_sum: FlipSum = None,
+    *,
+    flags: "OnnxFlags",
 ) -> None:
     """Write the embeddings of pictures to a file, with their names. Run again to continue."""
     from hrfr_fast.deployment.embed import IncompleteEmbeddings
     from hrfr_fast.deployment.embed import embed as run_embed
 
-    flags = _flags(input_size, normalisation, mean, std, colour, flip_sum)
     try:
         result = run_embed(
             model, paths, out, split=split, device=device, flags=flags, batch_size=batch_size, strict=strict
@@ -93,17 +84,12 @@ def compare_faces(
     picture: Annotated[Path | None, typer.Option(help="write a PNG of the two as the network sees them")] = None,
     as_json: AsJson = False,
     device: Device = "auto",
-    input_size: InputSize = None,
-    normalisation: Normalisation = None,
-    mean: Mean = None,
-    std: Std = None,
-    colour: Colour = None,
-    flip_sum: FlipSum = None,
+    *,
+    flags: "OnnxFlags",
 ) -> None:
     """Say how similar two faces are, and whether they are one person."""
     from hrfr_fast.deployment.compare_faces import compare_faces as run_comparison
 
-    flags = _flags(input_size, normalisation, mean, std, colour, flip_sum)
     result = run_comparison(model, first, second, far=far, picture=picture, device=device, flags=flags)
     typer.echo(json.dumps(result.to_json(), indent=2) if as_json else "\n".join(result.lines()))
 
@@ -117,18 +103,13 @@ def search(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print lines of probe,rank,name,cosine")] = False,
     device: Device = "auto",
-    input_size: InputSize = None,
-    normalisation: Normalisation = None,
-    mean: Mean = None,
-    std: Std = None,
-    colour: Colour = None,
-    flip_sum: FlipSum = None,
+    *,
+    flags: "OnnxFlags",
 ) -> None:
     """Find the most similar gallery pictures of every probe."""
     from hrfr_fast.deployment.search import search as run_search
     from hrfr_fast.runtime.terminal import print_rows
 
-    flags = _flags(input_size, normalisation, mean, std, colour, flip_sum)
     result = run_search(model, gallery, probes, top=top, backend=backend, device=device, flags=flags)
     head = ("probe", "rank", "name", "cosine")
     rows = [(probe, str(rank), name, f"{cosine:.4f}") for probe, rank, name, cosine in result.matches()]
@@ -138,16 +119,6 @@ def search(
         csv.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
     else:
         print_rows(head, rows, right=(1, 3))
-
-
-def _flags(
-    input_size: int | None, normalisation: str | None, mean: str | None, std: str | None, colour: str | None,
-    flip_sum: bool | None,
-) -> "OnnxFlags":  # fmt: skip
-    from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
-
-    values: dict[str, Any] = {"input_size": input_size, "normalisation": normalisation, "mean": mean, "std": std}
-    return OnnxFlags(**values, colour_order=colour, flip_sum=flip_sum)
 
 
 def _print(result: "EmbedResult") -> None:

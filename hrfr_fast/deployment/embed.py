@@ -125,6 +125,13 @@ def embed(
         _run(work, embedder, pictures, batch_size, show_progress, stop)
         kept = np.flatnonzero(np.asarray(work.status) == DONE)
         unreadable = int((np.asarray(work.status) == UNREADABLE).sum())
+        if not len(kept):
+            work.remove()
+            first = next(iter(work.reasons))
+            raise UsageError(
+                f"none of {counted(len(pictures), 'picture')} can be embedded; {_name(pictures, first)}:"
+                f" {work.reasons[first]}"
+            )
         longest = max((len(_name(pictures, number)) for number in kept.tolist()), default=1)
         blocks = Blocks(work.rows, kept, lambda number: _name(pictures, number))
         write_embeddings(out, blocks, len(kept), embedder.dimension, about, longest)
@@ -161,10 +168,11 @@ def _run(
         for batch in batches:
             batch.put_into(work, embedder)
             bar.update(task, completed=work.done)
-            if flag or time.monotonic() - saved > SAVE_SECONDS:
+            stopped = bool(flag) and work.done < len(pictures)
+            if stopped or time.monotonic() - saved > SAVE_SECONDS:
                 work.save()
                 saved = time.monotonic()
-            if flag and work.done < len(pictures):
+            if stopped:
                 raise Interrupted(
                     f"stopped after {work.done:,} of {len(pictures):,} pictures; the same command continues",
                     flag.signal_number or signal.SIGINT,

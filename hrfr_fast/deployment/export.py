@@ -170,7 +170,7 @@ def _description(
     thresholds: RunThresholds,
 ) -> EmbedderDescription:  # fmt: skip
     from hrfr_fast.format.beton import file_digest
-    from hrfr_fast.model.lineage import run_directory_of
+    from hrfr_fast.model.lineage import run_directory_of, trained_on
 
     pixels = input == "uint8" and format != "safetensors"
     provenance = packed.manifest["provenance"] if packed else {}
@@ -184,6 +184,7 @@ def _description(
         run=run_directory_of(model.weights).name,
         regime=str(model.metadata.get("regime", "")),
         weights_sha256=file_digest(model.weights),
+        trained_on=" ".join(sorted(trained_on(model.metadata))),
         hrfr_fast=__version__,
         alignment=str(provenance.get("alignment", "")),
         threshold_pairs=thresholds.pairs,

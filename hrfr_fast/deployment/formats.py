@@ -1,6 +1,7 @@
 """The formats of exported models: each writes a file and reads it back, so that what was written can be checked."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +47,11 @@ def _write_program(
     with torch.no_grad():
         program = torch.export.export(module, (module.example(2, model.size),), dynamic_shapes=batch)
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files={"description.json": json.dumps(description.to_text())})
-    write_bytes(path, content.getvalue())
-    loaded = torch.export.load(str(path)).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about weights on other devices; these are on the CPU
+        torch.export.save(program, content, extra_files={"description.json": json.dumps(description.to_text())})
+        write_bytes(path, content.getvalue())
+        loaded = torch.export.load(str(path)).module()
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.no_grad():

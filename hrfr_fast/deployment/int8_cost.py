@@ -41,7 +41,8 @@ def int8_cost(
     model: Embedder, quantised: Embedder, pairs: PairSet, *, show_progress: bool = True
 ) -> tuple[Int8Cost, RunThresholds]:
     """The cost on ``pairs``, and the thresholds of the int8 model's own scores."""
-    scores = [scores_of_pairs(each, pairs, show_progress=show_progress) for each in (model, quantised)]
+    models = {"fp32": model, "int8": quantised}
+    scores = [scores_of_pairs(each, pairs, title=key, show_progress=show_progress) for key, each in models.items()]
     fp32, int8 = (verify(each, pairs.same, pairs.identities) for each in scores)
     difference = paired_difference(int8.correct, fp32.correct, pairs.same, pairs.identities)
     words = in_words(pairs.name, pairs.kind, len(pairs))

@@ -28,12 +28,14 @@ def batches(total: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(start, min(start + BATCH, total))
 
 
-def scores_of_pairs(embedder: Embedder, pairs: PairSet, *, show_progress: bool = True) -> NDArray[np.float64]:
+def scores_of_pairs(
+    embedder: Embedder, pairs: PairSet, *, title: str = "", show_progress: bool = True
+) -> NDArray[np.float64]:
     """Cosine of every pair, float64 [P]; a picture of several pairs is embedded once."""
     unique, rows = distinct_pictures(pairs.split)
     embeddings = np.empty((len(unique), embedder.dimension), np.float32)
     with progress_bar(show_progress) as bar:
-        task = bar.add_task(f"{embedder.name} on {pairs.name}", total=len(unique), note="")
+        task = bar.add_task(f"{title or embedder.name} on {pairs.name}", total=len(unique), note="")
         for batch in batches(len(unique)):
             embeddings[batch] = embedder.embed(record_pixels(pairs.split, unique[batch], embedder.size))
             bar.advance(task, len(batch))

@@ -105,8 +105,8 @@ def _refuse_other_model(embedder: Embedder, place: Path, found: Embeddings) -> N
             " another model"
         )
     made_by, own = found.about.get("model"), embedder.describe()
-    digest = made_by.get("digest") if isinstance(made_by, dict) else None
-    if digest != own["digest"]:
+    digest = made_by.get("weights_digest") if isinstance(made_by, dict) else None
+    if digest != own["weights_digest"]:
         name = made_by.get("path", "another model") if isinstance(made_by, dict) else "an unknown model"
         console.print(
             f"warning: {place} was made by {name}, not by {own['path']}: if that is not the same model in another file,"

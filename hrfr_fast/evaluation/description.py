@@ -60,6 +60,8 @@ class EmbedderDescription(Checked):
     run: str = ""
     regime: str = ""
     weights_sha256: str = ""
+    trained_on: str = ""
+    """Splits that it was trained on, with spaces between."""
     hrfr_fast: str = ""
     alignment: str = ""
     threshold_pairs: str = ""

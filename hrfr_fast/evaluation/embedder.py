@@ -45,9 +45,10 @@ class Embedder(Protocol):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the weights file),
-        ``input_size``, ``dimension``, ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the
-        splits that it was trained on, where that is known."""
+        """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the file),
+        ``weights_digest`` (of the checkpoint that it was exported from), ``input_size``, ``dimension``,
+        ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the splits that it was trained on, where
+        that is known."""
 
 
 class BackboneEmbedder:
@@ -103,10 +104,12 @@ class BackboneEmbedder:
         from hrfr_fast.format.beton import file_digest
         from hrfr_fast.model.lineage import trained_on
 
+        digest = file_digest(self.weights)
         return {
             "kind": "hrfr-fast checkpoint",
             "path": str(self.weights),
-            "digest": file_digest(self.weights),
+            "digest": digest,
+            "weights_digest": digest,
             "regime": self.metadata.get("regime"),
             "input_size": self.size,
             "dimension": self.dimension,

@@ -133,6 +133,8 @@ class OnnxEmbedder:
             "precision": description.precision,
             "alignment": description.alignment,
             "run": description.run,
+            "trained_on": description.trained_on.split(),
+            "weights_digest": description.weights_sha256 or self.digest,
         }
 
 
