@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
     from hrfr_fast.evaluation.evaluate import PairResult
     from hrfr_fast.evaluation.protocols.compare import ProtocolComparison
-    from hrfr_fast.evaluation.protocols.results import Measure, PartResult, ProtocolResult, SetResult
+    from hrfr_fast.evaluation.protocols.results import Measure, ProtocolResult, SetResult
     from hrfr_fast.packing.summary import PackSummary
     from hrfr_fast.study.run import PlannedRun
 
@@ -78,31 +78,27 @@ def print_protocol(result: "ProtocolResult") -> None:
     for name, test_set in result.sets.items():
         for part in test_set.parts:
             what = " ".join(filter(None, (name, part.part)))
-            rows += [[what, one.name, *_value(one), _interval(one, part), one.method] for one in part.measures]
-    print_rows(("set", "measure", "value", "+- over folds", "95 % interval", "method"), rows, title=result.title)
+            rows += [[what, ", ".join(filter(None, (one.name, one.method))), *_numbers(one)] for one in part.measures]
+    print_rows(("set", "measure", "value", "95 % interval"), rows, title=f"{result.model}: {result.title}")
     for name, test_set in result.sets.items():
         for text in _caveats(test_set):
             typer.echo(f"{name}: {text}")
     typer.echo(f"crop: {result.crop}")
 
 
-def _value(measure: "Measure") -> list[str]:
-    """The value, and its deviation over folds."""
-    if measure.name == "AUC":
-        return [f"{measure.value:.4f}", ""]
-    return [f"{measure.value:.2%}", "" if measure.deviation is None else f"{measure.deviation:.2%}"]
+def _numbers(measure: "Measure") -> list[str]:
+    """The value, with its deviation over folds where the protocol reports it, and the interval."""
 
+    def text(value: float) -> str:
+        return f"{value:.4f}" if measure.name == "AUC" else f"{value:.2%}"
 
-def _interval(measure: "Measure", part: "PartResult") -> str:
-    if measure.interval is None:
-        return ""
-    low, high = measure.interval
-    ends = f"{low:.4f} to {high:.4f}" if measure.name == "AUC" else f"{low:.2%} to {high:.2%}"
-    return f"{ends} ({part.interval_level})"
+    value = text(measure.value) + ("" if measure.deviation is None else f" +- {text(measure.deviation)}")
+    return [value, " to ".join(map(text, measure.interval or ()))]
 
 
 def _caveats(test_set: "SetResult") -> list[str]:
     from hrfr_fast.runtime.names import few
+    from hrfr_fast.runtime.words import plural
 
     counts = [
         " ".join(filter(None, (part.part, ", ".join(f"{count:,} {what}" for what, count in part.counts.items()))))
@@ -110,8 +106,10 @@ def _caveats(test_set: "SetResult") -> list[str]:
     ]
     by_count = sorted(test_set.pictures.items(), key=lambda item: -item[1])
     sizes = few([f"{count:,} pictures of {size} px" for size, count in by_count])
+    drawn = {part.interval_level for part in test_set.parts if any(one.interval for one in part.measures)}
+    intervals = [f"intervals resample {' and '.join(sorted(map(plural, drawn)))}"] if drawn else []
     warnings = dict.fromkeys(warning for part in test_set.parts for warning in part.warnings)
-    return [f"{sizes}; {'; '.join(counts)}", *test_set.notes, *warnings]
+    return [f"{sizes}; {'; '.join(counts)}", *intervals, *test_set.notes, *warnings]
 
 
 def print_comparison(comparison: "ProtocolComparison") -> None:

@@ -61,7 +61,7 @@ def evaluate_protocol(
         )
         for test_set in test_sets
     }
-    return ProtocolResult(public.NAME, public.TITLE, facts, text, sets)
+    return ProtocolResult(embedder.name, public.NAME, public.TITLE, facts, text, sets)
 
 
 def evaluate_set(

@@ -105,11 +105,13 @@ class ProtocolResult:
     """The results of one model on the test sets of one protocol.
 
     Attributes:
+        model: its name.
         embedder: the facts of ``Embedder.describe``.
         crop: what was cropped, and why.
         sets: by name.
     """
 
+    model: str
     protocol: str
     title: str
     embedder: dict[str, Any]
@@ -118,5 +120,10 @@ class ProtocolResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as in ``evaluate --protocol --json``."""
-        facts = {"protocol": self.protocol, "title": self.title, "model": self.embedder, "crop": self.crop}
+        facts = {
+            "protocol": self.protocol,
+            "title": self.title,
+            "model": {"name": self.model} | self.embedder,
+            "crop": self.crop,
+        }
         return facts | {"sets": {name: one.to_json() for name, one in self.sets.items()}}

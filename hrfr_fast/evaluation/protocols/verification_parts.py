@@ -13,9 +13,10 @@ from hrfr_fast.evaluation.published_folds import PublishedAccuracy, fold_warning
 from hrfr_fast.evaluation.rates import resampled_rates
 from hrfr_fast.evaluation.verification import Verification, verify
 
-PUBLISHED_GRID = "list's folds, threshold grid 0.01, as published"
-PUBLISHED_EXACT = "list's folds, exact thresholds"
-STRATIFIED = "stratified folds, exact thresholds"
+PUBLISHED_GRID = "list's folds, grid 0.01"
+"""As published accuracies are computed."""
+PUBLISHED_EXACT = "list's folds, exact"
+STRATIFIED = "stratified folds, exact"
 NO_IDENTITIES = "no identities known: the interval treats pairs as independent and is too narrow"
 
 
