@@ -10,6 +10,7 @@ import typer
 
 from hrfr_fast.cli import deployment, judging
 from hrfr_fast.cli.failing import fail, how_to_install
+from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import CARRAY_HELP, channels_of, sizes_of, with_setting_options
 from hrfr_fast.cli.output import print_findings, print_pack, print_plan, print_results
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, IncompletePack, UsageError
@@ -202,7 +203,7 @@ app.command(name="train")(with_setting_options(_train))
 deployment.add_commands(app)
 
 
-app.command()(judging.evaluate)
+app.command()(with_onnx_flags(judging.evaluate))
 app.command()(judging.compare)
 
 

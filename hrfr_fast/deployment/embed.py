@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,30 +124,35 @@ def embed(
     with directory_lock(folder), writing(folder, lambda: keep):
         work = Unfinished(folder, belongs_to, len(pictures), embedder.dimension)
         _run(work, embedder, pictures, batch_size, show_progress, stop)
-        kept = np.flatnonzero(np.asarray(work.status) == DONE)
-        unreadable = int((np.asarray(work.status) == UNREADABLE).sum())
-        if not len(kept):
-            work.remove()
-            first = next(iter(work.reasons))
-            raise UsageError(
-                f"none of {counted(len(pictures), 'picture')} can be embedded; {_name(pictures, first)}:"
-                f" {work.reasons[first]}"
-            )
-        longest = max((len(_name(pictures, number)) for number in kept.tolist()), default=1)
-        blocks = Blocks(work.rows, kept, lambda number: _name(pictures, number))
-        write_embeddings(out, blocks, len(kept), embedder.dimension, about, longest)
-        rejected = {_name(pictures, number): reason for number, reason in sorted(work.reasons.items())}
-        result = EmbedResult(
-            out, len(kept), embedder.dimension, rejected, unreadable, work.resampled, embedder.size,
-            time.monotonic() - began,
-        )  # fmt: skip
-        _write_rejected(out, rejected)
-        work.remove()
-    if unreadable:
-        what = f"{counted(unreadable, 'file')} could not be read; everything else is in {out}"
+        result = _finish(work, embedder, pictures, out, about, began)
+    if result.unreadable:
+        what = f"{counted(result.unreadable, 'file')} could not be read; everything else is in {out}"
         raise IncompleteEmbeddings(what, result)
-    if strict and rejected:
-        raise StrictRefusal(f"{counted(len(rejected), 'picture')} rejected, listed in {rejected_file(out)}")
+    if strict and result.rejected:
+        raise StrictRefusal(f"{counted(len(result.rejected), 'picture')} rejected, listed in {rejected_file(out)}")
+    return result
+
+
+def _finish(
+    work: Unfinished, embedder: Embedder, pictures: Pictures, out: Path, about: dict[str, Any], began: float
+) -> EmbedResult:
+    """Write the file of all rows that there are, and the list of the pictures without one."""
+    status = np.asarray(work.status)
+    kept = np.flatnonzero(status == DONE)
+    rejected = {_name(pictures, number): reason for number, reason in sorted(work.reasons.items())}
+    if not len(kept):
+        work.remove()
+        name, reason = next(iter(rejected.items()))
+        raise UsageError(f"none of {counted(len(pictures), 'picture')} can be embedded; {name}: {reason}")
+    longest = max(len(_name(pictures, number)) for number in kept.tolist())
+    blocks = Blocks(work.rows, kept, lambda number: _name(pictures, number))
+    write_embeddings(out, blocks, len(kept), embedder.dimension, about, longest)
+    _write_rejected(out, rejected)
+    result = EmbedResult(
+        out, len(kept), embedder.dimension, rejected, int((status == UNREADABLE).sum()), work.resampled, embedder.size,
+        time.monotonic() - began,
+    )  # fmt: skip
+    work.remove()
     return result
 
 

@@ -29,6 +29,7 @@ from hrfr_fast.runtime.version import __version__
 if TYPE_CHECKING:
     from hrfr_fast.evaluation.embedder import BackboneEmbedder
 
+DEFAULT_ENDINGS = {**SUFFIXES, "safetensors": "-weights.safetensors"}
 INPUTS = ("uint8", "normalised")
 PRECISIONS = {"onnx": ("fp32", "fp16", "int8"), "torch-export": ("fp32",), "safetensors": ("fp32", "fp16")}
 LEAST_COSINE = {"fp32": 0.9999, "fp16": 0.999}
@@ -108,34 +109,60 @@ def export(
     if not isinstance(model, BackboneEmbedder):
         raise UsageError(f"{run}: it is exported already; give a run directory or a .safetensors checkpoint")
     packed = data_of(model.metadata, model.weights, data)
-    faces = faces_to_check(model.size, [Path(path) for path in check], packed)
+    given = [Path(path) for path in check]
+    faces = faces_to_check(model.size, given, packed)
     thresholds = _thresholds(model, packed, precision, show_progress)
     description = _description(model, packed, format, input, flip_sum, precision, thresholds)
-    suffix = "-weights.safetensors" if format == "safetensors" else SUFFIXES[format]
-    path = Path(out) if out else Path(f"{model.name}{suffix}")
-    calibration = faces_to_calibrate(model.size, [Path(p) for p in check], packed) if precision == "int8" else None
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIXES[format]}")
-    try:
-        embed = WRITERS[format](temporary, model, description, calibration.pixels if calibration else None)
-        cosines = cosines_with(model, embed, faces, flip_sum)
-        _refuse_different(path, cosines, precision, faces)
+    calibration = faces_to_calibrate(model.size, given, packed) if precision == "int8" else None
+    path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
+    task = _Task(path, format, model, packed, faces, calibration, show_progress)
+    description, cosines, cost = task.write(description)
+    return ExportResult(
+        path, description, faces.origin, len(cosines), float(cosines.min()), float(cosines.mean()), cost,
+        _notes(format, description, calibration),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One export: what is written, where, and the faces that it is checked and calibrated with."""
+
+    path: Path
+    format: str
+    model: "BackboneEmbedder"
+    packed: Packed | None
+    faces: CheckFaces
+    calibration: CheckFaces | None
+    show_progress: bool
+
+    def write(
+        self, description: EmbedderDescription
+    ) -> tuple[EmbedderDescription, NDArray[np.float64], Int8Cost | None]:
+        """Write the file under another name, check it, and move it into place: the description as it was written, the
+        cosines with the model's embeddings, and what int8 costs."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}{SUFFIXES[self.format]}")
+        pixels = self.calibration.pixels if self.calibration else None
         cost = None
-        if precision == "int8" and packed:
-            description, cost = _with_cost(temporary, model, packed, description, show_progress)
-        os.replace(temporary, path)
-        fsync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-    notes = [f"thresholds from {description.threshold_pairs}"] if description.thresholds else []
-    if format == "onnx":
-        notes.insert(0, f"opset {_opset()}")
+        try:
+            embed = WRITERS[self.format](temporary, self.model, description, pixels)
+            cosines = cosines_with(self.model, embed, self.faces, description.flip_sum)
+            _refuse_different(self.path, cosines, description.precision, self.faces)
+            if description.precision == "int8" and self.packed:
+                description, cost = _with_cost(temporary, self.model, self.packed, description, self.show_progress)
+            os.replace(temporary, self.path)
+            fsync_directory(self.path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return description, cosines, cost
+
+
+def _notes(format: str, description: EmbedderDescription, calibration: CheckFaces | None) -> list[str]:
+    notes = [f"opset {_opset()}"] if format == "onnx" else []
     if calibration:
         notes.append(f"calibrated on {len(calibration.pixels)} faces ({calibration.origin})")
-    if not description.thresholds:
-        notes.append("no thresholds: the run has not been evaluated, and its pairs are not here")
-    return ExportResult(
-        path, description, faces.origin, len(cosines), float(cosines.min()), float(cosines.mean()), cost, notes
-    )
+    if description.thresholds:
+        return [*notes, f"thresholds from {description.threshold_pairs}"]
+    return [*notes, "no thresholds: the run has not been evaluated, and its pairs are not here"]
 
 
 def _opset() -> int:
