@@ -1,7 +1,8 @@
-"""Embedding of picture files, side by side: `hrfr-fast embed` of a run and of its ONNX file, and plain loops around ONNX
-Runtime and PyTorch. Each takes a turn in a process of its own; every round reverses the order.
+"""Embedding of picture files, side by side: `hrfr-fast embed` of a run and of its ONNX file, and two plain loops.
 
-The loops are what a careful user writes: OpenCV decodes and resizes in threads, one batch ahead of the network; f(x) +
+The loops are around ONNX Runtime and PyTorch. Each way takes turns in a process of its own; rounds alternate the order.
+
+They are what a careful user writes: OpenCV decodes and resizes in threads, one batch ahead of the network; f(x) +
 f(flip x), normalised. All make the same embeddings but for the resampling.
 
     python benchmarks/embedding.py FOLDER --count 10000 --width 16 --rounds 2
@@ -132,9 +133,9 @@ def turn(folder: Path, way: str, size: int) -> None:
     from hrfr_fast.resampling import cpu  # noqa: F401
 
     paths = (folder / "list.txt").read_text(encoding="utf-8").split("\n")
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu_began = time.perf_counter(), time.process_time()
     DO[way](folder, paths, size)
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     print(json.dumps([len(paths) / seconds, 1000 * cpu_seconds / len(paths)]))
 
 

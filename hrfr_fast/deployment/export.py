@@ -1,10 +1,10 @@
 """``hrfr-fast export``: a trained model in a file that other programs run, checked against the model itself."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,14 @@ def export(
     )  # fmt: skip
 
 
+def _alignment(metadata: Mapping[str, Any], packed: Packed | None) -> str:
+    """The template that the model's faces were aligned to, and by whom, in words; empty where that is not recorded."""
+    record = packed.manifest["provenance"].get("alignment") if packed else metadata.get("adopted")
+    if not isinstance(record, Mapping) or not record.get("template"):
+        return ""
+    return str(record["template"]) + (f", aligned by {record['aligner']}" if record.get("aligner") else "")
+
+
 @dataclass(frozen=True)
 class _Task:
     """One export: what is written, where, and the faces that it is checked and calibrated with."""
@@ -200,7 +208,6 @@ def _description(
     from hrfr_fast.model.lineage import run_directory_of, trained_on
 
     pixels = input == "uint8" and format != "safetensors"
-    provenance = packed.manifest["provenance"] if packed else {}
     return EmbedderDescription(
         input_size=model.size,
         layout="NHWC" if pixels else "NCHW",
@@ -213,7 +220,7 @@ def _description(
         weights_sha256=file_digest(model.weights),
         trained_on=" ".join(sorted(trained_on(model.metadata))),
         hrfr_fast=__version__,
-        alignment=str(provenance.get("alignment", "")),
+        alignment=_alignment(model.metadata, packed),
         threshold_pairs=thresholds.pairs,
         thresholds=thresholds.thresholds,
     )
