@@ -7,6 +7,7 @@ cheap:
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
     TrainSettings, train                           hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
+    export, embed, compare_faces, search           hrfr_fast.deployment
     analyze                                        hrfr_fast.analysis
     run_study                                      hrfr_fast.study
 """
@@ -31,6 +32,10 @@ _HOME = {
     "evaluate": "hrfr_fast.evaluation.evaluate",
     "evaluate_protocol": "hrfr_fast.evaluation.protocols.evaluate",
     "compare_models": "hrfr_fast.evaluation.protocols.compare",
+    "export": "hrfr_fast.deployment.export",
+    "embed": "hrfr_fast.deployment.embed",
+    "compare_faces": "hrfr_fast.deployment.compare_faces",
+    "search": "hrfr_fast.deployment.search",
     "analyze": "hrfr_fast.analysis.run",
     "run_study": "hrfr_fast.study.run",
 }
@@ -38,6 +43,10 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.run import analyze as analyze
+    from hrfr_fast.deployment.compare_faces import compare_faces as compare_faces
+    from hrfr_fast.deployment.embed import embed as embed
+    from hrfr_fast.deployment.export import export as export
+    from hrfr_fast.deployment.search import search as search
     from hrfr_fast.evaluation.evaluate import evaluate as evaluate
     from hrfr_fast.evaluation.protocols.compare import compare_models as compare_models
     from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol as evaluate_protocol

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hrfr_fast.cli import judging
+from hrfr_fast.cli import deployment, judging
 from hrfr_fast.cli.align import align
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install
+from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import with_setting_options
 from hrfr_fast.cli.output import print_findings, print_plan, print_results
 from hrfr_fast.runtime.errors import HrfrError, UsageError
@@ -119,9 +120,10 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
 
 
 app.command(name="train")(with_setting_options(_train))
+deployment.add_commands(app)
 
 
-app.command()(judging.evaluate)
+app.command()(with_onnx_flags(judging.evaluate))
 app.command()(judging.compare)
 
 

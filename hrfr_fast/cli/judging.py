@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from hrfr_fast.cli.options import CARRAY_HELP, channels_of
 from hrfr_fast.cli.output import print_comparison, print_protocol, print_results
 from hrfr_fast.evaluation.protocols import MODULES
 from hrfr_fast.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 
 Place = Annotated[
     Path | None, typer.Argument(help="the folder (or file) of a public test protocol, as it is published")
@@ -32,7 +35,7 @@ Device = Annotated[str, typer.Option(help="auto | cpu | cuda")]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="run directory, or a .safetensors checkpoint")],
+    run: Annotated[Path, typer.Argument(help="run directory, .safetensors checkpoint, or ONNX file")],
     place: Place = None,
     protocol: Protocol = None,
     pictures: Pictures = None,
@@ -48,11 +51,15 @@ def evaluate(
     carray_channels: Annotated[list[str] | None, typer.Option(help=f"for a folder of pairs: {CARRAY_HELP}")] = None,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
+    *,
+    flags: "OnnxFlags",
 ) -> None:
     """Verify a checkpoint (a run's last) on pairs or on a public test protocol, with 95 % intervals."""
     if place is None:
         if protocol or pictures or overlap or crop != "auto":
             raise UsageError("give the folder of the protocol, too: hrfr-fast evaluate RUN --protocol NAME FOLDER")
+        if run.suffix == ".onnx" or flags.given or flags.flip_sum is not None:
+            raise UsageError("an ONNX file is judged by a protocol: hrfr-fast evaluate MODEL.onnx FOLDER")
         _evaluate_pairs(run, pairs, name, view, carray_channels, device, as_json)
         return
     if pairs or name or carray_channels or view != "hr":
@@ -60,7 +67,7 @@ def evaluate(
     from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol
 
     result = evaluate_protocol(
-        run, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device
+        run, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device, flags=flags
     )
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.engines.pixels import to_model_input
+from hrfr_fast.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
+    from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
     from hrfr_fast.runtime.device import Compute
 
 
@@ -43,9 +45,10 @@ class Embedder(Protocol):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the weights file),
-        ``input_size``, ``dimension``, ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the
-        splits that it was trained on, where that is known."""
+        """Facts for the record, plain JSON values: ``kind``, ``path``, ``digest`` (SHA-256 of the file),
+        ``weights_digest`` (of the checkpoint that it was exported from), ``input_size``, ``dimension``,
+        ``colour_order``, ``normalisation``, ``flip_sum``, and ``trained_on``, the splits that it was trained on, where
+        that is known."""
 
 
 @runtime_checkable
@@ -62,11 +65,15 @@ class BackboneEmbedder:
     Attributes:
         metadata: of the checkpoint.
         weights: its file.
+        backbone: the module, in eval mode.
     """
 
-    def __init__(self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute") -> None:
+    def __init__(
+        self, weights: Path, backbone: "nn.Module", metadata: dict[str, Any], compute: "Compute", flip_sum: bool = True
+    ) -> None:
         self.weights, self.metadata = weights, metadata
-        self._backbone, self._compute = backbone.eval(), compute
+        self.backbone = backbone.eval()
+        self._compute, self._flip_sum = compute, flip_sum
 
     @property
     def name(self) -> str:
@@ -86,55 +93,69 @@ class BackboneEmbedder:
         return int(self.metadata["backbone"]["embedding_size"])
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import torch
-
-        return np.asarray(torch.nn.functional.normalize(self._sums(images)).cpu().numpy())
+        total = self.embed_unscaled(images)
+        return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
     def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(self._sums(images).cpu().numpy())
+        return self.unnormalised(images, flip_sum=self._flip_sum)
 
-    def _sums(self, images: NDArray[np.uint8]) -> "Tensor":
-        """f(x) + f(flip x), float32 [N, dimension] on the device."""
+    def unnormalised(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
+        """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB."""
         import torch
 
         with torch.inference_mode(), self._compute.autocast():
             pixels = torch.from_numpy(images).to(self._compute.device)
             inputs = to_model_input(pixels, self._compute.image_dtype)
-            return self._backbone(inputs).float() + self._backbone(inputs.flip(3)).float()
+            total = self.backbone(inputs).float()
+            if flip_sum:
+                total = total + self.backbone(inputs.flip(3)).float()
+            return np.asarray(total.cpu().numpy())
 
     def describe(self) -> dict[str, Any]:
         from hrfr_fast.format.beton import file_digest
         from hrfr_fast.model.lineage import trained_on
 
+        digest = file_digest(self.weights)
         return {
             "kind": "hrfr-fast checkpoint",
             "path": str(self.weights),
-            "digest": file_digest(self.weights),
+            "digest": digest,
+            "weights_digest": digest,
             "regime": self.metadata.get("regime"),
             "input_size": self.size,
             "dimension": self.dimension,
             "colour_order": "rgb",
             "normalisation": "(value - 127.5) / 127.5",
-            "flip_sum": True,
+            "flip_sum": self._flip_sum,
             "trained_on": sorted(trained_on(self.metadata)),
             "precision": self._compute.precision,
         }
 
 
-def open_embedder(path: str | Path, *, device: str = "auto", precision: str = "auto") -> Embedder:
-    """The embedder of a run directory (its ``last`` checkpoint) or of a .safetensors checkpoint.
+def open_embedder(
+    path: str | Path, *, device: str = "auto", precision: str = "auto", flags: "OnnxFlags | None" = None
+) -> Embedder:
+    """The embedder of a run directory (its ``last`` checkpoint), of a .safetensors checkpoint or of an ONNX file.
 
     Args:
         device: auto, cpu or cuda.
-        precision: auto, bf16, fp16 or fp32.
+        precision: auto, bf16, fp16 or fp32; an ONNX file has its own.
+        flags: what a user says about an ONNX file; its ``flip_sum`` is for all.
 
     Raises:
-        UsageError: there is no such file, or hrfr-fast has not written it.
+        UsageError: there is no such file, hrfr-fast has not written it, or an ONNX file is not an embedder.
     """
+    from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxEmbedder
+
+    flags = flags or NO_FLAGS
+    if Path(path).suffix.lower() == ".onnx":
+        return OnnxEmbedder(path, flags, device)
+    if flags.given:
+        raise UsageError(f"{path}: input size, normalisation and colours are asked of ONNX files; a run knows its own")
     from hrfr_fast.evaluation.evaluate import load_backbone
     from hrfr_fast.model.checkpoint import weights_path
     from hrfr_fast.runtime.device import choose_compute
 
     weights, compute = weights_path(path), choose_compute(device, precision)
     backbone, metadata = load_backbone(weights, compute)
-    return BackboneEmbedder(weights, backbone, metadata, compute)
+    return BackboneEmbedder(weights, backbone, metadata, compute, flags.flip_sum is not False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.evaluation.embedding import pair_scores
+from hrfr_fast.evaluation.thresholds import Threshold, thresholds_at_fars
 from hrfr_fast.evaluation.verification import Verification, verify, why_too_few_pairs
 from hrfr_fast.evaluation.views import view_name, view_notes
 from hrfr_fast.format.pair_defects import pair_warnings
@@ -32,13 +33,20 @@ class PairResult:
     """The view of the pictures: hr, lr36, hr-lr36 (first of a pair - second), ..."""
     notes: tuple[str, ...] = ()
     """Caveats of the model and the view; those of the pairs are added."""
+    thresholds: tuple[Threshold, ...] = ()
+    """At each FAR; none where no intervals were asked for."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of ``Verification.to_json``, the kind of pairs, the view and the caveats.
+        """The fields of ``Verification.to_json``, the kind of pairs, the view, the caveats and the thresholds.
 
         ``overlap`` and ``defects`` are the counts that the caveats state.
         """
-        facts = {"kind": self.pairs.kind, "view": self.view, "notes": [*caveats(self.pairs), *self.notes]}
+        facts: dict[str, Any] = {
+            "kind": self.pairs.kind,
+            "view": self.view,
+            "notes": [*caveats(self.pairs), *self.notes],
+        }
+        facts["thresholds"] = [threshold.to_json() for threshold in self.thresholds]
         counts = {"overlap": dict(self.pairs.overlap), "defects": asdict(self.pairs.defects)}
         return self.verification.to_json() | facts | counts
 
@@ -70,8 +78,9 @@ def evaluate_pairs(
     for pairs in pair_sets:
         scores = pair_scores(backbone, pairs, size, compute, degrade=degrade)
         verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
+        thresholds = thresholds_at_fars(scores, pairs.same, pairs.identities, resamples=resamples) if resamples else []
         results[pairs.name] = PairResult(
-            pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size)
+            pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size), tuple(thresholds)
         )
     return results
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
+from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxFlags
 from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, training_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
@@ -32,19 +33,21 @@ def evaluate_protocol(
     overlap: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    flags: OnnxFlags = NO_FLAGS,
     resamples: int = RESAMPLES,
     show_progress: bool = True,
 ) -> ProtocolResult:
     """Judge a model by a public test protocol.
 
     Args:
-        model: run directory (its ``last`` checkpoint) or checkpoint; see ``open_embedder``.
+        model: run directory (its ``last`` checkpoint), checkpoint or ONNX file; see ``open_embedder``.
         place: the folder, or file, in the layout that the protocol is published in.
         protocol: its name; None: the one whose layout ``place`` has.
         pictures: where the pictures of a list of names are, if not in the usual place.
         crop: "template": 112-px pictures are cropped until the eyes are a third of the side apart; "none"; "auto": as
             the model's training pictures were.
         overlap: look the pictures up in training data of any size.
+        flags: what a user says about an ONNX file.
         resamples: of the bootstrap behind the intervals.
 
     Raises:
@@ -54,7 +57,7 @@ def evaluate_protocol(
     """
     public = protocol_at(protocol, Path(place))
     test_sets = public.read(Path(place), Path(pictures) if pictures else None)
-    embedder = open_embedder(model, device=device, precision=precision)
+    embedder = open_embedder(model, device=device, precision=precision, flags=flags)
     facts = embedder.describe()
     trained = ""
     if isinstance(embedder, BackboneEmbedder):

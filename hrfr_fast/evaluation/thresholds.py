@@ -1,0 +1,96 @@
+"""Thresholds at fixed false accept rates (FAR), with intervals: what decides about a single pair of faces."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, RESAMPLES, pair_weights
+from hrfr_fast.evaluation.verification import FARS, FEWEST_FALSE_ACCEPTS
+from hrfr_fast.runtime.errors import UsageError
+
+BEYOND = 1e-6  # the threshold above all scores is so much above the highest
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The loosest threshold whose FAR does not exceed ``far``: faces whose cosine is at least ``threshold`` are called
+    the same person.
+
+    ``low`` and ``high``: its 95 % interval. ``impostors``: pairs of two people that it rests on.
+    """
+
+    far: float
+    threshold: float
+    low: float
+    high: float
+    impostors: int
+
+    @property
+    def rests_on_few(self) -> bool:
+        """Whether fewer than 10 false accepts decide where it lies."""
+        return self.far * self.impostors < FEWEST_FALSE_ACCEPTS
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as in results.json and in the metadata of exported models."""
+        return asdict(self)
+
+
+def thresholds_at_fars(
+    scores: NDArray[np.float64],
+    same: NDArray[np.bool_],
+    identities: NDArray[np.int32] | None,
+    *,
+    fars: Iterable[float] = FARS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Threshold]:
+    """One threshold for each of ``fars``, in their order.
+
+    A threshold lies in the middle between the lowest score that it accepts and the next one below.
+
+    Args:
+        scores: float64 [P], higher means more alike.
+        same: bool [P], with impostor pairs among them.
+        identities: int32 [2P], or None: see ``bootstrap.pair_weights``. The intervals are percentiles of a bootstrap
+            over them.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    last = np.flatnonzero(np.diff(falling, append=np.nan) != 0)  # where each run of equal scores ends
+    distinct = falling[last]
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    candidates = np.concatenate([[distinct[0] + BEYOND], middles, [distinct[-1] - BEYOND]])
+    impostor = ~same[order]
+
+    def at(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Threshold of each row of ``weights`` [R, P] at each FAR, [R, F]."""
+        accepted = np.cumsum(weights[:, order] * impostor, axis=1)[:, last]
+        share = accepted / np.maximum(accepted[:, -1:], 1e-300)
+        return np.stack([candidates[(share <= far + 1e-12).sum(axis=1)] for far in fars], axis=1)
+
+    fars = tuple(fars)
+    found = at(np.ones((1, len(scores))))[0]
+    blocks = [
+        at(pair_weights(same, identities, start, min(BLOCK, resamples - start), seed))
+        for start in range(0, resamples, BLOCK)
+    ]
+    bounds = np.quantile(np.concatenate(blocks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return [
+        Threshold(far, float(threshold), float(low), float(high), int(impostor.sum()))
+        for far, threshold, low, high in zip(fars, found, *bounds, strict=True)
+    ]
+
+
+def threshold_from_json(value: Mapping[str, Any]) -> Threshold:
+    """The inverse of ``Threshold.to_json``, of a file that may hold anything. Raises UsageError."""
+    try:
+        far, threshold, low, high = (float(value[name]) for name in ("far", "threshold", "low", "high"))
+        impostors = int(value["impostors"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"not a threshold: {error!r}") from None
+    if not (0 < far < 1 and np.isfinite([threshold, low, high]).all() and low <= high and impostors >= 0):
+        raise UsageError(f"not a threshold: FAR {far}, {threshold} ({low} to {high}) on {impostors} pairs")
+    return Threshold(far, threshold, low, high, impostors)

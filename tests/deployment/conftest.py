@@ -1,0 +1,4 @@
+import pytest
+
+for library in ("onnx", "onnxruntime"):
+    pytest.importorskip(library)
