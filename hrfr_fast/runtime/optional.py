@@ -15,3 +15,20 @@ def require_bcolz(what: str) -> ModuleType:
             f"{what} needs `pip install bcolz-zipline` (there are wheels for Python 3.11 and 3.12 and is built from"
             " source on 3.13, which needs a C compiler and Python's headers)"
         ) from error
+
+
+def require_export(module: str, what: str) -> ModuleType:
+    """The module ``onnx`` or ``onnxruntime``. Raises UsageError saying that ``what`` needs it, and how to install."""
+    return _required(module, what, "export")
+
+
+def require_parquet(what: str) -> ModuleType:
+    """The module ``pyarrow``. Raises UsageError saying that ``what`` needs it, and how to install it."""
+    return _required("pyarrow", what, "parquet")
+
+
+def _required(module: str, what: str, extra: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{what} needs {module}, which is not installed: pip install 'hrfr-fast[{extra}]'") from error
