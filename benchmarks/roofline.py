@@ -15,7 +15,10 @@ statistics are made of. Activations are 16 bits, the head's logits and all weigh
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from hrfr_fast.model.backbone import BLOCKS_PER_WIDTH, REDUCTION, BackboneSettings
+from hrfr_fast.model.backbone import BackboneSettings
+from hrfr_fast.model.backbones.improved_resnet import REDUCTION
+
+BLOCKS_PER_WIDTH = 2
 
 WEIGHT = 4  # bytes of a weight, its gradient or momentum
 LOGIT = 4

@@ -99,7 +99,10 @@ class AugmentSettings(Checked):
 class ModelSettings(Checked):
     """The embedder."""
 
-    width: int = _setting(64, "channels of the first blocks; 64 is IR-SE-18, 16 suits CPUs", ge=8, multiple_of=8)
+    backbone: Literal[
+        "irse18", "ir18", "ir34", "ir50", "ir100", "irse50", "irse100", "mobilefacenet", "vit-s", "vit-b"
+    ] = _setting("irse18", "the network; a run that starts from another has that one's")
+    width: int = _setting(64, "scale of all channels; 64 is the published network, 16 suits CPUs", ge=8, multiple_of=8)
     embedding_size: int = _setting(512, "dimensions of the embedding", ge=2)
     dropout: float = _setting(0.0, "dropout before the last linear layer", ge=0, lt=1)
     batchnorm: Literal["regime", "moving", "frozen"] = _setting(

@@ -2,7 +2,9 @@
 
 from torch import nn
 
-from hrfr_fast.model.backbone import BLOCKS_PER_WIDTH, BackboneSettings
+from hrfr_fast.model.backbone import BackboneSettings
+
+BLOCKS_PER_WIDTH = 2
 
 
 def parameter_count(module: nn.Module) -> int:

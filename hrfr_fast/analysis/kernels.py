@@ -106,12 +106,14 @@ def initial_similarity(first: Model, second: Model) -> str:
     "same initialisation": same seed and same shape; "fine-tuned": one began from trained weights; "independent";
     "unknown": a run's settings are not beside its weights.
     """
+    from hrfr_fast.model.fused import model_settings
+
     if first.metadata.get("parents") or second.metadata.get("parents"):
         return "fine-tuned"
     seeds = [model.settings.get("seed") for model in (first, second)]
     if None in seeds:
         return "unknown"
-    alike = seeds[0] == seeds[1] and first.metadata["backbone"] == second.metadata["backbone"]
+    alike = seeds[0] == seeds[1] and len({model_settings(model.metadata["backbone"]) for model in (first, second)}) == 1
     return "same initialisation" if alike else "independent"
 
 

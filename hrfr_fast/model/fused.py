@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hrfr_fast.model.backbone import IRSE18, BackboneSettings, build_backbone
+from hrfr_fast.model.backbone import Backbone, BackboneSettings, build_backbone
 from hrfr_fast.resampling.matmul import downsample_matrix
 from hrfr_fast.runtime.errors import UsageError
 
@@ -94,6 +94,6 @@ def model_settings(values: dict[str, Any]) -> BackboneSettings | FusedSettings:
     return FusedSettings(**{**values, "branches": (large, small)})
 
 
-def build_model(settings: BackboneSettings | FusedSettings) -> IRSE18 | Fused:
+def build_model(settings: BackboneSettings | FusedSettings) -> Backbone | Fused:
     """A freshly initialised model; torch's global generator decides the weights."""
     return Fused(settings) if isinstance(settings, FusedSettings) else build_backbone(settings)

@@ -12,18 +12,22 @@ from hrfr_fast.training.parents import Parent
 if TYPE_CHECKING:
     from torch import nn
 
-    from hrfr_fast.model.backbone import IRSE18, BackboneSettings
+    from hrfr_fast.model.backbone import Backbone, BackboneSettings
     from hrfr_fast.model.fused import Fused, FusedSettings
     from hrfr_fast.runtime.device import Compute
 
 
 def with_inherited_shape(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> TrainSettings:
-    """``settings`` with the width and embedding size that the parents fix."""
+    """``settings`` with the network, its width and its embedding size, which the parents fix."""
     if not parents:
         return settings
     shapes = [parent.metadata["backbone"] for parent in parents]
     if regime.model == "single":
-        inherited = {"width": shapes[0].get("width", settings.model.width), "embedding_size": _size_of(parents[0])}
+        inherited = {
+            "backbone": shapes[0].get("name", "irse18"),
+            "width": shapes[0].get("width", settings.model.width),
+            "embedding_size": _size_of(parents[0]),
+        }
         return settings.updated(inherited, str(parents[0].weights))
     if not regime.phases:
         return settings.updated({"embedding_size": sum(map(_size_of, parents))}, "the parents")
@@ -47,8 +51,9 @@ def shape_of(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> 
             settings.model.embedding_size, fusion=bool(regime.phases), input_size=regime.input_size,
         )  # fmt: skip
     if not shapes:
+        model = settings.model
         return BackboneSettings(
-            regime.input_size, settings.model.width, settings.model.embedding_size, settings.model.dropout
+            regime.input_size, model.width, model.embedding_size, model.dropout, name=model.backbone
         )
     if shapes[0].input_size != regime.input_size:
         raise UsageError(
@@ -67,12 +72,12 @@ def _single(shape: "BackboneSettings | FusedSettings", parent: Parent) -> "Backb
 
 def build_embedder(
     shape: "BackboneSettings | FusedSettings", parents: list[Parent], compute: "Compute", *, checkpointing: bool
-) -> "IRSE18 | Fused":
+) -> "Backbone | Fused":
     """The embedder on the device, with its parents' weights where it has parents.
 
     ``checkpointing``: recompute activations in the backward pass.
     """
-    from hrfr_fast.model.backbone import IRSE18
+    from hrfr_fast.model.backbone import Backbone
     from hrfr_fast.model.fused import Fused, build_model
 
     model = build_model(shape)
@@ -80,7 +85,7 @@ def build_embedder(
     for branch, parent in zip(branches, parents, strict=False):  # a fresh model has no parents
         checkpoint.load_module(parent.weights, "backbone", branch)
     for part in model.modules():
-        if isinstance(part, IRSE18):
+        if isinstance(part, Backbone):
             part.activation_checkpointing = checkpointing
     return compute.place(model)
 

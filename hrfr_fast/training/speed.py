@@ -199,12 +199,12 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from hrfr_fast.model.backbone import IRSE18
+    from hrfr_fast.model.backbone import Backbone
 
     use_lasting_cache()  # counting loads torch's compiler, which would settle for a directory in /tmp
     network = copy.deepcopy(backbone).to("meta")
     for part in network.modules():
-        if isinstance(part, IRSE18):
+        if isinstance(part, Backbone):
             part.activation_checkpointing = False  # what is computed twice is no more work done
     with FlopCounterMode(display=False) as counter:
         embeddings = network(torch.empty(2, 3, size, size, device="meta"))

@@ -6,7 +6,9 @@ from network_size import flops_per_image, parameter_count
 from torch import nn
 from torch.nn import functional
 
-from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.model.backbones.improved_resnet import IRBlock
+from hrfr_fast.model.backbones.table import IR_VARIANTS
 from hrfr_fast.runtime.errors import UsageError
 
 
@@ -43,6 +45,10 @@ def test_the_whole_network_is_the_one_described():
     assert biases == []
 
 
+def ir_se_block(*shape):
+    return IRBlock(*shape, IR_VARIANTS["adaface"], squeeze_excite=True, first=shape[-1] == 2)
+
+
 def written_out(block, maps, stride):
     """A block in eval mode from its own weights, layer by layer, in the order of the paper's figure."""
     first, conv1, second, prelu, conv2, third, gate = block.residual
@@ -65,7 +71,7 @@ def written_out(block, maps, stride):
 
 @pytest.mark.parametrize("channels,stride", [((8, 8), 1), ((8, 8), 2), ((8, 16), 2)])
 def test_a_block_equals_its_formula(channels, stride):
-    block = IRSEBlock(*channels, stride)
+    block = ir_se_block(*channels, stride)
     for part in block.modules():
         if isinstance(part, nn.BatchNorm2d):
             for tensor in (part.weight.data, part.bias.data, part.running_mean):
@@ -78,7 +84,7 @@ def test_a_block_equals_its_formula(channels, stride):
 
 @pytest.mark.parametrize("width,hidden", [(8, 2), (16, 2), (64, 4), (128, 8)])
 def test_the_squeeze_never_ends_in_a_single_unit(width, hidden):
-    assert IRSEBlock(width, width, 1).residual[-1].squeeze.out_channels == hidden
+    assert ir_se_block(width, width, 1).residual[-1].squeeze.out_channels == hidden
 
 
 @pytest.mark.parametrize("size,gigaflop", [(32, 1.27), (144, 25.7)])

@@ -7,7 +7,9 @@ import torch._inductor.config
 from torch import nn
 
 from hrfr_fast.engines.base import Batch
-from hrfr_fast.model.backbone import BackboneSettings, IRSEBlock, build_backbone
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.model.backbones.improved_resnet import IRBlock
+from hrfr_fast.model.backbones.table import IR_VARIANTS
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
@@ -23,7 +25,8 @@ def one_block():
     """Every kind of layer of IR-SE-18 once: [B, 3, 16, 16] to [B, 8]."""
     stem = (nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     output = (nn.BatchNorm2d(16), nn.Dropout(0.1), nn.Flatten(), nn.Linear(16 * 64, 8), nn.BatchNorm1d(8))
-    return nn.Sequential(*stem, IRSEBlock(8, 16, 2), *output)
+    block = IRBlock(8, 16, 2, IR_VARIANTS["adaface"], squeeze_excite=True, first=True)
+    return nn.Sequential(*stem, block, *output)
 
 
 def small():

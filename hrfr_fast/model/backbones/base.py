@@ -1,0 +1,145 @@
+"""What every backbone is: a stem, a body of blocks and an output layer, with the settings that a checkpoint stores."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hrfr_fast.model.backbones.table import BACKBONES, IR_VARIANTS, Architecture, ImprovedResNet, MobileFaceNet
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.validation import unknown_name
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Shape of the network. Raises UsageError for values out of range.
+
+    ``input_size``: width and height of the input in pixels, a multiple of 16 (32 gives 2x2 final maps, 144 gives 9x9).
+    ``width``: a multiple of 8; every number of channels is in proportion to it, and 64 gives the published networks.
+    In an improved residual network it is the first stage's channels; later stages have 2, 4 and 8 times as many.
+    ``dropout``: of the output layer's input.
+    ``name``: of the network, among ``BACKBONES``.
+    ``variant``: one of ``IR_VARIANTS`` for weights of an implementation other than the network's own; "" for its own.
+    ``drop_path``: stochastic depth, the probability with which the last block's residual branch is left out for a
+    sample in training; it rises linearly from 0 at the first block (Huang et al., ECCV 2016).
+    """
+
+    input_size: int = 144
+    width: int = 64
+    embedding_size: int = 512
+    dropout: float = 0.0
+    name: str = "irse18"
+    variant: str = ""
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.input_size < 16 or self.input_size % 16:
+            raise UsageError(f"input_size is {self.input_size}; it must be a positive multiple of 16")
+        if self.width < 8 or self.width % 8:
+            raise UsageError(f"width is {self.width}; it must be a positive multiple of 8")
+        if self.embedding_size < 2:
+            raise UsageError(f"embedding_size is {self.embedding_size}; at least 2 dimensions are needed")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+        if self.name not in BACKBONES:
+            raise UsageError(unknown_name(self.name, BACKBONES))
+        if self.variant and not (isinstance(self.architecture, ImprovedResNet) and self.variant in IR_VARIANTS):
+            raise UsageError(f"backbone {self.name} has no variant {self.variant!r}; ir networks: {[*IR_VARIANTS]}")
+        if not 0 <= self.drop_path < 1:
+            raise UsageError(f"drop_path is {self.drop_path}; it must lie in [0, 1)")
+        if self.drop_path and isinstance(self.architecture, MobileFaceNet):
+            raise UsageError(f"drop_path is {self.drop_path}; {self.name} has no stochastic depth, ir and vit have")
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's entry in ``BACKBONES``."""
+        return BACKBONES[self.name]
+
+
+class Backbone(nn.Module):
+    """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised.
+
+    A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
+    in the backward pass instead of keeping them.
+    """
+
+    stem: nn.Module
+    body: nn.ModuleList
+    output: nn.Module
+    residual_branches = 0
+    """Branches of a block that stochastic depth may leave out; the block then takes factors for them, [branches, B]."""
+
+    def __init__(self, settings: BackboneSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.activation_checkpointing = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        for number, block in enumerate(self.body):
+            given = (maps, *self._branch_factors(number, maps))
+            if self.activation_checkpointing and self.training:
+                # BatchNorm's running statistics would move twice, once more in the recomputation. Blocks draw no
+                # random numbers: not keeping the generator's state spares a host synchronisation on CUDA.
+                maps = checkpoint(
+                    block, *given, use_reentrant=False, preserve_rng_state=False, context_fn=_frozen_statistics(block)
+                )
+            else:
+                maps = block(*given)
+        return cast(Tensor, self.output(maps))
+
+    @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Parts that can be frozen by themselves: everything up to the final features, and the output layer."""
+        return {"body": [self.stem, self.body], "output": [self.output]}
+
+    def _branch_factors(self, number: int, maps: Tensor) -> tuple[Tensor, ...]:
+        """What the residual branches of block ``number`` are multiplied with, a factor a sample: 0 where the branch is
+        left out, else 1 / P(kept), so that the expectation stays. Nothing where all are kept.
+
+        Drawn here from torch's generator, as dropout is: a checkpoint holds its state, so a resumed run draws the same.
+        """
+        share = self.settings.drop_path * number / max(1, len(self.body) - 1)
+        if not share or not self.body[number].training:
+            return ()
+        kept = torch.rand(self.residual_branches, maps.shape[0], device=maps.device) >= share
+        return (kept.to(maps.dtype) / (1 - share),)
+
+
+class _FrozenStatistics(AbstractContextManager[None]):
+    """Context of the recomputation: BatchNorm uses the batch's statistics but leaves the running ones alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+
+    def __enter__(self) -> None:
+        self.saved = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, counter) in zip(self.norms, self.saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
+
+
+def _frozen_statistics(block: nn.Module) -> Callable[[], Contexts]:
+    """Contexts for ``checkpoint``: of the forward pass and of the recomputation."""
+    return lambda: (nullcontext(), _FrozenStatistics(block))
+
+
+def initialise_convolutional(module: nn.Module) -> None:
+    """Kaiming (fan out) for convolutions, Xavier for the linear layer, PReLU at 0.25."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
