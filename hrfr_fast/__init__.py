@@ -4,7 +4,7 @@ The verbs of the command line as functions; each is imported when it is first us
 cheap:
 
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
-    TrainSettings, train                           hrfr_fast.training
+    TrainSettings, train, adopt                    hrfr_fast.training
     evaluate                                       hrfr_fast.evaluation
     analyze                                        hrfr_fast.analysis
     run_study                                      hrfr_fast.study
@@ -24,6 +24,7 @@ _HOME = {
     "synthesize_packed": "hrfr_fast.synthetic.packed",
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
+    "adopt": "hrfr_fast.training.adopt",
     "evaluate": "hrfr_fast.evaluation.evaluate",
     "analyze": "hrfr_fast.analysis.run",
     "run_study": "hrfr_fast.study.run",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.synthetic.data_tree import synthesize as synthesize
     from hrfr_fast.synthetic.packed import synthesize_packed as synthesize_packed
+    from hrfr_fast.training.adopt import adopt as adopt
     from hrfr_fast.training.trainer import train as train
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hrfr_fast.cli.adopt import adopt
 from hrfr_fast.cli.failing import fail, how_to_install
 from hrfr_fast.cli.options import channels_of, sizes_of, with_setting_options
 from hrfr_fast.cli.output import print_findings, print_pack, print_plan, print_results
@@ -201,6 +202,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
 
 
 app.command(name="train")(with_setting_options(_train))
+app.command()(adopt)
 
 
 @app.command()

@@ -14,7 +14,9 @@ def adopt(
         str,
         typer.Option(help="auto, arcface_torch, adaface, cvlface, face.evoLVe, cavaface or insightface.onnx"),
     ] = "auto",
-    colours: Annotated[str, typer.Option(help="rgb or bgr, as the network was trained; layout: what is usual")] = "layout",
+    colours: Annotated[
+        str, typer.Option(help="rgb or bgr, as the network was trained; layout: what is usual")
+    ] = "layout",
     normalisation: Annotated[
         str, typer.Option(help="half ([-1, 1]) or imagenet, as the network was trained; layout: what is usual")
     ] = "layout",

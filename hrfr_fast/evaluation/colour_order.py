@@ -79,9 +79,7 @@ def _spread(found: NDArray[np.int64]) -> NDArray[np.int64]:
     return found[(np.arange(count) * len(found)) // max(count, 1)]
 
 
-def _compared(
-    first: NDArray[np.floating], second: NDArray[np.floating], same: NDArray[np.bool_]
-) -> ColourCheck:
+def _compared(first: NDArray[np.floating], second: NDArray[np.floating], same: NDArray[np.bool_]) -> ColourCheck:
     """Two scores of the same pairs by their areas under the ROC curve (DeLong et al., Biometrics 1988, section 3).
 
     The area is the mean over genuine pairs of the share of impostor pairs that score lower, ties by half. The variance
@@ -94,11 +92,7 @@ def _compared(
     return ColourCheck(len(same), *areas, float(difference / np.sqrt(variance)) if variance > 0 else 0.0)
 
 
-def _shares(
-    scores: NDArray[np.floating], same: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _shares(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each genuine pair the share of impostor pairs below it, of each impostor pair that of genuine pairs above."""
     wins = (scores[same][:, None] > scores[~same]) + 0.5 * (scores[same][:, None] == scores[~same])
     return wins.mean(1), wins.mean(0)
-
-

@@ -14,6 +14,8 @@ from hrfr_fast.runtime.version import __version__
 from hrfr_fast.runtime.words import counted
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hrfr_fast.evaluation.colour_order import ColourCheck
     from hrfr_fast.model.adoption.translation import Translated
     from hrfr_fast.model.backbone import BackboneSettings
@@ -88,7 +90,7 @@ def adopt(
             "normalisation": normalisation, "template": fed.template if fed else "", "folded": found.folded,
             "flip_sum": bool(fed and fed.flip_sum), "ignored": list(found.ignored),
         }  # fmt: skip
-        _write(run, settings, found, record)
+        _write(run, _network(file, settings, found, order), settings, record)
         checked = _check(run, check, device) if check else {}
         return Adopted(run, settings, found.layout, order, tuple(_notes(found, order, colours, checked)), checked)
 
@@ -108,18 +110,24 @@ def _read(file: Path, layout: str, backbone: str) -> "Translated":
     return translate(file, read_tensors(file), layout=layout, backbone=backbone)
 
 
-def _write(run: Path, settings: "BackboneSettings", found: "Translated", record: dict[str, Any]) -> None:
-    """The checkpoint of the run; the first convolution takes RGB."""
-    from torch import nn
-
+def _network(file: Path, settings: "BackboneSettings", found: "Translated", colours: str) -> "nn.Module":
+    """The network, whose first convolution takes RGB; one from an ONNX file is compared with its graph."""
+    from hrfr_fast.model.adoption.onnx_check import refuse_other_embeddings
     from hrfr_fast.model.backbone import build_backbone
 
-    tensors = dict(found.tensors)
-    if record["colours"] == "bgr":
-        first = next(iter(name for name in ("stem.0.weight", "stem.projection.weight") if name in tensors))
-        tensors[first] = tensors[first].flip(1)
-    network = build_backbone(settings)
-    network.load_state_dict(tensors)
+    network = build_backbone(settings).eval()
+    network.load_state_dict(found.tensors)
+    if file.suffix == ".onnx":
+        refuse_other_embeddings(file, network, settings.input_size, takes_pixels=found.takes_pixels)
+    if colours == "bgr":
+        first = next(parameter for parameter in network.parameters() if parameter.ndim == 4)
+        first.data = first.data.flip(1)
+    return network
+
+
+def _write(run: Path, network: "nn.Module", settings: "BackboneSettings", record: dict[str, Any]) -> None:
+    from torch import nn
+
     digest = record["digest"]
     metadata = {
         "regime": f"adopted {settings.name}",

@@ -167,6 +167,12 @@ def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
 
 def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> bool:
     policy = settings.model.batchnorm if settings.model.batchnorm != "regime" else regime.batchnorm
+    folded = [parent for parent in parents if parent.metadata.get("adopted", {}).get("folded")]
+    if policy == "moving" and folded:
+        raise UsageError(
+            f"{folded[0].weights}: its BatchNorm was folded into convolutions, so there are no statistics that could"
+            " move; train with --batchnorm frozen"
+        )
     if policy == "frozen" and not parents:
         raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent")
     return policy == "frozen"

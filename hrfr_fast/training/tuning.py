@@ -74,8 +74,8 @@ class Trained:
     all: int
 
     def __str__(self) -> str:
-        share = f"{100 * self.trained / self.all:.2g} %" if self.all else "none"
-        return f"trains {counted(self.trained, 'parameter')} of the network's {self.all:,} ({share}) and the head"
+        beside = f"{100 * self.trained / self.all:.3g} % of the network's {self.all:,}"
+        return f"trains {counted(self.trained, 'parameter')} ({beside}) and the head"
 
 
 def count_trained(backbone: "nn.Module") -> Trained:

@@ -7,7 +7,13 @@ with ours on random weights and statistics.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hrfr_fast.model.backbones.table import BACKBONES, Architecture, ImprovedResNet, MobileFaceNet
+from hrfr_fast.model.backbones.table import (
+    BACKBONES,
+    Architecture,
+    ImprovedResNet,
+    MobileFaceNet,
+    VisionTransformer,
+)
 
 
 @dataclass(frozen=True)
@@ -165,17 +171,26 @@ def candidates(layout: str = "auto") -> Iterator[Candidate]:
             continue
         for names in description.names:
             for backbone, architecture in BACKBONES.items():
-                if _kind_of(names) is type(architecture):
+                if _kind_of(names) is type(architecture) and _can_name(names, architecture):
                     yield Candidate(name, backbone, names, names.of(_units(architecture)))
+
+
+def _can_name(names: Names, architecture: Architecture) -> bool:
+    """Whether squeeze-and-excitation has names, where the network has it."""
+    gated = isinstance(architecture, ImprovedResNet) and architecture.squeeze_excite
+    return not gated or any(ours.endswith(".squeeze") for ours in names.block.values())
 
 
 def _kind_of(names: Names) -> type:
     """The kind of network that ``names`` are of."""
     if names.variant:
         return ImprovedResNet
-    return MobileFaceNet if names is ARCFACE_MOBILEFACENET else type(BACKBONES["vit-s"])
+    return MobileFaceNet if names is ARCFACE_MOBILEFACENET else VisionTransformer
 
 
 def _units(architecture: Architecture) -> tuple[int, ...]:
     """Blocks in each stage; a transformer has one stage."""
-    return (architecture.depth,) if not isinstance(architecture, ImprovedResNet | MobileFaceNet) else architecture.units
+    if isinstance(architecture, VisionTransformer):
+        return (architecture.depth,)
+    halving = isinstance(architecture, MobileFaceNet)  # its table counts what follows the first of a stage
+    return tuple(units + halving for units in architecture.units)

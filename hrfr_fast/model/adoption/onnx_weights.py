@@ -5,6 +5,7 @@ convolution before them: W x + b stays, exactly, as our convolution W and a Batc
 weight 1 and bias b. What it computes is the same; the statistics of its training are lost.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     import onnx
 
 EPS = 1e-5  # of our BatchNorm layers; others are written into the variance: var + theirs - ours
-WITHOUT_WEIGHTS = ("Add", "Flatten", "Reshape", "Dropout", "Identity", "Constant", "Cast", "Shape", "Slice", "Concat")
+SAME_NUMBERS = ("Identity", "Unsqueeze", "Reshape")
+WITHOUT_WEIGHTS = ("Add", "Flatten", "Dropout", "Constant", "Cast", "MaxPool", *SAME_NUMBERS)
+"""Layers that are passed over: whether they stand where ours stand shows when embeddings are compared."""
 FIRST = (127.5, 127.5)  # what most graphs leave to their caller: (pixel - mean) / scale
 
 
@@ -64,8 +67,10 @@ def read_onnx(path: Path, backbone: str = "") -> Translated:
     side = int((last.shape[1] / (8 * width)) ** 0.5)
     settings = BackboneSettings(16 * side, width, len(last), name=name, variant=variant)
     folded = any(layer.norm is None for layer in layers if layer.kind in ("conv", "shortcut"))
-    tensors["stem.0.weight"] = tensors["stem.0.weight"] * _input_scale(path, graph)
-    return Translated(settings, ONNX_LAYOUT, completed(path, tensors, settings), folded=folded)
+    scale = _input_scale(path, graph)
+    tensors["stem.0.weight"] = tensors["stem.0.weight"] * (scale or 1.0)
+    whole = completed(path, tensors, settings)
+    return Translated(settings, ONNX_LAYOUT, whole, folded=folded, takes_pixels=scale is not None)
 
 
 def _graph(path: Path) -> "onnx.GraphProto":
@@ -89,8 +94,8 @@ def _constants(graph: "onnx.GraphProto") -> dict[str, NDArray[Any]]:
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            values |= {node.output[0]: numpy_helper.to_array(one.t) for one in node.attribute if one.name == "value"}
-        elif node.op_type == "Identity" and node.input[0] in values:  # exporters keep equal tensors once
+            values[node.output[0]] = next(numpy_helper.to_array(one.t) for one in node.attribute if one.name == "value")
+        elif node.op_type in SAME_NUMBERS and node.input[0] in values:  # exporters keep equal tensors once
             values[node.output[0]] = values[node.input[0]]
     return values
 
@@ -102,9 +107,9 @@ def _layers(path: Path, graph: "onnx.GraphProto") -> Iterator[Layer]:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    taken = set()
+    taken = {node.output[0] for node in _preparation(graph)}
     for node in graph.node:
-        if node.op_type in WITHOUT_WEIGHTS or node.output[0] in taken or _prepares_input(graph, node):
+        if node.op_type in WITHOUT_WEIGHTS or node.output[0] in taken:
             continue
         norm = None
         following = readers.get(node.output[0], [])
@@ -114,7 +119,9 @@ def _layers(path: Path, graph: "onnx.GraphProto") -> Iterator[Layer]:
         yield _layer(path, node, values, norm)
 
 
-def _layer(path: Path, node: Any, values: dict[str, NDArray[Any]], norm: dict[str, NDArray[np.float32]] | None) -> Layer:
+def _layer(
+    path: Path, node: Any, values: dict[str, NDArray[Any]], norm: dict[str, NDArray[np.float32]] | None
+) -> Layer:
     attributes = {one.name: one for one in node.attribute}
     if node.op_type == "BatchNormalization":
         return Layer("norm", _norm(path, node, values))
@@ -198,19 +205,22 @@ def _named(name: str, layer: Layer, norm_name: str = "") -> Iterator[tuple[str, 
         yield from ((f"{prefix}.{leaf}", torch.tensor(value)) for leaf, value in tensors.items())
 
 
-def _prepares_input(graph: "onnx.GraphProto", node: Any) -> bool:
-    """Whether ``node`` is one of the subtraction and the multiplication of pixels that MXNet's graphs begin with."""
-    return node.op_type in ("Sub", "Mul") and node in list(graph.node)[:8]
+def _preparation(graph: "onnx.GraphProto") -> list[Any]:
+    """The subtraction and the multiplication of pixels that MXNet's graphs begin with; none in others."""
+    nodes = list(itertools.takewhile(lambda node: node.op_type != "Conv", graph.node))
+    return [node for node in nodes if node.op_type in ("Sub", "Mul")]
 
 
-def _input_scale(path: Path, graph: "onnx.GraphProto") -> float:
-    """What the graph multiplies pixels in [-1, 1] with before its first convolution. Raises UsageError for a mean that
-    is not 127.5: zeros around the picture would then be another colour than ours."""
+def _input_scale(path: Path, graph: "onnx.GraphProto") -> float | None:
+    """What a graph that is fed pixel values makes of 1 in [-1, 1]; None where it is fed [-1, 1] itself.
+
+    Raises UsageError for a mean that is not 127.5: zeros around the picture would then be another colour than ours.
+    """
     values = _constants(graph)
     mean, scale = 0.0, 1.0
-    steps = [node for node in graph.node if _prepares_input(graph, node)]
+    steps = _preparation(graph)
     if not steps:
-        return 1.0
+        return None
     for node in steps:
         given = next((float(values[name].reshape(-1)[0]) for name in node.input if name in values), None)
         if given is None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ class Translated:
     """Layouts with the same names whose networks are fed other colours or another normalisation."""
     folded: bool = False
     """Whether the file has its BatchNorm layers folded into convolutions, so that their statistics are lost."""
+    takes_pixels: bool = False
+    """Whether the file's own graph normalises pixel values from 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ def _otherwise_fed(best: _Match, matches: Iterable[_Match]) -> Iterator[str]:
             yield match.candidate.layout
 
 
+@cache
 def expected_shapes(settings: BackboneSettings) -> dict[str, torch.Size]:
-    """The shape of every parameter and buffer of a network, which is not made for that."""
+    """The shape of every parameter and buffer of a network, which is not made for that. Not to be changed: kept."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in build_backbone(settings).state_dict().items()}
 
