@@ -33,7 +33,8 @@ def values_of(key: str, shape: torch.Size) -> Tensor:
     if key.endswith("num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
     phase = zlib.crc32(key.encode()) % 1000 / 100
-    wave = torch.sin(torch.arange(math.prod(shape), dtype=torch.float32) % 9973 * 1.7 + phase).reshape(shape)
+    period, count = torch.sin(torch.arange(9973, dtype=torch.float32) * 1.7 + phase), math.prod(shape)
+    wave = period.repeat(-(-count // len(period)))[:count].reshape(shape)
     if len(shape) > 1:
         return wave * math.sqrt(4 / math.prod(shape[1:]))
     if key.endswith("running_var"):

@@ -66,11 +66,12 @@ def check_colours(network: nn.Module, size: int, pairs: PairSet, compute: "Compu
     chosen = np.concatenate([_spread(np.flatnonzero(pairs.same == kind)) for kind in (True, False)])
     records, rows = np.unique(np.stack([2 * chosen, 2 * chosen + 1]), return_inverse=True)
     rows = rows.reshape(2, -1)
-    scores = []
-    for one in (network, _Swapped(network)):
-        embeddings = embed(one, pairs.split, size, compute, records=records)
-        scores.append(np.einsum("pd,pd->p", embeddings[rows[0]], embeddings[rows[1]]))
-    return _compared(*scores, pairs.same[chosen])
+
+    def scores(fed: nn.Module) -> NDArray[np.float32]:
+        embeddings = embed(fed, pairs.split, size, compute, records=records)
+        return np.asarray(np.einsum("pd,pd->p", embeddings[rows[0]], embeddings[rows[1]]))
+
+    return compared(scores(network), scores(_Swapped(network)), pairs.same[chosen])
 
 
 def _spread(found: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -79,17 +80,17 @@ def _spread(found: NDArray[np.int64]) -> NDArray[np.int64]:
     return found[(np.arange(count) * len(found)) // max(count, 1)]
 
 
-def _compared(first: NDArray[np.floating], second: NDArray[np.floating], same: NDArray[np.bool_]) -> ColourCheck:
+def compared(first: NDArray[np.floating], second: NDArray[np.floating], same: NDArray[np.bool_]) -> ColourCheck:
     """Two scores of the same pairs by their areas under the ROC curve (DeLong et al., Biometrics 1988, section 3).
 
     The area is the mean over genuine pairs of the share of impostor pairs that score lower, ties by half. The variance
     of the paired difference is the sum of those of both kinds' shares, each over its number of pairs.
     """
     genuine_shares, impostor_shares = zip(*(_shares(scores, same) for scores in (first, second)), strict=True)
-    areas = [float(shares.mean()) for shares in genuine_shares]
+    first_area, second_area = (float(shares.mean()) for shares in genuine_shares)
     variance = sum(np.var(b - a, ddof=1) / len(a) for a, b in (genuine_shares, impostor_shares))
-    difference = areas[1] - areas[0]
-    return ColourCheck(len(same), *areas, float(difference / np.sqrt(variance)) if variance > 0 else 0.0)
+    z = float((second_area - first_area) / np.sqrt(variance)) if variance > 0 else 0.0
+    return ColourCheck(len(same), first_area, second_area, z)
 
 
 def _shares(scores: NDArray[np.floating], same: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

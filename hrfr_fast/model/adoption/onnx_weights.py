@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ def _graph(path: Path) -> "onnx.GraphProto":
         raise UsageError(f"{path}: not an ONNX file, or damaged") from None
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise UsageError(f"{path}: it keeps its weights in other files; save it again with them inside")
-    graph: onnx.GraphProto = model.graph
-    return graph
+    return cast("onnx.GraphProto", model.graph)
 
 
 def _constants(graph: "onnx.GraphProto") -> dict[str, NDArray[Any]]:
@@ -103,7 +102,7 @@ def _constants(graph: "onnx.GraphProto") -> dict[str, NDArray[Any]]:
 def _layers(path: Path, graph: "onnx.GraphProto") -> Iterator[Layer]:
     """The layers with weights in the order of the graph, each with the BatchNorm that it alone feeds."""
     values = _constants(graph)
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)

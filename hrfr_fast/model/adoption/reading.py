@@ -59,8 +59,9 @@ def _unpickled(path: Path) -> Any:
                     f"{path}: it holds an object of {named[1]} beside its weights, and reading that would run code "
                     f"from the file. {ADVICE}"
                 ) from None
-            reason = next(iter(str(error).splitlines()), "")
-            raise UsageError(f"{path}: it cannot be read without running code from it ({reason}). {ADVICE}") from None
+            raise UsageError(
+                f"{path}: torch.save did not write it, it is damaged, or reading it would run code from it. {ADVICE}"
+            ) from None
         except Exception as error:  # torch raises many classes for what it did not write
             reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UsageError(f"{path}: torch.save did not write it, or it is damaged: {reason}")
