@@ -105,6 +105,13 @@ class ModelSettings(Checked):
     width: int = _setting(64, "scale of all channels; 64 is the published network, 16 suits CPUs", ge=8, multiple_of=8)
     embedding_size: int = _setting(512, "dimensions of the embedding", ge=2)
     dropout: float = _setting(0.0, "dropout before the last linear layer", ge=0, lt=1)
+    drop_path: Annotated[float | None, unset(negative=True)] = _setting(
+        None,
+        "stochastic depth: probability with which a sample skips the last block, falling to 0 at the first; negative:"
+        " the network's, 0.05 of vit-s and vit-b and 0 of others",
+        ge=0,
+        lt=1,
+    )
     batchnorm: Literal["regime", "moving", "frozen"] = _setting(
         "regime", "what statistics inherited from a parent do while their layer trains"
     )
@@ -141,14 +148,32 @@ class LossSettings(Checked):
 
 
 class OptimizerSettings(Checked):
-    """SGD and the schedule of its learning rate."""
+    """The optimiser and the schedule of its learning rate."""
 
-    learning_rate: float = _setting(0.1, "peak learning rate of SGD", gt=0)
+    optimizer: Literal["auto", "sgd", "adamw"] = _setting(
+        "auto", "auto: the network's, adamw for vit-s and vit-b and sgd for others"
+    )
+    learning_rate: Annotated[float | None, unset(0)] = _setting(
+        None, "peak learning rate; 0: the optimiser's, 0.1 of sgd and 0.001 of adamw", gt=0
+    )
     warmup: float = _setting(0.05, "share of all steps over which the rate rises from near 0", ge=0, lt=1)
     schedule: Literal["cosine", "polynomial"] = _setting("cosine", "how the rate falls after warm-up")
     momentum: float = _setting(0.9, "momentum of SGD", ge=0, lt=1)
-    weight_decay: float = _setting(5e-4, "on weights only: not on BatchNorm, PReLU and biases", ge=0)
+    beta1: float = _setting(0.9, "decay of AdamW's mean gradient", ge=0, lt=1)
+    beta2: float = _setting(0.999, "decay of AdamW's mean squared gradient", ge=0, lt=1)
+    weight_decay: Annotated[float | None, unset(negative=True)] = _setting(
+        None,
+        "on weights only: not on norms, PReLU, biases and positions; negative: the optimiser's, 0.0005 of sgd and 0.1"
+        " of adamw",
+        ge=0,
+    )
+    layer_decay: float = _setting(
+        1.0, "factor of the learning rate from each layer of the network to the one below it; 1: all alike", gt=0, le=1
+    )
     clip_gradient: float = _setting(5.0, "largest gradient norm; 0: no clipping", ge=0)
+    ema: float = _setting(
+        0.0, "decay of the weights' moving average, which is then what is evaluated and kept; 0: none", ge=0, lt=1
+    )
 
 
 class BudgetSettings(Checked):

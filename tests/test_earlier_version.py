@@ -21,6 +21,10 @@ def test_settings_that_spelt_not_set_as_0_or_less():
     settings = load_settings(FILES / "settings.toml")
     asked = {"regime": "crossres144", "out": "r/crossres144", "steps": 3, "batch_size": 16, "width": 8}
     asked |= {"embedding_size": 16, "device": "cpu", "engine": "resident", "precision": "fp32"}
+    asked |= {
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+    }  # every value was in the file, and these are now the optimiser's
     assert settings == TrainSettings(**asked)
     assert settings.loss.margin is settings.budget.plateau is settings.init is None
 

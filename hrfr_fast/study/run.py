@@ -23,6 +23,7 @@ from hrfr_fast.study.cost import TimeLeft, estimates
 from hrfr_fast.study.plan import StudyPlan, StudyRun, make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.score import score_run
+from hrfr_fast.training.recipes import with_recipe
 
 SAME = "study-job.json"
 """In each run directory: the settings it was asked for and the digest of its data."""
@@ -150,7 +151,9 @@ def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
 
 
 def _compared(settings: TrainSettings) -> dict[str, Any]:
-    return {name: value for name, value in settings.flat().items() if name not in NOT_COMPARED}
+    """The settings that decide a result; what is not set as the network has it, which earlier versions wrote out."""
+    whole = with_recipe(settings, [settings.model.backbone])
+    return {name: value for name, value in whole.flat().items() if name not in NOT_COMPARED}
 
 
 def parents_of(run: StudyRun) -> dict[str, str]:

@@ -34,6 +34,12 @@ def with_inherited_shape(settings: TrainSettings, regime: Regime, parents: list[
     return settings
 
 
+def networks(settings: TrainSettings, parents: list[Parent]) -> list[str]:
+    """Names of the model's backbones."""
+    named = [branch.get("name", "irse18") for parent in parents for branch in [parent.metadata["backbone"]]]
+    return named or [settings.model.backbone]
+
+
 def _size_of(parent: Parent) -> int:
     return int(parent.metadata["backbone"]["embedding_size"])
 
@@ -44,22 +50,24 @@ def shape_of(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> 
     from hrfr_fast.model.fused import FusedSettings, model_settings
 
     shapes = [model_settings(parent.metadata["backbone"]) for parent in parents]
+    in_training: dict[str, Any] = {"dropout": settings.model.dropout, "drop_path": settings.model.drop_path or 0.0}
     if regime.model == "fused":
         large, small = (_single(shape, parent) for shape, parent in zip(shapes, parents, strict=True))
         return FusedSettings(
-            (replace(large, dropout=settings.model.dropout), replace(small, dropout=settings.model.dropout)),
+            (replace(large, **in_training), replace(small, **in_training)),
             settings.model.embedding_size, fusion=bool(regime.phases), input_size=regime.input_size,
         )  # fmt: skip
     if not shapes:
         model = settings.model
         return BackboneSettings(
-            regime.input_size, model.width, model.embedding_size, model.dropout, name=model.backbone
-        )
+            regime.input_size, model.width, model.embedding_size, model.dropout,
+            name=model.backbone, drop_path=model.drop_path or 0.0,
+        )  # fmt: skip
     if shapes[0].input_size != regime.input_size:
         raise UsageError(
             f"{parents[0].weights}: it takes {shapes[0].input_size} px; {regime.name} needs {regime.input_size} px"
         )
-    return replace(_single(shapes[0], parents[0]), dropout=settings.model.dropout)
+    return replace(_single(shapes[0], parents[0]), **in_training)
 
 
 def _single(shape: "BackboneSettings | FusedSettings", parent: Parent) -> "BackboneSettings":

@@ -206,8 +206,20 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
     for part in network.modules():
         if isinstance(part, Backbone):
             part.activation_checkpointing = False  # what is computed twice is no more work done
-    with FlopCounterMode(display=False) as counter:
+    counted = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         embeddings = network(torch.empty(2, 3, size, size, device="meta"))
         if embeddings.requires_grad:
             embeddings.sum().backward()
     return counter.get_total_flops() / 2
+
+
+def _convolution_backward_flops(
+    gradient: "torch.Size", maps: "torch.Size", weights: "torch.Size", *more: Any, out_shape: Any = None, **_: Any
+) -> int:
+    """Operations of a convolution's gradients by input and weights, from the shapes that torch's counter hands over.
+
+    Each is as many as the forward pass has. Torch's own formula takes every convolution to be without groups.
+    """
+    wanted = more[-1][:2]  # output_mask: by input, by weights, by bias
+    return 2 * math.prod(gradient) * math.prod(weights[1:]) * sum(wanted)

@@ -4,14 +4,15 @@ import math
 from typing import Any
 
 import torch
-from torch import optim
+from torch import nn, optim
 
 from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import changed_run_data
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.build import Execution, RunSetup
-from hrfr_fast.training.optim import build_optimizer, learning_rate
+from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_optimizer
 from hrfr_fast.training.phases import ScheduledPhase
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.resuming import refuse_mixture, result_settings
@@ -32,9 +33,12 @@ class TrainState:
         """Optimiser steps taken."""
         self.phase = -1
         """Number of the phase that the last step belonged to; -1 before the first."""
-        self.optimizer: optim.SGD | None = None
+        self.optimizer: optim.Optimizer | None = None
         self.take_step: TrainStep | None = None
         self.scaler = torch.amp.GradScaler(setup.compute.device.type, enabled=setup.compute.scaled)
+        decay = setup.settings.optimizer.ema
+        self.average = WeightAverage(setup.backbone, setup.head, decay) if decay else None
+        """Of the weights; what is evaluated and kept for others, where there is one."""
         self.plateau = Plateau(setup.settings.budget.plateau or 0)
         self.next_eval = self.validation_after()
         """Epoch after which the next validation is due."""
@@ -45,6 +49,11 @@ class TrainState:
     def samples(self) -> int:
         """Samples consumed."""
         return self.step * self.setup.stream.batch_size
+
+    @property
+    def evaluated(self) -> tuple[nn.Module, nn.Module]:
+        """Backbone and head as they are verified and written for others: the average, or what is trained."""
+        return (self.average or self.setup).backbone, (self.average or self.setup).head
 
     @property
     def epoch(self) -> float:
@@ -85,9 +94,12 @@ class TrainState:
         how = self.execution
         self.optimizer = build_optimizer(
             [setup.backbone, setup.head],
-            lr=settings.optimizer.learning_rate * phase.rate,
+            kind=settings.optimizer.optimizer,
+            lr=setup.peak_rate * phase.rate,
             momentum=settings.optimizer.momentum,
-            weight_decay=settings.optimizer.weight_decay,
+            betas=(settings.optimizer.beta1, settings.optimizer.beta2),
+            weight_decay=settings.optimizer.weight_decay or 0.0,
+            layer_decay=settings.optimizer.layer_decay,
         )
         self.take_step = TrainStep(
             setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
@@ -100,7 +112,7 @@ class TrainState:
     def learning_rate(self, phase: ScheduledPhase) -> float:
         """Of the next step: of its phase's own schedule, or of the plateaus where the last phase watches for them."""
         settings, steps = self.setup.settings, phase.stop - phase.start
-        base = settings.optimizer.learning_rate * phase.phase.rate
+        base = self.setup.peak_rate * phase.phase.rate
         done, warmup = min(self.step, phase.stop - 1) - phase.start, round(settings.optimizer.warmup * steps)
         if settings.budget.plateau and phase is self.setup.phases[-1]:
             return base * self.plateau.factor * min(1.0, (done + 1) / max(1, warmup))
@@ -123,6 +135,7 @@ class TrainState:
             "backbone": setup.backbone.state_dict(),
             "head": setup.head.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
         }
@@ -147,7 +160,9 @@ class TrainState:
         setup.backbone.load_state_dict(state["backbone"])
         setup.head.load_state_dict(state["head"])
         if self.optimizer and state["optimizer"]:
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"].cpu())
         if "random_cuda" in state and setup.compute.device.type == "cuda":

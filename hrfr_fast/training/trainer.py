@@ -166,6 +166,8 @@ class Trainer:
                 f"step {state.step + 1:,} does not fit the GPU's memory ({str(error).splitlines()[0]}); "
                 f"{advice.after_out_of_memory(self.setup.settings)}"
             ) from None
+        if state.average:
+            state.average.update(state.step)
         self.log.losses.add(loss)
         self.profiler.step()
         state.step += 1

@@ -28,8 +28,8 @@ class Validation:
 
     def verify(self, pair_sets: list[PairSet], metrics: Metrics, resamples: int) -> dict[str, PairResult]:
         """Results by pair set name, each written to ``metrics``; with intervals where ``resamples`` > 0."""
-        setup = self.setup
-        results = evaluate_pairs(setup.backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples)
+        setup, (backbone, _) = self.setup, self.state.evaluated
+        results = evaluate_pairs(backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples)
         for name, result in results.items():
             values = result.verification.to_json()
             wanted = ("accuracy", "auc", "eer") + (("accuracy_ci",) if resamples else ())
@@ -68,6 +68,7 @@ class Validation:
             **tuning_metadata(setup.settings.tuning),
             "hrfr_fast": __version__,
             **self.state.where(),
+            **({"ema": self.state.average.decay} if self.state.average else {}),
             **more,
         }
-        checkpoint.save_weights(setup.checkpoint(f"{name}.safetensors"), setup.backbone, setup.head, metadata)
+        checkpoint.save_weights(setup.checkpoint(f"{name}.safetensors"), *self.state.evaluated, metadata)

@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.roofline import by_kind, roofline_seconds, step_operations
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.training.speed import training_flops
 
 
 @pytest.mark.parametrize("size,width,classes", [(32, 64, 0), (144, 64, 100), (48, 16, 7), (80, 8, 0)])
@@ -20,6 +21,16 @@ def test_operations_are_those_torch_counts(size, width, classes):
     counted = sum(item.flops for item in step_operations(settings, classes, 4))
     assert counted == pytest.approx(counter.get_total_flops(), rel=1e-9)
     assert counted / 4 == pytest.approx(3 * flops_per_image(settings) + 6 * 96 * classes, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["ir18", "irse50", "mobilefacenet", "vit-s"])
+def test_operations_of_other_networks_are_those_torch_counts(name):
+    settings = BackboneSettings(112, width=16, embedding_size=96, name=name)
+    with torch.device("meta"):
+        network = build_backbone(settings)
+    operations = step_operations(settings, 0, 4, momenta=2)
+    assert sum(item.flops for item in operations) / 4 == pytest.approx(training_flops(network, 112), rel=1e-9)
+    assert operations[-1].bytes == 32 * parameter_count(network)
 
 
 @pytest.mark.parametrize("size,gflop,megabytes", [(32, 1.27, 11), (144, 25.7, 228)])

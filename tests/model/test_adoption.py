@@ -17,6 +17,12 @@ from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.training.adopt import adopt
 
+try:
+    import onnxruntime  # opens files of its own when it is imported: before the tests, which may leave none open
+except ImportError:
+    onnxruntime = None
+
+needs_onnx = pytest.mark.skipif(onnxruntime is None, reason="needs onnxruntime")
 COMPUTE = choose_compute("cpu", "fp32")
 
 
@@ -154,7 +160,6 @@ def test_names_that_two_layouts_share_are_told(tmp_path):
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     """ir18 in its two variants, exported with BatchNorm folded where it follows a convolution; and the networks."""
-    pytest.importorskip("onnxruntime")
     folder, made = tmp_path_factory.mktemp("graphs"), {}
     for layout in ("arcface_torch", "adaface"):
         found = translate(folder, public_state_dict(layout, "ir18"))
@@ -166,6 +171,7 @@ def graph(tmp_path_factory):
     return made
 
 
+@needs_onnx
 @pytest.mark.parametrize("layout", ["arcface_torch", "adaface"])
 def test_graphs_by_the_order_of_their_layers(graph, layout, tmp_path):
     path, network = graph[layout]
@@ -176,6 +182,7 @@ def test_graphs_by_the_order_of_their_layers(graph, layout, tmp_path):
         torch.testing.assert_close(loaded(adopted.run)[0](images), network(images), rtol=1e-5, atol=1e-5)
 
 
+@needs_onnx
 def test_graphs_that_prepare_pixels_themselves(graph, tmp_path):
     """As MXNet's: (pixel - 127.5) * 0.0078125 before the first convolution."""
     import onnx
@@ -198,8 +205,8 @@ def test_graphs_that_prepare_pixels_themselves(graph, tmp_path):
         torch.testing.assert_close(loaded(tmp_path / "run")[0](images), expected, rtol=1e-5, atol=1e-5)
 
 
+@needs_onnx
 def test_graphs_of_other_networks_are_refused(tmp_path):
-    pytest.importorskip("onnxruntime")
     other = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.PReLU(8), nn.Sigmoid(), nn.Flatten(), nn.Linear(8 * 256, 16))
     torch.onnx.export(other.eval(), (torch.zeros(1, 3, 16, 16),), str(tmp_path / "a.onnx"), dynamo=False)
     with pytest.raises(UsageError, match="it has a layer Sigmoid"):

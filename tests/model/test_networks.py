@@ -1,5 +1,7 @@
 """Every network of the table: size and arithmetic as published, and one training step at 32 and 112 px."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -129,6 +131,51 @@ def test_a_transformer_equals_its_formula():
     features = normed(None, tokens).reshape(2, -1) @ wide.weight.T / (1 + norm.eps) ** 0.5
     expected = features @ narrow.weight.T / (1 + final.eps) ** 0.5
     torch.testing.assert_close(network(images), expected)
+
+
+@pytest.mark.parametrize("name", ["ir18", "vit-s"])
+def test_stochastic_depth_keeps_the_expectation(name):
+    """Each block's factors: 0 or 1 / P(kept) a sample, as often as the settings say, more the deeper the block."""
+    network = build_backbone(BackboneSettings(16, width=8, embedding_size=8, name=name, drop_path=0.6)).train()
+    maps, last = torch.zeros(20_000, 1), len(network.body) - 1
+    assert network._branch_factors(0, maps) == ()
+    for number in (1, last):
+        (factors,) = network._branch_factors(number, maps)
+        share = 0.6 * number / last
+        assert factors.shape == (network.residual_branches, 20_000)
+        assert set(factors.unique().tolist()) == {0, torch.tensor(1 / (1 - share)).item()}
+        assert (factors == 0).float().mean().item() == pytest.approx(share, abs=0.015)
+        assert factors.mean().item() == pytest.approx(1, abs=0.04)
+    network.eval()
+    assert network._branch_factors(last, maps) == ()
+
+
+def test_a_branch_that_is_left_out_leaves_the_shortcut():
+    for name, shape in (("ir18", (2, 8, 4, 4)), ("vit-s", (2, 4, 64))):
+        network = build_backbone(BackboneSettings(16, width=8, embedding_size=8, name=name)).eval()
+        block, maps = network.body[1], torch.randn(shape)
+        none, whole = torch.zeros(network.residual_branches, 2), torch.ones(network.residual_branches, 2)
+        none[:, 1] = 1
+        made = block(maps, none)
+        assert torch.equal(made[0], maps[0]) and torch.equal(made[1], block(maps)[1])
+        assert torch.equal(block(maps, whole), block(maps))
+
+
+@pytest.mark.parametrize("name", ["ir18", "mobilefacenet", "vit-s"])
+def test_checkpointing_and_the_memory_format_change_no_result(name):
+    drop = 0 if name == "mobilefacenet" else 0.5
+    plain = build_backbone(BackboneSettings(32, width=8, embedding_size=8, name=name, drop_path=drop)).train()
+    saving, results = copy.deepcopy(plain), []
+    saving.activation_checkpointing = True
+    images = torch.randn(4, 3, 32, 32)
+    for network in (plain, saving):
+        torch.manual_seed(3)
+        network(images).square().sum().backward()
+        results.append([*(p.grad for p in network.parameters()), *network.buffers()])
+    assert all(map(torch.equal, *results))
+    last = plain.eval().to(memory_format=torch.channels_last)
+    given = images.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(last(given), saving.eval()(images), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.training.optim import build_optimizer, learning_rate, set_learning_rate
+from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_optimizer, set_learning_rate
 
 
 @pytest.fixture
@@ -52,6 +52,72 @@ def test_steps_are_those_of_sgd_with_momentum():
         optimizer.step()
     for name, parameter in layer.named_parameters():
         np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-12)
+
+
+def test_steps_are_those_of_adamw():
+    """Loshchilov & Hutter, algorithm 2, in NumPy: decay apart from the gradient, means corrected for their start."""
+    layer = nn.Linear(3, 2).double()
+    optimizer = build_optimizer([layer], kind="adamw", lr=0.1, betas=(0.8, 0.9), weight_decay=0.01)
+    values = {name: p.detach().numpy().copy() for name, p in layer.named_parameters()}
+    mean, square = ({name: np.zeros_like(value) for name, value in values.items()} for _ in range(2))
+    generator = np.random.default_rng(0)
+    for step, rate in enumerate((0.1, 0.3, 0.05), start=1):
+        set_learning_rate(optimizer, rate)
+        for name, parameter in layer.named_parameters():
+            gradient = generator.normal(size=parameter.shape)
+            parameter.grad = torch.from_numpy(gradient)
+            mean[name] = 0.8 * mean[name] + 0.2 * gradient
+            square[name] = 0.9 * square[name] + 0.1 * gradient**2
+            moved = mean[name] / (1 - 0.8**step) / (np.sqrt(square[name] / (1 - 0.9**step)) + 1e-8)
+            values[name] = values[name] * (1 - rate * 0.01 * (name == "weight")) - rate * moved
+        optimizer.step()
+    for name, parameter in layer.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-12)
+
+
+def test_norms_biases_and_positions_of_a_transformer_do_not_decay():
+    network = build_backbone(BackboneSettings(32, width=8, embedding_size=8, name="vit-s"))
+    optimizer = build_optimizer([network], kind="adamw", lr=0.1, weight_decay=0.1)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names = {name for name, parameter in network.named_parameters() if decay[id(parameter)]}
+    assert names == {
+        name for name, parameter in network.named_parameters()
+        if name.endswith("weight") and not ("norm" in name or name.startswith(("output.0", "output.4", "output.6")))
+    }  # fmt: skip
+    assert len(decay) == len(list(network.parameters())) and "stem.position" not in names
+
+
+@pytest.mark.parametrize("name,blocks", [("vit-s", 12), ("irse18", 8)])
+def test_layers_decay_from_the_output_down(name, blocks):
+    """BEiT's factors: 1 for output and head, decay for the last block, decay^(blocks + 1) for the stem."""
+    network = build_backbone(BackboneSettings(32, width=8, embedding_size=8, name=name))
+    head = build_head("arcface", 8, 10)
+    optimizer = build_optimizer([network, head], lr=0.1, layer_decay=0.5)
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"stem": 0.5 ** (blocks + 1), "output": 1.0}
+    expected |= {f"body.{number}": 0.5 ** (blocks - number) for number in range(blocks)}
+    for full_name, parameter in network.named_parameters():
+        part = full_name.split(".")
+        assert rates[id(parameter)] == expected[part[0] if part[0] != "body" else f"body.{part[1]}"]
+    assert rates[id(head.weight)] == 1.0 and len(optimizer.param_groups) == 2 * (blocks + 2)
+
+
+def test_a_state_of_another_device_or_version_is_taken_over():
+    """How it is executed is the present optimiser's; groups of an earlier version have no factor, which is 1."""
+    layer = nn.Linear(3, 2)
+    one, other = (build_optimizer([layer], kind="adamw", lr=0.1) for _ in range(2))
+    layer(torch.ones(1, 3)).sum().backward()
+    one.step()
+    state = one.state_dict()
+    for group in state["param_groups"]:
+        group["capturable"] = True
+        del group["rate_factor"]
+    restore_optimizer(other, state)
+    assert not any(group["capturable"] for group in other.param_groups)
+    assert torch.equal(other.state[layer.weight]["exp_avg"], one.state[layer.weight]["exp_avg"])
+    set_learning_rate(other, 0.25)
+    assert [group["lr"] for group in other.param_groups] == [0.25, 0.25]
 
 
 def test_the_step_is_fused_and_the_threads_do_not_matter():

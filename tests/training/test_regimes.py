@@ -101,6 +101,36 @@ def moved(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.parametrize("backbone", ["ir18", "vit-s"])
+def test_other_networks_resume_in_the_same_bits_and_are_fine_tuned_and_fused(settings, tmp_path, backbone):
+    """With stochastic depth, an average and layer-wise decay, whose random numbers and tensors a checkpoint holds."""
+    more = {"backbone": backbone, "drop_path": 0.5, "ema": 0.8, "layer_decay": 0.9, "optimizer": "adamw"}
+    settings = settings.replaced(steps=4, weight_decay=0.1, learning_rate=0.01, **more)
+    for regime in ("lowres32", "lowres144"):
+        run(settings.replaced(regime=regime, out=str(tmp_path / regime)))
+    parts = settings.replaced(out=str(tmp_path / "parts"))
+    run(parts, stop_after=2)
+    trainer = run(TrainSettings(out=parts.out, device="cpu"), resume=True)
+    one, other = weights(tmp_path / "lowres32"), weights(parts.out)
+    assert one.keys() == other.keys() and not moved(one, other)
+    average, trained = trainer.state.average.backbone.state_dict(), trainer.setup.backbone.state_dict()
+    assert not moved(average, weights(parts.out, "backbone.")) and moved(average, trained), (
+        "the average is what is kept"
+    )
+    metadata = read_metadata(tmp_path / "parts" / "checkpoints" / "last.safetensors")
+    assert metadata["ema"] == 0.8 and metadata["backbone"]["name"] == backbone
+
+    plain = {"ema": 0.0, "drop_path": -1.0, "layer_decay": 1.0, "optimizer": "auto", "learning_rate": 0.0}
+    start = settings.replaced(**plain | {"weight_decay": -1.0, "backbone": "irse18"})
+    for regime in ("lowres144-finetuned", "fused-output"):
+        trainer = run(start.replaced(regime=regime, out=str(tmp_path / regime)))
+        optimizer = "adamw" if backbone == "vit-s" else "sgd"
+        assert trainer.setup.settings.optimizer.optimizer == optimizer, "of the parents' network"
+        assert trainer.setup.settings.model.drop_path == (0.05 if backbone == "vit-s" and "tuned" in regime else 0)
+    before, after = weights(tmp_path / "lowres32", "backbone."), weights(tmp_path / "fused-output", "backbone.small.")
+    assert moved(before, after) and all(name.startswith("output.") for name in moved(before, after))
+
+
 @pytest.mark.parametrize("regime", [one.name for one in TABLE if one.name not in ("lowres32", "lowres144")])
 def test_a_resumed_run_of_every_regime_ends_in_the_same_bits(settings, runs, regime):
     whole, parts = (settings.replaced(regime=regime, out=str(runs / name)) for name in ("whole", "parts"))

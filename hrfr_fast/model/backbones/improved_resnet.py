@@ -57,6 +57,16 @@ class IRBlock(nn.Module):
             *([SqueezeExcite(channels_out)] if squeeze_excite else []),
         )
 
+    @property
+    def summed_norm(self) -> nn.Module:
+        """The BatchNorm whose result, gated where there is a gate, is added to the shortcut."""
+        return [layer for layer in self.residual if isinstance(layer, nn.BatchNorm2d)][-1]
+
+    @property
+    def shortcut_norm(self) -> nn.Module | None:
+        """The BatchNorm of a projected shortcut."""
+        return self.shortcut[-1] if isinstance(self.shortcut, nn.Sequential) else None
+
     def forward(self, maps: Tensor, factors: Tensor | None = None) -> Tensor:
         residual = self.residual(maps)
         if factors is not None:

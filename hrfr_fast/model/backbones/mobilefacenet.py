@@ -27,6 +27,11 @@ class Bottleneck(nn.Module):
             *convolution(hidden, channels_out, 1)[:2],
         )  # fmt: skip
 
+    @property
+    def summed_norm(self) -> nn.Module | None:
+        """The BatchNorm whose result is added to the input, where it is."""
+        return self.layers[-1] if self.adds else None
+
     def forward(self, maps: Tensor) -> Tensor:
         made = cast(Tensor, self.layers(maps))
         return maps + made if self.adds else made

@@ -34,6 +34,9 @@ def patch_size(input_size: int) -> int:
 class PatchEmbedding(nn.Module):
     """[B, 3, S, S] images to [B, patches, channels]: a linear map of each patch, plus its position's vector."""
 
+    undecayed = ("position",)
+    """Parameters that weight decay leaves alone, though they are no vectors."""
+
     def __init__(self, input_size: int, channels: int) -> None:
         super().__init__()
         size = patch_size(input_size)
