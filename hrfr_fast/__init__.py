@@ -5,7 +5,7 @@ cheap:
 
     align, derive, DeriveSettings                  hrfr_fast.preparation
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
-    TrainSettings, train                           hrfr_fast.training
+    TrainSettings, train, adopt                    hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
     export, embed, compare_faces, search           hrfr_fast.deployment
     analyze                                        hrfr_fast.analysis
@@ -29,6 +29,7 @@ _HOME = {
     "synthesize_packed": "hrfr_fast.synthetic.packed",
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
+    "adopt": "hrfr_fast.training.adopt",
     "evaluate": "hrfr_fast.evaluation.evaluate",
     "evaluate_protocol": "hrfr_fast.evaluation.protocols.evaluate",
     "compare_models": "hrfr_fast.evaluation.protocols.compare",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.synthetic.data_tree import synthesize as synthesize
     from hrfr_fast.synthetic.packed import synthesize_packed as synthesize_packed
+    from hrfr_fast.training.adopt import adopt as adopt
     from hrfr_fast.training.trainer import train as train
 
 

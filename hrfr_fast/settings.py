@@ -117,6 +117,21 @@ class ModelSettings(Checked):
     )
 
 
+class TuningSettings(Checked):
+    """What trains of the weights that a run has from its parents."""
+
+    tune: Literal["full", "output", "lora"] = _setting(
+        "full", "of a parent's weights train all, the output layer alone, or low-rank adapters beside them"
+    )
+    lora_rank: int = _setting(8, "rank of the adapters", ge=1)
+    lora_alpha: Annotated[float | None, unset(0)] = _setting(
+        None, "adapters are scaled by alpha / rank; 0: alpha is the rank", gt=0
+    )
+    lora_layers: Literal["all", "body", "output"] = _setting(
+        "all", "which convolutions and linear layers get adapters; a part without any stays as it is"
+    )
+
+
 class LossSettings(Checked):
     """The margin-softmax head, and the consistency loss between two views of a face."""
 
@@ -228,6 +243,7 @@ class TrainSettings(Checked):
     sampling: SamplingSettings = SamplingSettings()
     augment: AugmentSettings = AugmentSettings()
     model: ModelSettings = ModelSettings()
+    tuning: TuningSettings = TuningSettings()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     budget: BudgetSettings = BudgetSettings()

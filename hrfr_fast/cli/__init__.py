@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hrfr_fast.cli import deployment, judging
+from hrfr_fast.cli.adopt import adopt
 from hrfr_fast.cli.align import align
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
@@ -121,6 +122,7 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
 
 app.command(name="train")(with_setting_options(_train))
 deployment.add_commands(app)
+app.command()(adopt)
 
 
 app.command()(with_onnx_flags(judging.evaluate))

@@ -144,7 +144,7 @@ def evaluate(
         UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
     """
     from hrfr_fast.model.checkpoint import weights_path
-    from hrfr_fast.model.lineage import find_data, pairs_as_known_to
+    from hrfr_fast.model.lineage import find_data, pairs_as_known_to, unknown_people_note
     from hrfr_fast.runtime.device import choose_compute
 
     compute = choose_compute(device, precision)
@@ -152,14 +152,11 @@ def evaluate(
     backbone, metadata = load_backbone(weights, compute)
     trained = training_data(metadata, weights)
     path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
-    with _opened(path, names, trained, carray_channels) as packed:
+    with opened_pairs(path, names, trained, carray_channels) as packed:
         found = [pairs_as_known_to(metadata, pair_set, packed) for pair_set in pair_sets_named(packed, names)]
         if pairs and trained is None:
-            unknown = (
-                f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these"
-                " people is unknown"
-            )
-            found = [replace(pair_set, notes=(*pair_set.notes, unknown)) for pair_set in found]
+            notes = (unknown_people_note(metadata),)
+            found = [replace(one, notes=tuple(dict.fromkeys(one.notes + notes))) for one in found]
         pair_sets = verifiable(found, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
@@ -178,8 +175,11 @@ def training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
 
 
 @contextmanager
-def _opened(
-    path: Path, names: list[str] | None, trained: Packed | None, carray_channels: str | Mapping[str, str]
+def opened_pairs(
+    path: Path,
+    names: list[str] | None = None,
+    trained: Packed | None = None,
+    carray_channels: str | Mapping[str, str] = "bgr",
 ) -> Iterator[Packed]:
     """The packed directory ``path``; a folder of unpacked pairs is packed to a temporary one first.
 

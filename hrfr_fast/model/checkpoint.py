@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import torch
 from torch import nn
 
+from hrfr_fast.model.lora import merged_state_dict
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
 
@@ -23,10 +24,10 @@ FORMAT = "hrfr-fast checkpoint 1"
 
 
 def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write both modules' tensors and ``metadata`` (JSON) to a safetensors file, atomically."""
+    """Write both modules' tensors and ``metadata`` (JSON) to a safetensors file, atomically; adapters are merged."""
     from safetensors.torch import save
 
-    tensors = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    tensors = {f"backbone.{name}": tensor for name, tensor in merged_state_dict(backbone).items()}
     tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as file:

@@ -18,6 +18,9 @@ from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 WHOLE = "data"
 """In place of a split's name: all packed data, where an older version of hrfr-fast recorded no single splits."""
+ADOPTED = "adopted"
+"""In place of a split's name: the unknown faces that a public checkpoint was trained on, known by its file's digest."""
+PUBLIC_NOTE = "it stems from a public checkpoint: whether that was trained on people shown here is unknown"
 UNKNOWN = "unknown"
 """Kind of development pairs whose identities the model may have been trained on."""
 
@@ -82,11 +85,23 @@ def data_note(metadata: Mapping[str, Any], packed: Packed) -> str:
     changed = changed_training_splits(metadata, packed.manifest)
     if not changed:
         return ""
+    if ADOPTED in changed:
+        return PUBLIC_NOTE
     names = [name for name in changed if name != WHOLE]
     other = f"another {' and another '.join(names)}" if names else "other data"
     return (
         f"it was trained on {other} than {packed.path} holds now, so people shown here may be among those it was"
         " trained on"
+    )
+
+
+def unknown_people_note(metadata: Mapping[str, Any]) -> str:
+    """A note for reports on a checkpoint whose training data cannot be looked up."""
+    if ADOPTED in trained_on(metadata):
+        return PUBLIC_NOTE
+    return (
+        f"the data it was trained on are no longer in {metadata['data']['path']}: whether it has seen these people is"
+        " unknown"
     )
 
 
@@ -133,6 +148,8 @@ def find_data(metadata: Mapping[str, Any], weights: Path, flag: str) -> Path:
         UsageError: there is no packed directory at any of these paths.
     """
     data, run = metadata["data"], run_directory_of(weights)
+    if ADOPTED in data.get("splits", {}):
+        raise UsageError(f"{run}: a public checkpoint, which comes without data; say with {flag} which to use")
     paths = candidate_paths(data["path"], data.get("from_run", ""), run)
     for path in paths:
         try:

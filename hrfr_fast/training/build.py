@@ -30,6 +30,7 @@ from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_train
 from hrfr_fast.training.recipes import with_recipe
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
+from hrfr_fast.training.tuning import add_tuning, tuned_phases
 
 if TYPE_CHECKING:
     from hrfr_fast.model.backbone import BackboneSettings
@@ -95,7 +96,10 @@ class RunSetup:
 
     def train_only(self, parts: tuple[str, ...]) -> None:
         """Freeze all parts of the model but these."""
-        set_trainable(self.backbone, self.head, parts, keep_statistics=self.frozen_statistics)
+        set_trainable(
+            self.backbone, self.head, parts,
+            keep_statistics=self.frozen_statistics, adapters_only=self.settings.tuning.tune == "lora",
+        )  # fmt: skip
 
 
 def build(settings: TrainSettings) -> RunSetup:
@@ -107,7 +111,7 @@ def build(settings: TrainSettings) -> RunSetup:
     compute = choose_compute(settings.execution.device, settings.execution.precision)
     settings = settings.replaced(precision=compute.precision)  # a resumed run must not choose again
     packed, regime = open_packed(settings.data), regime_named(settings.regime)
-    parents = find_parents(regime, settings)
+    parents, regime_phases = find_parents(regime, settings), tuned_phases(settings.tuning, regime)
     training_splits(packed, regime, settings)  # refuses where one is missing
     origin = {
         "data": data_record(packed, regime.sources, settings.run_directory),
@@ -118,7 +122,7 @@ def build(settings: TrainSettings) -> RunSetup:
     settings = with_recipe(settings, networks(settings, parents), fused=regime.model == "fused", say=console.print)
     shape = shape_of(settings, regime, parents)
     frozen_statistics = _freezes_statistics(settings, regime, parents)
-
+    freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
 
@@ -127,15 +131,16 @@ def build(settings: TrainSettings) -> RunSetup:
         torch.manual_seed(settings.seed)
         checkpointing = settings.execution.activation_checkpointing
         backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
+        add_tuning(backbone, settings.tuning, regime)
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
         return backbone, build_classifier(settings, regime, classes, parents, compute)
 
     backbone, head = model()
     if settings.sampling.batch_size is None:
-        if regime.phases:
-            longest = max(regime.phases, key=lambda phase: len(phase.train))
-            set_trainable(backbone, head, longest.train, keep_statistics=frozen_statistics)
+        if regime_phases:
+            longest = max(regime_phases, key=lambda phase: len(phase.train))
+            set_trainable(backbone, head, longest.train, **freezing)
         pixels = resident_pixels(settings.execution.engine, splits, compute)
         found = largest_batch(backbone, head, regime.input_size, compute, settings.sampling.accumulate, pixels)
         if compute.device.type == "cuda":
@@ -149,9 +154,9 @@ def build(settings: TrainSettings) -> RunSetup:
     objective = _objective(settings, regime, stream, head)
     engine = choose_engine(settings, stream, compute, console.print)
     steps = settings.budget.steps or max(1, math.ceil(settings.budget.epochs * stream.epoch_length / batch_size))
-    phases = schedule_phases(regime.phases, steps)
+    phases = schedule_phases(regime_phases, steps)
     if phases:  # the last is the longest, and what is frozen costs no backward pass
-        set_trainable(backbone, head, phases[-1].phase.train, keep_statistics=frozen_statistics)
+        set_trainable(backbone, head, phases[-1].phase.train, **freezing)
     total_steps = steps if phases else 0
     execution = _execution(settings, compute, backbone, stream, total_steps)
     return RunSetup(
@@ -169,6 +174,12 @@ def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
 
 def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> bool:
     policy = settings.model.batchnorm if settings.model.batchnorm != "regime" else regime.batchnorm
+    folded = [parent for parent in parents if parent.metadata.get("adopted", {}).get("folded")]
+    if policy == "moving" and folded:
+        raise UsageError(
+            f"{folded[0].weights}: its BatchNorm was folded into convolutions, so there are no statistics that could"
+            " move; train with --batchnorm frozen"
+        )
     if policy == "frozen" and not parents:
         raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent")
     return policy == "frozen"

@@ -35,13 +35,18 @@ def schedule_phases(phases: Sequence[Phase], steps: int) -> list[ScheduledPhase]
     return scheduled
 
 
-def set_trainable(backbone: Any, head: "nn.Module", parts: Sequence[str], *, keep_statistics: bool) -> None:
+def set_trainable(
+    backbone: Any, head: "nn.Module", parts: Sequence[str], *, keep_statistics: bool, adapters_only: bool = False
+) -> None:
     """Train only ``parts``: gradients and training mode for them, evaluation mode for the rest.
 
     BatchNorm in evaluation mode normalises by its running statistics and leaves them alone, so a frozen part computes
     exactly what it computed in the checkpoint it came from. ``keep_statistics``: the same for the layers that train in
-    ``body`` and ``output``; their scales and shifts still train.
+    ``body`` and ``output``; their scales and shifts still train. ``adapters_only``: of these two parts nothing but the
+    low-rank adapters trains.
     """
+    from hrfr_fast.model.lora import adapters
+
     backbone.train()
     for name, modules in (backbone.parts | {"head": [head]}).items():
         for module in modules:
@@ -50,6 +55,10 @@ def set_trainable(backbone: Any, head: "nn.Module", parts: Sequence[str], *, kee
             if keep_statistics and name in ("body", "output"):
                 for norm in batchnorms(module):
                     norm.eval()
+            if adapters_only and name in ("body", "output"):
+                module.requires_grad_(False)
+                for adapter in adapters(module):
+                    adapter.requires_grad_(name in parts)
 
 
 def batchnorms(module: "nn.Module") -> Iterator["nn.Module"]:

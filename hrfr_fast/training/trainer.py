@@ -31,6 +31,7 @@ from hrfr_fast.training.profile import StepProfiler
 from hrfr_fast.training.resuming import how_to_go_on, resume_command, resumed_settings, with_absolute_paths
 from hrfr_fast.training.speed import StepTimer, Throughput
 from hrfr_fast.training.state import STATE_FILE, TrainState
+from hrfr_fast.training.tuning import count_trained
 from hrfr_fast.training.validation import Validation
 
 
@@ -115,6 +116,8 @@ class Trainer:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
             if note := data_note(parent.metadata, setup.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
+        if setup.parents and setup.phases:
+            console.print(f"--tune {setup.settings.tuning.tune} {count_trained(setup.backbone)}", highlight=False)
 
     def loop(self, stop: StopFlag) -> None:
         """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""

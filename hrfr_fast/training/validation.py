@@ -10,6 +10,7 @@ from hrfr_fast.training.build import RunSetup
 from hrfr_fast.training.metrics import Metrics
 from hrfr_fast.training.models import shape_metadata
 from hrfr_fast.training.state import TrainState
+from hrfr_fast.training.tuning import tuning_metadata
 
 
 class Validation:
@@ -64,6 +65,7 @@ class Validation:
             "backbone": shape_metadata(setup.shape),
             "head": {"name": setup.settings.loss.head, "classes": setup.stream.classes, "people": setup.people},
             **setup.origin,
+            **tuning_metadata(setup.settings.tuning),
             "hrfr_fast": __version__,
             **self.state.where(),
             **({"ema": self.state.average.decay} if self.state.average else {}),

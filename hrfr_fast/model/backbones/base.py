@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hrfr_fast.model.backbones.table import BACKBONES, IR_VARIANTS, Architecture, ImprovedResNet, MobileFaceNet
+from hrfr_fast.model.backbones.table import (
+    BACKBONES,
+    IR_VARIANTS,
+    NORMALISATIONS,
+    Architecture,
+    ImprovedResNet,
+    MobileFaceNet,
+)
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.validation import unknown_name
 
@@ -26,6 +33,7 @@ class BackboneSettings:
     ``variant``: one of ``IR_VARIANTS`` for weights of an implementation other than the network's own; "" for its own.
     ``drop_path``: stochastic depth, the probability with which the last block's residual branch is left out for a
     sample in training; it rises linearly from 0 at the first block (Huang et al., ECCV 2016).
+    ``normalisation``: among ``NORMALISATIONS``, of weights that were trained with another one than half.
     """
 
     input_size: int = 144
@@ -35,6 +43,7 @@ class BackboneSettings:
     name: str = "irse18"
     variant: str = ""
     drop_path: float = 0.0
+    normalisation: str = "half"
 
     def __post_init__(self) -> None:
         if self.input_size < 16 or self.input_size % 16:
@@ -49,6 +58,8 @@ class BackboneSettings:
             raise UsageError(unknown_name(self.name, BACKBONES))
         if self.variant and not (isinstance(self.architecture, ImprovedResNet) and self.variant in IR_VARIANTS):
             raise UsageError(f"backbone {self.name} has no variant {self.variant!r}; ir networks: {[*IR_VARIANTS]}")
+        if self.normalisation not in NORMALISATIONS:
+            raise UsageError(unknown_name(self.normalisation, NORMALISATIONS))
         if not 0 <= self.drop_path < 1:
             raise UsageError(f"drop_path is {self.drop_path}; it must lie in [0, 1)")
         if self.drop_path and isinstance(self.architecture, MobileFaceNet):
@@ -70,6 +81,8 @@ class Backbone(nn.Module):
     stem: nn.Module
     body: nn.ModuleList
     output: nn.Module
+    input_factor: Tensor
+    input_offset: Tensor
     residual_branches = 0
     """Branches of a block that stochastic depth may leave out; the block then takes factors for them, [branches, B]."""
 
@@ -77,8 +90,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.settings = settings
         self.activation_checkpointing = False
+        factor, offset = _from_half(settings.normalisation)
+        self.register_buffer("input_factor", factor, persistent=False)
+        self.register_buffer("input_offset", offset, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.settings.normalisation != "half":
+            images = (images * self.input_factor + self.input_offset).to(images.dtype)
         maps = self.stem(images)
         for number, block in enumerate(self.body):
             given = (maps, *self._branch_factors(number, maps))
@@ -108,6 +126,15 @@ class Backbone(nn.Module):
             return ()
         kept = torch.rand(self.residual_branches, maps.shape[0], device=maps.device) >= share
         return (kept.to(maps.dtype) / (1 - share),)
+
+
+def _from_half(normalisation: str) -> tuple[Tensor, Tensor]:
+    """Factor and offset, [3, 1, 1], that turn images in [-1, 1] into normalised ones: ((x + 1) / 2 - mean) / std.
+
+    It cannot be part of the first convolution's weights: the zeros around the picture would be another colour.
+    """
+    mean, std = (torch.tensor(values) for values in NORMALISATIONS[normalisation] or ((0.5,) * 3, (0.5,) * 3))
+    return (0.5 / std).view(3, 1, 1), ((0.5 - mean) / std).view(3, 1, 1)
 
 
 class _FrozenStatistics(AbstractContextManager[None]):

@@ -59,6 +59,13 @@ class VisionTransformer:
 
 Architecture = ImprovedResNet | MobileFaceNet | VisionTransformer
 
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]] | None] = {
+    "half": None,
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation that a network's red, green and blue in [0, 1] are normalised with. half: 0.5 and 0.5,
+which gives the [-1, 1] that every network is fed here."""
+
 BACKBONES: dict[str, Architecture] = {
     "irse18": ImprovedResNet((2, 2, 2, 2), "adaface", squeeze_excite=True, stem_activation="relu"),
     "ir18": ImprovedResNet((2, 2, 2, 2)),

@@ -1,0 +1,78 @@
+"""Tensors of a public checkpoint: from what torch.save or safetensors wrote, without running any code in the file."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrfr_fast.model.adoption.layouts import CONTAINERS
+from hrfr_fast.runtime.errors import UsageError
+
+PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+ADVICE = (
+    "Where you trust the file, load it with the code it comes from and save the weights alone: "
+    "torch.save(model.state_dict(), 'weights.pth')"
+)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Key -> tensor on the CPU; where the file holds more than a state dict, that of the likeliest entry.
+
+    Raises:
+        UsageError: no such file, not a checkpoint, one that needs code to be read, or one without tensors.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in PICKLED:
+        raise UsageError(f"{path}: a checkpoint ends in {', '.join((*PICKLED, '.safetensors'))} or .onnx")
+    content = _unpickled(path)
+    tensors = _state_dict(content)
+    if tensors is None:
+        held = ", ".join(list(map(str, content))[:6]) if isinstance(content, dict) else type(content).__name__
+        raise UsageError(f"{path}: no state dict in it; it holds {held or 'nothing'}")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _unpickled(path: Path) -> Any:
+    """What torch.save wrote, from a memory map where the file's format allows one."""
+    for mapped in (True, False):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+                raise UsageError(
+                    f"{path}: it holds an object of {named[1]} beside its weights, and reading that would run code "
+                    f"from the file. {ADVICE}"
+                ) from None
+            raise UsageError(
+                f"{path}: torch.save did not write it, it is damaged, or reading it would run code from it. {ADVICE}"
+            ) from None
+        except Exception as error:  # torch raises many classes for what it did not write
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UsageError(f"{path}: torch.save did not write it, or it is damaged: {reason}")
+
+
+def _state_dict(content: Any) -> dict[str, Tensor] | None:
+    """``content`` where it maps names to tensors, else the first such entry of it; other entries are left out."""
+    if not isinstance(content, dict):
+        return None
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) > 1:
+        return tensors
+    nested = [content[name] for name in CONTAINERS if name in content]
+    return next((found for found in map(_state_dict, nested) if found), None)

@@ -1,0 +1,216 @@
+"""Public checkpoints: read safely, told by their names, whole or refused, and computing what they computed."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from public_checkpoints import picture, public_state_dict
+from torch import nn
+
+from hrfr_fast.evaluation.evaluate import load_backbone
+from hrfr_fast.model.adoption.layouts import LAYOUTS
+from hrfr_fast.model.adoption.reading import read_tensors
+from hrfr_fast.model.adoption.translation import translate
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.training.adopt import adopt
+
+try:
+    import onnxruntime  # opens files of its own when it is imported: before the tests, which may leave none open
+except ImportError:
+    onnxruntime = None
+
+needs_onnx = pytest.mark.skipif(onnxruntime is None, reason="needs onnxruntime")
+COMPUTE = choose_compute("cpu", "fp32")
+
+
+def loaded(run):
+    return load_backbone(run / "checkpoints" / "last.safetensors", COMPUTE)
+
+
+def saved(tensors, path):
+    torch.save(tensors, path)
+    return path
+
+
+GOLDEN = {
+    "arcface_torch, iresnet18": ("arcface_torch", "ir18", "rgb", (0.014284, 0.070568, 0.069998, 0.025851)),
+    "arcface_torch, mbf": ("arcface_torch", "mobilefacenet", "rgb", (-0.018573, -0.001295, 0.009392, -0.032111)),
+    "AdaFace, ir_18": ("adaface", "ir18", "bgr", (-0.042591, -0.018811, -0.00412, 0.049854)),
+    "face.evoLVe, IR_SE_50": ("face.evoLVe", "irse50", "rgb", (-0.031473, -0.011387, -0.011299, 0.075757)),
+}
+"""The first numbers of the unit embedding that the public implementation computes of ``picture(112)``."""
+
+
+@pytest.mark.parametrize("layout,backbone,colours,values", GOLDEN.values(), ids=GOLDEN)
+def test_embeddings_are_those_of_the_public_code(layout, backbone, colours, values):
+    found = translate(Path("w.pth"), public_state_dict(layout, backbone, input_size=112, width=64, embedding_size=512))
+    assert (found.layout, found.settings.name, found.settings.input_size) == (layout, backbone, 112)
+    assert LAYOUTS[layout].colours == colours
+    network = build_backbone(found.settings).eval()
+    network.load_state_dict(found.tensors)
+    with torch.inference_mode():
+        embedding = nn.functional.normalize(network(picture(112)))[
+            0
+        ]  # its channels are in the order of the public code
+    torch.testing.assert_close(embedding[:4], torch.tensor(values), rtol=0, atol=1e-5)
+
+
+HEAD = {"head.kernel": torch.zeros(16, 3)}
+WRAPPED = {
+    "plain": ("arcface_torch", "", lambda tensors: tensors),
+    "DataParallel": ("face.evoLVe", "module.", lambda tensors: tensors),
+    "Lightning": ("adaface", "model.", lambda tensors: {"state_dict": tensors | HEAD, "hyper_parameters": {"lr": 0.1}}),
+    "training script": ("arcface_torch", "module.", lambda tensors: {"epoch": 3, "state_dict_backbone": tensors}),
+    "head beside it": ("cavaface", "", lambda tensors: tensors | HEAD),
+    "half precision": ("cvlface", "net.", lambda tensors: {k: v.half() if v.ndim else v for k, v in tensors.items()}),
+}
+
+
+@pytest.mark.parametrize("layout,prefix,wrap", WRAPPED.values(), ids=WRAPPED)
+def test_however_it_is_wrapped(layout, prefix, wrap, tmp_path):
+    bare = public_state_dict(layout, "ir18")
+    expected = translate(tmp_path, bare, layout=layout)
+    file = saved(wrap({prefix + key: tensor for key, tensor in bare.items()}), tmp_path / "w.ckpt")
+    found = translate(file, read_tensors(file))
+    assert (found.layout, found.settings) == (
+        layout,
+        BackboneSettings(32, 8, 16, name="ir18", variant=found.settings.variant),
+    )
+    tolerance = 1e-3 if wrap is WRAPPED["half precision"][2] else 0.0
+    torch.testing.assert_close(found.tensors, expected.tensors, rtol=0, atol=tolerance)
+    assert all(key.endswith("head.kernel") for key in found.ignored)
+
+
+def test_safetensors_and_transformers(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    tensors = public_state_dict("arcface_torch", "vit-s", input_size=112) | {"mask_token": torch.zeros(1, 1, 64)}
+    safetensors.save_file(tensors, tmp_path / "w.safetensors")
+    adopted = adopt(tmp_path / "w.safetensors", tmp_path / "run")
+    assert adopted.settings.name == "vit-s" and adopted.settings.input_size == 112
+    assert adopted.notes == ("not of the backbone, and left out: 1 tensor of mask_token",)
+
+
+def without(name, tensors):
+    return {key: tensor for key, tensor in tensors.items() if key != name}
+
+
+REFUSED = {
+    "missing": (lambda t: without("layer2.1.bn3.running_var", t), {}, r"1 parameter missing \(body.3.residual.5"),
+    "left over": (lambda t: t | {"layer5.0.conv1.weight": t["conv1.weight"]}, {}, r"left over \(layer5.0.conv1"),
+    "other shape": (lambda t: t | {"fc.weight": torch.zeros(16, 100)}, {}, r"output.3.weight.*is \[16, 100\]; ir18"),
+    "too small": (lambda t: t | {"conv1.weight": torch.zeros(4, 3, 3, 3)}, {}, "width is 4"),
+    "not finite": (lambda t: t | {"fc.bias": torch.full((16,), torch.nan)}, {}, "no finite"),
+    "another network": (lambda t: t, {"backbone": "ir50"}, "it holds ir18 .arcface_torch., not ir50"),
+    "another layout": (lambda t: t, {"layout": "adaface"}, "no network in the layouts known: adaface"),
+    "other names": (lambda t: {f"x{key}": one for key, one in t.items()}, {}, "its keys .xconv1.weight"),
+    "no tensors": (lambda t: {"state_dict": {"epoch": 3}, "config": {}}, {}, "no state dict in it; it holds state"),
+    "unknown layout": (lambda t: t, {"layout": "caffe"}, "there is no layout 'caffe'"),
+    "onnx only": (lambda t: t, {"layout": "insightface.onnx"}, "is that of .onnx files"),
+    "an object": (lambda t: t | {"hparams": argparse.Namespace(lr=1)}, {}, r"object of argparse.Namespace.*state_dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change,options,message", REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(change, options, message, tmp_path):
+    file = saved(change(public_state_dict("arcface_torch", "ir18")), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=message):
+        adopt(file, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    for name, message in (("a.pth", "did not write it"), ("a.safetensors", "not a readable"), ("a.txt", "ends in")):
+        (tmp_path / name).write_bytes(b"no checkpoint")
+        with pytest.raises(UsageError, match=message):
+            adopt(tmp_path / name, tmp_path / "run")
+    with pytest.raises(UsageError, match="no such file"):
+        adopt(tmp_path / "none.pth", tmp_path / "run")
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    file = saved(public_state_dict("arcface_torch", "ir18"), tmp_path / "w.pth")
+    adopt(file, tmp_path / "run")
+    with pytest.raises(UsageError, match="holds a run already"):
+        adopt(file, tmp_path / "run")
+
+
+def test_colours_and_normalisation_become_part_of_the_network(tmp_path):
+    file = saved(public_state_dict("face.evoLVe", "irse50"), tmp_path / "w.pth")
+    adopt(file, tmp_path / "plain")
+    adopt(file, tmp_path / "other", colours="bgr", normalisation="imagenet")
+    plain, other = loaded(tmp_path / "plain")[0], loaded(tmp_path / "other")[0]
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    normalised = ((images + 1) / 2 - mean) / std
+    with torch.inference_mode():
+        torch.testing.assert_close(other(images), plain(normalised.flip(1)), rtol=0, atol=1e-5)
+        assert not torch.allclose(other(images), plain(normalised), atol=1e-4)
+
+
+def test_names_that_two_layouts_share_are_told(tmp_path):
+    file = saved(public_state_dict("adaface", "ir18"), tmp_path / "w.pth")
+    [note] = adopt(file, tmp_path / "run").notes
+    assert note.startswith("cvlface has the same names but other colours than adaface (bgr)") and "--check" in note
+    assert adopt(file, tmp_path / "chosen", colours="rgb").notes == ()
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """ir18 in its two variants, exported with BatchNorm folded where it follows a convolution; and the networks."""
+    folder, made = tmp_path_factory.mktemp("graphs"), {}
+    for layout in ("arcface_torch", "adaface"):
+        found = translate(folder, public_state_dict(layout, "ir18"))
+        network = build_backbone(found.settings).eval()
+        network.load_state_dict(found.tensors)
+        path = folder / f"{layout}.onnx"
+        torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), str(path), dynamo=False, opset_version=13)
+        made[layout] = path, network
+    return made
+
+
+@needs_onnx
+@pytest.mark.parametrize("layout", ["arcface_torch", "adaface"])
+def test_graphs_by_the_order_of_their_layers(graph, layout, tmp_path):
+    path, network = graph[layout]
+    adopted = adopt(path, tmp_path / "run")
+    assert adopted.settings == network.settings and "--batchnorm frozen" in adopted.notes[0]
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(adopted.run)[0](images), network(images), rtol=1e-5, atol=1e-5)
+
+
+@needs_onnx
+def test_graphs_that_prepare_pixels_themselves(graph, tmp_path):
+    """As MXNet's: (pixel - 127.5) * 0.0078125 before the first convolution."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    path, network = graph["arcface_torch"]
+    model = onnx.load(str(path))
+    given = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["prepared" if name == given else name for name in node.input]
+    for name, value in (("mean", 127.5), ("scale", 0.0078125)):
+        model.graph.initializer.append(numpy_helper.from_array(torch.tensor(value).numpy(), name))
+    model.graph.node.insert(0, helper.make_node("Sub", [given, "mean"], ["centred"]))
+    model.graph.node.insert(1, helper.make_node("Mul", ["centred", "scale"], ["prepared"]))
+    onnx.save(model, str(tmp_path / "pixels.onnx"))
+    adopt(tmp_path / "pixels.onnx", tmp_path / "run")
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        expected = network(images * 127.5 * 0.0078125)
+        torch.testing.assert_close(loaded(tmp_path / "run")[0](images), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_onnx
+def test_graphs_of_other_networks_are_refused(tmp_path):
+    other = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.PReLU(8), nn.Sigmoid(), nn.Flatten(), nn.Linear(8 * 256, 16))
+    torch.onnx.export(other.eval(), (torch.zeros(1, 3, 16, 16),), str(tmp_path / "a.onnx"), dynamo=False)
+    with pytest.raises(UsageError, match="it has a layer Sigmoid"):
+        adopt(tmp_path / "a.onnx", tmp_path / "run")
+    (tmp_path / "b.onnx").write_bytes(b"no graph")
+    with pytest.raises(UsageError, match="not an ONNX file"):
+        adopt(tmp_path / "b.onnx", tmp_path / "run")
