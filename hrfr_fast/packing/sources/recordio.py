@@ -222,10 +222,15 @@ def _next_record(file: LargeFile, start: int) -> int:
 def find_files(path: Path) -> tuple[Path, Path | None]:
     """The ``.rec`` that a folder, a ``.rec`` or an ``.idx`` stands for, and its ``.idx`` if there is one.
 
-    Raises UsageError where there is no ``.rec``, or several of which none is ``train.rec``.
+    Raises:
+        UsageError: there is no ``.rec``, or several of which none is ``train.rec``.
+        HrfrError: the folder cannot be listed.
     """
     if path.is_dir():
-        found = sorted(name for name in os.listdir(path) if name.endswith(".rec") and not name.startswith("."))
+        try:
+            found = sorted(name for name in os.listdir(path) if name.endswith(".rec") and not name.startswith("."))
+        except OSError as error:
+            raise HrfrError(f"{path}: cannot be listed: {error.strerror}") from error
         if not found:
             raise UsageError(f"{path}: no .rec file here")
         if len(found) > 1 and "train.rec" not in found:
