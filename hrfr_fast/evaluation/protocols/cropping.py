@@ -38,7 +38,7 @@ def choose_crop(choice: str, model: Mapping[str, Any], template: str = "", shown
     Args:
         choice: "auto", "template" (crop) or "none".
         model: the facts of ``Embedder.describe``; its ``trained_on`` decides where no template is known.
-        template: of the model's training pictures, which decides where the choice is left to us; "" where it is unknown.
+        template: of the model's training pictures, which decides where the choice is left to us; "" where unknown.
         shown: template of the test pictures, "" for the published one.
 
     Raises:
