@@ -20,6 +20,9 @@ def align(
         int | None,
         typer.Option(help="px of the smallest face to look for; 20, or a fiftieth of a large photograph, if not given"),
     ] = None,
+    keep_names: Annotated[
+        bool, typer.Option("--keep-names", help="keep the files' extensions, too, for test sets whose lists name them")
+    ] = False,
     workers: Annotated[int, typer.Option(help="processes, with --landmarks; 0: one a core")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when a photograph gave no face")] = False,
 ) -> None:
@@ -31,7 +34,7 @@ def align(
     with StopFlag() as stop:
         result = run(
             photographs, out, landmarks=landmarks, template=template, size=size, face=face,  # type: ignore[arg-type]
-            smallest_face=smallest_face, workers=workers, stop=stop,
+            smallest_face=smallest_face, keep_names=keep_names, workers=workers, stop=stop,
         )  # fmt: skip
     for line in result.lines():
         typer.echo(line)

@@ -36,6 +36,7 @@ def align(
     size: int | None = None,
     face: Choice = "largest",
     smallest_face: int | None = None,
+    keep_names: bool = False,
     detector: Detector | None = None,
     workers: int = 0,
     show_progress: bool = True,
@@ -52,6 +53,7 @@ def align(
         size: width in px; None: the template's own.
         face: which of several faces is taken, "largest" or "central".
         smallest_face: least width in px of a face that the detector looks for; None: see ``detectors.Mtcnn``.
+        keep_names: keep the extensions of the files, too, for test sets whose lists name them; they hold PNG anyway.
         detector: finds the faces; None: MTCNN.
         workers: processes, 0 for one a core. A detector works in this process, with threads of its own.
 
@@ -70,7 +72,7 @@ def align(
     if listed is None:
         detector = detector or Mtcnn(smallest_face)
     aligner = Aligner(wanted, face, detector if listed is None else None)
-    record = record_of_run(photographs, wanted, aligner, smallest_face, Path(landmarks) if landmarks else None)
+    record = record_of_run(photographs, wanted, aligner, smallest_face, keep_names, landmarks)
     result = AlignedFolder(out, choice=face, warnings=_not_there(listed, found))
     with (
         writing_in(out, ADVICE),
@@ -79,7 +81,8 @@ def align(
     ):
         claim(out, record)
         log = AlignLog(out)
-        rejected = _fill(result, log, aligner, photographs, found, listed, workers or cores(), flag, bars)
+        names = dict(zip(found, face_names(found, keep_names), strict=True))
+        rejected = _fill(result, log, aligner, photographs, names, listed, workers or cores(), flag, bars)
         raise_if_stopped(flag, f"{out} is incomplete; {ADVICE}")
         finish(result, log, rejected, record, wanted)
     _raise_if_unreadable(result, rejected)
@@ -87,14 +90,16 @@ def align(
 
 
 def _fill(
-    result: AlignedFolder, log: AlignLog, aligner: Aligner, folder: Path, paths: list[str],
+    result: AlignedFolder, log: AlignLog, aligner: Aligner, folder: Path, names: Mapping[str, str],
     listed: Mapping[str, Sequence[Landmarks]] | None, workers: int, stop: StopFlag, bars: Any,
 ) -> list[Aligned]:  # fmt: skip
-    """Write the faces that are not there yet, until ``stop``; returns the photographs without one."""
-    names = dict(zip(paths, face_names(paths), strict=True))
-    todo = [path for path in paths if path not in log.done or not (result.path / names[path]).exists()]
-    result.kept = len(paths) - len(todo)
-    task = bars.add_task("align", total=len(paths), completed=result.kept, note="")
+    """Write the faces that are not there yet, until ``stop``; returns the photographs without one.
+
+    ``names``: the path of the face of each photograph.
+    """
+    todo = [path for path, name in names.items() if path not in log.done or not (result.path / name).exists()]
+    result.kept = len(names) - len(todo)
+    task = bars.add_task("align", total=len(names), completed=result.kept, note="")
     rejected = []
     for aligned in _aligned(aligner, _tasks(folder, todo, listed), len(todo), workers, stop):
         bars.advance(task)

@@ -62,17 +62,19 @@ class AlignedFolder:
 
 
 def record_of_run(
-    photographs: Path, template: FaceTemplate, aligner: Aligner, smallest_face: int | None, landmarks: Path | None
-) -> AlignmentRecord:
+    photographs: Path, template: FaceTemplate, aligner: Aligner, smallest_face: int | None, keep_names: bool,
+    landmarks: str | Path | None,
+) -> AlignmentRecord:  # fmt: skip
+    """The record of a run with these arguments of ``align``."""
     settings: dict[str, Any] = {"layout": LAYOUT, "template": template.name, "size": template.width}
-    settings["face"] = aligner.choice
+    settings |= {"face": aligner.choice, "keep_names": keep_names}
     if aligner.detector is not None:
         name = aligner.detector.name
         settings |= {"detector": name, "smallest_face": smallest_face}
     else:
         assert landmarks is not None
-        name = f"landmarks of {landmarks.name}"
-        settings["landmarks"] = hashlib.sha256(landmarks.read_bytes()).hexdigest()
+        name = f"landmarks of {Path(landmarks).name}"
+        settings["landmarks"] = hashlib.sha256(Path(landmarks).read_bytes()).hexdigest()
     return AlignmentRecord(
         made_by="hrfr-fast align", source=photographs.resolve().name, aligner=name, source_template=UNKNOWN.name,
         template=template.name, sizes={"faces": template.width}, settings=settings, versions=versions(),

@@ -1,4 +1,4 @@
-"""The identity folders of one split of a derived tree, written by worker processes."""
+"""The identity folders of a derived tree, written by worker processes."""
 
 import os
 import shutil
@@ -30,6 +30,7 @@ NAME_BYTES = 200  # of a folder; file systems allow 255
 class Folder:
     """One identity as a worker gets it, and what became of its pictures."""
 
+    split: str
     name: str
     readers: Sequence[Reader]
     pictures: Sequence[str]
@@ -69,15 +70,16 @@ def folder_names(source: IdentitySource, identities: NDArray[np.int64]) -> list[
 
 
 def jobs_of(
-    source: IdentitySource, part: Part, names: Sequence[str], finished: Collection[str], aside: Path, crop: Crop
-) -> Iterator[Job]:
-    """The folders of ``part`` that are not ``finished`` yet, in jobs of about equal size."""
+    source: IdentitySource, split: str, part: Part, names: Sequence[str], finished: Collection[str], aside: Path,
+    crop: Crop,
+) -> Iterator[Job]:  # fmt: skip
+    """The folders of one split that are not ``finished`` yet, in jobs of about equal size."""
     folders, count = list[Folder](), 0
     for position, name in enumerate(names):
         if name in finished:
             continue
         numbers = part.pictures_of(position).tolist()
-        folders.append(Folder(name, source.readers(numbers), source.names(numbers)))
+        folders.append(Folder(split, name, source.readers(numbers), source.names(numbers)))
         count += len(numbers)
         if count >= JOB_PICTURES:
             yield Job(folders, aside, crop)

@@ -4,6 +4,7 @@ A folder is written aside, logged, and renamed; a folder that was logged and not
 line counts.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -48,15 +49,15 @@ class FolderLog:
                     continue
                 self._lines[line["split"], line["folder"]] = line
 
-    def add(self, split: str, folder: Folder) -> None:
+    def add(self, folder: Folder) -> None:
         """Append one folder to the file."""
         line: LogLine = {
-            "split": split, "folder": folder.name, "kept": folder.kept, "enlarged": folder.enlarged,
+            "split": folder.split, "folder": folder.name, "kept": folder.kept, "enlarged": folder.enlarged,
             "rejected": folder.rejected,
         }  # fmt: skip
         with open(self.path, "ab") as file:
             file.write(b"\n" + json.dumps(line).encode())  # begins a new line even after half of one
-        self._lines[split, folder.name] = line
+        self._lines[folder.split, folder.name] = line
 
     def finished(self, split: str, present: set[str]) -> set[str]:
         """Names of the folders of ``split`` that need not be made: those ``present``, and those without a picture."""
@@ -90,19 +91,21 @@ def write_splits(
     log = FolderLog(work)
     everyone = np.concatenate([part.identities for part in parts.values()])
     names = dict(zip(everyone.tolist(), folder_names(people, everyone), strict=True))
+    tasks, jobs = {}, []
     for split, part in parts.items():
         crop = Crop(settings.size_of(split), template, settings.inter_eye, settings.allow_upsampling)
         (work / split).mkdir(exist_ok=True)
         finished = log.finished(split, set(os.listdir(work / split)))
-        task = bars.add_task(split, total=len(part.identities), completed=len(finished), note="identities")
+        tasks[split] = bars.add_task(split, total=len(part.identities), completed=len(finished), note="identities")
         own = [names[identity] for identity in part.identities.tolist()]
-        jobs = jobs_of(people, part, own, finished, work / PARTIAL, crop)
-        for folder in written(jobs, len(part.pictures), workers, stop):
-            log.add(split, folder)
-            place = work / PARTIAL / folder.name
-            if folder.kept:
-                os.replace(place, work / split / folder.name)
-            else:
-                place.rmdir()
-            bars.advance(task)
+        jobs.append(jobs_of(people, split, part, own, finished, work / PARTIAL, crop))
+    pictures = sum(len(part.pictures) for part in parts.values())
+    for folder in written(itertools.chain.from_iterable(jobs), pictures, workers, stop):
+        log.add(folder)
+        place = work / PARTIAL / folder.name  # no name is in two splits
+        if folder.kept:
+            os.replace(place, work / folder.split / folder.name)
+        else:
+            place.rmdir()
+        bars.advance(tasks[folder.split])
     return log

@@ -42,11 +42,13 @@ def _below(folder: Path, shown: str, above: frozenset[str]) -> Iterator[str]:
                 yield shown + entry.name
 
 
-def face_names(photographs: list[str]) -> list[str]:
-    """The path of each aligned face: the photograph's with the extension ``.png``.
+def face_names(photographs: list[str], keep: bool = False) -> list[str]:
+    """The path of each aligned face: the photograph's with the extension ``.png``, or its very path with ``keep``.
 
     Where two photographs differ in their extension alone, it stays part of both names.
     """
+    if keep:
+        return photographs
     stems = Counter(os.path.splitext(path)[0] for path in photographs)
     names = []
     for path in photographs:

@@ -301,7 +301,7 @@ def test_pictures_that_were_trained_on_are_counted(tiny_packed, tmp_path):
     path.write_bytes(pickle.dumps((encoded, [True, False] * 20), 4))
     result = evaluate_protocol(run, path, device="cpu", resamples=20, show_progress=False)
     assert any(
-        "40 pictures of 80 are among those it was trained on (lowres)" in one for one in result.sets["some"].notes
+        "20 pictures of 40 are among those it was trained on (lowres)" in one for one in result.sets["some"].notes
     )
 
 

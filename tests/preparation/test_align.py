@@ -188,6 +188,7 @@ def test_names_of_faces_are_unique():
     assert face_names(["a/1.jpg", "a/1.png", "b/1.jpg"]) == ["a/1.jpg.png", "a/1.png.png", "b/1.png"]
     hard = ["x.jpg", "x.bmp", "x.jpg.bmp"]
     assert len(set(face_names(hard))) == 3
+    assert face_names(hard, keep=True) == hard
 
 
 def test_files_that_cannot_be_read_are_tried_again(photographs, tmp_path):

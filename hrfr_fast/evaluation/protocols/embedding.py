@@ -21,7 +21,6 @@ from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import cores
-from hrfr_fast.sampling.augmentation import no_augmentation
 
 BATCH = 128
 Box = tuple[float, float, float, float]
@@ -106,20 +105,13 @@ def framed(image: NDArray[np.uint8], size: int, crop: Crop | None, not_square: s
         crop: applied to square pictures of its side.
         not_square: "stretch" or "centre", see ``Pictures``.
     """
-    from hrfr_fast.resampling.cpu import resample  # numba: 0.5 s to import
+    from hrfr_fast.resampling.crop import resampled_box  # numba: 0.5 s to import
 
     height, width = image.shape[:2]
-    side = max(height, width)
     box: Box = (0, 0, width, height)
     if height != width and not_square == "centre":
         left, top, short = (width - min(width, height)) / 2, (height - min(width, height)) / 2, min(width, height)
         box = (left, top, left + short, top + short)
     elif crop is not None and height == width == crop.side:
         box = crop.box
-    # Repeating the edge up to a square changes nothing: the definition repeats it beyond the picture anyway.
-    square = image if height == width else np.pad(image, ((0, side - height), (0, side - width), (0, 0)), "edge")
-    augmentation = no_augmentation(1)
-    augmentation.box[0] = np.array(box) / side
-    out = np.empty((1, size, size, 3), np.uint8)
-    resample(np.ascontiguousarray(square).reshape(-1), np.zeros(1, np.int64), side, augmentation, out)
-    return out[0]
+    return resampled_box(image, box, size)

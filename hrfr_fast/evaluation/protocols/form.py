@@ -54,16 +54,20 @@ class PictureFiles:
 
 @dataclass(frozen=True)
 class PicturesInMemory:
-    """Encoded pictures that a container held. ``container``: its name, for messages."""
+    """Encoded pictures that a container held.
+
+    ``container``: its name, for messages. ``positions``: the place of each in it; None: in its order.
+    """
 
     container: str
     encoded: Sequence[bytes]
+    positions: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def name(self, number: int) -> str:
-        return f"{self.container}, picture {number}"
+        return f"{self.container}, picture {self.positions[number] if self.positions else number}"
 
     def read(self, number: int) -> bytes:
         return self.encoded[number]
