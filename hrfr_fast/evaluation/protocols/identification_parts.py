@@ -19,7 +19,7 @@ from hrfr_fast.evaluation.protocols.results import Decisions, Measure, PartResul
 from hrfr_fast.evaluation.protocols.scoring_progress import scoring_progress
 from hrfr_fast.runtime.errors import UsageError
 
-AVERAGE_PRECISION = "area under precision over recall by trapezoids, as in TinyFace's evaluation kit"
+AVERAGE_PRECISION = "by trapezoids, as in TinyFace's kit"
 SEARCHING, RESAMPLING = "probes", "resamples of the subjects"
 MEAN_PART = "mean of the galleries"
 
