@@ -285,6 +285,8 @@ def test_two_models_are_compared_decision_by_decision(two_runs, bin_file):
     assert low <= one.contrast.difference <= high and one.contrast.level == "pair"
     assert one.mcnemar[:2] == ((a & ~b).sum(), (b & ~a).sum())
     assert {one.contrast.a, one.contrast.b} == {"first", "second"} and "these two checkpoints" in one.contrast.sentence
+    values = json.loads(json.dumps(comparison.to_json()))
+    assert values["contrasts"][0]["difference"] == one.contrast.difference and values["a"]["model"]["name"] == "first"
     with pytest.raises(UsageError, match="given twice"):
         compare_models(two_runs[0], two_runs[0], bin_file)
 
