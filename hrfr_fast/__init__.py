@@ -3,6 +3,7 @@
 The verbs of the command line as functions; each is imported when it is first used, so that ``import hrfr_fast`` is
 cheap:
 
+    align, derive, DeriveSettings                  hrfr_fast.preparation
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
     TrainSettings, train                           hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
@@ -18,6 +19,9 @@ from hrfr_fast.runtime.version import __version__ as __version__
 
 _HOME = {
     "pack": "hrfr_fast.packing.pack",
+    "align": "hrfr_fast.preparation.align",
+    "derive": "hrfr_fast.preparation.derive",
+    "DeriveSettings": "hrfr_fast.preparation.derive_settings",
     "open_packed": "hrfr_fast.format.reader",
     "check_packed": "hrfr_fast.format.verify",
     "inspect_packed": "hrfr_fast.format.inspect",
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
     from hrfr_fast.format.reader import open_packed as open_packed
     from hrfr_fast.format.verify import check_packed as check_packed
     from hrfr_fast.packing.pack import pack as pack
+    from hrfr_fast.preparation.align import align as align
+    from hrfr_fast.preparation.derive import derive as derive
+    from hrfr_fast.preparation.derive_settings import DeriveSettings as DeriveSettings
     from hrfr_fast.settings import TrainSettings as TrainSettings
     from hrfr_fast.study.run import run_study as run_study
     from hrfr_fast.synthetic.data_tree import synthesize as synthesize

@@ -14,7 +14,10 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml, write_toml
 from hrfr_fast.runtime.validation import Checked, unset
 
-SPLITS = ("lowres", "highres")
+SPLITS = ("lowres", "highres", "faces")
+"""What can be trained on; ``faces`` is an ordinary set of one resolution."""
+BOTH = ("lowres", "highres")
+"""The two resolutions of the study, mixed under one head."""
 MODELS = {"single": ("body", "output", "head"), "fused": ("body", "output", "fusion", "head")}
 """Kinds of model and the parts they have: blocks up to the final maps, output layer BN2d - Linear - BN1d (fused models
 have two of both), fusion layer, class matrix."""
@@ -77,7 +80,7 @@ class Regime(Checked):
     budget: str = "own"
     """Key of BUDGETS."""
     control_of: Annotated[str | None, unset("")] = None
-    """The regime that this one is the control of; None: a regime of the table."""
+    """The regime that this one is the control of; None: a regime of its own."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -102,10 +105,10 @@ class Regime(Checked):
     def _check_sources(self) -> None:
         known = all(source in SPLITS for source in self.sources)
         _require(
-            known and 1 <= len(set(self.sources)) == len(self.sources),
-            f"sources are {list(self.sources)}; one or both of {', '.join(SPLITS)} are needed",
+            known and 1 <= len(set(self.sources)) == len(self.sources) <= 2,
+            f"sources are {list(self.sources)}; one or two of {', '.join(SPLITS)} are needed",
         )
-        both = self.sources == SPLITS
+        both = self.sources == BOTH
         _require(both or not self.second_view, "second_view needs sources lowres, highres in this order")
         _require(both or self.highres_share is None, "highres_share needs sources lowres, highres in this order")
         _require(self.second_view or not self.consistency, "consistency needs second_view = true")
@@ -162,7 +165,7 @@ TABLE = (
     _regime("lowres144", ("lowres",), 144, "low-resolution faces, upscaled to 144 px", budget="lowres"),
     _regime("highres32", ("highres",), 32, "high-resolution faces, shrunk to 32 px", budget="highres"),
     _regime("highres144", ("highres",), 144, "high-resolution faces at 144 px", budget="highres"),
-    _regime("highlow144", SPLITS, 144, "both at 144 px, one head over all identities", budget="lowres"),
+    _regime("highlow144", BOTH, 144, "both at 144 px, one head over all identities", budget="lowres"),
     _regime(
         "lowres144-finetuned", ("highres",), 144, "lowres144, then fine-tuned on high-resolution faces",
         parents=("lowres144",), phases=HEAD_FIRST, batchnorm="frozen", budget="finetune",
@@ -180,7 +183,7 @@ TABLE = (
         parents=("highres144", _SMALL), model="fused", phases=_OUTPUTS, budget="fused",
     ),
     _regime(
-        "crossres144", SPLITS, 144, "highlow144, each high-resolution face also degraded, both views pulled together",
+        "crossres144", BOTH, 144, "highlow144, each high-resolution face also degraded, both views pulled together",
         second_view=True, consistency=1.0, highres_share=0.2, budget="lowres",
     ),
 )  # fmt: skip
@@ -197,13 +200,19 @@ CONTROLS = (
         parents=(_LARGE, _SMALL), model="fused", phases=(), budget="none", control_of="fused-head",
     ),
     _regime(
-        "crossres144-views", SPLITS, 144, "crossres144 without the pull: both views, lambda 0",
+        "crossres144-views", BOTH, 144, "crossres144 without the pull: both views, lambda 0",
         second_view=True, highres_share=0.2, budget="lowres", control_of="crossres144",
     ),
 )  # fmt: skip
 """What the regimes of the table are to be compared with, beside each other."""
 
-REGIMES = {regime.name: regime for regime in TABLE + CONTROLS}
+ORDINARY = (
+    _regime("faces112", ("faces",), 112, "an ordinary set of faces at 112 px"),
+    _regime("faces32", ("faces",), 32, "an ordinary set of faces, shrunk to 32 px"),
+)
+"""For a set of one resolution, which is no part of the study."""
+
+REGIMES = {regime.name: regime for regime in TABLE + CONTROLS + ORDINARY}
 
 
 def regime_named(name: str) -> Regime:

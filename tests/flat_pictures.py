@@ -18,10 +18,14 @@ class TableEmbedder:
     name, size = "table", 8
 
     def __init__(self, table: NDArray[np.float64]) -> None:
-        self.table = (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
+        self.table = table.astype(np.float32)
         self.dimension, self.seen = table.shape[1], list[int]()
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        rows = self.embed_unscaled(images)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         digits = images.mean(axis=(1, 2)).astype(int) // 16
         numbers = digits @ np.array([1, 16, 256])
         self.seen += numbers.tolist()

@@ -23,6 +23,18 @@ def jpeg(image: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), 90, "RGB", "420")
 
 
+def aligned_set(root: Path, side: int, identities: int = 18, pictures: int = 5) -> Path:
+    """``root/<identity>/<n>.png``, side x side: every third identity has two pictures, the others ``pictures``."""
+    import cv2
+
+    for identity in range(identities):
+        folder = root / f"person {identity:02d}"
+        folder.mkdir(parents=True)
+        for n in range(2 if identity % 3 == 0 else pictures):
+            cv2.imwrite(str(folder / f"{n}.png"), picture(100 * identity + n, side)[:, :, ::-1])
+    return root
+
+
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for the disk: only a power cut would lose anything."""

@@ -10,15 +10,16 @@ from hrfr_fast.runtime.errors import UsageError
 
 def eyes_in(box, template, side):
     """The eyes of a picture of ``template``, in px of its crop ``box`` at ``side`` px."""
-    return [((x - box.x0) * side / box.side, (y - box.y0) * side / box.side) for x, y in template.landmarks[:2]]
+    scale = side / box.side
+    return [((x + 0.5 - box.x0) * scale, (y + 0.5 - box.y0) * scale) for x, y in template.landmarks[:2]]
 
 
 def test_the_crop_of_a_112_px_face():
     box = crop_box(112, 112, ARCFACE)
     assert box.side == pytest.approx(3 * 35.2376, abs=2e-3)  # sqrt(35.2372^2 + 0.1949^2), by hand
     assert box.outside(112, 112) == 0
-    assert (box.x0 + box.x1) / 2 == pytest.approx((38.2946 + 73.5318) / 2)
-    assert (box.y0 + 4 / 9 * box.side) == pytest.approx((51.6963 + 51.5014) / 2)
+    assert (box.x0 + box.x1) / 2 == pytest.approx((38.2946 + 73.5318) / 2 + 0.5)
+    assert (box.y0 + 4 / 9 * box.side) == pytest.approx((51.6963 + 51.5014) / 2 + 0.5)
 
 
 @pytest.mark.parametrize("side", [36, 144])

@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from hrfr_fast.cli import app
-from hrfr_fast.regimes import CONTROLS, TABLE
+from hrfr_fast.regimes import CONTROLS, ORDINARY, TABLE
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -76,7 +76,7 @@ def _default(parameter: Any) -> str:
 
 def _regimes() -> str:
     parts = ["# Regimes\n\nEach is data (`hrfr_fast/regimes.py`): no code asks for a regime by its name.\n"]
-    for title, regimes in (("The ten regimes", TABLE), ("Controls", CONTROLS)):
+    for title, regimes in (("The ten regimes", TABLE), ("Controls", CONTROLS), ("For an ordinary set", ORDINARY)):
         rows = ["| regime | trained on | input | starts from | what it is |", "|---|---|---|---|---|"]
         rows += [
             f"| `{regime.name}` | {', '.join(regime.sources)} | {regime.input_size} px "

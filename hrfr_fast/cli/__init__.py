@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hrfr_fast.cli import deployment, judging
+from hrfr_fast.cli.align import align
+from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
+from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
-from hrfr_fast.cli.options import CARRAY_HELP, channels_of, sizes_of, with_setting_options
-from hrfr_fast.cli.output import print_findings, print_pack, print_plan, print_results
-from hrfr_fast.runtime.errors import DamageFound, HrfrError, IncompletePack, UsageError
+from hrfr_fast.cli.options import with_setting_options
+from hrfr_fast.cli.output import print_findings, print_plan, print_results
+from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
 from hrfr_fast.runtime.version import __version__
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding as Finding
-    from hrfr_fast.packing.summary import PackSummary as PackSummary
     from hrfr_fast.study.run import PlannedRun as PlannedRun
 
 app = typer.Typer(
@@ -65,94 +67,12 @@ def _common(
     refuse_lost_directory()
 
 
-@app.command()
-def synth(
-    data: Annotated[Path, typer.Argument(help="where to make the data tree, or the shards with --packed")],
-    scale: Annotated[
-        str, typer.Option(help="tiny, small, bench (10,000 + 500 faces) or paper (1,000,000 + 10,000)")
-    ] = "small",
-    seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
-    workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
-    packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,
-) -> None:
-    """Make a data tree of parametric faces."""
-    from hrfr_fast.runtime.signals import StopFlag
-    from hrfr_fast.runtime.terminal import print_values
-    from hrfr_fast.synthetic.data_tree import synthesize
-    from hrfr_fast.synthetic.packed import synthesize_packed
-
-    with StopFlag() as stop:
-        make = synthesize_packed if packed else synthesize
-        made = make(data, scale, seed=seed, workers=workers, stop=stop)
-    print_values(f"{data}", made)
-
-
-@app.command()
-def pack(
-    data: Annotated[Path, typer.Argument(help="the data tree: lowres/, highres/, highres_eval/, hres_eval_pairs/")],
-    out: Annotated[Path, typer.Option(help="where the shards go")] = Path("packed"),
-    encoding: Annotated[str, typer.Option(help="raw, jpeg, or auto: raw while a split is at most 8 GB")] = "auto",
-    workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
-    dev_identities: Annotated[
-        int, typer.Option(help="training identities (of each split) set aside to make development pairs of")
-    ] = 0,
-    size: Annotated[
-        list[str] | None, typer.Option(help="SPLIT=PIXELS where a split is not 36 (lowres) or 144 (highres) px")
-    ] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="resize pictures of another size")] = False,
-    carray_channels: Annotated[list[str] | None, typer.Option(help=CARRAY_HELP)] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was rejected")] = False,
-) -> None:
-    """Pack a data tree into memory-mapped shards, once. Run again to continue or to update."""
-    from hrfr_fast.packing.pack import pack as run
-    from hrfr_fast.runtime.signals import StopFlag
-
-    try:
-        with StopFlag() as stop:
-            summary = run(
-                data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
-                resize=resize, sizes=sizes_of(size or []), stop=stop,
-                carray_channels=channels_of(carray_channels or []),
-            )  # fmt: skip
-    except IncompletePack as error:
-        print_pack(error.summary)
-        raise
-    print_pack(summary)
-
-
-@app.command(name="inspect")
-def inspect_command(
-    packed: Annotated[Path, typer.Argument(help="directory written by pack")],
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-    sheet: Annotated[Path | None, typer.Option(help="write a contact sheet (PNG) of every split")] = None,
-) -> None:
-    """Show what is packed: splits, sizes, identities, pairs."""
-    from hrfr_fast.format.inspect import contact_sheet, inspect_packed
-    from hrfr_fast.runtime.terminal import print_values
-
-    found = inspect_packed(packed)
-    if sheet:
-        contact_sheet(packed, sheet)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        print_values(str(packed), found)
-
-
-@app.command()
-def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
-    """Verify every checksum; exits with 4 and names shard and record of any damage."""
-    from hrfr_fast.format.manifest import repair
-    from hrfr_fast.format.verify import check_packed, describe_check
-
-    damage = check_packed(packed, show_progress=True)
-    for one in damage[:100]:
-        typer.echo(str(one))
-    if damage:
-        raise DamageFound(f"{packed}: {len(damage)} damaged; {repair(packed)}")
-    typer.echo(f"{packed}: every checksum matches")
-    for line in describe_check(packed):
-        typer.echo(line)
+app.command()(synth)
+app.command()(align)
+app.command()(derive)
+app.command()(pack)
+app.command(name="inspect")(inspect_command)
+app.command()(check)
 
 
 @app.command()

@@ -4,7 +4,7 @@ A run's backbone is one, a model in another file format another. Protocols know 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,14 @@ class Embedder(Protocol):
         that is known."""
 
 
+@runtime_checkable
+class UnscaledEmbedder(Embedder, Protocol):
+    """An embedder that also gives embeddings as they are before they are divided by their norms."""
+
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """f(x) + f(flip x) of one batch, float32 [N, dimension]; the argument is that of ``embed``."""
+
+
 class BackboneEmbedder:
     """The backbone of a run's checkpoint as an embedder.
 
@@ -85,10 +93,13 @@ class BackboneEmbedder:
         return int(self.metadata["backbone"]["embedding_size"])
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        total = self.unnormalised(images, flip_sum=self._flip_sum)
+        total = self.embed_unscaled(images)
         return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
-    def unnormalised(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.sums(images, flip_sum=self._flip_sum)
+
+    def sums(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
         """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB."""
         import torch
 

@@ -4,6 +4,7 @@ The gallery may hold several pictures of an identity, and pictures of people who
 Nothing here knows where embeddings come from or how faces are stored.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ def search(
     gallery_labels: NDArray[np.int64],
     *,
     precision: bool = False,
+    advance: Callable[[int], None] = lambda number: None,
 ) -> Search:
     """Every probe searched in the gallery.
 
@@ -47,6 +49,7 @@ def search(
         probes, gallery: unit rows, [n, D] and [m, D].
         probe_labels, gallery_labels: [n] and [m], any integers; a label that no probe has is a distractor's.
         precision: compute the average precision of each probe, too.
+        advance: called with how many more probes are done; may raise, to stop.
     """
     by_label = np.argsort(gallery_labels, kind="stable")
     first = np.searchsorted(gallery_labels[by_label], probe_labels, side="left")
@@ -68,6 +71,7 @@ def search(
             if precision:
                 places = _places(cosines, mates, number[block][mated], mates.shape[1])
                 precisions[start + mated] = average_precision(places, number[block][mated])
+        advance(len(number[block]))
     return Search(number > 0, rank, own, highest, precisions if precision else None)
 
 

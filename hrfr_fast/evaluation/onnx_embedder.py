@@ -85,11 +85,12 @@ class OnnxEmbedder:
         return file_digest(self.path)
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        total = self.embed_unscaled(images)
+        return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12), np.float32)
+
+    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         total = self.raw(images)
-        if self._flips:
-            total = total + self.raw(images[:, :, ::-1])
-        norms = np.linalg.norm(total, axis=1, keepdims=True)
-        return np.asarray(total / np.maximum(norms, 1e-12), np.float32)
+        return total + self.raw(images[:, :, ::-1]) if self._flips else total
 
     def raw(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the file itself returns, float32 [N, dimension], for uint8 [N, size, size, 3] RGB."""

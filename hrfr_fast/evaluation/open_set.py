@@ -6,6 +6,7 @@ rank K the share of searches of people who are in it whose own identity reaches 
 the TPIR20@FPIR of Cheng, Zhu & Gong, "Surveillance Face Recognition Challenge", 2018).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ def tpir_at_fpir(
     fpirs: tuple[float, ...],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    advance: Callable[[int], None] = lambda number: None,
 ) -> OpenSet:
     """TPIR at ``rank`` and the loosest threshold whose FPIR does not exceed each target.
 
@@ -48,6 +50,7 @@ def tpir_at_fpir(
         subjects: int64 [n], what is resampled: whom each probe shows. Searches of several galleries with equal
             ``subjects`` and seed see equal resamples.
         rank: how far down the list of candidates the own identity may stand.
+        advance: called with how many more resamples are done; may raise, to stop.
 
     Raises:
         ValueError: there are no mated or no unmated probes.
@@ -67,6 +70,7 @@ def tpir_at_fpir(
     for start in range(0, resamples, block):
         drawn = multiplicities(units, start, min(block, resamples - start), seed)
         parts.append(curves.rates(drawn[:, row[strangers]], drawn[:, row[known]], fpirs))
+        advance(len(drawn))
     resampled = np.concatenate(parts, axis=1) if parts else np.empty((len(fpirs), 0))
     return OpenSet(
         dict(zip(fpirs, point.tolist(), strict=True)),

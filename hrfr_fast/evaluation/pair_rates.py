@@ -57,6 +57,13 @@ class PairRates:
     """What was resampled: "subject", or "pair" where no subjects are known."""
     unit_count: int
     """How many of them there are."""
+    genuine_by_score: NDArray[np.int64]
+    """int64 [G]: the genuine pairs, those with the highest scores first."""
+
+    def accepted(self, far: float) -> NDArray[np.bool_]:
+        """Which genuine pairs are accepted at ``far``, bool [G], in the order of the list."""
+        by_score = np.arange(self.genuine) < round(self.tar[far] * self.genuine)
+        return by_score[np.argsort(self.genuine_by_score)]
 
     def interval(self, of: float | str) -> tuple[float, float] | None:
         """The 95 % interval of the TAR at a FAR, or of "auc"; None where there is none."""
@@ -115,6 +122,7 @@ def pair_rates(
         impostors=impostors,
         units="pair" if subjects is None else "subject",
         unit_count=nodes.units,
+        genuine_by_score=genuine_rows,
     )
 
 

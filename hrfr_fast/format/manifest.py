@@ -187,13 +187,14 @@ def command(directory: Path, content: Mapping[str, Any] | None = None) -> str:
         words = ["hrfr-fast", "synth", str(directory), "--packed", "--scale", str(faces["scale"])]
         words += ["--seed", str(faces["seed"])]
     else:
-        words = ["hrfr-fast", "pack", "DATA", "--out", str(directory), *_flags(provenance.get("settings", {}))]
+        words = ["hrfr-fast", "pack", "DATA", "--out", str(directory), *_flags(provenance)]
     return f"`{shlex.join(words)}`"
 
 
-def _flags(settings: Mapping[str, Any]) -> list[str]:
+def _flags(provenance: Mapping[str, Any]) -> list[str]:
     """The flags of ``pack`` whose values are not the default ones."""
-    flags = []
+    settings = provenance.get("settings", {})
+    flags = ["--format", str(provenance["format"])] if provenance.get("format") else []
     if settings.get("encoding", "auto") != "auto":
         flags += ["--encoding", str(settings["encoding"])]
     if settings.get("dev_identities"):
@@ -216,6 +217,15 @@ def repair(directory: Path) -> str:
         return f"{command(directory)}, with the flags it was packed with, packs what is damaged anew"
     what = "makes it" if isinstance(content["provenance"].get("synthetic"), Mapping) else "packs what is damaged"
     return f"{command(directory, content)} {what} anew"
+
+
+def incomplete(directory: Path, content: dict[str, Any]) -> str:
+    """A sentence where files could not be read when ``directory`` was packed, without its full stop; else ""."""
+    unreadable = sum(entry["source"].get("unreadable", 0) for entry in entries_of(content).values())
+    if not unreadable:
+        return ""
+    again = f"{command(directory, content)} tries them again"
+    return f"incomplete: {unreadable:,} files could not be read when it was packed; {again}"
 
 
 def entries_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:

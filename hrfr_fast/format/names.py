@@ -3,8 +3,10 @@
 A shard is called as its split is, or ``pairs-<name>`` for a pair set.
 """
 
-SPLITS = ("lowres", "highres", "highres_eval")
-TRAINING = ("lowres", "highres")
+FACES = "faces"
+"""The split of an ordinary set of one resolution, which belongs to no study."""
+SPLITS = ("lowres", "highres", "highres_eval", FACES)
+TRAINING = ("lowres", "highres", FACES)
 PAIR_FOLDER = "hres_eval_pairs"  # of a data tree
 DEVELOPMENT = "dev-"  # begins the name of a pair set made of identities taken out of a training split
 _PAIRS = "pairs-"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.alignment_record import notes_of
 from hrfr_fast.format.names import pair_shard
 from hrfr_fast.format.pair_defects import PairDefects
 from hrfr_fast.runtime.bus_error import watch
@@ -230,11 +231,12 @@ def open_packed(path: str | Path) -> Packed:
     try:
         splits = {name: split_of(path, name, entry) for name, entry in content["splits"].items()}
         pairs = {name: pair_set_of(path, name, entry) for name, entry in content["pairs"].items()}
+        notes = notes_of(content["provenance"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DamageFound(
             f"{path / manifest.NAME}: an entry is incomplete ({error!r}); {manifest.repair(path)}"
         ) from error
-    return Packed(path, content, splits, pairs)
+    return Packed(path, content, splits, {name: replace(one, notes=notes) for name, one in pairs.items()})
 
 
 def plain_file(directory: Path, name: str) -> Path:

@@ -70,13 +70,7 @@ def describe_check(path: str | Path) -> list[str]:
         lines.append(f"not checked: unfinished work in {manifest.WORK}; the next pack compares it before it goes on")
     if others:
         lines.append(f"not checked, no part of the pack: {', '.join(map(one_line, others))}")
-    unreadable = sum(entry["source"].get("unreadable", 0) for entry in entries_of(content).values())
-    if unreadable:
-        lines.append(
-            f"incomplete: {unreadable:,} files could not be read when it was packed;"
-            f" {manifest.command(path, content)} tries them again"
-        )
-    return lines
+    return lines + list(filter(None, [manifest.incomplete(path, content)]))
 
 
 def _check_shard(path: Path, kind: str, name: str, entry: dict[str, Any]) -> list[Damage]:

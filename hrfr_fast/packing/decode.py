@@ -5,6 +5,7 @@ rejected rather than half decoded. Grey, palette and 16-bit pictures become 8-bi
 """
 
 import struct
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +37,11 @@ class Target:
     encoding: str = "raw"
 
 
-def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
-    """(payload, mode) of the record made from a file's bytes. Raises Rejected."""
+def record_of(data: bytes | NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from a file's bytes, or from RGB pixels [H, W, 3]. Raises Rejected."""
+    if not isinstance(data, bytes):
+        _check_size(data.shape[1], data.shape[0], target)
+        return _encoded(data, target)
     is_jpeg = data.startswith(JPEG_SIGNATURE)
     if is_jpeg:
         width, height, colorspace = jpeg_header(data)
@@ -53,6 +57,11 @@ def record_of(data: bytes, target: Target) -> tuple[bytes, int]:
             image = oriented(image, turn)
         elif target.encoding != "raw" and colorspace == "YCbCr" and width == height == target.size:
             return data, JPEG
+    return _encoded(image, target)
+
+
+def _encoded(image: NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
+    """(payload, mode) of the record made from pixels [H, W, 3]."""
     if image.shape[:2] != (target.size, target.size):
         image = resized(image, target.size)
     if target.encoding == "jpeg":
@@ -68,18 +77,44 @@ def decode(data: bytes, target: Target) -> NDArray[np.uint8]:
     return np.frombuffer(payload, np.uint8).reshape(target.size, target.size, 3)
 
 
-def decode_whole(data: bytes) -> NDArray[np.uint8]:
-    """Pixels of a picture file of any size up to MAX_PIXELS, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
+class _OpenCVSilent:
+    """Context in which OpenCV logs nothing. Several threads may be in it; the last to leave restores the level."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._level = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        import cv2
+
+        with self._lock:
+            if not self._inside:
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        import cv2
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_OPENCV_SILENT = _OpenCVSilent()
+
+
+def decode_whole(data: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Pixels of a picture file of any size up to ``most`` pixels, uint8 [H, W, 3] RGB, upright. Raises Rejected."""
     width, height = picture_size(data)
-    _refuse_absurd(width, height)
+    _refuse_absurd(width, height, most)
     if data.startswith(JPEG_SIGNATURE):
         return oriented(_decode_jpeg(data, height, width), exif_orientation(data))
     return _decode_other(data, width, height)
 
 
-def _refuse_absurd(width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {MAX_PIXELS} are decoded")
+def _refuse_absurd(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if width < 1 or height < 1 or width * height > most:
+        raise Rejected(f"absurd size: the header says {width}x{height} pixels, at most {most} are decoded")
 
 
 def _check_size(width: int, height: int, target: Target) -> None:
@@ -103,14 +138,12 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
 def _decode_other(data: bytes, width: int, height: int) -> NDArray[np.uint8]:
     import cv2
 
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # The packer reports the reason itself.
     try:
         check_complete(data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with _OPENCV_SILENT:  # The reason is reported by whoever asked for the picture.
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, struct.error) as error:
         raise Rejected(f"cannot be decoded: {error}") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)  # The process may use OpenCV for other things, too.
     if image is None:
         raise Rejected("cannot be decoded")
     if image.dtype != np.uint8 or image.shape not in ((height, width, 3), (width, height, 3)):

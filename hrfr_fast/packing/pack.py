@@ -9,14 +9,19 @@ from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.format.pair_defects import pair_warnings
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, open_packed
-from hrfr_fast.packing.discovery import encoding_in_words, pair_candidates, tree_candidates
+from hrfr_fast.packing.discovery import encoding_in_words, pair_candidates, source_candidates, tree_candidates
 from hrfr_fast.packing.pack_settings import PackSettings
+from hrfr_fast.packing.recognition import PAIRS, TREE, PackInput, recognise
+from hrfr_fast.packing.sources.candidates import Candidates
+from hrfr_fast.packing.sources.identity_folders import FolderSource
+from hrfr_fast.packing.sources.identity_source import SourceOptions
 from hrfr_fast.packing.sources.left_out import split_folders
 from hrfr_fast.packing.summary import PackSummary
 from hrfr_fast.packing.update import OutputUpdate
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.errors import IncompletePack, StrictRefusal, UsageError
 from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import cores
 
@@ -35,16 +40,19 @@ def pack(
     stop: StopFlag | None = None,
     page_size: int = beton.PAGE_SIZE,
     carray_channels: str | Mapping[str, str] = "bgr",
+    format: str = "",
+    root: str | Path | None = None,
 ) -> PackSummary:
-    """Pack the tree ``data`` into the directory ``out``.
+    """Pack the tree ``data``, or any set of known people, into the directory ``out``.
 
     An interrupted pack is continued, what is unchanged is kept, a changed split is packed anew; ``out`` holds the old
     output until the new one is whole. The bytes written depend on the input alone, not on ``workers``. What is kept is
     compared with its digests first, so that packing again repairs whatever was damaged.
 
     Args:
-        data: holds ``lowres``, ``highres``, ``highres_eval`` (``<identity>/<picture>``; one of them at least) and
-            perhaps ``hres_eval_pairs``.
+        data: holds ``lowres``, ``highres``, ``highres_eval`` or ``faces`` (``<identity>/<picture>``) and perhaps
+            ``hres_eval_pairs``; or it is a set of any other format (``packing/sources/formats.py``), which becomes
+            the split ``faces``; or a folder of pair sets.
         encoding: "raw" pixels, "jpeg" (JPEG files of the right size byte for byte, others encoded) or "auto": raw
             while a split's pixels take at most 8 GB. Pair pictures are never re-encoded.
         workers: decoding processes; 0 for all cores, 1 for none beside this one.
@@ -56,6 +64,8 @@ def pack(
         stop: checked between chunks; set, it ends the work with Interrupted, ready to be continued.
         page_size: bytes of a page of the shards, a power of two.
         carray_channels: order of the channels in bcolz carrays, "bgr" or "rgb": of all, or by pair set name.
+        format: what ``data`` is, of ``recognition.TITLES``; "" for what it looks like.
+        root: folder that the paths of a list file are relative to; None: that of the list.
 
     Raises:
         UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set, a
@@ -66,20 +76,48 @@ def pack(
     """
     data, out = Path(data), Path(out)
     settings = PackSettings(encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels))
-    _check_paths(data, out, workers)
-    with Decoders(workers or cores()) as decoders:
-        if not (out / manifest.NAME).exists():
-            decoders.start()  # while files are listed; a second run may have nothing to decode
-        candidates, warnings = tree_candidates(data, out, settings)
-        summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
-        OutputUpdate(data, out, settings, candidates, decoders, show_progress, stop, summary).run()
-    for name, pairs in open_packed(out).pairs.items():
-        summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
+    given = recognise(data, format, SourceOptions(root=None if root is None else Path(root)))
+    _check_paths(given, out, workers)
+    if show_progress:
+        console.print(str(given), markup=False, highlight=False)
+    summary = _pack(given, out, settings, workers or cores(), show_progress, stop)
     _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
     if strict and summary.rejected:
         counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
         raise StrictRefusal(f"{counted}, files and reasons are in {out / QUARANTINE}")
     return summary
+
+
+def _pack(
+    given: PackInput, out: Path, settings: PackSettings, workers: int, show_progress: bool, stop: StopFlag | None
+) -> PackSummary:
+    """Bring ``out`` up to date; the summary says what was done."""
+    with Decoders(workers) as decoders:
+        if not (out / manifest.NAME).exists():
+            decoders.start()  # while files are listed; a second run may have nothing to decode
+        candidates, warnings = _candidates(given, out, settings)
+        summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
+        OutputUpdate(
+            given.path, out, settings, candidates, decoders, show_progress, stop, summary,
+            source_format="" if given.format == TREE else given.format,
+        ).run()  # fmt: skip
+    for name, pairs in open_packed(out).pairs.items():
+        summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
+    return summary
+
+
+def _candidates(given: PackInput, out: Path, settings: PackSettings) -> tuple[list[Candidates], list[str]]:
+    """What is to be packed of ``given``, and warnings about it."""
+    if given.format == TREE:
+        return tree_candidates(given.path, out, settings)
+    if given.format == PAIRS:
+        return pair_candidates(_pair_folder(given.path), settings)
+    return source_candidates(given.open(), settings)
+
+
+def _pair_folder(folder: Path) -> Path:
+    """The folder of the pair sets: ``folder`` itself, or that in a tree."""
+    return folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
 
 
 def pack_pairs(
@@ -106,7 +144,7 @@ def pack_pairs(
         IncompletePack: a few files cannot be read.
     """
     folder, out, settings = Path(folder), Path(out), PackSettings(carray_channels=_by_name(carray_channels))
-    folder = folder / PAIR_FOLDER if (folder / PAIR_FOLDER).is_dir() else folder
+    folder = _pair_folder(folder)
     candidates, warnings = pair_candidates(folder, settings)
     summary = PackSummary(out, warnings=warnings)
     with Decoders(workers or cores()) as decoders:
@@ -131,10 +169,13 @@ def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
         )
 
 
-def _check_paths(data: Path, out: Path, workers: int) -> None:
+def _check_paths(given: PackInput, out: Path, workers: int) -> None:
+    data = given.path
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
-    folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]
+    folders = [data.resolve()] if given.format == FolderSource.format else []
+    if given.format == TREE:
+        folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]
     if out.resolve() == data.resolve() or any(out.resolve().is_relative_to(folder) for folder in folders):
         raise UsageError(f"--out {out}: it lies among the pictures of {data}; choose a directory of its own")
     if out.exists() and not out.is_dir():

@@ -19,7 +19,6 @@ from hrfr_fast.packing.chunks import Chunk
 from hrfr_fast.packing.journal import Journal
 from hrfr_fast.packing.previous import is_whole
 from hrfr_fast.packing.sources.candidates import Candidates, PairCandidates
-from hrfr_fast.packing.sources.identity_folders import FolderCandidates
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_array, write_json
@@ -173,6 +172,8 @@ def _rejected(candidates: Candidates, first: int, last: int, chunk: Chunk) -> li
     for position, reason in chunk.rejected:
         file = f"{candidates.folder}/{paths[position]}"
         line: dict[str, Any] = {"split": candidates.name, "file": file, "reason": reason}
+        if not candidates.in_files and position in chunk.unreadable:
+            line["record"] = first + position
         if candidates.paired:
             line["pair"] = (first + position) // 2
         if position in chunk.unreadable:
@@ -192,7 +193,6 @@ def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work:
         rejected += [{"split": candidates.name} | line for line in candidates.malformed]
         entry = _pair_entry(writer, candidates, _source(candidates, rejected), work)
     else:
-        assert isinstance(candidates, FolderCandidates)
         entry = _split_entry(writer, candidates, _source(candidates, rejected))
     return FinishedShard(entry, rejected, action)
 
@@ -220,13 +220,13 @@ def _pair_entry(writer: SplitWriter, candidates: PairCandidates, source: dict[st
     return entry
 
 
-def _split_entry(writer: SplitWriter, candidates: FolderCandidates, source: dict[str, Any]) -> dict[str, Any]:
+def _split_entry(writer: SplitWriter, candidates: Candidates, source: dict[str, Any]) -> dict[str, Any]:
     """Finish a split: identities that lost every picture get no label, the others are numbered without gaps."""
     used = np.unique(writer.rows["label"][: writer.samples].astype(np.int64))
-    relabel = np.full(len(candidates.listing.identities), -1, np.int64)
+    relabel = np.full(len(candidates.identity_names), -1, np.int64)
     relabel[used] = np.arange(len(used))
     info = writer.finish(relabel)
-    names = [candidates.listing.identities[identity] for identity in used.tolist()]
+    names = [candidates.identity_names[identity] for identity in used.tolist()]
     source["identities_listed"] = len(relabel)
     return manifest.split_entry(candidates.name, info, size=candidates.size, identity_names=names, source=source)
 

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrfr_fast.format import beton, manifest
+from hrfr_fast.format.alignment_record import KEY, read_record
 from hrfr_fast.format.names import is_pair_shard, without_prefix
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, split_of
@@ -18,7 +21,6 @@ from hrfr_fast.packing.pack_shard import FinishedShard, pack_shard
 from hrfr_fast.packing.pair_identities import identify
 from hrfr_fast.packing.previous import PreviousPack
 from hrfr_fast.packing.sources.candidates import Candidates, PairCandidates
-from hrfr_fast.packing.sources.identity_folders import FolderCandidates
 from hrfr_fast.packing.summary import PackSummary, shard_summary
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.files import write_bytes
@@ -43,6 +45,8 @@ class OutputUpdate:
     summary: PackSummary
     known: Mapping[str, Split] = field(default_factory=dict)
     """Splits of another pack among which pairs are looked up where this pack has none."""
+    source_format: str = ""
+    """What ``data`` was taken for, where it is not the study's data tree."""
 
     def run(self) -> None:
         """Bring the output directory up to date and fill in the summary."""
@@ -50,19 +54,25 @@ class OutputUpdate:
         with disk_errors(self.out), transaction.locked(self.out) as work:
             transaction.complete(self.out)  # A pack may have been killed after its commit.
             previous = PreviousPack.compare(self.out, self.candidates, self.settings.page_size, self.show_progress)
-            if previous.manifest is not None and previous.complete:
+            alignment = read_record(self.data)
+            recorded = None if alignment is None else alignment.model_dump()
+            known = previous.manifest["provenance"].get(KEY) if previous.manifest else None
+            if previous.manifest is not None and previous.complete and known == recorded:
                 summary.nothing_to_do, content = True, previous.manifest
                 summary.shards = {
                     name: shard_summary(name, entry, "unchanged") for name, entry in previous.entries().items()
                 }
             else:
-                content = self._pack_into(work, previous)
+                content = self._pack_into(work, previous, recorded)
                 transaction.commit(self.out, content)
             transaction.clear(work)
         summary.digest = content["digest"]
 
-    def _pack_into(self, work: Path, previous: PreviousPack) -> dict[str, Any]:
-        """Pack what is not current into ``work``, match the pairs, write what was rejected. Returns the manifest."""
+    def _pack_into(self, work: Path, previous: PreviousPack, alignment: dict[str, Any] | None) -> dict[str, Any]:
+        """Pack what is not current into ``work``, match the pairs, write what was rejected. Returns the manifest.
+
+        ``alignment``: the record of how the faces were aligned, where there is one.
+        """
         _keep_unfinished(work, previous)
         changed = [candidates for candidates in self.candidates if candidates.name not in previous.current]
         for candidates in changed:
@@ -77,11 +87,11 @@ class OutputUpdate:
             name = candidates.name
             if isinstance(candidates, PairCandidates):
                 identify(candidates, shards[name], places[name], work, splits or self.known, self.data)
-            elif isinstance(candidates, FolderCandidates):
+            else:
                 self.summary.warnings += _lost_warnings(candidates, splits[name])
         rejected = [line for shard in shards.values() for line in shard.rejected]
         write_bytes(work / QUARANTINE, "".join(json.dumps(line) + "\n" for line in rejected).encode())
-        return manifest.build(entries, pairs, self._provenance(), beton.file_digest(work / QUARANTINE))
+        return manifest.build(entries, pairs, self._provenance(alignment), beton.file_digest(work / QUARANTINE))
 
     def _shards(self, work: Path, previous: PreviousPack) -> dict[str, FinishedShard]:
         """Every shard by name, packed now or kept as it is."""
@@ -103,7 +113,7 @@ class OutputUpdate:
                 )
         return shards
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, alignment: dict[str, Any] | None) -> dict[str, Any]:
         """Versions, source and settings, for the manifest."""
         versions = {}
         for name in ("hrfr-fast", *LIBRARIES):
@@ -117,7 +127,9 @@ class OutputUpdate:
             "source": self.data.resolve().name,
             "settings": asdict(self.settings),
             "encoding": self.summary.encoding,
+            **({"format": self.source_format} if self.source_format else {}),
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
+            **({KEY: alignment} if alignment else {}),
         }
 
 
@@ -129,7 +141,8 @@ def _keep_unfinished(work: Path, previous: PreviousPack) -> None:
             path.unlink()
 
 
-def _lost_warnings(candidates: FolderCandidates, split: Split) -> list[str]:
+def _lost_warnings(candidates: Candidates, split: Split) -> list[str]:
     """A warning where identities of ``split`` lost every picture."""
-    lost = sum(count > 0 for count in candidates.listing.counts) - split.identities
+    listed = 0 if candidates.pictures_listed is None else np.count_nonzero(candidates.pictures_listed)
+    lost = int(listed) - split.identities
     return [f"{split.name}: of {lost} identities every picture was rejected; they get no label"] if lost > 0 else []

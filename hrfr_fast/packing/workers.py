@@ -39,11 +39,10 @@ class Decoders:
         step = chunk_length(candidates.size)
         spans = [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
         chunks: Iterator[Chunk]
-        if self.workers == 1 or not candidates.in_files:
+        if self.workers == 1 or not candidates.in_workers:
             chunks = (candidates.chunk(*span, target) for span in spans)
         else:
-            root, paired = str(candidates.root), candidates.paired
-            calls = ((root, candidates.paths(*span), target, paired) for span in spans)
+            calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
             chunks = in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
         for span, chunk in zip(spans, chunks, strict=True):
             yield *span, chunk

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.optional import require_bcolz
+from hrfr_fast.runtime.output_directory import raise_if_stopped, writing_in
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.synthetic.chunks import IdentityChunk, identity_chunks, jpegs, map_chunks, worker_count
-from hrfr_fast.synthetic.directory import PARTIAL, check_seed, claim, raise_if_stopped, writing_in
+from hrfr_fast.synthetic.directory import PARTIAL, check_seed, claim
 from hrfr_fast.synthetic.pairs import write_pairs
 from hrfr_fast.synthetic.scales import SplitSpec, find_scale, identity_name, summary
 from hrfr_fast.synthetic.traits import DEFAULT, Strengths

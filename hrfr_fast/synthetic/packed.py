@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from hrfr_fast.format import beton, manifest, names
 from hrfr_fast.format.writer import SplitWriter
 from hrfr_fast.runtime.files import write_array
+from hrfr_fast.runtime.output_directory import raise_if_stopped, writing_in
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.synthetic.chunks import IdentityChunk, identity_chunks, jpegs, map_chunks, worker_count
-from hrfr_fast.synthetic.directory import PARTIAL, check_seed, claim, raise_if_stopped, writing_in
+from hrfr_fast.synthetic.directory import PARTIAL, check_seed, claim
 from hrfr_fast.synthetic.pairs import ChosenPairs, choose_pairs
 from hrfr_fast.synthetic.scales import HIGH, Scale, find_scale, identity_name, summary
 from hrfr_fast.synthetic.traits import DEFAULT, Strengths

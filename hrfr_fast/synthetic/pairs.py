@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.runtime.files import write_array
 from hrfr_fast.runtime.optional import require_bcolz
+from hrfr_fast.runtime.output_directory import raise_if_stopped
 from hrfr_fast.runtime.philox import SYNTHESIS, philox
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.synthetic.directory import PARTIAL, raise_if_stopped
+from hrfr_fast.synthetic.directory import PARTIAL
 from hrfr_fast.synthetic.scales import HIGH, Scale, identity_name
 
 PAIR_STREAM = 3  # Philox view; the splits are 0, 1 and 2

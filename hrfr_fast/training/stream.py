@@ -1,7 +1,7 @@
 """What a run is fed with: the regime's splits, their order and their augmentation."""
 
 from hrfr_fast.format.reader import Packed, Split
-from hrfr_fast.regimes import Regime, regime_named
+from hrfr_fast.regimes import REGIMES, Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
@@ -16,7 +16,10 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
     """
     for name in regime.sources:
         if name not in packed.splits:
-            raise UsageError(f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there")
+            raise UsageError(
+                f"{packed.path}: regime {regime.name} is trained on {name}, which is not packed there"
+                f"{_what_can_be_trained(packed)}"
+            )
     splits = [packed.splits[name] for name in regime.sources]
     if settings.sampling.highres_identities < 1:
         splits = [
@@ -26,6 +29,12 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
         ]  # fmt: skip
     most = settings.sampling.most_identities
     return tuple(split.first(most) if most and most < split.identities else split for split in splits)
+
+
+def _what_can_be_trained(packed: Packed) -> str:
+    """The rest of a sentence: what is packed, and regimes for it; "" where there are none."""
+    fitting = [one.name for one in REGIMES.values() if set(one.sources) <= set(packed.splits) and not one.parents]
+    return f"; there is {', '.join(packed.splits)}: choose --regime {' or '.join(fitting)}" if fitting else ""
 
 
 def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> BatchStream:

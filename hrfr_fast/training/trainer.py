@@ -13,6 +13,7 @@ import torch
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
+from hrfr_fast.format.manifest import incomplete
 from hrfr_fast.model.lineage import data_note
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_json, writing
@@ -101,12 +102,15 @@ class Trainer:
         if self.records:
             with_absolute_paths(setup.settings).save(setup.run / "settings.toml")
             setup.regime.save(setup.run / "regime.toml")
-        faces = " + ".join(f"{split.samples:,} {split.name}" for split in setup.stream.splits)
+        splits = " + ".join(f"{split.samples:,} {split.name}" for split in setup.stream.splits)
+        faces = splits if splits.endswith(" faces") else f"{splits} faces"
         people, steps = counted(setup.stream.classes, "identity"), counted(setup.total_steps, "step")
         console.print(
-            f"[bold]{setup.regime.name}[/]: {faces} faces of {people} at {setup.stream.size} px, {steps} of "
+            f"[bold]{setup.regime.name}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
             f"{setup.stream.batch_size} on {setup.compute}"
         )
+        if note := incomplete(setup.packed.path, setup.packed.manifest):
+            console.print(f"note: {setup.packed.path} is {note}", markup=False, highlight=False)
         for parent in setup.parents:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
             if note := data_note(parent.metadata, setup.packed):

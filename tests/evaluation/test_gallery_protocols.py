@@ -1,12 +1,15 @@
 """TinyFace, SCface and SurvFace in miniature: the published layouts, and numbers by a few lines of NumPy."""
 
+import signal
+
 import numpy as np
 import pytest
 from flat_pictures import TableEmbedder, write_picture
 
-from hrfr_fast.evaluation.protocols import protocol_at
+from hrfr_fast.evaluation.open_set import tpir_at_fpir
+from hrfr_fast.evaluation.protocols import identification_parts, protocol_at
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_set
-from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 
 metrics = pytest.importorskip("sklearn.metrics")
 savemat = pytest.importorskip("scipy.io").savemat
@@ -223,3 +226,14 @@ def test_survface_without_names_that_say_who_is_shown(survface):
     (test_set, _) = protocol_at("survface", survface).read(survface, None)
     assert "each picture counts as one in the intervals" in " ".join(test_set.notes)
     assert len(np.unique(test_set.pictures.subjects)) == 3 + 12
+
+
+def test_scoring_stops_after_ctrl_c(survface, monkeypatch):
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return tpir_at_fpir(*arguments, **options)
+
+    monkeypatch.setattr(identification_parts, "tpir_at_fpir", interrupted)
+    with pytest.raises(Interrupted, match="stopped while scoring .resamples of the subjects") as stopped:
+        results(survface, np.eye(27))
+    assert stopped.value.exit_code == 130

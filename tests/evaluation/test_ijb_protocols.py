@@ -1,12 +1,17 @@
 """IJB-B and IJB-C in miniature: templates of several pictures and media, pairs of them, and two galleries."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flat_pictures import TableEmbedder, write_picture
 
+from hrfr_fast.evaluation.embedder import BackboneEmbedder
 from hrfr_fast.evaluation.protocols import ijb_lists, protocol_at
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_set
 from hrfr_fast.face_templates import ARCFACE
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
 
 metrics = pytest.importorskip("sklearn.metrics")
@@ -58,7 +63,7 @@ def ijb(tmp_path, faces, request):
 
 def templates_of(faces):
     """The 24 templates: in each the mean of every medium, weighted by score, then their sum, brought to norm 1."""
-    rows = faces["table"] / np.linalg.norm(faces["table"], axis=1, keepdims=True) * faces["score"][:, None]
+    rows = faces["table"] * faces["score"][:, None]
     sums = []
     for template in range(24):
         media = np.unique(faces["medium"][faces["template"] == template])
@@ -81,6 +86,9 @@ def test_templates_are_verified_and_searched(ijb, faces):
     false, true, _ = metrics.roc_curve(same, scores, drop_intermediate=False)
     for far in (1e-1, 1e-2, 1e-6):
         assert pairs.measure(f"TAR@FAR {far:g}").value == pytest.approx(true[false <= far].max())
+    accepted = scores[same] > np.sort(scores[~same])[::-1][13]  # 13 of 132 impostors are a FAR of 0.1
+    assert pairs.decisions.measure == "TAR@FAR 0.1" and np.array_equal(pairs.decisions.correct, accepted)
+    assert np.array_equal(pairs.decisions.identities, np.repeat(np.arange(12), 2))
     assert pairs.counts == {"pairs": 144, "genuine": 12, "people": 12} and len(pairs.warnings) == 5
     for half, part in enumerate((first, second)):
         own = slice(6 * half, 6 * half + 6)
@@ -162,3 +170,27 @@ def test_labels_that_contradict_the_subjects_are_counted(ijb, faces):
 
 def test_the_folder_that_holds_the_data_set_is_recognised(ijb, faces):
     assert ijb.name.lower() == protocol_at(None, ijb.parent).NAME
+
+
+def test_a_model_without_norms_is_told_apart(ijb, faces):
+    class UnitRows:
+        name, size, dimension = "unit rows", 8, 6
+
+        def __init__(self):
+            table = TableEmbedder(faces["table"])
+            self.embed, self.describe = table.embed, table.describe
+
+    (test_set,) = protocol_at(None, ijb).read(ijb, None)
+    result = evaluate_set(UnitRows(), test_set, None, resamples=0, show_progress=False)
+    assert "embeddings of norm 1 only" in result.notes[-1]
+    assert result.parts[0].measure("AUC").value != evaluated(ijb, faces).parts[0].measure("AUC").value
+
+
+def test_a_backbone_gives_its_embeddings_with_and_without_their_norms():
+    backbone = build_backbone(BackboneSettings(input_size=32, width=8, embedding_size=16))
+    embedder = BackboneEmbedder(Path("x"), backbone, {}, choose_compute("cpu", "fp32"))
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    sums = embedder.embed_unscaled(pictures)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    assert np.abs(norms - 1).min() > 0.01
+    assert np.allclose(embedder.embed(pictures), sums / norms, atol=1e-6)

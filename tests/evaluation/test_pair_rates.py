@@ -50,6 +50,8 @@ def test_rates_and_resamples_are_those_of_all_scores(templates, monkeypatch, kep
         if kept > 4000:
             auc = metrics.roc_auc_score(pairs.same, scores, sample_weight=weights)
             assert rates.resampled["auc"][resample] == pytest.approx(auc)
+    limit = scores[~pairs.same][np.argsort(-scores[~pairs.same])[int(0.01 * (~pairs.same).sum())]]
+    assert np.array_equal(rates.accepted(0.01), scores[pairs.same] > limit)
     assert (rates.units, rates.unit_count) == ("subject", 15)
     assert [text.split(" rests")[0] for text in rates.warnings] == ["TAR at FAR 0.001"]
 

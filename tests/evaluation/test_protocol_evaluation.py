@@ -184,6 +184,14 @@ def test_the_model_s_training_pictures_decide_about_the_crop(choice, splits, cro
         assert crop_note(crop, {"112x112": 3}) == "" and "5 of 8" in crop_note(crop, {"112x112": 3, "96x112": 5})
 
 
+@pytest.mark.parametrize(
+    "trained, shown, crops", [("hrfr", "", True), ("arcface", "", False), ("hrfr", "hrfr", False), ("", "hrfr", False)]
+)
+def test_recorded_templates_win_over_the_splits(trained, shown, crops):
+    for splits in (["faces"], ["lowres"]):
+        assert (choose_crop("auto", {"trained_on": splits}, trained, shown)[0] is not None) == crops
+
+
 def test_an_unknown_crop_is_refused():
     with pytest.raises(UsageError, match="auto, template, none"):
         choose_crop("eyes", {})
@@ -293,7 +301,7 @@ def test_pictures_that_were_trained_on_are_counted(tiny_packed, tmp_path):
     path.write_bytes(pickle.dumps((encoded, [True, False] * 20), 4))
     result = evaluate_protocol(run, path, device="cpu", resamples=20, show_progress=False)
     assert any(
-        "40 pictures of 80 are among those it was trained on (lowres)" in one for one in result.sets["some"].notes
+        "20 pictures of 40 are among those it was trained on (lowres)" in one for one in result.sets["some"].notes
     )
 
 

@@ -126,6 +126,16 @@ def test_bin_files_of_a_folder(tmp_path):
     assert single.name == "lfw"
 
 
+def test_a_picture_of_several_pairs_is_embedded_once(tmp_path):
+    (tmp_path / "a.bin").write_bytes(pickle.dumps(([b"a", b"b", b"a", b"c", b"c", b"a"], [True, False, True])))
+    (test_set,) = read(tmp_path)
+    (pairs,) = test_set.verification
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0, 0, 2], [1, 2, 0])
+    source = test_set.pictures.source
+    assert [source.read(number) for number in range(3)] == [b"a", b"b", b"c"]
+    assert source.name(2).endswith("a.bin, picture 3")
+
+
 WRONG_BINS = {
     "too few pictures": ((["a"], [True]), "1 pictures for 1 labels"),
     "no pairs": (([], []), "0 pictures for 0 labels"),

@@ -1,5 +1,6 @@
 import struct
 import zlib
+from functools import partial
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ from hrfr_fast.format import beton
 from hrfr_fast.packing.chunks import decode_chunk
 from hrfr_fast.packing.decode import Target, decode, oriented, record_of
 from hrfr_fast.packing.image_headers import exif_orientation
-from hrfr_fast.packing.picture_files import Rejected
+from hrfr_fast.packing.picture_files import Rejected, read_file
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -149,6 +150,6 @@ def test_a_rejected_picture_takes_its_partner_along(tmp_path, make_picture, make
     for i in range(6):
         (tmp_path / f"{i}.jpg").write_bytes(make_jpeg(make_picture(i, 36)))
     (tmp_path / "3.jpg").write_bytes(b"broken")
-    chunk = decode_chunk(str(tmp_path), [f"{i}.jpg" for i in range(6)], TARGET, paired=True)
+    chunk = decode_chunk([partial(read_file, str(tmp_path / f"{i}.jpg")) for i in range(6)], TARGET, paired=True)
     assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.rejected] == [3]
     assert len(chunk.blob) == sum(chunk.lengths)

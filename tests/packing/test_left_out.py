@@ -55,7 +55,7 @@ REFUSED = {
             [shutil.move(f, low.parent / "d" / f.name) for f in [*low.glob("*")]]
             and [shutil.rmtree(f) for f in low.parent.glob("*res*")]
         ),
-        r"holds 60 pictures elsewhere, such as .*data/d/l000/0.jpg",
+        "data/d looks like a folder of identities",
     ),
 }
 

@@ -105,11 +105,11 @@ def test_finished_work_is_not_done_again(tree, tmp_path, monkeypatch):
     stop = StopFlag()
     decode_chunk, count = candidates.decode_chunk, [0]
 
-    def counting(root, paths, *rest):
-        count[0] += len(paths)
+    def counting(readers, *rest):
+        count[0] += len(readers)
         if count[0] > 60:  # in the second split
             stop.signal_number = signal.SIGTERM
-        return decode_chunk(root, paths, *rest)
+        return decode_chunk(readers, *rest)
 
     monkeypatch.setattr(candidates, "decode_chunk", counting)
     with pytest.raises(Interrupted, match="run the same command again") as stopped:

@@ -304,7 +304,7 @@ def test_a_regime_of_ones_own_trains_and_resumes_from_its_copy(settings, runs):
 @pytest.mark.parametrize(
     "old,new,message",
     [
-        ('"highres"', '"hires"', "sources are .'hires'.; one or both of lowres, highres"),
+        ('"highres"', '"hires"', "sources are .'hires'.; one or two of lowres, highres, faces"),
         ("input_size = 48", "input_size = 100", "input_size is 100; it must be a multiple of 16"),
         ("input_size = 48", "", "input_size is missing"),
         ("input_size", "inputsize", "there is no 'inputsize'; there are .*, sources"),

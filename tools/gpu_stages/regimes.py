@@ -1,4 +1,4 @@
-"""Every regime and control for a few steps, parents first; those with parents take safetensors."""
+"""Every regime and control of the study for a few steps, parents first; those with parents take safetensors."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from benchmarks.trial import Trial
-from hrfr_fast.regimes import REGIMES, in_order, regime_named
+from hrfr_fast.regimes import CONTROLS, TABLE, in_order, regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
 from tools.gpu_stages.report import StageReport, stage_report
@@ -18,7 +18,7 @@ STEPS = 30
 def main(arguments: Sequence[str] | None = None) -> int:
     report = stage_report(__doc__, arguments)
     weights = is_installed("safetensors")
-    for regime in map(regime_named, in_order(REGIMES)):
+    for regime in map(regime_named, in_order(regime.name for regime in TABLE + CONTROLS)):
         if regime.parents and not weights:
             report.add(f"{regime.name}: left out", problem="safetensors is not installed, and it has parents")
         elif regime.phases:

@@ -51,9 +51,18 @@ def _test_set(path: Path) -> TestSet:
             raise UsageError(f"{path}: it does not hold two lists, of encoded pictures and of booleans")
     if len(encoded) != 2 * len(same) or not len(same):
         raise UsageError(f"{path}: {len(encoded):,} pictures for {len(same):,} labels; a pair takes two pictures")
-    source = PicturesInMemory(str(path), [_bytes_of(path, number, value) for number, value in enumerate(encoded)])
-    numbers = np.arange(len(encoded))
-    pairs = VerificationPairs(numbers[0::2], numbers[1::2], same, contiguous_folds(len(same)))
+    numbers: list[int] = []
+    known: dict[bytes, int] = {}  # a picture of several pairs is there several times and embedded once
+    positions: list[int] = []
+    for position, value in enumerate(encoded):
+        data = _bytes_of(path, position, value)
+        if data not in known:
+            known[data] = len(known)
+            positions.append(position)
+        numbers.append(known[data])
+    source = PicturesInMemory(str(path), list(known), positions)
+    ends = np.array(numbers, np.int64)
+    pairs = VerificationPairs(ends[0::2], ends[1::2], same, contiguous_folds(len(same)))
     return TestSet(path.stem, path, Pictures(source), (pairs,))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.embedder import Embedder
+from hrfr_fast.evaluation.embedder import Embedder, UnscaledEmbedder
 from hrfr_fast.evaluation.protocols.form import Pictures
 from hrfr_fast.packing.decode import decode_whole
 from hrfr_fast.packing.picture_files import Rejected
@@ -59,6 +59,8 @@ def embedded_batches(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:  # fmt: skip
     """Embeddings batch by batch, in constant memory: the number of the first picture, and float32 [n, D].
 
+    They have norm 1, but where norms weigh in the templates of ``pictures`` and the embedder gives them.
+
     Args:
         crop: None: pictures are embedded whole.
         title: of the progress bar.
@@ -68,6 +70,9 @@ def embedded_batches(
         HrfrError: a picture is missing, or is not one that can be decoded whole.
         Interrupted: after Ctrl-C.
     """
+    embed = embedder.embed
+    if pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder):
+        embed = embedder.embed_unscaled
     with StopFlag() as stop, progress_bar(show_progress) as bar, ThreadPoolExecutor(cores()) as threads:
         task = bar.add_task(title, total=len(pictures), note="")
         for start in range(0, len(pictures), BATCH):
@@ -80,7 +85,7 @@ def embedded_batches(
             if sizes is not None:
                 sizes.update(f"{image.shape[1]}x{image.shape[0]}" for image in decoded)
             images = np.stack([framed(image, embedder.size, crop, pictures.not_square) for image in decoded])
-            yield start, embedder.embed(images)
+            yield start, embed(images)
             bar.advance(task, len(images))
 
 

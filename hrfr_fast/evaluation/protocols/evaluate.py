@@ -1,6 +1,7 @@
 """Evaluation of a model by a public protocol: read, embed, score, with the caveats that belong beside the numbers."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, open_embedder
+from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols import protocol_at
-from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
+from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, training_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
 from hrfr_fast.evaluation.protocols.form import TestSet
 from hrfr_fast.evaluation.protocols.identification_parts import identification_parts
@@ -19,6 +20,7 @@ from hrfr_fast.evaluation.protocols.overlap import overlap_notes
 from hrfr_fast.evaluation.protocols.results import PartResult, ProtocolResult, SetResult
 from hrfr_fast.evaluation.protocols.template_parts import pooled_templates, template_pair_part, template_subjects
 from hrfr_fast.evaluation.protocols.verification_parts import verification_parts
+from hrfr_fast.format.alignment_record import AlignmentRecord, read_record
 
 
 def evaluate_protocol(
@@ -57,13 +59,19 @@ def evaluate_protocol(
     test_sets = public.read(Path(place), Path(pictures) if pictures else None)
     embedder = open_embedder(model, device=device, precision=precision, flags=flags)
     facts = embedder.describe()
-    chosen, text = choose_crop(crop, facts)
+    trained = ""
+    if isinstance(embedder, BackboneEmbedder):
+        trained = training_template(embedder.metadata, embedder.weights)
+    aligned = _alignment(Path(pictures or place))
+    chosen, text = choose_crop(crop, facts, trained, aligned.template if aligned else "")
+    notes = tuple(aligned.notes()) if aligned else ()
     sets = {
         test_set.name: evaluate_set(
-            embedder, test_set, chosen, overlap=overlap, resamples=resamples, show_progress=show_progress
+            embedder, replace(test_set, notes=(*test_set.notes, *notes)), chosen, overlap=overlap, resamples=resamples,
+            show_progress=show_progress,
         )
         for test_set in test_sets
-    }
+    }  # fmt: skip
     return ProtocolResult(embedder.name, public.NAME, public.TITLE, facts, text, sets)
 
 
@@ -75,12 +83,15 @@ def evaluate_set(
     sizes: Counter[str] = Counter()
     options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes}
     if test_set.pictures.templates is None:
-        parts = _parts_of_pictures(embed_pictures(embedder, test_set.pictures, crop, **options), test_set, resamples)
+        embeddings = embed_pictures(embedder, test_set.pictures, crop, **options)
+        parts = _parts_of_pictures(embeddings, test_set, resamples, show_progress)
     else:
         batches = embedded_batches(embedder, test_set.pictures, crop, **options)
         templates = pooled_templates(test_set.pictures, batches)
         parts = _parts_of_templates(templates, test_set, resamples, show_progress)
     notes = [*test_set.notes, crop_note(crop, sizes)]
+    if test_set.pictures.norms_weigh and not isinstance(embedder, UnscaledEmbedder):
+        notes.append("this model gives embeddings of norm 1 only, where published numbers let the norms weigh")
     if isinstance(embedder, BackboneEmbedder):
         notes += overlap_notes(
             test_set.pictures, dict(sizes), embedder.metadata, embedder.weights, whatever_it_takes=overlap
@@ -88,13 +99,22 @@ def evaluate_set(
     return SetResult(test_set.name, test_set.place, tuple(parts), dict(sizes), tuple(filter(None, notes)))
 
 
-def _parts_of_pictures(embeddings: NDArray[np.float32], test_set: TestSet, resamples: int) -> list[PartResult]:
+def _alignment(place: Path) -> AlignmentRecord | None:
+    """What ``hrfr-fast align`` recorded of the pictures at ``place``, None where they are somebody else's."""
+    return read_record(place if place.is_dir() else place.parent)
+
+
+def _parts_of_pictures(
+    embeddings: NDArray[np.float32], test_set: TestSet, resamples: int, show_progress: bool
+) -> list[PartResult]:
     verified = [
         part
         for pairs in test_set.verification
         for part in verification_parts(embeddings, test_set.pictures, pairs, resamples=resamples)
     ]
-    return verified + identification_parts(embeddings, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        embeddings, test_set.identification, resamples=resamples, show_progress=show_progress
+    )
 
 
 def _parts_of_templates(
@@ -105,4 +125,6 @@ def _parts_of_templates(
         template_pair_part(templates, pairs, subjects, resamples=resamples, show_progress=show_progress)
         for pairs in test_set.verification
     ]
-    return verified + identification_parts(templates, test_set.identification, resamples=resamples)
+    return verified + identification_parts(
+        templates, test_set.identification, resamples=resamples, show_progress=show_progress
+    )

@@ -54,16 +54,20 @@ class PictureFiles:
 
 @dataclass(frozen=True)
 class PicturesInMemory:
-    """Encoded pictures that a container held. ``container``: its name, for messages."""
+    """Encoded pictures that a container held.
+
+    ``container``: its name, for messages. ``positions``: the place of each in it; None: in its order.
+    """
 
     container: str
     encoded: Sequence[bytes]
+    positions: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def name(self, number: int) -> str:
-        return f"{self.container}, picture {number}"
+        return f"{self.container}, picture {self.positions[number] if self.positions else number}"
 
     def read(self, number: int) -> bytes:
         return self.encoded[number]
@@ -79,6 +83,7 @@ class Pictures:
         templates: int64 [N], the template that each belongs to, numbered from 0.
         media: int64 [N], the medium (video or still) that each was taken from; None: each from one of its own.
         weights: float64 [N], the weight of each in its template, such as the score of a face detector; None: equal.
+        norms_weigh: whether in its template a picture also weighs as much as the norm of its embedding.
         slices: int64 [N], an index into ``slice_names`` (a distance, a group of people).
         prepare: turns picture ``number``, decoded (uint8 [H, W, 3] RGB), into the face picture that is to be embedded
             (of any size), for protocols that come with landmarks to align by; None: it is a face picture already.
@@ -91,6 +96,7 @@ class Pictures:
     templates: NDArray[np.int64] | None = None
     media: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
+    norms_weigh: bool = False
     slices: NDArray[np.int64] | None = None
     slice_names: tuple[str, ...] = ()
     prepare: Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]] | None = None

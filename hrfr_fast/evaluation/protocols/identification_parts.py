@@ -4,8 +4,9 @@ Intervals resample the people of all probes of a search, mated and unmated ones,
 with the same probes see equal resamples and their mean has an interval, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from hrfr_fast.evaluation.identification import Search, search
 from hrfr_fast.evaluation.open_set import tpir_at_fpir
 from hrfr_fast.evaluation.protocols.form import Identification
 from hrfr_fast.evaluation.protocols.results import Decisions, Measure, PartResult
+from hrfr_fast.evaluation.protocols.scoring_progress import scoring_progress
 from hrfr_fast.runtime.errors import UsageError
 
 AVERAGE_PRECISION = "area under precision over recall by trapezoids, as in TinyFace's evaluation kit"
+SEARCHING, RESAMPLING = "probes", "resamples of the subjects"
 MEAN_PART = "mean of the galleries"
 
 
@@ -35,6 +38,7 @@ def identification_parts(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    show_progress: bool = True,
 ) -> list[PartResult]:
     """One part for each search; the mean over searches of the same probes in several galleries, as IJB reports it.
 
@@ -43,20 +47,30 @@ def identification_parts(
 
     Raises:
         UsageError: no probe's person is in a gallery; for an open set, every probe's is.
+        Interrupted: after Ctrl-C.
     """
     if not np.isfinite(embeddings).all():
         raise UsageError("embeddings are not finite numbers: the model is broken, or its precision too low")
-    measured = [_measure(embeddings, asked, resamples, seed) for asked in searches]
+    open_sets = sum(bool(asked.fpirs) for asked in searches)
+    totals = {SEARCHING: sum(len(asked.probes) for asked in searches), RESAMPLING: resamples * open_sets}
+    with scoring_progress(totals, show_progress and bool(searches)) as advance:
+        measured = [_measure(embeddings, asked, resamples, seed, advance) for asked in searches]
     parts = [one.part for one in measured]
     alike = all(np.array_equal(asked.probes, searches[0].probes) for asked in searches)
     return [*parts, _mean(measured)] if alike and len(parts) > 1 else parts
 
 
-def _measure(embeddings: NDArray[np.float32], asked: Identification, resamples: int, seed: int) -> _Measured:
+def _measure(
+    embeddings: NDArray[np.float32],
+    asked: Identification,
+    resamples: int,
+    seed: int,
+    advance: Callable[[str, int], None],
+) -> _Measured:
     subjects = _told_apart(asked.probe_subjects, asked.gallery_subjects)
     found = search(
         _rows(embeddings, asked.probes), subjects, _rows(embeddings, asked.gallery), asked.gallery_subjects,
-        precision=asked.mean_average_precision,
+        precision=asked.mean_average_precision, advance=partial(advance, SEARCHING),
     )  # fmt: skip
     mated = int(found.mated.sum())
     if not mated or (asked.fpirs and mated == len(subjects)):
@@ -73,8 +87,9 @@ def _measure(embeddings: NDArray[np.float32], asked: Identification, resamples: 
     warnings: list[str] = []
     if asked.fpirs:
         rates = tpir_at_fpir(
-            found, subjects, rank=asked.open_set_rank, fpirs=asked.fpirs, resamples=resamples, seed=seed
-        )
+            found, subjects, rank=asked.open_set_rank, fpirs=asked.fpirs, resamples=resamples, seed=seed,
+            advance=partial(advance, RESAMPLING),
+        )  # fmt: skip
         rank = "" if asked.open_set_rank == 1 else str(asked.open_set_rank)
         drawn = [rates.resampled.get(fpir, np.empty(0)) for fpir in asked.fpirs]
         measures += [

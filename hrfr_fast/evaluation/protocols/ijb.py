@@ -2,7 +2,8 @@
 
 Whitelam et al., "IARPA Janus Benchmark-B Face Dataset", CVPRW 2017; Maze et al., "IARPA Janus Benchmark - C", ICB 2018,
 in the layout of the loose crops that InsightFace publishes. A crop is aligned by its five points; a picture weighs as
-much as the score of the face detector, as in the public evaluation. ``ijbb.py`` and ``ijbc.py`` name the protocols.
+much as the norm of its embedding times the score of the face detector, as in the public evaluation (its N1 D1 F1).
+``ijbb.py`` and ``ijbc.py`` name the protocols.
 """
 
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def read(place: Path, pictures: Path | None, name: str, galleries: tuple[str, st
     pairs = VerificationPairs(first, second, same, unit="template", fars=FARS)
     loose = Pictures(
         PictureFiles(crops, faces.names), subjects=subjects[template_of], templates=template_of, media=faces.media,
-        weights=faces.scores, prepare=_Alignment(faces.landmarks),
+        weights=faces.scores, norms_weigh=True, prepare=_Alignment(faces.landmarks),
     )  # fmt: skip
     return [TestSet(name, place, loose, verification=(pairs,), identification=searches, notes=tuple(notes))]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import one_line
 
+LARGEST_LIST = 1 << 28  # bytes of a list that is read whole: IJB-C's landmarks take 45 MB
 BLOCK = 1 << 24  # bytes of a pair list parsed at a time
 
 
@@ -104,7 +105,7 @@ def read_template_pairs(
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """The file in blocks of whole lines."""
-    _require(path)
+    _require(path, largest=None)
     with path.open("rb") as file:
         rest = b""
         while data := file.read(BLOCK):
@@ -174,9 +175,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield number, fields
 
 
-def _require(path: Path) -> None:
+def _require(path: Path, largest: int | None = LARGEST_LIST) -> None:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; the data set comes with it")
+    if largest is not None and path.stat().st_size > largest:
+        raise UsageError(f"{path}: {path.stat().st_size:,} bytes; the data set's own list is far smaller")
 
 
 def _bad(path: Path, line: int, expected: str) -> UsageError:

@@ -70,10 +70,13 @@ def overlap_notes(
                 f"not looked up among the {split.samples:,} training pictures (--overlap does): whether it was trained"
                 " on some of these is unknown"
             )
-        elif found := _pictures_in(split, pictures):
+        elif (known := _known(split, pictures)).any():
+            people = ""
+            if pictures.subjects is not None:
+                people = f", of {counted(len(np.unique(pictures.subjects[known])), 'person')},"
             notes.append(
-                f"{counted(found, 'picture')} of {len(pictures):,} are among those it was trained on ({split.name}):"
-                " the numbers flatter the model"
+                f"{counted(int(known.sum()), 'picture')} of {len(pictures):,}{people} are among those it was trained on"
+                f" ({split.name}): the numbers flatter the model"
             )
     return notes
 
@@ -83,10 +86,10 @@ def _training_splits(metadata: dict[str, Any], trained: Packed) -> list[Split]:
     return [split for name, split in trained.splits.items() if name in names]
 
 
-def _pictures_in(split: Split, pictures: Pictures) -> int:
-    """How many of the pictures are equal to one in ``split``."""
+def _known(split: Split, pictures: Pictures) -> NDArray[np.bool_]:
+    """bool [N]: which of the pictures are equal to one in ``split``."""
     console.print(f"looking {len(pictures):,} test pictures up among {split.samples:,} of {split.name}")
     table = _DecodedPictures(pictures, split.size)
     numbers, records = distinct(table)
     equal, _ = match(table, records, split)
-    return int((equal >= 0)[numbers].sum())
+    return np.asarray((equal >= 0)[numbers])

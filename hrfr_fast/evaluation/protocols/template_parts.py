@@ -1,21 +1,21 @@
 """Templates of a protocol: pooled from its pictures as they are embedded, and verified in pairs, millions of them."""
 
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
-from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, Pairs, pair_rates
+from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, PairRates, Pairs, pair_rates
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
-from hrfr_fast.evaluation.protocols.results import Measure, PartResult
+from hrfr_fast.evaluation.protocols.results import Decisions, Measure, PartResult
+from hrfr_fast.evaluation.protocols.scoring_progress import scoring_progress
 from hrfr_fast.evaluation.templates import TemplatePool
-from hrfr_fast.runtime.errors import Interrupted
-from hrfr_fast.runtime.progress import progress_bar
-from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.evaluation.verification import FEWEST_FALSE_ACCEPTS
 
+COMPARED_FAR = 1e-4
+"""The FAR at which two models are compared pair by pair, or the next looser one that enough impostors decide."""
 NO_SUBJECTS = "no identities known: the interval treats pairs as independent and is too narrow"
 
 
@@ -60,7 +60,8 @@ def template_pair_part(
         UsageError: there are no genuine or no impostor pairs, or embeddings are not finite.
         Interrupted: after Ctrl-C.
     """
-    with _advancing(int((~pairs.same).sum()), resamples, show_progress) as advance:
+    totals = {PAIRS: int((~pairs.same).sum()), RESAMPLING: resamples}
+    with scoring_progress(totals, show_progress) as advance:
         rates = pair_rates(
             templates, Pairs(pairs.first, pairs.second, pairs.same), subjects,
             fars=pairs.fars, resamples=resamples, seed=seed, advance=advance,
@@ -73,21 +74,19 @@ def template_pair_part(
         warnings.append(NO_SUBJECTS)
     else:
         counts["people"] = rates.unit_count
-    level = "pair" if subjects is None else "identity"
-    return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings))  # type: ignore[arg-type]
+    level: Literal["identity", "pair"] = "pair" if subjects is None else "identity"
+    decisions = _decisions(rates, pairs, subjects)
+    return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings), decisions)
 
 
-@contextmanager
-def _advancing(pairs: int, resamples: int, show_progress: bool) -> Iterator[Callable[[str, int], None]]:
-    """What shows the progress of ``pair_rates``, and stops it after Ctrl-C."""
-    with StopFlag() as stop, progress_bar(show_progress) as bar:
-        tasks = {PAIRS: bar.add_task(PAIRS, total=pairs, note="")}
-
-        def advance(what: str, number: int) -> None:
-            if stop:
-                raise Interrupted("stopped while template pairs were compared", stop.signal_number or signal.SIGINT)
-            if what not in tasks:
-                tasks[RESAMPLING] = bar.add_task(RESAMPLING, total=resamples, note="")
-            bar.advance(tasks[what], number)
-
-        yield advance
+def _decisions(rates: PairRates, pairs: VerificationPairs, subjects: NDArray[np.int64] | None) -> Decisions | None:
+    """Whether each genuine pair is accepted at a FAR; None where too few impostors decide every one."""
+    trusted = [far for far in pairs.fars if far >= COMPARED_FAR and far * rates.impostors >= FEWEST_FALSE_ACCEPTS]
+    if not trusted:
+        return None
+    people = None
+    if subjects is not None:
+        ends = np.stack([subjects[pairs.first[pairs.same]], subjects[pairs.second[pairs.same]]], axis=1)
+        people = np.unique(ends, return_inverse=True)[1].reshape(-1).astype(np.int32)
+    far = min(trusted)
+    return Decisions(rates.accepted(far), np.ones(rates.genuine, bool), people, f"TAR@FAR {far:g}")

@@ -1,7 +1,7 @@
 """Pairs in a bcolz carray, the layout of public validation sets (InsightFace_Pytorch, face.evoLVe, cavaface)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format.names import without_prefix
-from hrfr_fast.packing.chunks import Chunk, collect
+from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.picture_files import Rejected, all_readable
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
@@ -31,7 +31,7 @@ class BcolzPairs(PairCandidates):
     public sets have it, or "rgb".
     """
 
-    in_files = False
+    in_files = in_workers = False
 
     def __init__(self, name: str, directory: Path, channels: str = "bgr") -> None:
         self.directory, self.channels = directory, channels
@@ -110,6 +110,9 @@ class BcolzPairs(PairCandidates):
             if np.isfinite(picture).all():
                 yield picture
 
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
+        return [partial(self._pixels, picture) for picture in self.open()[first:last]]
+
     def chunk(self, first: int, last: int, target: Target) -> Chunk:
         array = self.open()
         try:
@@ -119,7 +122,7 @@ class BcolzPairs(PairCandidates):
                 raise HrfrError(f"{self.directory}: cannot be read: {error}; mend or remove the array") from error
             reason = f"bcolz cannot read it: {error}"
             return Chunk(rejected=[(i, reason) for i in range(last - first)])
-        return collect((partial(self._pixels, picture) for picture in block), target, True)
+        return decode_chunk((partial(self._pixels, picture) for picture in block), target, True)
 
     def refuse_other_order(self, found: int, exchanged: int) -> None:
         if exchanged > found:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.packing.chunks import Chunk, decode_chunk
+from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.picture_files import Rejected, read_file
 
@@ -34,7 +34,12 @@ class Candidates(ABC):
     bytes_on_disk: int = 0
 
     paired = False
-    in_files = True  # a picture a file, which worker processes can read and decode
+    in_workers = True  # whether worker processes can read and decode the pictures
+    in_files = True  # a picture a file, whose path it is called by
+    identity_names: Sequence[str] = ()
+    """By provisional label, of a split; none of pairs."""
+    pictures_listed: NDArray[np.int64] | None = None
+    """Of a split: int64, how many pictures each identity has before any is rejected."""
 
     @property
     def raw_bytes(self) -> int:
@@ -54,11 +59,15 @@ class Candidates(ABC):
     @property
     def folder(self) -> str:
         """The folder that paths are relative to, as a user would call it."""
-        return self.root.name
+        return self.root.name or self.root.resolve().name
 
     @abstractmethod
     def paths(self, first: int, last: int) -> list[str]:
-        """Paths relative to ``root`` of the candidates first..last-1."""
+        """Where the candidates first..last-1 lie, relative to ``root``: paths, or names such as ``train.rec[17]``."""
+
+    @abstractmethod
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
+        """One reader for each of the candidates first..last-1."""
 
     @abstractmethod
     def listing_lines(self) -> Iterator[str]:
@@ -69,26 +78,34 @@ class Candidates(ABC):
 
     def chunk(self, first: int, last: int, target: Target) -> Chunk:
         """Decode the candidates first..last-1 in this process."""
-        return decode_chunk(str(self.root), self.paths(first, last), target, self.paired)
+        return decode_chunk(self.readers(first, last), target, self.paired)
 
     def labels(self, first: int, last: int) -> NDArray[np.int64]:
         """Provisional labels of the candidates first..last-1."""
         return np.arange(first, last)
 
     def readable_again(self, rejected: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether any file of ``rejected`` (quarantine lines marked "retry") can be read now."""
+        """Whether any picture of ``rejected`` (quarantine lines marked "retry") can be read now."""
         for line in rejected:
             try:
-                read_file(str(self.root / str(line["file"]).removeprefix(f"{self.folder}/")))
+                self.read_again(line)
                 return True
             except Rejected:
                 continue
         return False
 
-    def sample(self, n: int = 64) -> list[str]:
-        """Up to ``n`` paths, evenly spread."""
+    def read_again(self, rejected: Mapping[str, Any]) -> None:
+        """Read the picture of one quarantine line. Raises Rejected where that is still not possible."""
+        if self.in_files:
+            read_file(str(self.root / str(rejected["file"]).removeprefix(f"{self.folder}/")))
+        else:
+            record = int(rejected["record"])
+            self.readers(record, record + 1)[0]()
+
+    def sample(self, n: int = 64) -> Sequence[Reader]:
+        """Readers of up to ``n`` pictures, evenly spread."""
         chosen = np.unique(np.linspace(0, self.count - 1, min(n, self.count)).astype(int)).tolist()
-        return [self.paths(i, i + 1)[0] for i in chosen]
+        return [self.readers(i, i + 1)[0] for i in chosen]
 
 
 class PairCandidates(Candidates):

@@ -1,4 +1,4 @@
-"""The folders of a split, ``<split>/<identity>/<picture>``: listed compactly, and as candidates."""
+"""The folders of a split, ``<split>/<identity>/<picture>``: listed compactly, and as a source."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hrfr_fast.packing.sources.candidates import Candidates
-from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, kind_of
+from hrfr_fast.packing.chunks import FileReaders, Reader
+from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
+from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, holds_identities, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
-from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.names import few, one_line
 
 
 @dataclass
@@ -54,6 +54,14 @@ class Listing:
         self.counts.append(len(sizes))
         self.sizes.extend(sizes)
         self.mtimes.extend(mtimes)
+
+    def warnings(self, split: str) -> list[str]:
+        """What is not packed or gets no label, a sentence each; ``split``: how messages call the folder."""
+        warnings = []
+        empty = [one_line(name) for name, n in zip(self.identities, self.counts, strict=True) if not n]
+        if empty:
+            warnings.append(f"{split}: {len(empty)} identities without pictures get no label ({few(empty)})")
+        return warnings + [f"{split}: {line}; they are not packed" for line in self.left_out.lines(split)]
 
     def fingerprint(self, times: bool) -> str:
         """Digest of names and sizes; with ``times`` also of modification times, which a copy elsewhere may not keep."""
@@ -148,28 +156,45 @@ def _refuse_layout(root: Path, listing: Listing) -> None:
     )
 
 
-class FolderCandidates(Candidates):
-    """Pictures of a split, identity after identity."""
+class FolderSource(IdentitySource):
+    """An ordinary folder of identities, ``<identity>/<picture>``; also a split of the study's tree."""
 
-    def __init__(self, name: str, root: Path, listing: Listing, size: int = 0) -> None:
-        digests = listing.fingerprint(times=True), listing.fingerprint(times=False)
-        super().__init__(name, root, size, len(listing), *digests)
-        self.listing = listing
-        self.bytes_on_disk = int(np.maximum(np.asarray(listing.sizes), 0).sum())
-        self._starts = np.concatenate([[0], np.cumsum(listing.counts)]).astype(np.int64)
+    format = "folder"
+    title = "a folder of identities, each a folder of pictures"
+    in_files = True
+
+    def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS, listing: Listing | None = None) -> None:
+        """``listing``: of ``path``, where it is known already."""
+        path = path if path.name else path.resolve()  # of ".", whose name is in messages
+        if listing is None and not path.is_dir():
+            raise UsageError(f"{path}: not a folder")
+        self.listing = list_split(path) if listing is None else listing
+        self.root, self.identities = path, self.listing.identities
+        self.fingerprint, self.content = self.listing.fingerprint(times=True), self.listing.fingerprint(times=False)
+        self.bytes_on_disk = int(np.maximum(np.asarray(self.listing.sizes), 0).sum())
+        self.labels = np.repeat(np.arange(len(self.identities), dtype=np.int32), self.listing.counts)
+        self.warnings = self.listing.warnings(path.name)
+        self._starts = np.concatenate([[0], np.cumsum(self.listing.counts)]).astype(np.int64)
         self._files: tuple[int, list[str]] = (-1, [])
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return holds_identities(path)
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        names = []
+        for index in indices:
+            identity = int(self.labels[index])
+            if self._files[0] != identity:
+                self._files = (identity, self.listing.files(identity))
+            names.append(f"{self.identities[identity]}/{self._files[1][index - int(self._starts[identity])]}")
+        return names
+
+    def readers(self, indices: Sequence[int]) -> Sequence[Reader]:
+        return FileReaders(self.root, self.names(indices))
 
     def listing_lines(self) -> Iterator[str]:
         return self.listing.lines()
 
-    def labels(self, first: int, last: int) -> NDArray[np.int64]:
-        return np.searchsorted(self._starts, np.arange(first, last), side="right") - 1
-
-    def paths(self, first: int, last: int) -> list[str]:
-        paths = []
-        for position, identity in zip(range(first, last), self.labels(first, last).tolist(), strict=True):
-            if self._files[0] != identity:
-                self._files = (identity, self.listing.files(identity))
-            name = self._files[1][position - int(self._starts[identity])]
-            paths.append(f"{self.listing.identities[identity]}/{name}")
-        return paths
+    def select(self, identities: Sequence[int]) -> "FolderSource":
+        return FolderSource(self.root, listing=self.listing.select(identities))

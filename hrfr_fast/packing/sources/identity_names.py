@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping
 
-from hrfr_fast.packing.sources.identity_folders import Listing
+from hrfr_fast.packing.sources.identity_source import IdentitySource
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 
@@ -16,15 +16,15 @@ def identity_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def refuse_shared_identities(listings: Mapping[str, Listing]) -> None:
+def refuse_shared_identities(sources: Mapping[str, IdentitySource]) -> None:
     """Raise UsageError where an identity is in two splits, in whatever spelling: training and test would overlap."""
-    names = sorted(listings)
+    names = sorted(sources)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            keys = {identity_key(name) for name in listings[second].identities}
-            shared = sorted(name for name in listings[first].identities if identity_key(name) in keys)
+            keys = {identity_key(name) for name in sources[second].identities}
+            shared = sorted(name for name in sources[first].identities if identity_key(name) in keys)
             if shared:
-                exact = set(listings[second].identities)
+                exact = set(sources[second].identities)
                 shown = [one_line(name) if name in exact else f"{ascii(name)} in another spelling" for name in shared]
                 raise UsageError(
                     f"{len(shared)} identities are in both {first} and {second} ({few(shown)}); every identity belongs"
@@ -32,14 +32,14 @@ def refuse_shared_identities(listings: Mapping[str, Listing]) -> None:
                 )
 
 
-def similar_identities(listings: Mapping[str, Listing]) -> list[str]:
+def similar_identities(sources: Mapping[str, IdentitySource]) -> list[str]:
     """Warnings about identities whose names differ in case, encoding of accents or spaces alone: perhaps one person.
 
     Case alone is no reason to refuse: there are identity codes that need it.
     """
     spellings: dict[str, list[str]] = {}
-    for split, listing in listings.items():
-        for name in listing.identities:
+    for split, source in sources.items():
+        for name in source.identities:
             spellings.setdefault(identity_key(name).casefold(), []).append(f"{split}/{name}")
     groups = [group for group in spellings.values() if len(group) > 1]
     if not groups:

@@ -1,5 +1,6 @@
 """Files in a data tree that are not packed, counted by kind with an example each: nothing is dropped silently."""
 
+import itertools
 import os
 import re
 import stat
@@ -7,14 +8,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hrfr_fast.format.alignment_record import LANDMARKS, REJECTED
+from hrfr_fast.format.alignment_record import NAME as ALIGNMENT
 from hrfr_fast.format.manifest import NAME
-from hrfr_fast.format.names import PAIR_FOLDER, SPLITS
+from hrfr_fast.format.names import FACES, PAIR_FOLDER, SPLITS
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OTHER_PICTURES = (".jpe", ".jfif", ".tif", ".tiff", ".gif", ".heic", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".rec", ".lmdb", ".parquet")
+LOOKED_AT = 100  # folders in which a picture is looked for, to recognise a folder of identities
 COUNTED = 10_000  # pictures in a folder that is no split are counted up to this many
 
 PICTURE, DEEPER, LOOSE, FORMAT, HIDDEN = "picture", "deeper", "loose", "format", "hidden"
@@ -80,7 +84,7 @@ def kind_of(name: str) -> str:
     lower = name.lower()
     if lower.endswith(EXTENSIONS):
         return HIDDEN if name.startswith(".") else PICTURE
-    if name.startswith("."):
+    if name.startswith(".") or name in (ALIGNMENT, REJECTED, LANDMARKS):
         return NOTHING
     return FORMAT if lower.endswith(OTHER_PICTURES) else OTHER
 
@@ -99,6 +103,27 @@ def is_folder(path: Path) -> bool:
         raise HrfrError(f"{path}: cannot be looked at: {error.strerror}; mend or remove it") from error
 
 
+def holds_identities(path: Path) -> bool:
+    """Whether ``path`` looks like a folder of identities: one of its first subfolders holds a picture. Never raises."""
+    try:
+        with os.scandir(path) as entries:
+            folders = (entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return any(map(_holds_picture, itertools.islice(folders, LOOKED_AT)))
+    except OSError:
+        return False
+
+
+def _holds_picture(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(kind_of(entry.name) == PICTURE for entry in entries)
+
+
+def is_data_tree(path: Path) -> bool:
+    """Whether ``path`` looks like the study's data tree: it has a split's folder. Never raises."""
+    named = any(os.path.lexists(path / name) for name in SPLITS if name != FACES)
+    return named or holds_identities(path / FACES)
+
+
 def split_folders(data: Path) -> list[str]:
     """Names of the splits in the tree ``data``.
 
@@ -109,12 +134,14 @@ def split_folders(data: Path) -> list[str]:
     if not is_folder(data):
         raise UsageError(f"{data}: no such directory")
     present = [name for name in (*SPLITS, PAIR_FOLDER) if is_folder(data / name)]
-    folders = _subfolders(data)
+    folders = subfolders(data)
     for name in folders:
         meant = next((known for known in (*SPLITS, PAIR_FOLDER) if _letters(known) == _letters(name)), None)
-        if meant is not None and meant != name and meant not in present:
+        if meant not in (None, FACES, name, *present):
             raise UsageError(f"{data / name}: did you mean {meant}? The folder has to be called so; rename it")
     splits = [name for name in present if name in SPLITS]
+    if splits == [FACES] and not holds_identities(data / FACES):
+        splits = []  # a folder that only happens to be called so
     if not splits:
         raise UsageError(f"{data}: expected at least one of the folders {', '.join(SPLITS)}{_elsewhere(data, folders)}")
     return splits
@@ -124,7 +151,8 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).lower()
 
 
-def _subfolders(data: Path) -> list[str]:
+def subfolders(data: Path) -> list[str]:
+    """Sorted names of the visible folders in ``data``. Raises HrfrError where it cannot be listed."""
     try:
         with os.scandir(data) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -136,11 +164,9 @@ def _elsewhere(data: Path, folders: list[str]) -> str:
     """Where the pictures may lie instead, as the rest of a sentence; "" where nothing was found."""
     if (data / NAME).exists():
         return "; this is a packed directory already, and `pack` takes the tree of pictures"
-    nested = next((name for name in folders if any((data / name / split).is_dir() for split in SPLITS)), None)
+    nested = next((name for name in folders if is_data_tree(data / name)), None)
     if nested is not None:
         return f"; they are in {data / nested}: give that"
-    if data.resolve().name in SPLITS:
-        return f"; {data} is a split itself: give the folder that holds it, {data.resolve().parent}"
     count, first = _count(data)
     if not count:
         return ""
@@ -159,7 +185,7 @@ def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> lis
     """
     warnings = []
     known = {*SPLITS, PAIR_FOLDER, *of_pairs}
-    for name in _subfolders(data):
+    for name in subfolders(data):
         folder = data / name
         if name in known or folder.resolve() == out.resolve() or (folder / NAME).exists():
             continue

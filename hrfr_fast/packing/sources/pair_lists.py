@@ -6,7 +6,7 @@ Test pictures are never encoded anew: a JPEG may be stored as it is, all else is
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format.names import SPLITS
+from hrfr_fast.packing.chunks import FileReaders, Reader
+from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import one_line
@@ -55,6 +57,9 @@ class PathPairs(PairCandidates):
 
     def paths(self, first: int, last: int) -> list[str]:
         return self._paths[first:last]
+
+    def readers(self, first: int, last: int) -> Sequence[Reader]:
+        return FileReaders(self.root, self._paths[first:last], read_named)
 
     def folders(self) -> list[Path]:
         root = os.path.realpath(self.root)
