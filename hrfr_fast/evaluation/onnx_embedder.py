@@ -161,6 +161,8 @@ def described(signature: Signature, flags: OnnxFlags, trial: Any) -> EmbedderDes
         UsageError: something is missing that nobody can guess, or does not fit the file.
     """
     own = EmbedderDescription.from_text(signature.metadata)
+    if own and own.flip_sum and flags.flip_sum is False:
+        raise UsageError("--no-flip-sum: the file itself returns f(x) + f(flip x); export one without --flip-sum")
     size = flags.input_size or (own.input_size if own else signature.size)
     if size is None:
         raise UsageError("neither the file nor its metadata say how large its pictures are; give --input-size")
