@@ -52,13 +52,13 @@ def evaluate(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: a pair set a key")] = False,
     *,
-    flags: "OnnxFlags",
+    flags: "OnnxFlags | None" = None,
 ) -> None:
     """Verify a checkpoint (a run's last) on pairs or on a public test protocol, with 95 % intervals."""
     if place is None:
         if protocol or pictures or overlap or crop != "auto":
             raise UsageError("give the folder of the protocol, too: hrfr-fast evaluate RUN --protocol NAME FOLDER")
-        if run.suffix == ".onnx" or flags.given or flags.flip_sum is not None:
+        if run.suffix == ".onnx" or (flags and (flags.given or flags.flip_sum is not None)):
             raise UsageError("an ONNX file is judged by a protocol: hrfr-fast evaluate MODEL.onnx FOLDER")
         _evaluate_pairs(run, pairs, name, view, carray_channels, device, as_json)
         return

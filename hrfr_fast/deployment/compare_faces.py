@@ -89,6 +89,8 @@ def compare_faces(
     Raises:
         UsageError: a picture that does not decode or is no face-sized one; a rate that was not evaluated.
     """
+    if flags and flags.flip_sum is False:
+        raise UsageError("--no-flip-sum: thresholds are those of f(x) + f(flip x); embed and search know the option")
     embedder = open_embedder(model, device=device, flags=flags)
     images = _pixels([first, second])
     faces = framed_batch(images, embedder.size)

@@ -21,6 +21,7 @@ from hrfr_fast.deployment.run_thresholds import (
     recorded_thresholds,
 )
 from hrfr_fast.evaluation.description import EmbedderDescription
+from hrfr_fast.format import alignment_record
 from hrfr_fast.format.reader import Packed
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import fsync_directory
@@ -125,7 +126,7 @@ def export(
 
 def _alignment(metadata: Mapping[str, Any], packed: Packed | None) -> str:
     """The template that the model's faces were aligned to, and by whom, in words; empty where that is not recorded."""
-    record = packed.manifest["provenance"].get("alignment") if packed else metadata.get("adopted")
+    record = packed.manifest["provenance"].get(alignment_record.KEY) if packed else metadata.get("adopted")
     if not isinstance(record, Mapping) or not record.get("template"):
         return ""
     return str(record["template"]) + (f", aligned by {record['aligner']}" if record.get("aligner") else "")
@@ -233,7 +234,7 @@ def cosines_with(model: "BackboneEmbedder", embed: Embed, faces: CheckFaces, fli
     """
     parts = [faces.pixels[:1], faces.pixels[1:]]
     found = np.concatenate([embed(part) for part in parts if len(part)]).astype(np.float64)
-    expected = model.unnormalised(faces.pixels, flip_sum=flip_sum).astype(np.float64)
+    expected = model.sums(faces.pixels, flip_sum=flip_sum).astype(np.float64)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return np.asarray((found * expected).sum(axis=1) / np.maximum(norms, 1e-300))
 

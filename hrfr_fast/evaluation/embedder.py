@@ -97,9 +97,9 @@ class BackboneEmbedder:
         return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
     def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.unnormalised(images, flip_sum=self._flip_sum)
+        return self.sums(images, flip_sum=self._flip_sum)
 
-    def unnormalised(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
+    def sums(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
         """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB."""
         import torch
 

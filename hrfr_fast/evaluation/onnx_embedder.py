@@ -86,8 +86,7 @@ class OnnxEmbedder:
 
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         total = self.embed_unscaled(images)
-        norms = np.linalg.norm(total, axis=1, keepdims=True)
-        return np.asarray(total / np.maximum(norms, 1e-12), np.float32)
+        return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12), np.float32)
 
     def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         total = self.raw(images)
@@ -162,6 +161,8 @@ def described(signature: Signature, flags: OnnxFlags, trial: Any) -> EmbedderDes
         UsageError: something is missing that nobody can guess, or does not fit the file.
     """
     own = EmbedderDescription.from_text(signature.metadata)
+    if own and own.flip_sum and flags.flip_sum is False:
+        raise UsageError("--no-flip-sum: the file itself returns f(x) + f(flip x); export one without --flip-sum")
     size = flags.input_size or (own.input_size if own else signature.size)
     if size is None:
         raise UsageError("neither the file nor its metadata say how large its pictures are; give --input-size")

@@ -92,6 +92,8 @@ def test_metadata_of_our_own_are_taken_and_flags_win(tmp_path):
         ({}, OnnxFlags(normalisation="vgg"), "--normalisation vgg: give 0.5, imagenet, none"),
         ({}, OnnxFlags(normalisation="0.5", colour_order="grey"), "colour_order is 'grey'"),
         ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "-8"}}, OnnxFlags(), "metadata are damaged"),
+        ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5", "flip_sum": "true"}},
+         OnnxFlags(flip_sum=False), "--no-flip-sum: the file itself returns"),
         ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5",
                        "thresholds": "[{}]"}}, OnnxFlags(), "not a threshold"),
     ],

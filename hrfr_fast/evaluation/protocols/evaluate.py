@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
-from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxFlags
+from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, training_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
@@ -33,7 +33,7 @@ def evaluate_protocol(
     overlap: bool = False,
     device: str = "auto",
     precision: str = "auto",
-    flags: OnnxFlags = NO_FLAGS,
+    flags: OnnxFlags | None = None,
     resamples: int = RESAMPLES,
     show_progress: bool = True,
 ) -> ProtocolResult:
