@@ -74,9 +74,9 @@ def read_onnx(path: Path, backbone: str = "") -> Translated:
 
 
 def _graph(path: Path) -> "onnx.GraphProto":
-    onnx = require_export("onnx", f"reading {path}")
+    library = require_export("onnx", f"reading {path}")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = library.load(str(path), load_external_data=False)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # protobuf's DecodeError, which has no fixed place
