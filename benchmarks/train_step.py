@@ -88,7 +88,10 @@ def report(trainer: "Trainer", timed: list[TimedSteps], ceiling: TimedSteps, pee
 
     ceilings = measure_ceilings(trainer.setup.compute)
     batch, number = trainer.setup.stream.batch_size, trainer.setup.compute.image_dtype.itemsize
-    operations = step_operations(plain_shape(trainer), trainer.setup.stream.classes, batch, activation_bytes=number)
+    momenta = 2 if trainer.setup.settings.optimizer.optimizer == "adamw" else 1
+    operations = step_operations(
+        plain_shape(trainer), trainer.setup.stream.classes, batch, activation_bytes=number, momenta=momenta
+    )
     floor = batch / roofline_seconds(operations, ceilings.flops_per_second, ceilings.bytes_per_second)
     flops = sum(operation.flops for operation in operations) / batch
 

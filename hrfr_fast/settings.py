@@ -112,6 +112,9 @@ class ModelSettings(Checked):
         ge=0,
         lt=1,
     )
+    resample_parent: bool = _setting(
+        False, "take a parent of another input size: what depends on the size in its weights is resampled"
+    )
     batchnorm: Literal["regime", "moving", "frozen"] = _setting(
         "regime", "what statistics inherited from a parent do while their layer trains"
     )

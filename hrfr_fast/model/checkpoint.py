@@ -7,6 +7,7 @@ process killed between two writes never leaves the weights of one step beside th
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -49,8 +50,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return result
 
 
-def load_module(path: Path, prefix: str, module: nn.Module) -> None:
-    """Load the tensors ``prefix.*`` of a weights file into ``module``, strictly."""
+Weights = dict[str, torch.Tensor]
+
+
+def load_module(
+    path: Path, prefix: str, module: nn.Module, adapt: Callable[[Weights], Weights] = lambda state: state
+) -> None:
+    """Load the tensors ``prefix.*`` of a weights file, as ``adapt`` makes them, into ``module``, strictly."""
     from safetensors.torch import load
 
     tensors = load(path.read_bytes())  # load_file takes only file names that are UTF-8
@@ -58,8 +64,8 @@ def load_module(path: Path, prefix: str, module: nn.Module) -> None:
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
     try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
+        module.load_state_dict(adapt(state))
+    except (RuntimeError, KeyError) as error:
         raise UsageError(f"{path}: {prefix} does not fit: {error}") from None
 
 

@@ -1,6 +1,7 @@
 """The model and head of a regime: fresh ones, those that continue a parent, or two parents fused."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.model import checkpoint
@@ -63,11 +64,12 @@ def shape_of(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> 
             regime.input_size, model.width, model.embedding_size, model.dropout,
             name=model.backbone, drop_path=model.drop_path or 0.0,
         )  # fmt: skip
-    if shapes[0].input_size != regime.input_size:
+    if shapes[0].input_size != regime.input_size and not settings.model.resample_parent:
         raise UsageError(
-            f"{parents[0].weights}: it takes {shapes[0].input_size} px; {regime.name} needs {regime.input_size} px"
+            f"{parents[0].weights}: it takes {shapes[0].input_size} px; {regime.name} needs {regime.input_size} px; "
+            "--resample-parent resamples its weights"
         )
-    return replace(_single(shapes[0], parents[0]), **in_training)
+    return replace(_single(shapes[0], parents[0]), input_size=regime.input_size, **in_training)
 
 
 def _single(shape: "BackboneSettings | FusedSettings", parent: Parent) -> "BackboneSettings":
@@ -89,13 +91,26 @@ def build_embedder(
     from hrfr_fast.model.fused import Fused, build_model
 
     model = build_model(shape)
-    branches: list[nn.Module] = [model.large, model.small] if isinstance(model, Fused) else [model]
+    branches = [model.large, model.small] if isinstance(model, Fused) else [model]
     for branch, parent in zip(branches, parents, strict=False):  # a fresh model has no parents
-        checkpoint.load_module(parent.weights, "backbone", branch)
+        _load(branch, parent)
     for part in model.modules():
         if isinstance(part, Backbone):
             part.activation_checkpointing = checkpointing
     return compute.place(model)
+
+
+def _load(branch: "Backbone", parent: Parent) -> None:
+    """The parent's weights, resampled where it takes another input size."""
+    from hrfr_fast.model.backbones.resizing import resized_weights
+    from hrfr_fast.model.fused import model_settings
+
+    before, size = model_settings(parent.metadata["backbone"]), branch.settings.input_size
+    if before.input_size == size or not isinstance(before, type(branch.settings)):
+        checkpoint.load_module(parent.weights, "backbone", branch)
+    else:
+        resized = partial(resized_weights, settings=before, input_size=size)
+        checkpoint.load_module(parent.weights, "backbone", branch, resized)
 
 
 def build_classifier(

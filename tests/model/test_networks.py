@@ -1,14 +1,17 @@
 """Every network of the table: size and arithmetic as published, and one training step at 32 and 112 px."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.backbones.improved_resnet import IRBlock
+from hrfr_fast.model.backbones.resizing import resized_weights
 from hrfr_fast.model.backbones.table import BACKBONES, IR_VARIANTS
 from hrfr_fast.model.backbones.vision_transformer import patch_size
 from hrfr_fast.runtime.errors import UsageError
@@ -176,6 +179,23 @@ def test_checkpointing_and_the_memory_format_change_no_result(name):
     last = plain.eval().to(memory_format=torch.channels_last)
     given = images.to(memory_format=torch.channels_last)
     torch.testing.assert_close(last(given), saving.eval()(images), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ir18", "mobilefacenet", "vit-s"])
+@pytest.mark.parametrize("before,after", [(112, 144), (144, 112)])
+def test_resampled_weights_compute_about_the_same_of_the_same_picture(name, before, after):
+    settings = BackboneSettings(before, width=16, embedding_size=32, name=name)
+    one, other = (build_backbone(replace(settings, input_size=size)).eval() for size in (before, after))
+    coarse = torch.randn(4, 3, 6, 6)
+    images = [functional.interpolate(coarse, (size, size), mode="bicubic") for size in (before, after)]
+
+    def similarity():
+        return functional.cosine_similarity(one(images[0]), other(images[1])).min().item()
+
+    assert similarity() < 0.6
+    other.load_state_dict(resized_weights(one.state_dict(), settings, after))
+    assert similarity() > 0.75
+    assert one(images[0]).norm().item() == pytest.approx(other(images[1]).norm().item(), rel=0.3)
 
 
 @pytest.mark.parametrize(

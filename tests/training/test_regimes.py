@@ -225,8 +225,11 @@ def test_parents_are_found_beside_the_run_or_named(settings, runs, parents, tmp_
         UsageError, match="--init names 2 checkpoints; regime lowres144-finetuned starts from lowres144"
     ):
         Trainer(build(elsewhere.replaced(init=f"{parents}/lowres144,{parents}/lowres32")), False)
-    with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 48 px"):
-        Trainer(build(elsewhere.replaced(init=str(parents / "lowres32"))), False)
+    smaller = elsewhere.replaced(init=str(parents / "lowres32"))
+    with pytest.raises(UsageError, match="takes 32 px; lowres144-finetuned needs 48 px; --resample-parent"):
+        Trainer(build(smaller), False)
+    resampled = build(smaller.replaced(resample_parent=True)).backbone
+    assert resampled.settings.input_size == 48 and resampled.output[3].in_features == 8 * 16 * 3**2
     with pytest.raises(UsageError, match="branches of 48 px"):
         init = f"{parents}/lowres32,{parents}/lowres144"
         Trainer(build(elsewhere.replaced(regime="fused-head", init=init)), False)
