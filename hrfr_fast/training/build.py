@@ -113,7 +113,7 @@ def build(settings: TrainSettings) -> RunSetup:
     packed, regime = open_packed(settings.data), regime_named(settings.regime)
     parents, regime_phases = find_parents(regime, settings), tuned_phases(settings.tuning, regime)
     training_splits(packed, regime, settings)  # refuses where one is missing
-    origin = _origin(packed, regime, settings, parents)
+    origin = _origin(packed, regime, parents, settings.run_directory)
     pair_sets = _pair_sets(packed, origin)
     settings = with_inherited_shape(settings, regime, parents)
     settings = with_recipe(settings, networks(settings, parents), fused=regime.model == "fused", say=console.print)
@@ -162,12 +162,9 @@ def build(settings: TrainSettings) -> RunSetup:
     )  # fmt: skip
 
 
-def _origin(packed: Packed, regime: Regime, settings: TrainSettings, parents: list[Parent]) -> dict[str, Any]:
-    """What checkpoints record of the data and the parents."""
-    return {
-        "data": data_record(packed, regime.sources, settings.run_directory),
-        "parents": [parent.to_json(settings.run_directory) for parent in parents],
-    }
+def _origin(packed: Packed, regime: Regime, parents: list[Parent], run: Path) -> dict[str, Any]:
+    """What checkpoints record of data and parents."""
+    return {"data": data_record(packed, regime.sources, run), "parents": [parent.to_json(run) for parent in parents]}
 
 
 def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.model.backbones.table import BACKBONES, ImprovedResNet
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.optional import require_export
+
+if TYPE_CHECKING:
+    import onnx
 
 EPS = 1e-5  # of our BatchNorm layers; others are written into the variance: var + theirs - ours
 SAME_NUMBERS = ("Identity", "Unsqueeze", "Reshape")
@@ -70,21 +73,20 @@ def read_onnx(path: Path, backbone: str = "") -> Translated:
     return Translated(settings, ONNX_LAYOUT, whole, folded=folded, takes_pixels=scale is not None)
 
 
-def _graph(path: Path) -> Any:
-    """The GraphProto of an ONNX file. Raises UsageError."""
-    onnx = require_export("onnx", f"reading {path}")
+def _graph(path: Path) -> "onnx.GraphProto":
+    library = require_export("onnx", f"reading {path}")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = library.load(str(path), load_external_data=False)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # protobuf's DecodeError, which has no fixed place
         raise UsageError(f"{path}: not an ONNX file, or damaged") from None
     if any(tensor.external_data for tensor in model.graph.initializer):
         raise UsageError(f"{path}: it keeps its weights in other files; save it again with them inside")
-    return model.graph
+    return cast("onnx.GraphProto", model.graph)
 
 
-def _constants(graph: Any) -> dict[str, NDArray[Any]]:
+def _constants(graph: "onnx.GraphProto") -> dict[str, NDArray[Any]]:
     """Name -> value of everything in the graph that is known beforehand."""
     from onnx import numpy_helper
 
@@ -97,7 +99,7 @@ def _constants(graph: Any) -> dict[str, NDArray[Any]]:
     return values
 
 
-def _layers(path: Path, graph: Any) -> Iterator[Layer]:
+def _layers(path: Path, graph: "onnx.GraphProto") -> Iterator[Layer]:
     """The layers with weights in the order of the graph, each with the BatchNorm that it alone feeds."""
     values = _constants(graph)
     readers: dict[str, list[Any]] = {}
@@ -202,13 +204,13 @@ def _named(name: str, layer: Layer, norm_name: str = "") -> Iterator[tuple[str, 
         yield from ((f"{prefix}.{leaf}", torch.tensor(value)) for leaf, value in tensors.items())
 
 
-def _preparation(graph: Any) -> list[Any]:
+def _preparation(graph: "onnx.GraphProto") -> list[Any]:
     """The subtraction and the multiplication of pixels that MXNet's graphs begin with; none in others."""
     nodes = list(itertools.takewhile(lambda node: node.op_type != "Conv", graph.node))
     return [node for node in nodes if node.op_type in ("Sub", "Mul")]
 
 
-def _input_scale(path: Path, graph: Any) -> float | None:
+def _input_scale(path: Path, graph: "onnx.GraphProto") -> float | None:
     """What a graph that is fed pixel values makes of 1 in [-1, 1]; None where it is fed [-1, 1] itself.
 
     Raises UsageError for a mean that is not 127.5: zeros around the picture would then be another colour than ours.
