@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrfr_fast.face_templates import TEMPLATES, FaceTemplate, template_named
 from hrfr_fast.format.alignment_record import (
     NAME,
@@ -24,7 +26,7 @@ from hrfr_fast.format.names import PAIR_FOLDER, SPLITS
 from hrfr_fast.packing.sources.formats import open_source
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
 from hrfr_fast.preparation.derive_settings import DeriveSettings
-from hrfr_fast.preparation.derived_pairs import write_pairs
+from hrfr_fast.preparation.derived_pairs import check_pairs, write_pairs
 from hrfr_fast.preparation.derived_splits import PARTIAL, FolderLog, write_splits
 from hrfr_fast.preparation.people import Part, divide
 from hrfr_fast.preparation.source_resolution import check_resolution
@@ -108,6 +110,10 @@ def derive(
     before = read_record(source) if source.is_dir() else None
     template = _template(settings, before)
     parts = divide(people.labels, len(people.identities), settings, source)
+    # What can be refused is refused before anything is written, so that the next try finds an empty directory.
+    check_resolution(people, parts, settings, template, source)
+    if "highres_eval" in parts:
+        check_pairs(np.diff(parts["highres_eval"].starts), settings.pairs)
     made = DerivedTree(data, warnings=list(people.warnings))
     with (
         writing_in(data, ADVICE),
@@ -119,7 +125,6 @@ def derive(
         else:
             work = data / UNFINISHED
             if not (work / COMPLETE).exists():
-                check_resolution(people, parts, settings, template, source)
                 log = write_splits(people, parts, settings, template, work, workers or cores(), flag, bars)
                 raise_if_stopped(flag, f"{data} is incomplete; {ADVICE}")
                 _complete(work, log, parts, settings, _record(settings, template, people, source, before, log))

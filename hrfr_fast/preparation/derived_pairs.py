@@ -21,6 +21,23 @@ ENUMERATED = 1 << 20
 """Up to so many possible impostor pairs all are listed and ranked; of more, pairs are drawn until there are enough."""
 
 
+def most_pairs(counts: NDArray[np.int64]) -> int:
+    """How many pairs, half of them genuine, identities with so many pictures give, each once."""
+    genuine = int((counts * (counts - 1) // 2).sum())
+    pictures = int(counts.sum())
+    return 2 * min(genuine, pictures * (pictures - 1) // 2 - genuine)
+
+
+def check_pairs(counts: NDArray[np.int64], pairs: int | None) -> None:
+    """Raise UsageError for a number of pairs that is odd, or more than can be made; says how many can."""
+    most = most_pairs(counts)
+    if pairs is not None and (pairs % 2 or pairs > most):
+        raise UsageError(
+            f"--pairs {pairs}: half of the pairs are genuine and half are not, each once, so that {len(counts):,}"
+            f" identities of highres_eval give an even number up to {most:,}"
+        )
+
+
 def choose_pairs(
     counts: NDArray[np.int64], pairs: int | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -28,25 +45,15 @@ def choose_pairs(
 
     Args:
         counts: [I], pictures of each identity.
-        pairs: how many; None: 6,000, or as many as there are genuine pairs for.
+        pairs: how many, an even number, or as many as can be made of the pictures; None: 6,000.
 
     Returns:
         int64 [P, 2] numbers of pictures, the lower first, and bool [P], True for one person; in random order.
-
-    Raises:
-        UsageError: an odd number, or more than can be made; says how many can.
     """
     genuine = _all_genuine(counts)
     people = np.repeat(np.arange(len(counts)), counts)
-    total = len(people) * (len(people) - 1) // 2
-    most = 2 * min(len(genuine), total - len(genuine))
-    wanted = min(STUDY_PAIRS, most) if pairs is None else pairs
-    if wanted % 2 or wanted > most:
-        raise UsageError(
-            f"--pairs {wanted}: half of the pairs are genuine and half are not, each once, so that {len(counts):,}"
-            f" identities of highres_eval give an even number up to {most:,}"
-        )
-    half = wanted // 2
+    wanted = min(STUDY_PAIRS if pairs is None else pairs, most_pairs(counts))
+    half, total = wanted // 2, len(people) * (len(people) - 1) // 2
     ranked = np.argsort(_words(seed, GENUINE, len(genuine))[:, 0], kind="stable")
     both = np.concatenate([genuine[ranked[:half]], _impostors(people, half, total, seed)])
     order = np.argsort(_words(seed, SHUFFLE, wanted)[:, 0], kind="stable")

@@ -10,7 +10,7 @@ from picture_trees import aligned_set
 
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
-from hrfr_fast.preparation import derived_folders
+from hrfr_fast.preparation import derived_folders, derived_pairs
 from hrfr_fast.preparation.derive import derive
 from hrfr_fast.preparation.derive_settings import DeriveSettings
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
@@ -157,7 +157,7 @@ def test_true_faces_are_not_made_of_fewer_pixels(tmp_path):
     ) as error:
         make(source, tmp_path / "data")
     assert "--highres 0 --highres-eval 0" in str(error.value) and "--allow-upsampling" in str(error.value)
-    assert not (tmp_path / "data" / "lowres").exists()
+    assert not (tmp_path / "data").exists()
     low = make(source, tmp_path / "low", highres=0, eval_size=36)
     assert low.record.sizes == {"lowres": 36, "highres_eval": 36} and not low.record.enlarged
     enlarged = make(source, tmp_path / "enlarged", allow_upsampling=True)
@@ -197,7 +197,7 @@ MISTAKES = {
 def test_mistakes(aligned, tmp_path, settings, message):
     with pytest.raises(UsageError, match=message):
         make(aligned, tmp_path / "data", **settings)
-    assert not (tmp_path / "data" / "lowres").exists()
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_is_there_already_is_kept(aligned, tmp_path):
@@ -217,3 +217,16 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_leave_it_out(aligned, tmp_pa
     with pytest.raises(HrfrError, match=r"person 01/\d.png: cannot be read: No such file or directory; mend that"):
         make(source, tmp_path / "data")
     assert not (tmp_path / "data" / "lowres").exists()
+
+
+@pytest.mark.parametrize("enumerated", [0, 1 << 20], ids=["drawn", "listed and ranked"])
+def test_pairs_of_many_people(monkeypatch, enumerated):
+    monkeypatch.setattr(derived_pairs, "ENUMERATED", enumerated)
+    counts = np.array([3, 2, 5, 4] * 10)
+    people = np.repeat(np.arange(len(counts)), counts)
+    pairs, same = derived_pairs.choose_pairs(counts, 120, seed=1)
+    assert len(pairs) == 120 and same.sum() == 60 and not same[:60].all()
+    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == 120
+    assert ((people[pairs[:, 0]] == people[pairs[:, 1]]) == same).all()
+    everything, _ = derived_pairs.choose_pairs(counts, None, seed=1)
+    assert len(everything) == 2 * sum(n * (n - 1) // 2 for n in counts)
