@@ -7,6 +7,7 @@ import sys
 import pytest
 
 HELP_CPU_SECONDS = 0.5
+LIBRARIES = "import pydantic, typer"  # what help cannot do without
 TRIES = 3
 RUN = """
 import sys
@@ -37,7 +38,9 @@ def run(*arguments):
 def test_help_comes_at_once():
     command = [sys.executable, "-m", "hrfr_fast", "--help"]
     cpu_seconds(command)  # writes the bytecode
-    assert min(cpu_seconds(command) for _ in range(TRIES)) < HELP_CPU_SECONDS
+    libraries = min(cpu_seconds([sys.executable, "-c", LIBRARIES]) for _ in range(TRIES))
+    # On a machine where the libraries alone take half of it, or that does other work, as many times as much as they.
+    assert min(cpu_seconds(command) for _ in range(TRIES)) < max(HELP_CPU_SECONDS, 2 * libraries)
 
 
 @pytest.mark.parametrize("command", [(), ("pack",), ("train",), ("study",)], ids=" ".join)
