@@ -23,11 +23,10 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
-from hrfr_fast.training.models import build_classifier, build_embedder, networks, shape_of, with_inherited_shape
+from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
-from hrfr_fast.training.recipes import with_recipe
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
 from hrfr_fast.training.tuning import add_tuning, tuned_phases
@@ -115,8 +114,7 @@ def build(settings: TrainSettings) -> RunSetup:
     training_splits(packed, regime, settings)  # refuses where one is missing
     origin = _origin(packed, regime, parents, settings.run_directory)
     pair_sets = _pair_sets(packed, origin)
-    settings = with_inherited_shape(settings, regime, parents)
-    settings = with_recipe(settings, networks(settings, parents), fused=regime.model == "fused", say=console.print)
+    settings = completed(settings, regime, parents, console.print)
     shape = shape_of(settings, regime, parents)
     frozen_statistics = _freezes_statistics(settings, regime, parents)
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}

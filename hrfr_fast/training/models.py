@@ -1,5 +1,6 @@
 """The model and head of a regime: fresh ones, those that continue a parent, or two parents fused."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from hrfr_fast.regimes import Regime
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.parents import Parent
+from hrfr_fast.training.recipes import with_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,10 +37,13 @@ def with_inherited_shape(settings: TrainSettings, regime: Regime, parents: list[
     return settings
 
 
-def networks(settings: TrainSettings, parents: list[Parent]) -> list[str]:
-    """Names of the model's backbones."""
-    named = [branch.get("name", "irse18") for parent in parents for branch in [parent.metadata["backbone"]]]
-    return named or [settings.model.backbone]
+def completed(
+    settings: TrainSettings, regime: Regime, parents: list[Parent], say: Callable[[str], None]
+) -> TrainSettings:
+    """``settings`` with what the parents fix, and with the network's recipe where they leave it open."""
+    settings = with_inherited_shape(settings, regime, parents)
+    names = [parent.metadata["backbone"].get("name", "irse18") for parent in parents] or [settings.model.backbone]
+    return with_recipe(settings, names, fused=regime.model == "fused", say=say)
 
 
 def _size_of(parent: Parent) -> int:
