@@ -51,6 +51,8 @@ def faces_to_calibrate(size: int, given: Sequence[Path], packed: Packed | None) 
 
 
 def _of_pictures(size: int, given: Sequence[Path], count: int) -> CheckFaces:
+    if packed := [str(path) for path in given if (path / "manifest.json").exists()]:
+        raise UsageError(f"--check {packed[0]}: it takes pictures; give a packed directory as --data")
     files = PictureFiles(given)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(np.int64))
     with ThreadPoolExecutor(cores()) as threads:

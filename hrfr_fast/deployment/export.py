@@ -126,7 +126,9 @@ def export(
 
 def _alignment(metadata: Mapping[str, Any], packed: Packed | None) -> str:
     """The template that the model's faces were aligned to, and by whom, in words; empty where that is not recorded."""
-    record = packed.manifest["provenance"].get(alignment_record.KEY) if packed else metadata.get("adopted")
+    record = metadata.get("adopted")
+    if record is None and packed:
+        record = packed.manifest["provenance"].get(alignment_record.KEY)
     if not isinstance(record, Mapping) or not record.get("template"):
         return ""
     return str(record["template"]) + (f", aligned by {record['aligner']}" if record.get("aligner") else "")

@@ -22,7 +22,12 @@ PUBLISHED_SPLIT = "faces"
 
 
 def training_template(metadata: Mapping[str, Any], weights: Path) -> str:
-    """Name of the template of a checkpoint's training pictures, as their pack records it; "" where nothing is known."""
+    """Name of the template of a checkpoint's training pictures; "" where nothing is known.
+
+    Their pack records it, or for a public checkpoint its layout tells it.
+    """
+    if "adopted" in metadata:
+        return str(metadata["adopted"].get("template", ""))
     trained = training_data(metadata, weights)
     record = None if trained is None else trained.manifest["provenance"].get(KEY)
     try:

@@ -16,6 +16,7 @@ from hrfr_fast.evaluation.protocols.embedding import face_picture
 from hrfr_fast.evaluation.protocols.form import Pictures
 from hrfr_fast.format.names import TRAINING
 from hrfr_fast.format.reader import Packed, Split
+from hrfr_fast.model.lineage import ADOPTED, PUBLIC_NOTE, trained_on
 from hrfr_fast.packing.picture_matching import distinct, match
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.words import counted
@@ -52,18 +53,20 @@ def overlap_notes(
         metadata, weights: of the checkpoint, which say where its training data are.
         whatever_it_takes: search training data of any size.
     """
+    notes = [PUBLIC_NOTE] if ADOPTED in trained_on(metadata) else []
     trained = training_data(metadata, weights)
     if trained is None:
-        return ["its training data are no longer there: whether it was trained on some of these pictures is unknown"]
+        gone = "its training data are no longer there: whether it was trained on some of these pictures is unknown"
+        return notes or [gone]
     splits = _training_splits(metadata, trained)
     comparable = [split for split in splits if sizes == {f"{split.size}x{split.size}": len(pictures)}]
     if not comparable:
         trained_sizes = ", ".join(sorted({f"{split.size} px" for split in splits}))
         return [
+            *notes,
             f"its training pictures have another size ({trained_sizes}): whether it was trained on some of these people"
-            " is unknown"
+            " is unknown",
         ]
-    notes = []
     for split in comparable:
         if split.samples > MOST_PICTURES and not whatever_it_takes:
             notes.append(

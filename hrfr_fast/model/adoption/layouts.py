@@ -7,6 +7,7 @@ with ours on random weights and statistics.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from hrfr_fast.face_templates import ARCFACE
 from hrfr_fast.model.backbones.table import (
     BACKBONES,
     Architecture,
@@ -124,8 +125,8 @@ class Layout:
     """Whether its own evaluation adds the embedding of the mirrored face, as ours always does."""
     prefix: str = ""
     """What usually stands before its keys; where two layouts fit, the one whose prefix does is taken."""
-    template: str = "five points of ArcFace in 112 x 112"
-    """What faces are aligned to."""
+    template: str = ARCFACE.name
+    """Name in ``face_templates`` of what faces are aligned to."""
 
 
 LAYOUTS = {
