@@ -11,7 +11,7 @@ SOURCES = [path for folder in ("hrfr_fast", "benchmarks", "tools") for path in s
 TEXT = {"read_text", "write_text", "TextIOWrapper"}
 TEXT_BY_DEFAULT = {"open", "fdopen"}
 BINARY_BY_DEFAULT = {"TemporaryFile", "NamedTemporaryFile"}
-OTHER_OPEN = {"os", "Image", "self", "gzip"}  # whose open() is of bytes, or of no file
+OTHER_OPEN = {"os", "Image", "self", "gzip", "archive", "given"}  # whose open() is of bytes, or of no file
 
 
 def unnamed(source: str) -> list[int]:
