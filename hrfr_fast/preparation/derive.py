@@ -107,7 +107,7 @@ def derive(
     if source.is_dir():
         refuse_unfinished(source)
     people = open_source(source, format, options)
-    before = read_record(source) if source.is_dir() else None
+    before = read_record(people.root)
     template = _template(settings, before)
     parts = divide(people.labels, len(people.identities), settings, source)
     # What can be refused is refused before anything is written, so that the next try finds an empty directory.
