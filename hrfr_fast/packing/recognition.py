@@ -61,7 +61,8 @@ def recognise(path: Path, format: str = "", options: SourceOptions | None = None
         raise UsageError(f"--format {format}: no format is called so; there are {', '.join(TITLES)}")
     if not names_something(path):
         raise UsageError(f"{path}: no such file or directory")
-    refuse_unfinished(path)
+    for folder in (path, options.root or path):
+        refuse_unfinished(folder)
     found = format or _format_of(path)
     if options.root is not None and found != ListSource.format:
         raise UsageError(f"--root {options.root}: it is for list files; {path} is taken for {TITLES[found]}")

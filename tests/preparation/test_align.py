@@ -153,6 +153,9 @@ def test_what_is_aligned_is_kept_and_new_photographs_are_added(photographs, tmp_
     assert detector.calls == 2 and len(list(out.rglob("*.png"))) == 2
     with pytest.raises(UsageError, match="is incomplete"):
         pack(out, tmp_path / "packed", workers=1, show_progress=False)
+    (tmp_path / "train.txt").write_text("anna/0.png 1\n")
+    with pytest.raises(UsageError, match="is incomplete"):
+        pack(tmp_path / "train.txt", tmp_path / "packed", root=out, workers=1, show_progress=False)
     with open(out / ".unfinished" / "landmarks.csv", "a", encoding="utf-8") as log:
         log.write("\nben/0.png,1.0,2.")  # of a killed run
     first = (out / "anna" / "0.png").stat().st_mtime_ns
