@@ -161,7 +161,7 @@ def main(
     from hrfr_fast.runtime.system import cores
 
     workers = workers or cores()
-    path = write_records(scratch / "set", pictures, different)
+    path = write_records(scratch / f"set-{pictures}-{different}", pictures, different)
     size = path.stat().st_size
     typer.echo(f"{path}: {size / 1e9:.2f} GB, {pictures:,} pictures")
     rows: dict[str, Any] = {}

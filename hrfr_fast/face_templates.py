@@ -152,8 +152,11 @@ def crop_box(width: int, height: int, template: FaceTemplate = ARCFACE, inter_ey
     Raises:
         UsageError: a picture of another shape than the template's, or no distance between the eyes.
     """
-    if inter_eye is not None and not inter_eye > 0:
-        raise UsageError(f"the distance between the eyes is {inter_eye:g} px; it must be more than 0")
+    if inter_eye is not None and not 0 < inter_eye < width:
+        raise UsageError(
+            f"the distance between the eyes is {inter_eye:g} px; it must be more than 0 and less than the picture's"
+            f" width, {width} px"
+        )
     scaled = template.scaled(width)
     if template.width and abs(scaled.height - height) > 1:
         raise UsageError(

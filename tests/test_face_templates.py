@@ -62,6 +62,7 @@ def test_the_96_px_template_leaves_its_frame_at_the_sides_only():
 MISTAKES = {
     "shape": (lambda: crop_box(112, 112, SPHEREFACE), "112x112 px is not of the template sphereface, which is 96x112"),
     "distance": (lambda: crop_box(112, 112, ARCFACE, 0.0), "distance between the eyes is 0 px"),
+    "too far apart": (lambda: crop_box(112, 112, ARCFACE, 112.0), "less than the picture's width, 112 px"),
     "name": (lambda: template_named("arcfase"), "there is no 'arcfase'; there are arcface, hrfr, sphereface, unknown"),
 }
 

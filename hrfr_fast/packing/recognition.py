@@ -34,11 +34,15 @@ class PackInput:
     options: SourceOptions
     asked: bool
     """Whether the user named the format."""
+    others: tuple[str, ...] = ()
+    """The other formats that are there, too, and are not read."""
 
     def __str__(self) -> str:
         goes_to = "" if self.format in (TREE, PAIRS) else f"; it becomes the split {FACES}"
         how = "read as" if self.asked else "taken for"
-        return f"{self.path} is {how} {TITLES[self.format]} (--format {self.format}){goes_to}"
+        others = ", ".join(f"{TITLES[format]} (--format {format})" for format in self.others)
+        left_out = f"; left out is what looks like {others}" if others else ""
+        return f"{self.path} is {how} {TITLES[self.format]} (--format {self.format}){goes_to}{left_out}"
 
     def open(self) -> IdentitySource:
         """The set of known people. Raises UsageError and HrfrError where it is broken."""
@@ -57,13 +61,15 @@ def recognise(path: Path, format: str = "", options: SourceOptions | None = None
         raise UsageError(f"--format {format}: no format is called so; there are {', '.join(TITLES)}")
     if not names_something(path):
         raise UsageError(f"{path}: no such file or directory")
-    refuse_unfinished(path)
+    for folder in (path, options.root or path):
+        refuse_unfinished(folder)
     found = format or _format_of(path)
     if options.root is not None and found != ListSource.format:
         raise UsageError(f"--root {options.root}: it is for list files; {path} is taken for {TITLES[found]}")
     if format == TREE and not path.is_dir():
         raise UsageError(f"{path}: not {TITLES[TREE]}, but {what_is_there(path)}")
-    return PackInput(path, found, options, bool(format))
+    others = () if format or found == TREE else (kind.format for kind in FORMATS if kind.recognises(path))
+    return PackInput(path, found, options, bool(format), tuple(other for other in others if other != found))
 
 
 def _format_of(path: Path) -> str:

@@ -55,6 +55,8 @@ class OutputUpdate:
             transaction.complete(self.out)  # A pack may have been killed after its commit.
             previous = PreviousPack.compare(self.out, self.candidates, self.settings.page_size, self.show_progress)
             alignment = read_record(self.data)
+            if alignment is None and self.source_format:  # a file: the record lies beside it, or in a list's root
+                alignment = read_record(self.candidates[0].root)
             recorded = None if alignment is None else alignment.model_dump()
             known = previous.manifest["provenance"].get(KEY) if previous.manifest else None
             if previous.manifest is not None and previous.complete and known == recorded:

@@ -1,5 +1,6 @@
 """``hrfr-fast align``: photographs become aligned faces of one size, in the same folders."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import takewhile
@@ -13,7 +14,7 @@ from hrfr_fast.preparation.align_output import AlignedFolder, claim, finish, rec
 from hrfr_fast.preparation.detectors import Detector, Mtcnn
 from hrfr_fast.preparation.face_crop import one_thread
 from hrfr_fast.preparation.landmarks import CHOICES, Choice, Landmarks, read_landmarks
-from hrfr_fast.preparation.photographs import face_names, list_photographs
+from hrfr_fast.preparation.photographs import face_names, list_photographs, possible_names
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.output_directory import raise_if_stopped, writing_in
@@ -97,6 +98,7 @@ def _fill(
 
     ``names``: the path of the face of each photograph.
     """
+    _rename(result.path, log, names)
     todo = [path for path, name in names.items() if path not in log.done or not (result.path / name).exists()]
     result.kept = len(names) - len(todo)
     task = bars.add_task("align", total=len(names), completed=result.kept, note="")
@@ -109,6 +111,17 @@ def _fill(
             log.add(aligned.path, aligned.landmarks, aligned.faces)
             write_face(result.path / names[aligned.path], aligned.content)
     return rejected
+
+
+def _rename(out: Path, log: AlignLog, names: Mapping[str, str]) -> None:
+    """Give faces of an earlier run the names that they have beside the photographs that came or went since."""
+    wanted = set(names.values())
+    for path, name in names.items():
+        if path in log.done and not (out / name).exists():
+            for earlier in possible_names(path):
+                if earlier not in wanted and (out / earlier).exists():
+                    os.replace(out / earlier, out / name)
+                    break
 
 
 def _tasks(folder: Path, paths: list[str], listed: Mapping[str, Sequence[Landmarks]] | None) -> Iterator[Photograph]:

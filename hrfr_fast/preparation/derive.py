@@ -107,7 +107,7 @@ def derive(
     if source.is_dir():
         refuse_unfinished(source)
     people = open_source(source, format, options)
-    before = read_record(source) if source.is_dir() else None
+    before = read_record(people.root)
     template = _template(settings, before)
     parts = divide(people.labels, len(people.identities), settings, source)
     # What can be refused is refused before anything is written, so that the next try finds an empty directory.
@@ -149,9 +149,11 @@ def _claim(data: Path, marker: dict[str, Any]) -> bool:
     """
     work, finished = data / UNFINISHED, read_record(data)
     other = f"{data} holds a tree derived from another source or with other settings; choose an empty directory"
-    if finished is not None and not work.exists():
+    if finished is not None:
         if {key: finished.settings.get(key) for key in marker} != marker:
             raise UsageError(other)
+        # The record is moved last of all: whatever a kill left of the unfinished work is not needed.
+        shutil.rmtree(work, ignore_errors=True)
         return True
     if (work / MARKER).exists():
         try:
@@ -215,5 +217,6 @@ def _described(made: DerivedTree) -> DerivedTree:
             made.counts[split] = len(folders), sum(len(os.listdir(folder)) for folder in folders)
     lists = list((data / PAIR_FOLDER).glob("*.csv"))
     made.pairs = sum(path.read_bytes().count(b"\n") for path in lists)
-    made.rejected = (data / REJECTED).read_bytes().count(b"\n")
+    rejected = data / REJECTED
+    made.rejected = rejected.read_bytes().count(b"\n") if rejected.exists() else 0  # removed since, perhaps
     return made

@@ -46,7 +46,7 @@ class DeriveSettings(Checked):
     """Width of the pictures of highres_eval and of the pairs in px."""
     template: str = ""
     """How the source was aligned; "": as its alignment.json says, else arcface."""
-    inter_eye: float | None = Field(default=None, gt=0)
+    inter_eye: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Distance between the eyes in px of the source, where it is not the template's."""
     allow_upsampling: bool = False
 

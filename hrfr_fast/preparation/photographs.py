@@ -42,6 +42,11 @@ def _below(folder: Path, shown: str, above: frozenset[str]) -> Iterator[str]:
                 yield shown + entry.name
 
 
+def possible_names(path: str) -> tuple[str, str]:
+    """The two paths that the face of the photograph ``path`` may have: without and with its extension."""
+    return os.path.splitext(path)[0] + EXTENSION, path + EXTENSION
+
+
 def face_names(photographs: list[str], keep: bool = False) -> list[str]:
     """The path of each aligned face: the photograph's with the extension ``.png``, or its very path with ``keep``.
 
@@ -50,9 +55,6 @@ def face_names(photographs: list[str], keep: bool = False) -> list[str]:
     if keep:
         return photographs
     stems = Counter(os.path.splitext(path)[0] for path in photographs)
-    names = []
-    for path in photographs:
-        stem = os.path.splitext(path)[0]
-        names.append((stem if stems[stem] == 1 else path) + EXTENSION)
+    names = [possible_names(path)[stems[os.path.splitext(path)[0]] > 1] for path in photographs]
     unique = len(set(names)) == len(names)  # "a.jpg", "a.bmp" and "a.jpg.bmp" are not, for example
     return names if unique else [path + EXTENSION for path in photographs]

@@ -232,6 +232,8 @@ def test_a_wrong_index(tmp_path, text, message):
 
 def test_no_file_of_records(tmp_path):
     folder = write(tmp_path / "set", FACES)
+    shutil.copy(folder / "train.rec", folder / "val.rec")
+    assert f"{folder}: only train.rec of its record files is packed, not val.rec" in InsightFaceRecords(folder).warnings
     (folder / "train.rec").write_bytes(b"\x89PNG" + bytes(100))
     assert "not a RecordIO file: it begins with 89 50 4e 47" in refusal(folder)
     shutil.copy(folder / "train.rec", folder / "val.rec")

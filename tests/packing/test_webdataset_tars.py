@@ -112,7 +112,7 @@ def test_sizes_in_other_forms(tmp_path):
         member.size = 9 << 30
         path.write_bytes(member.tobuf(format) + bytes(1024))
         with LargeFile(path) as file:
-            (big,) = members(file)
+            big, _ = members(file)  # the other: there is no end mark behind it
         assert big.size == 9 << 30 and problem in big.problem
 
 
@@ -232,8 +232,10 @@ def test_a_cut_tar(tmp_path):
     path = write(tmp_path / "a.tar", [("a.cls", b"1"), ("a.jpg", bytes(600)), ("b.cls", b"1"), ("b.jpg", bytes(600))])
     content = path.read_bytes()
     path.write_bytes(content[: 512 * 9])  # one block into the pixels of b.jpg
-    pictures = found(WebDatasetTars(path))
+    source = WebDatasetTars(path)
+    pictures = found(source)
     assert pictures["a.tar/a.jpg"] == ("1", bytes(600)) and "cut off: it has 600 bytes" in pictures["a.tar/b.jpg"][1]
+    assert "byte 4,608: the tar file ends here without an end mark" in source.warnings[0]
     path.write_bytes(content[: 512 * 5])
     source = WebDatasetTars(path)
     assert found(source) == {"a.tar/a.jpg": ("1", bytes(600))}

@@ -153,6 +153,9 @@ def test_what_is_aligned_is_kept_and_new_photographs_are_added(photographs, tmp_
     assert detector.calls == 2 and len(list(out.rglob("*.png"))) == 2
     with pytest.raises(UsageError, match="is incomplete"):
         pack(out, tmp_path / "packed", workers=1, show_progress=False)
+    (tmp_path / "train.txt").write_text("anna/0.png 1\n")
+    with pytest.raises(UsageError, match="is incomplete"):
+        pack(tmp_path / "train.txt", tmp_path / "packed", root=out, workers=1, show_progress=False)
     with open(out / ".unfinished" / "landmarks.csv", "a", encoding="utf-8") as log:
         log.write("\nben/0.png,1.0,2.")  # of a killed run
     first = (out / "anna" / "0.png").stat().st_mtime_ns
@@ -164,6 +167,30 @@ def test_what_is_aligned_is_kept_and_new_photographs_are_added(photographs, tmp_
     assert (out / "ben" / "new.png").exists() and not (out / ".unfinished").exists()
     with pytest.raises(UsageError, match="holds faces of other settings"):
         align(photographs, out, detector=detector, template="hrfr", show_progress=False)
+
+
+def test_a_face_is_there_once_whatever_photographs_come_and_go(photographs, tmp_path):
+    """The extension is part of a face's name where another photograph differs in it alone."""
+    out, other = tmp_path / "out", photographs / "ben" / "0.bmp"
+    first = align(photographs, out, detector=Fake(FACES), show_progress=False)
+    face = (out / "ben" / "0.png").read_bytes()
+    for names, kept in ((["0.png.png", "1.png"], 6), (["0.png", "1.png"], 6)):
+        if other.exists():
+            other.unlink()
+        else:
+            cv2.imwrite(str(other), np.zeros((300, 300, 3), np.uint8))  # no face in it
+        assert align(photographs, out, detector=Fake(FACES), show_progress=False).kept == kept == first.aligned
+        assert sorted(path.name for path in (out / "ben").iterdir()) == names
+        assert (out / "ben" / names[0]).read_bytes() == face
+
+
+def test_a_list_of_aligned_faces_keeps_their_record(photographs, tmp_path):
+    align(photographs, tmp_path / "out", detector=Fake(FACES), show_progress=False)
+    (tmp_path / "train.txt").write_text("".join(f"{name}/{n}.png {name}\n" for name in ("anna", "ben") for n in (0, 1)))
+    options = {"root": tmp_path / "out", "workers": 1, "show_progress": False}
+    pack(tmp_path / "train.txt", tmp_path / "packed", **options)
+    assert open_packed(tmp_path / "packed").manifest["provenance"]["alignment"]["aligner"] == "Fake 1.0"
+    assert pack(tmp_path / "train.txt", tmp_path / "packed", **options).nothing_to_do
 
 
 def test_workers_change_nothing(photographs, tmp_path, monkeypatch):

@@ -147,7 +147,8 @@ def test_an_interrupted_tree_is_no_tree_and_is_completed(aligned, tree, tmp_path
         log.write_bytes(log.read_bytes() + b'\n{"split": "lowr')
     make(aligned, data)
     assert content(data) == content(tree)
-    assert make(aligned, data).nothing_to_do
+    (data / ".unfinished").mkdir()  # left by a kill while it was removed
+    assert make(aligned, data).nothing_to_do and not (data / ".unfinished").exists()
 
 
 def test_true_faces_are_not_made_of_fewer_pixels(tmp_path):
@@ -189,6 +190,7 @@ MISTAKES = {
     "no template": ({"template": "arcfase"}, "there is no 'arcfase'"),
     "nothing wanted": ({"lowres": 0, "highres": 0, "highres_eval": 0}, "every split is 0 identities"),
     "a single identity": ({"highres": 1}, "is too small"),
+    "no distance": ({"inter_eye": float("inf")}, "inter_eye is inf; it must be a finite number"),
     "wrong size": ({"eval_size": 72}, "eval_size is 72; it must be 36 or 144"),
 }  # fmt: skip
 

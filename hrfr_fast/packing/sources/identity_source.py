@@ -48,7 +48,8 @@ class IdentitySource(ABC):
         root: the folder that names are relative to.
         identities: name of each identity by its number. A format with labels instead of names keeps the original label
             as the name. An identity may be without pictures; it gets no label in the pack.
-        labels: integers [N], the identity of each picture, 0 <= label < len(identities).
+        labels: integers [N], the identity of each picture, 0 <= label < len(identities), ascending: readers take the
+            first identities of a split by its first records.
         fingerprint: digest of all that decides the pictures and their order, modification times of files included.
         content: the same without modification times, which a copy elsewhere may not keep.
         bytes_on_disk: of the pictures, roughly; for the estimate of the space that packing takes.

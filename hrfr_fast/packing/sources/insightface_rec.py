@@ -30,6 +30,7 @@ from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource
 from hrfr_fast.packing.sources.record_table import EXACT, GOOD, HEADER, LABEL, PROBLEMS, SHORT, RecordTable
 from hrfr_fast.packing.sources.recordio import RecordPlaces
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.names import few
 
 
 class InsightFaceRecords(IdentitySource):
@@ -69,6 +70,9 @@ class InsightFaceRecords(IdentitySource):
         self.fingerprint = digest_of_text("\n".join(self._lines))
         self.content = digest_of_text("\n".join(line.rsplit("\t", 1)[0] for line in self._lines))
         self.warnings += _property_warnings(records.parent, len(self.identities))
+        others = sorted(one.name for one in path.glob("*.rec") if one != records) if path.is_dir() else []
+        if others:
+            self.warnings.append(f"{path}: only {records.name} of its record files is packed, not {few(others)}")
 
     def _keep(self, table: RecordTable, pictures: NDArray[np.int64], labels: NDArray[np.int64]) -> None:
         """What reading a picture takes, in the order of the labels and, within one, of the records' numbers."""

@@ -26,9 +26,10 @@ class ListSource(IdentitySource):
     """A list of picture files and labels.
 
     A label is any word: an integer or a name. Where all are integers, identities are numbered in their order, else in
-    that of the words. A path may hold spaces: the label is what follows the last tab, or the last space where there is
-    no tab. A relative path is taken from ``root``, the list's own folder if not given, and must stay below it; an
-    absolute one is taken as it is written.
+    that of the words. Pictures are in the order of the identities and, within one, of the lines. A path may hold
+    spaces: the label is what follows the last tab, or the last space where there is no tab. A relative path is taken
+    from ``root``, the list's own folder if not given, and must stay below it; an absolute one is taken as it is
+    written.
     """
 
     format = "list"
@@ -37,11 +38,14 @@ class ListSource(IdentitySource):
     def __init__(self, path: Path, options: SourceOptions = NO_OPTIONS) -> None:
         self.path, self.root = path, options.root or path.parent
         lines = _read_lines(path)
-        self.lines, self._paths, self._ends = lines.numbers, bytes(lines.paths), np.asarray(lines.ends, np.int64)
-        self.identities, self.labels = _numbered(lines.words, np.asarray(lines.labels, np.int32))
+        self.identities, labels = _numbered(lines.words, np.asarray(lines.labels, np.int32))
+        order = np.argsort(labels, kind="stable")
+        ends = np.asarray(lines.ends, np.int64)
+        self.lines, self.labels = np.asarray(lines.numbers, np.int64)[order], labels[order]
+        self._paths, self._starts, self._ends = bytes(lines.paths), np.append(0, ends[:-1])[order], ends[order]
         self._sizes, self._times = self._states()
         self.bytes_on_disk = int(np.maximum(self._sizes, 0).sum())
-        self.warnings = [*lines.warnings(path), *self._missing()]
+        self.warnings = [*lines.warnings(path), *self._missing(), *self._repeated()]
         paths = np.frombuffer(self._paths, np.uint8)
         self.content = _digest("\n".join(self.identities), self.labels, paths, self._ends, self._sizes)
         self.fingerprint = _digest(self.content, str(self.root), self._times)
@@ -49,6 +53,8 @@ class ListSource(IdentitySource):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         try:
+            if not path.is_file():
+                return False  # Of a pipe, what is looked at here would be missing when the list is read.
             with open(path, "rb") as file:
                 head = file.read(LOOKED_AT)
         except OSError:
@@ -69,8 +75,7 @@ class ListSource(IdentitySource):
             yield f"{one_line(self._path_of(i))}\t{self.identities[label]}\t{size}\t{mtime}"
 
     def _path_of(self, index: int) -> str:
-        start = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._paths[start : int(self._ends[index])])
+        return os.fsdecode(self._paths[int(self._starts[index]) : int(self._ends[index])])
 
     def _states(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Size in bytes, -1 for a file that cannot be seen, and modification time in nanoseconds of each file."""
@@ -88,7 +93,7 @@ class ListSource(IdentitySource):
         missing = np.flatnonzero(self._sizes < 0)
         if not len(missing):
             return []
-        first = int(missing[0])
+        first = int(missing[self.lines[missing].argmin()])
         example = f"line {self.lines[first]}: {one_line(self._path_of(first))}"
         if 2 * len(missing) > len(self):
             raise UsageError(
@@ -96,6 +101,27 @@ class ListSource(IdentitySource):
                 f" paths were taken from {self.root}: give another folder with --root"
             )
         return [f"{self.path}: {len(missing):,} files are not there, such as {example}"]
+
+    def _repeated(self) -> list[str]:
+        """A warning where lines name a file that an earlier line names: as another person, too, perhaps."""
+        root = os.path.abspath(self.root)
+        files = (os.path.normpath(os.path.join(root, self._path_of(i))) for i in range(len(self)))
+        names = np.fromiter(map(hash, files), np.int64, len(self))
+        order = np.argsort(names, kind="stable")
+        found = [
+            tuple(sorted(order[at : at + 2].tolist(), key=lambda i: int(self.lines[i])))
+            for at in np.flatnonzero(names[order[1:]] == names[order[:-1]]).tolist()
+        ]
+        if not found:
+            return []
+        other = [pair for pair in found if self.labels[pair[0]] != self.labels[pair[1]]]
+        first, second = (other or found)[0]
+        example = f"lines {self.lines[first]} and {self.lines[second]}: {one_line(self._path_of(second))}"
+        people = f", {len(other):,} of them as another person, who then has the same face" if other else ""
+        return [
+            f"{self.path}: {len(found):,} lines name a file again{people}; they are packed as they are, such as"
+            f" {example}"
+        ]
 
 
 class _Lines:

@@ -237,7 +237,7 @@ def find_files(path: Path) -> tuple[Path, Path | None]:
             raise UsageError(f"{path}: several .rec files ({', '.join(found[:5])}); give the one that is meant")
         records = path / ("train.rec" if "train.rec" in found else found[0])
     else:
-        records = path.with_suffix(".rec")
+        records = path.with_suffix(".rec") if path.suffix == ".idx" else path
     if not records.is_file():
         raise UsageError(f"{records}: no such file; {path.name} only says where the records are in it")
     index = records.with_suffix(".idx")

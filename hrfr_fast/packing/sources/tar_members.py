@@ -78,8 +78,8 @@ def members(file: LargeFile) -> Iterator[Member]:
                 name, at + BLOCK, 0, "a link" if kind in b"12" else f"a member of kind {kind.decode('latin-1')!r}"
             )
         at += BLOCK + (0 if kind in WITHOUT_CONTENT else _whole_blocks(size))
-    if at <= file.size:
-        yield Member(f"byte {at:,}", at, 0, "the tar file ends here without an end mark: it may be cut off")
+    at = min(at, file.size)
+    yield Member(f"byte {at:,}", at, 0, "the tar file ends here without an end mark: it may be cut off")
 
 
 def _problem(size: int, at: int, end: int, pax: dict[str, str]) -> str:
