@@ -86,6 +86,8 @@ def test_metadata_of_our_own_are_taken_and_flags_win(tmp_path):
         ({"location": "/etc/passwd"}, HALF, "outside of its folder"),
         ({"location": "gone.bin"}, HALF, "external data are missing"),
         ({"location": "short.bin"}, HALF, "end beyond the end of"),
+        ({"location": "short.bin", "length": "9" * 5000}, HALF, "no usable offset and length"),
+        ({"batch": 100_000}, HALF, "it wants 100,000 pictures at once"),
         ({"dtype": 6}, HALF, "is not a batch of RGB pictures"),
         ({}, OnnxFlags(mean="0.5"), "--mean and --std belong together"),
         ({}, OnnxFlags(mean="0.5", std="0"), "--std 0: give one number"),
@@ -96,6 +98,10 @@ def test_metadata_of_our_own_are_taken_and_flags_win(tmp_path):
          OnnxFlags(flip_sum=False), "--no-flip-sum: the file itself returns"),
         ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5",
                        "thresholds": "[{}]"}}, OnnxFlags(), "not a threshold"),
+        ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5", "mean": "0 nan 0"}},
+         OnnxFlags(), "mean"),
+        ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5", "std": "1 0 1"}},
+         OnnxFlags(), "std"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_usable_embedder_is_one_line(tmp_path, made, flags, message):
@@ -107,6 +113,24 @@ def test_a_file_that_is_no_usable_embedder_is_one_line(tmp_path, made, flags, me
     with pytest.raises(UsageError, match=message) as told:
         OnnxEmbedder(folder / "m.onnx", flags)
     assert str(told.value).startswith(str(folder / "m.onnx")) and "\n" not in str(told.value)
+
+
+def test_external_data_are_looked_for_beside_a_link_as_onnx_runtime_does(tmp_path):
+    """Where a model is a link, the data that are checked are those that are opened."""
+    for folder in ("models", "links"):
+        (tmp_path / folder).mkdir()
+    matrix = linear_onnx(tmp_path / "models" / "m.onnx", location="matrix.bin")
+    (tmp_path / "models" / "matrix.bin").write_bytes(matrix.tobytes())
+    link, data = tmp_path / "links" / "m.onnx", tmp_path / "links" / "matrix.bin"
+    link.symlink_to(tmp_path / "models" / "m.onnx")
+    with pytest.raises(UsageError, match="external data are missing"):
+        OnnxEmbedder(link, HALF)
+    data.symlink_to(tmp_path / "models" / "matrix.bin")
+    np.testing.assert_allclose(OnnxEmbedder(link, HALF).embed(PIXELS), expected(matrix), atol=1e-5)
+    (tmp_path / "elsewhere.bin").write_bytes(matrix.tobytes())
+    data.unlink(), data.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(UsageError, match="outside of its folder"):
+        OnnxEmbedder(link, HALF)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", bytes(range(256)) * 8], ids=["empty", "text", "noise"])
