@@ -11,6 +11,7 @@ import torch
 
 from hrfr_fast.evaluation.bootstrap import accuracy_interval, resampled_means
 from hrfr_fast.evaluation.embedder import open_embedder
+from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols.compare import compare_models
 from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, framed
@@ -87,6 +88,11 @@ def test_measures_of_each_group_and_their_spread(two_groups):
     """Every number against a few lines on the same embeddings."""
     result = evaluate_set(MeanColour(), two_groups, None, resamples=200, show_progress=False)
     embeddings = embed_pictures(MeanColour(), two_groups.pictures, show_progress=False).astype(np.float64)
+    plain = evaluate_set(MeanColour(), two_groups, None, resamples=0, show_progress=False)
+    for part, without in zip(result.parts, plain.parts, strict=True):
+        assert [(one.name, one.value, None) for one in part.measures] == [
+            (one.name, one.value, one.interval) for one in without.measures
+        ]
     (pairs,) = two_groups.verification
     drawn, shares = [], []
     for number, part in enumerate(result.parts[:2]):
@@ -289,6 +295,25 @@ def test_two_models_are_compared_decision_by_decision(two_runs, bin_file):
     assert values["contrasts"][0]["difference"] == one.contrast.difference and values["a"]["model"]["name"] == "first"
     with pytest.raises(UsageError, match="given twice"):
         compare_models(two_runs[0], two_runs[0], bin_file)
+    with pytest.raises(UsageError, match="asked of ONNX files"):
+        compare_models(*two_runs, bin_file, flags=OnnxFlags(colour_order="bgr"))
+
+
+def test_a_run_is_compared_with_an_onnx_file_that_flags_describe(two_runs, bin_file, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    from model_cases import linear_onnx
+
+    from hrfr_fast.cli import app
+
+    linear_onnx(tmp_path / "other.onnx")
+    given = [str(two_runs[0]), str(tmp_path / "other.onnx"), str(bin_file), "--device", "cpu", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        app(["compare", *given, "--normalisation", "imagenet", "--colour", "bgr", "--no-flip-sum"])
+    assert ended.value.code == 0
+    values = json.loads(capsys.readouterr().out)
+    run, other = values["a"]["model"], values["b"]["model"]
+    assert (other["colour_order"], other["normalisation"]["mean"][0]) == ("bgr", 0.485)
+    assert (run["colour_order"], run["flip_sum"], other["flip_sum"]) == ("rgb", False, False)
 
 
 def test_pictures_that_were_trained_on_are_counted(tiny_packed, tmp_path):

@@ -48,7 +48,7 @@ def evaluate_protocol(
             the model's training pictures were.
         overlap: look the pictures up in training data of any size.
         flags: what a user says about an ONNX file.
-        resamples: of the bootstrap behind the intervals.
+        resamples: of the bootstrap behind the intervals; 0 for none.
 
     Raises:
         UsageError: no such model, protocol or place; another layout; a list that is wrong.
