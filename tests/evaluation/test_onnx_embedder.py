@@ -1,16 +1,21 @@
 """ONNX files of other people: what must be said about them, what they compute then, and what is refused."""
 
+import json
+import pickle
+
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from model_cases import linear_onnx
+from model_cases import linear_onnx, write_run
 
 from hrfr_fast.evaluation.description import EmbedderDescription
 from hrfr_fast.evaluation.embedder import open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder, OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
+from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.runtime.errors import UsageError
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -143,3 +148,21 @@ def test_what_is_no_onnx_file_is_told(tmp_path, content):
 def test_flags_are_not_for_runs(tmp_path):
     with pytest.raises(UsageError, match="a run knows its own"):
         open_embedder(tmp_path, device="cpu", flags=HALF)
+
+
+def test_a_run_is_compared_with_a_file_that_flags_describe(tmp_path, capsys):
+    from hrfr_fast.cli import app
+
+    write_run(tmp_path / "run", BackboneSettings(32, 8, 16))
+    linear_onnx(tmp_path / "other.onnx")
+    faces = np.random.default_rng(3).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    encoded = [cv2.imencode(".png", face)[1].tobytes() for face in faces]
+    (tmp_path / "pairs.bin").write_bytes(pickle.dumps((encoded * 2, [True, False] * 20), 4))
+    given = [str(tmp_path / name) for name in ("run", "other.onnx", "pairs.bin")] + ["--device", "cpu", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        app(["compare", *given, "--normalisation", "imagenet", "--colour", "bgr", "--no-flip-sum"])
+    assert ended.value.code == 0
+    values = json.loads(capsys.readouterr().out)
+    run, other = values["a"]["model"], values["b"]["model"]
+    assert (other["colour_order"], other["normalisation"]["mean"][0]) == ("bgr", 0.485)
+    assert (run["colour_order"], run["flip_sum"], other["flip_sum"]) == ("rgb", False, False)

@@ -13,7 +13,7 @@ from hrfr_fast.evaluation.bootstrap import accuracy_interval, resampled_means
 from hrfr_fast.evaluation.embedder import open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols.compare import compare_models
-from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
+from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, described_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, framed
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol, evaluate_set
 from hrfr_fast.evaluation.protocols.form import Pictures, PicturesInMemory, TestSet, VerificationPairs
@@ -198,6 +198,14 @@ def test_recorded_templates_win_over_the_splits(trained, shown, crops):
         assert (choose_crop("auto", {"trained_on": splits}, trained, shown)[0] is not None) == crops
 
 
+@pytest.mark.parametrize(
+    "alignment, template",
+    [("hrfr, aligned by mtcnn 1.0", "hrfr"), ("arcface", "arcface"), ("unknown", ""), ("", ""), ("somebody's", "")],
+)
+def test_an_exported_model_is_cropped_for_as_its_run_is(alignment, template):
+    assert described_template({"alignment": alignment, "trained_on": ["faces"]}) == template
+
+
 def test_an_unknown_crop_is_refused():
     with pytest.raises(UsageError, match="auto, template, none"):
         choose_crop("eyes", {})
@@ -297,23 +305,6 @@ def test_two_models_are_compared_decision_by_decision(two_runs, bin_file):
         compare_models(two_runs[0], two_runs[0], bin_file)
     with pytest.raises(UsageError, match="asked of ONNX files"):
         compare_models(*two_runs, bin_file, flags=OnnxFlags(colour_order="bgr"))
-
-
-def test_a_run_is_compared_with_an_onnx_file_that_flags_describe(two_runs, bin_file, tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
-    from model_cases import linear_onnx
-
-    from hrfr_fast.cli import app
-
-    linear_onnx(tmp_path / "other.onnx")
-    given = [str(two_runs[0]), str(tmp_path / "other.onnx"), str(bin_file), "--device", "cpu", "--json"]
-    with pytest.raises(SystemExit) as ended:
-        app(["compare", *given, "--normalisation", "imagenet", "--colour", "bgr", "--no-flip-sum"])
-    assert ended.value.code == 0
-    values = json.loads(capsys.readouterr().out)
-    run, other = values["a"]["model"], values["b"]["model"]
-    assert (other["colour_order"], other["normalisation"]["mean"][0]) == ("bgr", 0.485)
-    assert (run["colour_order"], run["flip_sum"], other["flip_sum"]) == ("rgb", False, False)
 
 
 def test_pictures_that_were_trained_on_are_counted(tiny_packed, tmp_path):
