@@ -25,7 +25,7 @@ Crop = Annotated[
     str,
     typer.Option(
         help="auto | template | none: crop published 112-px faces until the eyes are a third of the side apart;"
-        " auto: if the model was trained on lowres or highres"
+        " auto: if those that the model was trained on have them so"
     ),
 ]
 Overlap = Annotated[
