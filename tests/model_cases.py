@@ -39,7 +39,8 @@ def reference_embeddings(model, pixels):
 def linear_onnx(path, side=8, dimension=5, batch="batch", dtype=1, nhwc=False, metadata=None, **more):
     """An ONNX file that multiplies all values of a picture with a matrix; returns the matrix [values, dimension].
 
-    ``more``: ``inputs`` (how many), ``domain`` of the last operator, ``output_shape``, ``location`` of the matrix.
+    ``more``: ``inputs`` (how many), ``domain`` of the last operator, ``output_shape``, ``location`` of the matrix, its
+    ``length`` there.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -51,7 +52,7 @@ def linear_onnx(path, side=8, dimension=5, batch="batch", dtype=1, nhwc=False, m
     if "location" in more:
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": more["location"], "length": str(matrix.nbytes)}.items():
+        for key, value in {"location": more["location"], "length": more.get("length", str(matrix.nbytes))}.items():
             entry = tensor.external_data.add()
             entry.key, entry.value = key, value
     nodes = [

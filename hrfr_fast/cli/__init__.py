@@ -126,7 +126,7 @@ app.command()(adopt)
 
 
 app.command()(with_onnx_flags(judging.evaluate))
-app.command()(judging.compare)
+app.command()(with_onnx_flags(judging.compare))
 
 
 @app.command()

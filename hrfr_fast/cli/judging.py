@@ -25,7 +25,7 @@ Crop = Annotated[
     str,
     typer.Option(
         help="auto | template | none: crop published 112-px faces until the eyes are a third of the side apart;"
-        " auto: if the model was trained on lowres or highres"
+        " auto: if those that the model was trained on have them so"
     ),
 ]
 Overlap = Annotated[
@@ -93,7 +93,7 @@ def _evaluate_pairs(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="the first model: a run directory or a checkpoint")],
+    a: Annotated[Path, typer.Argument(help="the first model: a run directory, .safetensors checkpoint, or ONNX file")],
     b: Annotated[Path, typer.Argument(help="the second model")],
     place: Annotated[Path, typer.Argument(help="the folder (or file) of a public test protocol")],
     protocol: Protocol = None,
@@ -102,12 +102,14 @@ def compare(
     overlap: Overlap = False,
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    *,
+    flags: "OnnxFlags | None" = None,
 ) -> None:
     """Say whether two models differ on a public test protocol: the difference, its interval and the paired tests."""
     from hrfr_fast.evaluation.protocols.compare import compare_models
 
     comparison = compare_models(
-        a, b, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device
+        a, b, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device, flags=flags
     )
     if as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=2))

@@ -27,16 +27,23 @@ NORMALISATIONS = {
 
 
 def _numbers(value: Any) -> Any:
-    """A list of numbers with spaces or commas between, as text or as it is."""
+    """The numbers of a text with spaces or commas between; anything else as it is."""
     if isinstance(value, str):
         return tuple(float(part) for part in value.replace(",", " ").split())
     return value
 
 
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Triple = Annotated[
-    tuple[float, float, float],
+    tuple[_Number, _Number, _Number],
     BeforeValidator(_numbers),
     Field(description="of the red, green and blue values in [0, 1]"),
+]
+PositiveTriple = Annotated[
+    tuple[_Positive, _Positive, _Positive],
+    BeforeValidator(_numbers),
+    Field(description="of the red, green and blue values in [0, 1], above 0"),
 ]
 
 
@@ -53,7 +60,7 @@ class EmbedderDescription(Checked):
     dtype: Literal["uint8", "float32", "float16"] = "float32"
     colour_order: Literal["rgb", "bgr"] = "rgb"
     mean: Triple = HALF[0]
-    std: Triple = HALF[1]
+    std: PositiveTriple = HALF[1]
     flip_sum: bool = False
     embedding_size: int = Field(ge=2, le=1 << 16)
     precision: str = "fp32"

@@ -18,6 +18,7 @@ DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"}
 MOST_BYTES = 1 << 31  # of a protobuf message
 MOST_NESTING = 16  # graphs inside of operators inside of graphs
 SIZES = (8, 4096)  # of a face, in pixels
+MOST_PICTURES = 1024  # a call, of a file that wants a fixed number: missing ones are made up
 
 
 @dataclass(frozen=True)
@@ -82,26 +83,30 @@ def _refuse_foreign(path: Path, model: Any) -> None:
     if foreign := sorted({node.domain for node in _nodes(model)} - DOMAINS - defined):
         names = few([repr(one_line(domain)) for domain in foreign])
         raise UsageError(f"it uses operators of {names}, which only a library of its author could run")
-    folder = path.resolve().parent
     for tensor in _tensors(model):
         if tensor.external_data or tensor.data_location == 1:  # TensorProto.EXTERNAL
-            _refuse_outside(folder, tensor)
+            _refuse_outside(path, tensor)
 
 
-def _refuse_outside(folder: Path, tensor: Any) -> None:
-    """Raise UsageError unless the tensor's data lie whole in a file of ``folder``."""
+def _refuse_outside(path: Path, tensor: Any) -> None:
+    """Raise UsageError unless the tensor's data lie whole in a file of the folder of ``path``.
+
+    Where ``path`` is a link, the data are looked for beside it, as ONNX Runtime does; they may be a link, too, to a
+    file beside the one that ``path`` leads to.
+    """
     values = {entry.key: entry.value for entry in tensor.external_data}
     location = values.get("location", "")
     if "\0" in location or not location:
         raise UsageError("it names no file for its external data")
-    place = Path(os.path.realpath(folder / location))
-    if not place.is_relative_to(folder):
+    place = Path(os.path.realpath(path.parent / location))
+    if not any(place.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent)):
         raise UsageError(f"its external data are outside of its folder, at {one_line(location)!r}: refused")
     if not place.is_file():
         raise UsageError(f"its external data are missing: {place}")
     numbers = [values.get("offset", "0"), values.get("length", "0")]
-    if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise UsageError(f"its external data have no usable offset and length: {few(numbers)}")
+    if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in numbers):
+        shown = few([one_line(number[:20]) for number in numbers])
+        raise UsageError(f"its external data have no usable offset and length: {shown}")
     if sum(map(int, numbers)) > place.stat().st_size:
         raise UsageError(f"its external data end beyond the end of {place}")
 
@@ -158,6 +163,8 @@ def _signature(model: Any) -> Signature:
     sides = [side for side in (shape[2:] if layout == "NCHW" else shape[1:3]) if side is not None]
     if len(set(sides)) > 1 or any(not SIZES[0] <= side <= SIZES[1] for side in sides):
         raise UsageError(f"not a face embedder: its pictures are {_shown(shape)}; squares of 8 to 4096 px are needed")
+    if shape[0] is not None and shape[0] > MOST_PICTURES:
+        raise UsageError(f"it wants {shape[0]:,} pictures at once; a face embedder takes up to {MOST_PICTURES:,}")
     returned = graph.output[0].type.tensor_type
     output: list[int | None] = [None, None]  # where the file does not say, a trial run tells
     if returned.HasField("shape"):

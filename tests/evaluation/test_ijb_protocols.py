@@ -125,6 +125,7 @@ def rewritten(path, line, text):
 WRONG = {
     "a name that leads out": ("face_tid_mid.txt", 3, "../3.jpg 1 1", "name_5pts_score.txt:3: '3.jpg' where"),
     "a template that is no number": ("face_tid_mid.txt", 3, "3.jpg one 1", "face_tid_mid.txt:3: not name, template"),
+    "a template too large": ("face_tid_mid.txt", 3, "3.jpg 99999999999999999999 1", "mid.txt:3: not name, template"),
     "four points": ("name_5pts_score.txt", 4, "4.jpg 1 2 3 4 5 6 7 8 0.9", "score.txt:4: not a name, five points"),
     "a score that is no number": ("name_5pts_score.txt", 4, "4.jpg" + " 1" * 10 + " nan", "score.txt:4: not a name"),
     "a word for a score": ("name_5pts_score.txt", 4, "4.jpg" + " 1" * 10 + " high", "score.txt:4: not a name and 11"),
@@ -133,6 +134,8 @@ WRONG = {
     "words in a pair": ("template_pair_label.txt", 7, "101 x 1", "label.txt:7: not two templates and 0 or 1"),
     "an unknown template": ("template_pair_label.txt", 7, "101 99 1", "label.txt:7: a template that no picture"),
     "a gallery without numbers": ("1N_probe_mixed.csv", 3, "a,b", "mixed.csv:3: not a template and a subject"),
+    "a subject too large": ("1N_probe_mixed.csv", 3, "102,99999999999999999999", "mixed.csv:3: not a template and"),
+    "a field without end": ("1N_probe_mixed.csv", 3, '102,"' + 200_000 * "9", "mixed.csv:[0-9]+: not a template and"),
     "a template of two subjects": ("1N_probe_mixed.csv", 3, "102,99", "mixed.csv:3: template 102 has two subjects"),
     "a template without pictures": ("1N_probe_mixed.csv", 3, "7,71", "mixed.csv: template 7 has no picture"),
 }  # fmt: skip

@@ -79,6 +79,7 @@ HOSTILE = {
     "cells that are not there": (variable(1, (1 << 30, 1), b""), "1,073,741,824 cells in 0 bytes"),
     "numbers that are not there": (variable(6, (1 << 30, 1), element(9, b"\0" * 8)), "1,073,741,824 values stated, 1"),
     "more dimensions than memory": (variable(6, (1 << 30,) * 4, element(9, b"\0" * 8)), "values stated, 1 there"),
+    "a thousand dimensions": (variable(6, (1,) * 1000, element(9, b"\0" * 8)), "with more than 32"),
     "negative dimensions": (variable(1, (-1, -1), b""), "dimensions"),
     "an element longer than the file": (struct.pack("<II", 14, 1 << 31) + b"\0" * 64, "2,147,483,648 bytes where 64"),
     "cells in cells": (b"", "cells within cells"),
@@ -116,6 +117,14 @@ def test_a_compressed_variable_that_swells_is_stopped(tmp_path, monkeypatch):
         read_mat(path)
 
 
+def test_cells_are_counted_over_all_variables(tmp_path, monkeypatch):
+    monkeypatch.setattr("hrfr_fast.evaluation.protocols.mat_elements.MOST_CELLS", 5)
+    path = tmp_path / "many.mat"
+    path.write_bytes(HEADER + 2 * variable(1, (3, 1), struct.pack("<II", 14, 0) * 3))
+    with pytest.raises(UsageError, match="over 5 cells"):
+        read_mat(path)
+
+
 def test_every_cut_of_a_file_is_refused_or_read_whole(tmp_path):
     path = tmp_path / "list.mat"
     savemat(path, {"probe_set": cells(["1_1.jpg", "2_1.jpg"]), "probe_ids": np.array([[1], [2]])})
@@ -150,15 +159,23 @@ def test_other_files_are_refused_with_advice(tmp_path, case):
 def test_variables_of_another_kind_are_named(tmp_path):
     path = tmp_path / "list.mat"
     savemat(
-        path, {"names": cells(["a.jpg", ""]), "ids": np.array([1.5]), "text": np.array(["a"]), "numbers": np.eye(2)}
+        path,
+        {
+            "names": cells(["a.jpg", ""]),
+            "ids": np.array([1.5]),
+            "less": np.array([-1]),
+            "text": np.array(["a"]),
+            "numbers": np.eye(2),
+        },
     )
     found = read_mat(path)
     for call, message in (
-        (lambda: names_of(found, "probe_set", path), "no variable probe_set; it holds ids, names, numbers, text"),
+        (lambda: names_of(found, "probe_set", path), "no variable probe_set; it holds ids, less, names, numbers"),
         (lambda: names_of(found, "names", path), "names, row 2: no picture name"),
         (lambda: names_of(found, "names", path, columns=3), "2 x 1 cells, not 3 a row"),
         (lambda: names_of(found, "numbers", path), "numbers where picture names"),
         (lambda: identities_of(found, "ids", path), "no identities"),
+        (lambda: identities_of(found, "less", path), "holds negative numbers"),
         (lambda: identities_of(found, "text", path), "holds no numbers"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -1,16 +1,21 @@
 """ONNX files of other people: what must be said about them, what they compute then, and what is refused."""
 
+import json
+import pickle
+
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from model_cases import linear_onnx
+from model_cases import linear_onnx, write_run
 
 from hrfr_fast.evaluation.description import EmbedderDescription
 from hrfr_fast.evaluation.embedder import open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder, OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
+from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.runtime.errors import UsageError
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
@@ -86,6 +91,8 @@ def test_metadata_of_our_own_are_taken_and_flags_win(tmp_path):
         ({"location": "/etc/passwd"}, HALF, "outside of its folder"),
         ({"location": "gone.bin"}, HALF, "external data are missing"),
         ({"location": "short.bin"}, HALF, "end beyond the end of"),
+        ({"location": "short.bin", "length": "9" * 5000}, HALF, "no usable offset and length"),
+        ({"batch": 100_000}, HALF, "it wants 100,000 pictures at once"),
         ({"dtype": 6}, HALF, "is not a batch of RGB pictures"),
         ({}, OnnxFlags(mean="0.5"), "--mean and --std belong together"),
         ({}, OnnxFlags(mean="0.5", std="0"), "--std 0: give one number"),
@@ -96,6 +103,10 @@ def test_metadata_of_our_own_are_taken_and_flags_win(tmp_path):
          OnnxFlags(flip_sum=False), "--no-flip-sum: the file itself returns"),
         ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5",
                        "thresholds": "[{}]"}}, OnnxFlags(), "not a threshold"),
+        ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5", "mean": "0 nan 0"}},
+         OnnxFlags(), "mean"),
+        ({"metadata": {"format": "hrfr-fast embedder 1", "input_size": "8", "embedding_size": "5", "std": "1 0 1"}},
+         OnnxFlags(), "std"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_usable_embedder_is_one_line(tmp_path, made, flags, message):
@@ -109,6 +120,24 @@ def test_a_file_that_is_no_usable_embedder_is_one_line(tmp_path, made, flags, me
     assert str(told.value).startswith(str(folder / "m.onnx")) and "\n" not in str(told.value)
 
 
+def test_external_data_are_looked_for_beside_a_link_as_onnx_runtime_does(tmp_path):
+    """Where a model is a link, the data that are checked are those that are opened."""
+    for folder in ("models", "links"):
+        (tmp_path / folder).mkdir()
+    matrix = linear_onnx(tmp_path / "models" / "m.onnx", location="matrix.bin")
+    (tmp_path / "models" / "matrix.bin").write_bytes(matrix.tobytes())
+    link, data = tmp_path / "links" / "m.onnx", tmp_path / "links" / "matrix.bin"
+    link.symlink_to(tmp_path / "models" / "m.onnx")
+    with pytest.raises(UsageError, match="external data are missing"):
+        OnnxEmbedder(link, HALF)
+    data.symlink_to(tmp_path / "models" / "matrix.bin")
+    np.testing.assert_allclose(OnnxEmbedder(link, HALF).embed(PIXELS), expected(matrix), atol=1e-5)
+    (tmp_path / "elsewhere.bin").write_bytes(matrix.tobytes())
+    data.unlink(), data.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(UsageError, match="outside of its folder"):
+        OnnxEmbedder(link, HALF)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a model", bytes(range(256)) * 8], ids=["empty", "text", "noise"])
 def test_what_is_no_onnx_file_is_told(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
@@ -119,3 +148,21 @@ def test_what_is_no_onnx_file_is_told(tmp_path, content):
 def test_flags_are_not_for_runs(tmp_path):
     with pytest.raises(UsageError, match="a run knows its own"):
         open_embedder(tmp_path, device="cpu", flags=HALF)
+
+
+def test_a_run_is_compared_with_a_file_that_flags_describe(tmp_path, capsys):
+    from hrfr_fast.cli import app
+
+    write_run(tmp_path / "run", BackboneSettings(32, 8, 16))
+    linear_onnx(tmp_path / "other.onnx")
+    faces = np.random.default_rng(3).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    encoded = [cv2.imencode(".png", face)[1].tobytes() for face in faces]
+    (tmp_path / "pairs.bin").write_bytes(pickle.dumps((encoded * 2, [True, False] * 20), 4))
+    given = [str(tmp_path / name) for name in ("run", "other.onnx", "pairs.bin")] + ["--device", "cpu", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        app(["compare", *given, "--normalisation", "imagenet", "--colour", "bgr", "--no-flip-sum"])
+    assert ended.value.code == 0
+    values = json.loads(capsys.readouterr().out)
+    run, other = values["a"]["model"], values["b"]["model"]
+    assert (other["colour_order"], other["normalisation"]["mean"][0]) == ("bgr", 0.485)
+    assert (run["colour_order"], run["flip_sum"], other["flip_sum"]) == ("rgb", False, False)

@@ -11,8 +11,9 @@ import torch
 
 from hrfr_fast.evaluation.bootstrap import accuracy_interval, resampled_means
 from hrfr_fast.evaluation.embedder import open_embedder
+from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols.compare import compare_models
-from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note
+from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, described_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, framed
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol, evaluate_set
 from hrfr_fast.evaluation.protocols.form import Pictures, PicturesInMemory, TestSet, VerificationPairs
@@ -87,6 +88,11 @@ def test_measures_of_each_group_and_their_spread(two_groups):
     """Every number against a few lines on the same embeddings."""
     result = evaluate_set(MeanColour(), two_groups, None, resamples=200, show_progress=False)
     embeddings = embed_pictures(MeanColour(), two_groups.pictures, show_progress=False).astype(np.float64)
+    plain = evaluate_set(MeanColour(), two_groups, None, resamples=0, show_progress=False)
+    for part, without in zip(result.parts, plain.parts, strict=True):
+        assert [(one.name, one.value, None) for one in part.measures] == [
+            (one.name, one.value, one.interval) for one in without.measures
+        ]
     (pairs,) = two_groups.verification
     drawn, shares = [], []
     for number, part in enumerate(result.parts[:2]):
@@ -192,6 +198,14 @@ def test_recorded_templates_win_over_the_splits(trained, shown, crops):
         assert (choose_crop("auto", {"trained_on": splits}, trained, shown)[0] is not None) == crops
 
 
+@pytest.mark.parametrize(
+    "alignment, template",
+    [("hrfr, aligned by mtcnn 1.0", "hrfr"), ("arcface", "arcface"), ("unknown", ""), ("", ""), ("somebody's", "")],
+)
+def test_an_exported_model_is_cropped_for_as_its_run_is(alignment, template):
+    assert described_template({"alignment": alignment, "trained_on": ["faces"]}) == template
+
+
 def test_an_unknown_crop_is_refused():
     with pytest.raises(UsageError, match="auto, template, none"):
         choose_crop("eyes", {})
@@ -289,6 +303,8 @@ def test_two_models_are_compared_decision_by_decision(two_runs, bin_file):
     assert values["contrasts"][0]["difference"] == one.contrast.difference and values["a"]["model"]["name"] == "first"
     with pytest.raises(UsageError, match="given twice"):
         compare_models(two_runs[0], two_runs[0], bin_file)
+    with pytest.raises(UsageError, match="asked of ONNX files"):
+        compare_models(*two_runs, bin_file, flags=OnnxFlags(colour_order="bgr"))
 
 
 def test_pictures_that_were_trained_on_are_counted(tiny_packed, tmp_path):

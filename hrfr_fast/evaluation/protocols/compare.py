@@ -8,6 +8,7 @@ import numpy as np
 
 from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.compare import Contrast, contrast, resample_outcomes
+from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxFlags
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol
 from hrfr_fast.evaluation.protocols.results import Decisions, ProtocolResult
 from hrfr_fast.runtime.errors import UsageError
@@ -50,22 +51,38 @@ class ProtocolComparison:
 
 
 def compare_models(
-    a: str | Path, b: str | Path, place: str | Path, *, resamples: int = RESAMPLES, **options: Any
+    a: str | Path,
+    b: str | Path,
+    place: str | Path,
+    *,
+    resamples: int = RESAMPLES,
+    flags: OnnxFlags | None = None,
+    **options: Any,
 ) -> ProtocolComparison:
     """Judge two models by a public protocol and compare them decision by decision.
 
     The interval of the difference is a paired bootstrap over identities; McNemar's test stands beside it. Decisions are
-    those on held-out folds (verification) and at rank 1 (identification).
+    those on held-out folds (pairs of pictures), at rank 1 (identification), and on genuine pairs at a fixed FAR (pairs
+    of templates), where each model's threshold is taken as given.
 
     Args:
         a, b, place: as in ``evaluate_protocol``, whose other arguments are the ``options``.
+        resamples: of the bootstrap, two or more.
+        flags: what a user says about whichever of them is an ONNX file, or about both.
 
     Raises:
-        UsageError: as there; the same model twice; a protocol without decisions to compare.
+        UsageError: as there; the same model twice; flags for ONNX files where there is none; a protocol without
+            decisions to compare.
     """
     if Path(a).resolve() == Path(b).resolve():
         raise UsageError(f"{a} is given twice; compare needs two models")
-    results = [evaluate_protocol(model, place, resamples=resamples, **options) for model in (a, b)]
+    if resamples < 2:
+        raise UsageError(f"{resamples} resamples; a comparison needs two at least")
+    told = _flags_of_each((Path(a), Path(b)), flags or NO_FLAGS)
+    results = [
+        evaluate_protocol(model, place, resamples=resamples, flags=own, **options)
+        for model, own in zip((a, b), told, strict=True)
+    ]
     names = (Path(a).name, Path(b).name)
     if names[0] == names[1]:
         names = (str(a), str(b))
@@ -78,6 +95,14 @@ def compare_models(
     if not contrasts:
         raise UsageError(f"{results[0].protocol}: this protocol has no decisions on which two models can be compared")
     return ProtocolComparison(results[0], results[1], tuple(contrasts))
+
+
+def _flags_of_each(models: tuple[Path, Path], flags: OnnxFlags) -> list[OnnxFlags]:
+    """The flags for each model: a run knows its own input, so it is told of the flip sum alone."""
+    onnx = [model.suffix.lower() == ".onnx" for model in models]
+    if flags.given and not any(onnx):
+        raise UsageError("input size, normalisation and colours are asked of ONNX files; a run knows its own")
+    return [flags if is_onnx else OnnxFlags(flip_sum=flags.flip_sum) for is_onnx in onnx]
 
 
 def _contrast(names: tuple[str, str], a: Decisions, b: Decisions, resamples: int) -> Contrast:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hrfr_fast.evaluation.evaluate import training_data
 from hrfr_fast.evaluation.protocols.embedding import Crop
-from hrfr_fast.face_templates import ARCFACE, HRFR, UNKNOWN, crop_box
+from hrfr_fast.face_templates import ARCFACE, HRFR, TEMPLATES, UNKNOWN, crop_box
 from hrfr_fast.format.alignment_record import KEY, record_of
 from hrfr_fast.runtime.errors import UsageError
 
@@ -35,6 +35,12 @@ def training_template(metadata: Mapping[str, Any], weights: Path) -> str:
     except (ValueError, UsageError):
         return ""
     return "" if template == UNKNOWN.name else template
+
+
+def described_template(model: Mapping[str, Any]) -> str:
+    """The same for an exported model, from the facts of ``Embedder.describe``: its file repeats what its run knew."""
+    name = str(model.get("alignment", "")).partition(",")[0]  # whoever aligned the pictures follows
+    return name if name in TEMPLATES and name != UNKNOWN.name else ""
 
 
 def choose_crop(choice: str, model: Mapping[str, Any], template: str = "", shown: str = "") -> tuple[Crop | None, str]:

@@ -12,7 +12,7 @@ from hrfr_fast.evaluation.bootstrap import RESAMPLES
 from hrfr_fast.evaluation.embedder import BackboneEmbedder, Embedder, UnscaledEmbedder, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.protocols import protocol_at
-from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, training_template
+from hrfr_fast.evaluation.protocols.cropping import choose_crop, crop_note, described_template, training_template
 from hrfr_fast.evaluation.protocols.embedding import Crop, embed_pictures, embedded_batches
 from hrfr_fast.evaluation.protocols.form import TestSet
 from hrfr_fast.evaluation.protocols.identification_parts import identification_parts
@@ -48,7 +48,7 @@ def evaluate_protocol(
             the model's training pictures were.
         overlap: look the pictures up in training data of any size.
         flags: what a user says about an ONNX file.
-        resamples: of the bootstrap behind the intervals.
+        resamples: of the bootstrap behind the intervals; 0 for none.
 
     Raises:
         UsageError: no such model, protocol or place; another layout; a list that is wrong.
@@ -59,9 +59,10 @@ def evaluate_protocol(
     test_sets = public.read(Path(place), Path(pictures) if pictures else None)
     embedder = open_embedder(model, device=device, precision=precision, flags=flags)
     facts = embedder.describe()
-    trained = ""
     if isinstance(embedder, BackboneEmbedder):
         trained = training_template(embedder.metadata, embedder.weights)
+    else:
+        trained = described_template(facts)
     aligned = _alignment(Path(pictures or place))
     chosen, text = choose_crop(crop, facts, trained, aligned.template if aligned else "")
     notes = tuple(aligned.notes()) if aligned else ()

@@ -46,7 +46,7 @@ def read_faces(template_list: Path, landmark_list: Path) -> Faces:
     for number, fields in _lines(template_list):
         try:
             name, template, medium = fields
-            members.append((int(template), int(medium)))
+            members.append((_whole(template), _whole(medium)))
         except ValueError:
             raise _bad(template_list, number, "name, template and medium") from None
         names.append(name)
@@ -151,16 +151,14 @@ def read_subjects(path: Path) -> dict[int, int]:
     subjects: dict[int, int] = {}
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
-        next(rows, None)
-        for fields in rows:
-            if not fields:
-                continue
-            try:
-                template, subject = int(fields[0]), int(fields[1])
-            except (ValueError, IndexError):
-                raise _bad(path, rows.line_num, "a template and a subject in the first columns") from None
-            if subjects.setdefault(template, subject) != subject:
-                raise UsageError(f"{path}:{rows.line_num}: template {template} has two subjects")
+        try:
+            next(rows, None)
+            for fields in filter(None, rows):
+                template, subject = _whole(fields[0]), _whole(fields[1])
+                if subjects.setdefault(template, subject) != subject:
+                    raise UsageError(f"{path}:{rows.line_num}: template {template} has two subjects")
+        except (ValueError, IndexError, csv.Error):
+            raise _bad(path, rows.line_num, "a template and a subject in the first columns") from None
     if not subjects:
         raise UsageError(f"{path}: lists no templates")
     return subjects
@@ -173,6 +171,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(file, 1):
             if fields := line.split():
                 yield number, fields
+
+
+def _whole(text: str) -> int:
+    """A whole number of a list. Raises ValueError, for one that 64 bits do not hold or is negative, too."""
+    if not (text.isascii() and text.strip().isdigit() and len(text) < 19):
+        raise ValueError(text[:19])
+    return int(text)
 
 
 def _require(path: Path, largest: int | None = LARGEST_LIST) -> None:

@@ -18,6 +18,8 @@ LARGEST_FILE = 1 << 28
 LARGEST_CONTENT = 1 << 30
 """Bytes that compressed variables may hold together: the largest list of a protocol takes 30 MB."""
 DEEPEST = 8
+MOST_CELLS = 4_000_000  # of a file: each becomes an object in memory; lists of pictures have some 100,000
+MOST_DIMENSIONS = 32  # as NumPy allows at least
 MATRIX, COMPRESSED = 14, 15
 CELL, CHARACTERS = 1, 4
 NUMBERS = range(6, 16)
@@ -66,10 +68,13 @@ def check_mat(content: bytes, name: str) -> None:
         place = element.after
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Checker:
+    """Checks the variables of one file. ``order``: of its bytes, as struct writes it. ``cells``: seen so far."""
+
     name: str
     order: str
+    cells: int = 0
 
     def damaged(self, what: str) -> UsageError:
         return UsageError(f"{self.name}: damaged or not a MATLAB file: {what}; get it again")
@@ -123,8 +128,8 @@ class _Checker:
         if word & COMPLEX:
             raise UsageError(f"{self.name}: holds complex numbers; lists of pictures have none")
         shape = self.element(content, flags.after, element.end)
-        if shape.kind != 5 or (shape.end - shape.start) % 4:
-            raise self.damaged("a variable without dimensions")
+        if shape.kind != 5 or (shape.end - shape.start) % 4 or shape.end - shape.start > 4 * MOST_DIMENSIONS:
+            raise self.damaged(f"a variable without dimensions, or with more than {MOST_DIMENSIONS}")
         dimensions = struct.unpack_from(f"{self.order}{(shape.end - shape.start) // 4}i", content, shape.start)
         if len(dimensions) < 2 or min(dimensions) < 0:
             raise self.damaged(f"a variable with the dimensions {dimensions}")
@@ -138,6 +143,9 @@ class _Checker:
     def _cells(self, content: bytes, place: int, end: int, cells: int, depth: int) -> None:
         if cells > (end - place) // 8:  # a cell has a tag of 8 bytes at least
             raise self.damaged(f"{cells:,} cells in {end - place:,} bytes")
+        self.cells += cells
+        if self.cells > MOST_CELLS:
+            raise UsageError(f"{self.name}: over {MOST_CELLS:,} cells; no list of names is that long")
         for _ in range(cells):
             cell = self.element(content, place, end)
             self.matrix(content, cell, depth + 1)

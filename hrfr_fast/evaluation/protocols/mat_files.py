@@ -73,8 +73,10 @@ def identities_of(variables: dict[str, NDArray[Any]], key: str, path: Path) -> N
     if value.dtype.kind not in "iuf":
         raise UsageError(f"{path}: {key} holds no numbers; the identities of the pictures belong there")
     numbers = value.reshape(-1).astype(np.float64)
-    if not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any() or (np.abs(numbers) > 2.0**53).any():
+    if not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any() or (numbers > 2.0**53).any():
         raise UsageError(f"{path}: {key} holds numbers that are no identities (fractions, or not finite)")
+    if (numbers < 0).any():  # -1 would stand for a person whom nobody knows
+        raise UsageError(f"{path}: {key} holds negative numbers; identities are numbered from 0 or 1")
     return numbers.astype(np.int64)
 
 

@@ -76,7 +76,9 @@ def overlap_notes(
         elif (known := _known(split, pictures)).any():
             people = ""
             if pictures.subjects is not None:
-                people = f", of {counted(len(np.unique(pictures.subjects[known])), 'person')},"
+                subjects = np.unique(pictures.subjects[known])
+                named = int((subjects >= 0).sum())  # distractors have -1 and are nobody known
+                people = f", of {counted(named, 'person')}," if named == len(subjects) else ""
             notes.append(
                 f"{counted(int(known.sum()), 'picture')} of {len(pictures):,}{people} are among those it was trained on"
                 f" ({split.name}): the numbers flatter the model"

@@ -26,8 +26,8 @@ DISTANCES = {1: "4.20 m", 2: "2.60 m", 3: "1.00 m"}
 CAMERAS = (1, 2, 3, 4, 5)
 """The cameras of visible light; 6 and 7 are cameras 1 and 5 at night, in infrared, which is another test."""
 RANKS = (1, 5)
-_MUGSHOT = re.compile(r"(\d+)_frontal\.[a-z]+", re.IGNORECASE)
-_PROBE = re.compile(r"(\d+)_cam(\d)_([123])\.[a-z]+", re.IGNORECASE)
+_MUGSHOT = re.compile(r"(\d{1,9})_frontal\.[a-z]+", re.IGNORECASE)
+_PROBE = re.compile(r"(\d{1,9})_cam(\d)_([123])\.[a-z]+", re.IGNORECASE)
 
 
 def recognises(place: Path) -> bool:

@@ -32,7 +32,7 @@ IDENTIFICATION, VERIFICATION = "Face_Identification_Test_Set", "Face_Verificatio
 GALLERY, MATED, UNMATED, IMAGES = "gallery", "mated_probe", "unmated_probe", "verification_images"
 RANKS, FPIRS, OPEN_SET_RANK = (1, 5, 20), (0.3, 0.2, 0.1), 20
 FARS = (0.3, 0.1, 0.01, 0.001)
-_PERSON = re.compile(r"(\d+)_cam\d+_.*", re.IGNORECASE)
+_PERSON = re.compile(r"(\d{1,9})_cam\d+_.*", re.IGNORECASE)
 
 
 def recognises(place: Path) -> bool:

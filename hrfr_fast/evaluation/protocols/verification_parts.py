@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, accuracy_interval, resampled_means
+from hrfr_fast.evaluation.bootstrap import RESAMPLES, accuracy_interval, percentile_interval, resampled_means
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
 from hrfr_fast.evaluation.protocols.results import Decisions, Level, Measure, PartResult
 from hrfr_fast.evaluation.published_folds import PublishedAccuracy, fold_warning, published_accuracy, squared_distances
@@ -39,7 +39,7 @@ def verification_parts(
     Args:
         embeddings: float32 [N, D] of ``pictures``, unit rows.
         pairs: of pictures.
-        resamples: of the bootstrap.
+        resamples: of the bootstrap; 0 for no intervals.
 
     Raises:
         UsageError: too few pairs of a kind, embeddings that are not finite.
@@ -87,39 +87,37 @@ def _part(name: str, pairs: _ScoredPairs, resamples: int) -> PartResult:
 
 def _published_measure(published: PublishedAccuracy, method: str, pairs: _ScoredPairs, resamples: int) -> Measure:
     right = (published.decisions == pairs.same).astype(np.float64)
-    interval = accuracy_interval(right, pairs.same, pairs.identities, resamples=resamples)
+    interval = accuracy_interval(right, pairs.same, pairs.identities, resamples=resamples) if resamples else None
     return Measure("accuracy", published.accuracy, interval, published.deviation, method)
 
 
 def _rate_measures(ours: Verification, pairs: _ScoredPairs, resamples: int) -> list[Measure]:
-    drawn = resampled_rates(ours.scores, pairs.same, pairs.identities, fars=pairs.fars, resamples=resamples)
+    drawn = {}
+    if resamples:
+        drawn = resampled_rates(ours.scores, pairs.same, pairs.identities, fars=pairs.fars, resamples=resamples)
     rates = {"AUC": (ours.auc, "auc"), "EER": (ours.eer, "eer")}
     rates |= {f"TAR@FAR {far:g}": (ours.tar_at_far[f"{far:g}"], f"{far:g}") for far in pairs.fars}
-    return [Measure(name, value, _interval(drawn[key])) for name, (value, key) in rates.items()]
-
-
-def _interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % percentile interval of a bootstrap distribution, float64 [R]."""
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return [
+        Measure(name, value, percentile_interval(drawn[key]) if drawn else None) for name, (value, key) in rates.items()
+    ]
 
 
 def _spread(parts: Sequence[PartResult], resamples: int) -> PartResult:
     """How far the groups' accuracies (stratified folds) lie apart; people are resampled within each group."""
-    columns = []
-    for number, part in enumerate(parts):
-        decided = part.decisions
-        assert decided is not None
-        right = decided.correct.astype(np.float64)
-        # Another seed for each group: other people are drawn in each.
-        columns.append(resampled_means(right, decided.same, decided.identities, resamples=resamples, seed=number))
-    drawn = np.stack(columns, axis=1)
-    values = np.array([part.decisions.correct.mean() for part in parts if part.decisions is not None])
+    decided = [part.decisions for part in parts if part.decisions is not None]
+    values = np.array([one.correct.mean() for one in decided])
+    largest = deviation = None
+    if resamples:
+        columns = [
+            # Another seed for each group: other people are drawn in each.
+            resampled_means(one.correct.astype(np.float64), one.same, one.identities, resamples=resamples, seed=number)
+            for number, one in enumerate(decided)
+        ]
+        drawn = np.stack(columns, axis=1)
+        largest, deviation = percentile_interval(np.ptp(drawn, axis=1)), percentile_interval(drawn.std(axis=1))
     measures = (
-        Measure(
-            "accuracy, largest - smallest", float(np.ptp(values)), _interval(np.ptp(drawn, axis=1)), method=STRATIFIED
-        ),
-        Measure("accuracy, deviation", float(values.std()), _interval(drawn.std(axis=1)), method=STRATIFIED),
+        Measure("accuracy, largest - smallest", float(np.ptp(values)), largest, method=STRATIFIED),
+        Measure("accuracy, deviation", float(values.std()), deviation, method=STRATIFIED),
     )
     counts = {"groups": len(parts), "pairs": sum(part.counts["pairs"] for part in parts)}
     note = "a spread between groups is never negative: chance alone makes it larger than 0"
