@@ -211,9 +211,8 @@ def _description(
     thresholds: RunThresholds,
 ) -> EmbedderDescription:  # fmt: skip
     from hrfr_fast.format.beton import file_digest
-    from hrfr_fast.model.lineage import run_directory_of, trained_on
-
     from hrfr_fast.model.backbones.table import NORMALISATIONS
+    from hrfr_fast.model.lineage import run_directory_of, trained_on
 
     pixels = input == "uint8" and format != "safetensors"
     own = NORMALISATIONS[model.metadata["backbone"].get("normalisation", "half")]
