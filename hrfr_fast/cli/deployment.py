@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
+from hrfr_fast.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from hrfr_fast.deployment.embed import EmbedResult
@@ -109,6 +110,9 @@ def search(
     """Find the most similar gallery pictures of every probe."""
     from hrfr_fast.deployment.search import search as run_search
     from hrfr_fast.runtime.terminal import print_rows
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: give one of them")
 
     result = run_search(model, gallery, probes, top=top, backend=backend, device=device, flags=flags)
     head = ("probe", "rank", "name", "cosine")

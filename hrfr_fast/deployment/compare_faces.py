@@ -91,6 +91,8 @@ def compare_faces(
     """
     if flags and flags.flip_sum is False:
         raise UsageError("--no-flip-sum: thresholds are those of f(x) + f(flip x); embed and search know the option")
+    if picture and Path(picture).resolve() in {Path(face).resolve() for face in (first, second)}:
+        raise UsageError(f"--picture {picture} is one of the two pictures; name another file")
     embedder = open_embedder(model, device=device, flags=flags)
     images = _pixels([first, second])
     faces = framed_batch(images, embedder.size)

@@ -20,7 +20,7 @@ from hrfr_fast.deployment.run_thresholds import (
     measured_thresholds,
     recorded_thresholds,
 )
-from hrfr_fast.evaluation.description import EmbedderDescription
+from hrfr_fast.evaluation.description import HALF, EmbedderDescription
 from hrfr_fast.format import alignment_record
 from hrfr_fast.format.reader import Packed
 from hrfr_fast.runtime.errors import HrfrError, UsageError
@@ -109,13 +109,16 @@ def export(
     model = open_embedder(run, device="cpu", precision="fp32")
     if not isinstance(model, BackboneEmbedder):
         raise UsageError(f"{run}: it is exported already; give a run directory or a .safetensors checkpoint")
+    path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
+    if path.is_dir() or path.resolve() == model.weights.resolve():
+        what = "a folder" if path.is_dir() else "the checkpoint that is exported"
+        raise UsageError(f"--out {path} is {what}; name another file")
     packed = data_of(model.metadata, model.weights, data)
     given = [Path(path) for path in check]
     faces = faces_to_check(model.size, given, packed)
     thresholds = _thresholds(model, packed, precision, show_progress)
     description = _description(model, packed, format, input, flip_sum, precision, thresholds)
     calibration = faces_to_calibrate(model.size, given, packed) if precision == "int8" else None
-    path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
     task = _Task(path, format, model, packed, faces, calibration, show_progress)
     description, cosines, cost = task.write(description)
     return ExportResult(
@@ -208,13 +211,18 @@ def _description(
     thresholds: RunThresholds,
 ) -> EmbedderDescription:  # fmt: skip
     from hrfr_fast.format.beton import file_digest
+    from hrfr_fast.model.backbones.table import NORMALISATIONS
     from hrfr_fast.model.lineage import run_directory_of, trained_on
 
     pixels = input == "uint8" and format != "safetensors"
+    own = NORMALISATIONS[model.metadata["backbone"].get("normalisation", "half")]
+    mean, std = own if own and format == "safetensors" else HALF  # a graph does its network's own step itself
     return EmbedderDescription(
         input_size=model.size,
         layout="NHWC" if pixels else "NCHW",
         dtype="uint8" if pixels else "float32",
+        mean=mean,
+        std=std,
         flip_sum=flip_sum,
         embedding_size=model.dimension,
         precision=precision,

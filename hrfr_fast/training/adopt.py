@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrfr_fast.face_templates import ARCFACE
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import ADOPTED
@@ -87,15 +88,17 @@ def adopt(
         settings = replace(found.settings, normalisation=normalisation)
         record = {
             "file": str(file.absolute()), "digest": file_digest(file), "layout": found.layout, "colours": order,
-            "normalisation": normalisation, "template": fed.template if fed else "", "folded": found.folded,
+            "normalisation": normalisation, "template": fed.template if fed else ARCFACE.name, "folded": found.folded,
             "flip_sum": bool(fed and fed.flip_sum), "ignored": list(found.ignored),
         }  # fmt: skip
-        _write(run, _network(file, settings, found, order), settings, record)
-        checked = _check(run, check, device) if check else {}
+        network = _network(file, settings, found, order)
+        checked = _check(network, settings, check, device) if check else {}
+        _write(run, network, settings, record)
         return Adopted(run, settings, found.layout, order, tuple(_notes(found, order, colours, checked)), checked)
 
 
 def _read(file: Path, layout: str, backbone: str) -> "Translated":
+    from hrfr_fast.evaluation.onnx_files import read_signature
     from hrfr_fast.model.adoption.layouts import ONNX_LAYOUT
     from hrfr_fast.model.adoption.onnx_weights import read_onnx
     from hrfr_fast.model.adoption.reading import read_tensors
@@ -104,6 +107,7 @@ def _read(file: Path, layout: str, backbone: str) -> "Translated":
     if file.suffix == ".onnx":
         if layout not in ("auto", ONNX_LAYOUT):
             raise UsageError(f"{file}: an .onnx file has the layout {ONNX_LAYOUT}, not {layout}")
+        read_signature(file)  # refuses what needs other libraries or other files, before ONNX Runtime gets it
         return read_onnx(file, backbone)
     if layout == ONNX_LAYOUT:
         raise UsageError(f"{file}: the layout {ONNX_LAYOUT} is that of .onnx files")
@@ -143,18 +147,19 @@ def _write(run: Path, network: "nn.Module", settings: "BackboneSettings", record
     checkpoint.save_weights(run / "checkpoints" / "last.safetensors", network, nn.Identity(), metadata)
 
 
-def _check(run: Path, pairs: str | Path, device: str) -> "dict[str, ColourCheck]":
+def _check(
+    network: "nn.Module", settings: "BackboneSettings", pairs: str | Path, device: str
+) -> "dict[str, ColourCheck]":
     from hrfr_fast.evaluation.colour_order import check_colours
-    from hrfr_fast.evaluation.evaluate import load_backbone, opened_pairs, verifiable
+    from hrfr_fast.evaluation.evaluate import opened_pairs, verifiable
     from hrfr_fast.runtime.device import choose_compute
     from hrfr_fast.runtime.progress import console
 
     compute = choose_compute(device, "auto")
-    network, metadata = load_backbone(checkpoint.weights_path(run), compute)
-    size = metadata["backbone"]["input_size"]
+    network = compute.place(network)
     with opened_pairs(Path(pairs)) as packed:
         return {
-            one.name: check_colours(network, size, one, compute)
+            one.name: check_colours(network, settings.input_size, one, compute)
             for one in verifiable(packed.pairs.values(), console.print)
         }
 

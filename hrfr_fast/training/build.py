@@ -174,7 +174,7 @@ def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
 
 def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> bool:
     policy = settings.model.batchnorm if settings.model.batchnorm != "regime" else regime.batchnorm
-    folded = [parent for parent in parents if parent.metadata.get("adopted", {}).get("folded")]
+    folded = [parent for parent in parents if parent.folded]
     if policy == "moving" and folded:
         raise UsageError(
             f"{folded[0].weights}: its BatchNorm was folded into convolutions, so there are no statistics that could"

@@ -24,6 +24,12 @@ class Parent:
     weights: Path
     metadata: dict[str, Any]
 
+    @property
+    def folded(self) -> bool:
+        """Whether its BatchNorm was folded into convolutions, in it or in a public checkpoint that it stems from."""
+        before = [self.metadata.get("adopted", {}), *self.metadata.get("parents", ())]
+        return any(bool(one.get("folded")) for one in before)
+
     def to_json(self, run: Path) -> dict[str, Any]:
         """For the metadata of the child in ``run``: what it was made from, and all that this was trained on."""
         path = self.weights.resolve()
@@ -31,7 +37,7 @@ class Parent:
         return {
             "path": str(path), "from_run": os.path.relpath(path, run.resolve()), **known,
             "digest": file_digest(path), "data_digest": self.metadata["data"]["digest"],
-            "trained_on": trained_on(self.metadata),
+            "trained_on": trained_on(self.metadata), **({"folded": True} if self.folded else {}),
         }  # fmt: skip
 
     def is_what(self, recorded: Mapping[str, Any]) -> bool:

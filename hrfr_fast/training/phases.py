@@ -43,22 +43,24 @@ def set_trainable(
     BatchNorm in evaluation mode normalises by its running statistics and leaves them alone, so a frozen part computes
     exactly what it computed in the checkpoint it came from. ``keep_statistics``: the same for the layers that train in
     ``body`` and ``output``; their scales and shifts still train. ``adapters_only``: of these two parts nothing but the
-    low-rank adapters trains.
+    low-rank adapters trains, and one of them without any stays frozen whole, statistics included.
     """
     from hrfr_fast.model.lora import adapters
 
     backbone.train()
     for name, modules in (backbone.parts | {"head": [head]}).items():
+        inherited = adapters_only and name in ("body", "output")
+        trains = name in parts and not (inherited and not any(True for part in modules for _ in adapters(part)))
         for module in modules:
-            module.requires_grad_(name in parts)
-            module.train(name in parts)
+            module.requires_grad_(trains)
+            module.train(trains)
             if keep_statistics and name in ("body", "output"):
                 for norm in batchnorms(module):
                     norm.eval()
-            if adapters_only and name in ("body", "output"):
+            if inherited:
                 module.requires_grad_(False)
                 for adapter in adapters(module):
-                    adapter.requires_grad_(name in parts)
+                    adapter.requires_grad_(trains)
 
 
 def batchnorms(module: "nn.Module") -> Iterator["nn.Module"]:

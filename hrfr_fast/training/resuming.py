@@ -47,7 +47,7 @@ def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
     saved, wanted = _saved(given).flat(), given.flat()
     for name in asked:
         now, before = wanted[name], saved[name]
-        if name in (*SPEED_ONLY, *PLACES) or now == before or now in (None, 0, "auto"):
+        if name in (*SPEED_ONLY, *PLACES) or now == before or now in (None, "auto"):
             continue
         if name == "regime" and now.endswith(".toml") and load_regime(now) == load_regime(_regime_copy(given)):
             continue

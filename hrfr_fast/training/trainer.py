@@ -70,6 +70,8 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
             settings = resumed_settings(settings)
         elif (run / "checkpoints" / STATE_FILE).exists():
             raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
+        elif (run / "checkpoints" / "last.safetensors").exists():  # adopted, or copied without its state
+            raise UsageError(f"{run} holds a checkpoint already: choose another --out")
         with StopFlag() as stop, Trainer(build(settings), show_progress) as trainer:
             if resume:
                 trainer.state.restore()

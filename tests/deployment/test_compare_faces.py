@@ -78,6 +78,12 @@ def test_what_cannot_be_compared_is_told_in_one_line(run, second, far, message):
         compare_faces(run, run.parent / "a.png", run.parent / second, far=far, device="cpu")
 
 
+def test_a_face_is_not_drawn_over(run):
+    face = run.parent / "a.png"
+    with pytest.raises(UsageError, match="is one of the two pictures"):
+        compare_faces(run, face, run.parent / "b.png", picture=face, device="cpu")
+
+
 def test_an_onnx_file_of_somebody_else_has_no_thresholds(run):
     linear_onnx(run.parent / "m.onnx", side=32)
     flags = OnnxFlags(normalisation="0.5")

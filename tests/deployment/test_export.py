@@ -123,6 +123,17 @@ def test_weights_load_into_the_plain_module_of_the_documentation(run, tmp_path, 
     assert np.abs(found - reference_embeddings(model, faces(32))).max() < (1e-6 if precision == "fp32" else 0.01)
 
 
+def test_a_state_dict_says_how_its_pictures_are_normalised(tmp_path):
+    """In a graph the network's own normalisation is inside; a state dict holds none of it."""
+    safetensors = pytest.importorskip("safetensors")
+    write_run(tmp_path / "run", BackboneSettings(32, 8, 16, normalisation="imagenet"))
+    result = export(tmp_path / "run", tmp_path / "w.safetensors", format="safetensors", show_progress=False)
+    with safetensors.safe_open(str(result.out), framework="numpy") as file:
+        assert file.metadata()["mean"] == "0.485 0.456 0.406" and file.metadata()["std"] == "0.229 0.224 0.225"
+    graph = export(tmp_path / "run", tmp_path / "w.onnx", show_progress=False)
+    assert graph.description.mean == (0.5, 0.5, 0.5)
+
+
 def test_a_file_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     folder, _ = run
     out = tmp_path / "model.onnx"
@@ -131,6 +142,15 @@ def test_a_file_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     with pytest.raises(HrfrError, match=r"was not written: on 36 faces .* is 1\.0000.* more than 1\.5 is needed"):
         export(folder, out, show_progress=False)
     assert out.read_bytes() == b"an earlier one" and [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_the_checkpoint_itself_is_never_the_output(run, tmp_path):
+    weights = run[0] / "checkpoints" / "last.safetensors"
+    before = weights.read_bytes()
+    for out, message in ((weights, "the checkpoint that is exported"), (tmp_path, "a folder")):
+        with pytest.raises(UsageError, match=message):
+            export(run[0], out, format="safetensors", show_progress=False)
+    assert weights.read_bytes() == before
 
 
 def test_pictures_that_are_given_are_what_it_is_checked_on(run, tiny_tree, tmp_path):

@@ -109,6 +109,8 @@ REFUSED = {
     "no tensors": (lambda t: {"state_dict": {"epoch": 3}, "config": {}}, {}, "no state dict in it; it holds state"),
     "unknown layout": (lambda t: t, {"layout": "caffe"}, "there is no layout 'caffe'"),
     "onnx only": (lambda t: t, {"layout": "insightface.onnx"}, "is that of .onnx files"),
+    "repeated": (lambda t: t | {"fc.bias": torch.zeros(1).expand(16)}, {}, "fc.bias is a sparse, quantised"),
+    "no pairs": (lambda t: t, {"check": "nowhere"}, "nowhere"),
     "an object": (lambda t: t | {"hparams": argparse.Namespace(lr=1)}, {}, r"object of argparse.Namespace.*state_dict"),
 }  # fmt: skip
 
@@ -119,6 +121,12 @@ def test_what_is_refused(change, options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         adopt(file, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_transformer_with_other_heads_is_refused(tmp_path):
+    """arcface_torch's vit_t has the shapes of a narrow vit-s, but 8 heads of 32 channels."""
+    with pytest.raises(UsageError, match="it is vit_t by its width; its attention has heads of 32 channels"):
+        translate(tmp_path, public_state_dict("arcface_torch", "vit-s", width=32))
 
 
 def test_files_that_are_no_checkpoints(tmp_path):

@@ -11,6 +11,7 @@ from hrfr_fast.model.checkpoint import read_metadata
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.parents import Parent
 from hrfr_fast.training.trainer import train
 
 pytest.importorskip("safetensors")
@@ -58,6 +59,8 @@ def test_training_goes_on_from_it(project, tmp_path):
     result = train(settings, show_progress=False)
     metadata = read_metadata(result.run / "checkpoints" / "last.safetensors")
     assert metadata["backbone"]["name"] == "ir18" and metadata["parents"][0]["trained_on"].keys() == {"adopted"}
+    with pytest.raises(UsageError, match="holds a checkpoint already: choose another --out"):
+        train(settings.replaced(out=str(folder / "run")), show_progress=False)
     again = evaluate(result.run, device="cpu")["hres"]
     assert again.verification.accuracy == result.results["hres"].verification.accuracy
     assert any("it stems from a public checkpoint" in note for note in again.to_json()["notes"])
@@ -79,3 +82,7 @@ def test_folded_statistics_cannot_move(project, tmp_path):
     )  # fmt: skip
     with pytest.raises(UsageError, match="--batchnorm frozen"):
         build(settings)
+    child = metadata | {"adopted": {}, "parents": [Parent(tmp_path / "folded.safetensors", metadata).to_json(tmp_path)]}
+    checkpoint.save_weights(tmp_path / "grandchild.safetensors", network, torch.nn.Identity(), child)
+    with pytest.raises(UsageError, match="grandchild.safetensors: its BatchNorm was folded"):
+        build(settings.replaced(init=str(tmp_path / "grandchild.safetensors")))

@@ -55,6 +55,8 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(settings):
     refuse_changes(given, ["batch_size", "log_every"])
     with pytest.raises(UsageError, match="has steps 7, and --resume cannot change it to 9"):
         refuse_changes(given, ["batch_size", "steps"])
+    with pytest.raises(UsageError, match="has dropout 0.2, and --resume cannot change it to 0.0"):
+        refuse_changes(given, ["dropout"])
     going_on = resumed_settings(given)
     assert (going_on.budget.steps, going_on.logging.log_every, going_on.execution.device) == (7, 3, "cpu")
 

@@ -106,6 +106,8 @@ def test_adapters_where_they_are_wanted(settings, tmp_path, layers, first):
     setup = build(child)
     with Trainer(setup, show_progress=False):
         trained = [name for name, parameter in setup.backbone.named_parameters() if parameter.requires_grad]
+        frozen = setup.backbone.output if layers == "body" else setup.backbone.body
+        assert not any(part.training for part in frozen.modules()), "no dropout, and statistics stay"
     assert trained[0].startswith(first) and all("parametrizations.weight.0" in name for name in trained)
     assert any(name.startswith("output.") for name in trained) == (layers == "output")
 

@@ -138,12 +138,15 @@ LAYOUTS = {
         "github.com/mk-minchul/AdaFace, net.py", (ADAFACE_IR,), colours="bgr", flip_sum=True, prefix="model.",
     ),
     "cvlface": Layout(
-        "github.com/mk-minchul/CVLface, models/iresnet, iresnet_insightface and vit",
+        "github.com/mk-minchul/CVLface, models/iresnet and iresnet_insightface",
         (ADAFACE_IR, ARCFACE_IR), flip_sum=True, prefix="net.",
     ),
     "face.evoLVe": Layout("github.com/ZhaoJ9014/face.evoLVe, backbone/model_irse.py", (EVOLVE_IR,), flip_sum=True),
     "cavaface": Layout("github.com/cavalleria/cavaface, backbone/resnet_irse.py", (CAVAFACE_IR,), flip_sum=True),
 }  # fmt: skip
+OTHER_HEADS = {32: "vit_t", 96: "vit_l"}
+"""Width -> arcface_torch's transformer of it, whose attention has 8 heads of 32 or of 96 channels where ours are of 64.
+The shapes of its weights do not show that."""
 ONNX_LAYOUT = "insightface.onnx"
 """Of .onnx files, which keep no names: their layers are matched in the order of the graph."""
 CONTAINERS = (

@@ -50,6 +50,13 @@ def read_onnx(path: Path, backbone: str = "") -> Translated:
         UsageError: not an ONNX graph, weights in other files, or layers that are not those of ir18 to ir100 in order.
     """
     graph = _graph(path)
+    try:
+        return _translated(path, graph, backbone)
+    except (ValueError, IndexError, KeyError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{path}: its graph is damaged, or built as no known exporter does it: {error}") from None
+
+
+def _translated(path: Path, graph: "onnx.GraphProto", backbone: str) -> Translated:
     layers = list(_layers(path, graph))
     main, shortcuts = ([one for one in layers if (one.kind == "shortcut") == side] for side in (False, True))
     kinds = [layer.kind for layer in main]
@@ -93,7 +100,9 @@ def _constants(graph: "onnx.GraphProto") -> dict[str, NDArray[Any]]:
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            values[node.output[0]] = next(numpy_helper.to_array(one.t) for one in node.attribute if one.name == "value")
+            for one in node.attribute:
+                if one.name == "value":  # a number or a list of them has another name, and no weights are given so
+                    values[node.output[0]] = numpy_helper.to_array(one.t)
         elif node.op_type in SAME_NUMBERS and node.input[0] in values:  # exporters keep equal tensors once
             values[node.output[0]] = values[node.input[0]]
     return values

@@ -35,7 +35,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if tensors is None:
         held = ", ".join(list(map(str, content))[:6]) if isinstance(content, dict) else type(content).__name__
         raise UsageError(f"{path}: no state dict in it; it holds {held or 'nothing'}")
+    if name := next((name for name, tensor in tensors.items() if not _holds_its_numbers(tensor)), None):
+        raise UsageError(f"{path}: {name} is a sparse, quantised or repeated tensor; plain ones are needed. {ADVICE}")
     return tensors
+
+
+def _holds_its_numbers(tensor: Tensor) -> bool:
+    """Whether every number of ``tensor`` is in the file: a few bytes can claim a shape of any size by strides of 0."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    return plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hrfr_fast.model.adoption.layouts import LAYOUTS, NOT_THE_BACKBONE, Candidate, candidates
+from hrfr_fast.model.adoption.layouts import LAYOUTS, NOT_THE_BACKBONE, OTHER_HEADS, Candidate, candidates
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.backbones.table import ImprovedResNet, MobileFaceNet
+from hrfr_fast.model.backbones.vision_transformer import HEAD_CHANNELS
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.words import counted
 
@@ -159,6 +160,11 @@ def _measured(path: Path, candidate: Candidate, named: Mapping[str, Tensor]) -> 
             patch, patches = named["stem.projection.weight"].shape[-1], math.isqrt(named["stem.position"].shape[1])
             width, embedding = len(named["stem.projection.weight"]) // 8, len(named["output.5.weight"])
             size = 16 * math.ceil(patch * patches / 16)  # 12 patches of 9 px leave 4 of 112 out
+            if width in OTHER_HEADS:
+                raise UsageError(
+                    f"it is {OTHER_HEADS[width]} by its width; its attention has heads of {width} channels, "
+                    f"and those of {candidate.backbone} have {HEAD_CHANNELS}, so it would compute something else"
+                )
         return BackboneSettings(size, width, embedding, name=candidate.backbone, variant=settings.variant)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
