@@ -111,7 +111,7 @@ def _why(path: Path) -> str:
         whole = (path.parent / carray / "data").is_dir() and (path.parent / carray / "meta").is_dir()
         return "" if whole else f"labels without their carray {carray}/"
     if name.lower().endswith(".bin"):
-        return f"InsightFace's .bin is not read; write its pictures as files and {LIST}, or as {CARRAY}"
+        return "InsightFace's .bin is no pair set to pack; `hrfr-fast evaluate RUN FILE.bin` tests a model on it"
     if name.lower().endswith(".txt"):
-        return f"lists of pairs are read as {LIST}"
+        return f"lists of pairs are read as {LIST}; `hrfr-fast evaluate RUN FOLDER` reads LFW's own layout"
     return f"not a pair set: neither {LIST} nor {CARRAY}"
