@@ -1,6 +1,7 @@
 """Pictures that a protocol's lists name: every one must be there, and no name may lead out of its folder."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,7 @@ def require_pictures(root: Path, folder: str, names: Sequence[str], listed_in: P
             f" {few([one_line(name) for name in missing])}; without them the numbers would be those of another test"
         )
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         raise UsageError(f"{listed_in}: lists {few([one_line(name) for name in twice])} more than once")
     return [f"{folder}/{name}" for name in names]
 
