@@ -48,9 +48,7 @@ def current_ranks() -> Ranks:
     try:
         ranks = Ranks(*(int(os.environ[name]) for name in names))
     except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"WORLD_SIZE is set, but {error} of {', '.join(names)} is not a number; use torchrun"
-        ) from None
+        raise UsageError(f"WORLD_SIZE is set, but {error} of {', '.join(names)} is no number; use torchrun") from None
     if not (0 <= ranks.rank < ranks.count and 0 <= ranks.local_rank < ranks.local_count <= ranks.count):
         raise UsageError(f"the environment says {ranks}, which cannot be; use torchrun")
     return ranks
