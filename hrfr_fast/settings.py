@@ -118,6 +118,9 @@ class ModelSettings(Checked):
     batchnorm: Literal["regime", "moving", "frozen"] = _setting(
         "regime", "what statistics inherited from a parent do while their layer trains"
     )
+    sync_bn: bool = _setting(
+        False, "of a run over several ranks: BatchNorm's statistics are those of all ranks' samples together"
+    )
 
 
 class TuningSettings(Checked):
@@ -209,6 +212,9 @@ class ExecutionSettings(Checked):
     )
     graphs: Choice = _setting(
         "auto", "the whole step as one CUDA graph; auto: on CUDA, where it can be captured", speed_only=True
+    )
+    allreduce: Literal["fp32", "bf16"] = _setting(
+        "fp32", "number format in which the ranks of a run exchange gradients; bf16 halves the traffic"
     )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True
