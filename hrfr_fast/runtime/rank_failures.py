@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere
 from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
+from hrfr_fast.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
     import torch
@@ -36,31 +37,28 @@ def may_report() -> bool:
 
 
 @contextmanager
-def one_job(ranks: Ranks, device: "torch.device", then: Callable[[], str]) -> Iterator[None]:
-    """The process group of ``ranks``; an error inside it is raised on one rank, on the others ReportedElsewhere.
+def one_job(ranks: Ranks, device: "torch.device", then: Callable[[], str]) -> Iterator[StopFlag]:
+    """The process group of several ranks, and this one's flag of signals.
+
+    An error inside is raised on one rank, on the others ReportedElsewhere. A signal before the ranks have found each
+    other ends this one at once.
 
     Args:
         device: of this rank.
         then: the sentence on what is kept and how to go on, for the message when a rank has died.
     """
     with process_group(ranks, device) as store:
-        if store is None:
-            yield
-            return
+        assert store is not None, "one process needs no group"
         peers = Peers(store, ranks)
-        watch = Watch(peers, then)
-        try:
-            yield
-            watch.end()
-            _wait_for_all()
-        except Exception as error:
-            watch.end()
-            raised = _of_the_job(error, peers, then)
-            if raised is error:
-                raise
-            raise raised from None
-        finally:
-            watch.end()
+        with StopFlag(launched=True) as stop, Watch(peers, then):
+            try:
+                yield stop
+            except Exception as error:
+                raised = _of_the_job(error, peers, then)
+                if raised is error:
+                    raise
+                raise raised from None
+        _wait_for_all()
 
 
 class Peers:
@@ -71,11 +69,10 @@ class Peers:
 
     def __init__(self, store: "Store", ranks: Ranks) -> None:
         self.store, self.ranks, self.host = store, ranks, socket.gethostname()
-        self.prefix = f"hrfr-fast/{ranks.restarts}/"
-        store.set(f"{self.prefix}process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        store.set(f"process/{ranks.rank}", f"{self.host} {os.getpid()}")
         self.processes: dict[int, tuple[str, int]] = {}
         for rank in range(ranks.count):
-            host, _, process = store.get(f"{self.prefix}process/{rank}").decode().rpartition(" ")
+            host, _, process = store.get(f"process/{rank}").decode().rpartition(" ")
             self.processes[rank] = host, int(process)
 
     def dead(self) -> list[int]:
@@ -85,18 +82,28 @@ class Peers:
     def claim(self, exit_code: int) -> bool:
         """Whether this rank is the first to end with an error: then its message is the one."""
         try:
-            if self.store.add(f"{self.prefix}failed", 1) != 1:
+            if self.store.add("failed", 1) != 1:
                 return False
-            self.store.set(f"{self.prefix}exit code", str(exit_code))
+            self.store.set("exit code", str(exit_code))
         except RuntimeError:  # the store has gone with the process that kept it
             return min(set(self.processes) - set(self.dead())) == self.ranks.rank
         return True
 
+    def keep_store(self) -> None:
+        """Give the others time to read what this rank has claimed, where the store ends with rank 0: torchrun keeps
+        it in its own process, other launchers do not."""
+        if self.ranks.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            end = monotonic() + PATIENCE
+            while monotonic() < end and self.store.add("read", 0) < self.ranks.count - 1:
+                sleep(0.02)
+
     def exit_code(self) -> int | None:
         """That of the rank which ended with an error, or None where none has said so."""
         with suppress(RuntimeError):
-            if self.store.check([f"{self.prefix}exit code"]):
-                return int(self.store.get(f"{self.prefix}exit code"))
+            if self.store.check(["exit code"]):
+                code = int(self.store.get("exit code"))
+                self.store.add("read", 1)
+                return code
         return None
 
     def describe(self, rank: int) -> str:
@@ -114,12 +121,14 @@ class Watch:
         self.peers, self.then = peers, then
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hrfr-ranks", daemon=True)
-        self._thread.start()
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._ended.wait(WATCHED_EVERY):
@@ -147,6 +156,7 @@ def _of_the_job(error: Exception, peers: Peers, then: Callable[[], str]) -> Exce
     if not peers.claim(code):
         return ReportedElsewhere(peers.exit_code() or code)
     _speaks = True
+    peers.keep_store()
     return error
 
 

@@ -70,12 +70,11 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
         ReportedElsewhere: of several ranks, on all but the one that raises one of these.
     """
     ranks, run = current_ranks(), settings.run_directory
-    with job(ranks, settings), writing(run, lambda: how_to_go_on(run, ranks)):
+    with job(ranks, settings) as stop, writing(run, lambda: how_to_go_on(run, ranks)):
         resume = begins_or_resumes(run, resume, ranks)
         if resume:
             settings = resumed_settings(settings)
-        flag = StopFlag(launched=ranks.distributed)
-        with flag as stop, Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
+        with Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
             if resume:
                 trainer.state.restore()
             trainer.start()
