@@ -135,6 +135,7 @@ class Trainer:
         """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""
         setup, state, logging = self.setup, self.state, self.setup.settings.logging
         saved = time.monotonic()
+        self.log.begin()
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(setup.regime.name, total=setup.total_steps, completed=state.step, note="")
             last_sample = setup.total_steps * setup.stream.batch_size
