@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
-from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, ReportedElsewhere
 from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
 from hrfr_fast.runtime.signals import StopFlag
 
@@ -53,12 +53,13 @@ def one_job(ranks: Ranks, device: "torch.device", then: Callable[[], str]) -> It
         with StopFlag(launched=True) as stop, Watch(peers, then):
             try:
                 yield stop
+                peers.wait_until_all_are_done()
             except Exception as error:
                 raised = _of_the_job(error, peers, then)
                 if raised is error:
                     raise
                 raise raised from None
-        _wait_for_all()
+        _meet()
 
 
 class Peers:
@@ -70,6 +71,7 @@ class Peers:
     def __init__(self, store: "Store", ranks: Ranks) -> None:
         self.store, self.ranks, self.host = store, ranks, socket.gethostname()
         store.set(f"process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        self._read = False
         self.processes: dict[int, tuple[str, int]] = {}
         for rank in range(ranks.count):
             host, _, process = store.get(f"process/{rank}").decode().rpartition(" ")
@@ -101,10 +103,22 @@ class Peers:
         """That of the rank which ended with an error, or None where none has said so."""
         with suppress(RuntimeError):
             if self.store.check(["exit code"]):
-                code = int(self.store.get("exit code"))
-                self.store.add("read", 1)
-                return code
+                if not self._read:
+                    self.store.add("read", 1)
+                self._read = True
+                return int(self.store.get("exit code"))
         return None
+
+    def wait_until_all_are_done(self) -> None:
+        """For as long as rank 0 verifies and reports, which no time limit of an exchange should cut short.
+
+        Raises RuntimeError where another rank ends with an error, or dies.
+        """
+        self.store.add("done", 1)
+        while self.store.add("done", 0) < self.ranks.count:
+            if self.exit_code() is not None or self.dead():
+                raise RuntimeError("connection closed by peer")
+            sleep(0.1)
 
     def describe(self, rank: int) -> str:
         host, process = self.processes[rank]
@@ -153,11 +167,20 @@ def _of_the_job(error: Exception, peers: Peers, then: Callable[[], str]) -> Exce
             f" ended, or its machine cannot be reached. {then()}"
         )
     code = error.exit_code if isinstance(error, HrfrError) else 1
+    if isinstance(error, Interrupted) and not peers.ranks.is_main:
+        _leave_to_rank_0(peers)
     if not peers.claim(code):
         return ReportedElsewhere(peers.exit_code() or code)
     _speaks = True
     peers.keep_store()
     return error
+
+
+def _leave_to_rank_0(peers: Peers) -> None:
+    """Let rank 0, which stops with all others, be the one that says so: it has the progress bar to end first."""
+    end = monotonic() + PATIENCE
+    while monotonic() < end and peers.exit_code() is None and 0 not in peers.dead():
+        sleep(0.05)
 
 
 def _why_lost(peers: Peers, then: Callable[[], str]) -> HrfrError | None:
@@ -190,8 +213,8 @@ def _death(peers: Peers, dead: list[int], then: Callable[[], str]) -> str:
     return f"{who} was killed, by a signal or for want of memory, and ended the job. {then()}"
 
 
-def _wait_for_all() -> None:
-    """Until every rank is here: none may end, and be taken for dead, while another still works."""
+def _meet() -> None:
+    """Until every rank is here: none may end, and be taken for dead, while another still looks for it."""
     import torch
     from torch import distributed
 

@@ -68,7 +68,7 @@ def current_ranks() -> Ranks:
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 1800) -> "Iterator[Store | None]":
+def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 3600) -> "Iterator[Store | None]":
     """torch.distributed's default group over all ranks, and the store it was made with; None where there is one rank.
 
     Tensors on a CPU go through gloo, those on GPUs through nccl.

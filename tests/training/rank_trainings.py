@@ -1,4 +1,4 @@
-"""Trainings over several gloo ranks for ``test_distributed.py``: imported once, then forked, so that a run takes seconds.
+"""Trainings over several gloo ranks for ``test_distributed.py``: forked from one process, so that a run takes seconds.
 
 ``python rank_trainings.py PLAN`` reads a list of runs from a JSON file and takes them in turn; each rank leaves what it
 printed in ``OUT.RANK.stderr`` and a line a step in ``OUT.RANK.steps``: first sample, labels and sums of the pictures.
