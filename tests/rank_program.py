@@ -4,8 +4,9 @@
 of a case's results by name for groups of each size; they are written to ``FOLDER/SIZE-RANK.pt``.
 """
 
+import faulthandler
 import importlib
-import multiprocessing
+import multiprocessing.connection
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import distributed
 
 from hrfr_fast.model.peers import Peers
 
-TIMEOUT_S = 120
+TIMEOUT_S = 400  # 8 s of one core; machines that run much else beside need more
 
 
 def run_over_ranks(module, sizes, folder):
@@ -37,6 +38,7 @@ def run_over_ranks(module, sizes, folder):
 
 def _rank(rank, count, module, sizes, folder):
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(300, exit=True)  # a rank that waits for ever says where
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
     for size in sizes:
         group = distributed.new_group(list(range(size)))
@@ -65,6 +67,4 @@ def main(module, sizes, folder):
 
 
 if __name__ == "__main__":
-    import multiprocessing.connection
-
     sys.exit(main(*sys.argv[1:]))
