@@ -1,6 +1,8 @@
 """Choice of the device and of the number format to compute in. The CPU is never a silent fallback."""
 
+import os
 import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from torch import nn
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.freed_memory import keep_freed_memory
 from hrfr_fast.runtime.gpu_software import architecture_fix, torch_fix
+from hrfr_fast.runtime.ranks import Ranks, current_ranks
+from hrfr_fast.runtime.system import threads_per_rank
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -55,10 +59,13 @@ class Compute:
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolve ``auto | cpu | cuda`` and ``auto | bf16 | fp16 | fp32``; on a CPU the process keeps freed memory.
 
+    Of several ranks on a machine each has the GPU of its own number.
+
     Raises:
         HrfrError: a driver is there but CUDA is unusable, with the fix.
-        UsageError: ``cuda`` on a machine without one; ``fp16`` on a CPU.
+        UsageError: ``cuda`` on a machine without one, or with fewer than ranks; ``fp16`` on a CPU.
     """
+    _share_cores()
     if device == "auto":
         device = "cuda" if _cuda_usable() else "cpu"
     elif device == "cuda" and not _cuda_usable():
@@ -75,7 +82,39 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if on_cuda:
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds fp32 to 11 bits
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
-    return Compute(torch.device(device), dtype, scaled=precision == "fp16")
+    return Compute(_own_gpu(current_ranks()) if on_cuda else torch.device(device), dtype, scaled=precision == "fp16")
+
+
+def _own_gpu(ranks: Ranks) -> torch.device:
+    """The GPU of this rank, which becomes the current one; without others torch's current one, unnumbered."""
+    if not ranks.distributed:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    if ranks.local_count > count:  # on all of them, so that none waits for one that has ended
+        raise UsageError(
+            f"{ranks.local_count} ranks on a machine with {count} GPU{'s' * (count != 1)}: each needs one of its own;"
+            f" start torchrun with --nproc-per-node {count}, or train with --device cpu"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
+
+
+def _share_cores() -> None:
+    """Give torch and numba this rank's share of the cores; a process without others keeps their own choice.
+
+    Two ranks that each computed with all cores would wait for each other in every parallel loop; with torchrun's
+    default of one thread most cores would be idle.
+    """
+    if not current_ranks().distributed:
+        return
+    threads = threads_per_rank()
+    torch.set_num_threads(threads)
+    if "numba" not in sys.modules:  # which reads it when it is imported, and refuses another number later
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
+        return
+    import numba
+
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def fastest_precision(on_cuda: bool) -> str:
