@@ -63,6 +63,16 @@ class MarginHead(nn.Module, ABC):
             raise UsageError(f"a head over {classes} identities has nothing to distinguish; at least 2 are needed")
         self.weight = nn.Parameter(initial_rows(classes, embedding_size, rows or range(classes)))
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the weight is this rank's alone, and not a copy that all ranks have to keep equal."""
+        return self.shard is not None and self.shard.peers.count > 1
+
+    @property
+    def trained_rows(self) -> nn.Parameter:
+        """What an optimiser trains: the weight, or the rows of it that take part in a step."""
+        return self.get_parameter("weight" if "weight" in self._parameters else "sampled")
+
     def forward(self, embeddings: Tensor, labels: Tensor, step: int | Tensor = 0, reduction: str = "mean") -> Tensor:
         """Cross entropy of the margin logits: a float32 scalar ("mean") or [B] ("none").
 

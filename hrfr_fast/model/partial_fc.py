@@ -105,7 +105,7 @@ def class_words(seed: int, step: int | Tensor, classes: range, device: torch.dev
 
 
 def sample_classes(head: "MarginHead", sampling: ClassSampling) -> None:
-    """From now on only some classes of ``head`` take part in a step; before its device and optimiser are chosen.
+    """From now on only some classes of ``head`` take part in a step; to be called before it has an optimiser.
 
     Raises UsageError for a rate out of range, or one that leaves too few classes.
     """
@@ -122,11 +122,33 @@ def sample_classes(head: "MarginHead", sampling: ClassSampling) -> None:
     del head.weight
     head.register_buffer("weight", weight)
     head.sampled = nn.Parameter(weight[:places].clone())
-    head.register_buffer("sampled_rows", torch.arange(places), persistent=False)
-    head.register_buffer("left_out", torch.zeros(places, dtype=torch.bool), persistent=False)
+    head.register_buffer("sampled_rows", torch.arange(places, device=weight.device), persistent=False)
+    head.register_buffer("left_out", torch.zeros(places, dtype=torch.bool, device=weight.device), persistent=False)
     head.register_state_dict_post_hook(_without_sampled)
     head.register_load_state_dict_post_hook(_needs_no_sampled)
     shard.sampling = sampling
+
+
+def rows_by_plain_names(head: "MarginHead", optimizer: "Optimizer") -> dict[str, Any]:
+    """The optimiser's state dict with a number for each row under the optimiser's own names: as without sampling."""
+    _tensors(head, optimizer)  # makes those that are still to be made
+    state = optimizer.state_dict()
+    number = {id(p): n for n, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    own = number.get(id(head.get_parameter("sampled")))
+    if own in state["state"]:
+        entries = dict(state["state"][own])
+        names = [name for name in entries if name.startswith(ALL_ROWS)]
+        entries |= {name.removeprefix(ALL_ROWS): entries.pop(name) for name in names}
+        state["state"] = state["state"] | {own: entries}
+    return state
+
+
+def sampled_names(head: "MarginHead", entries: dict[str, Any]) -> dict[str, Any]:
+    """The reverse, for the entries of the head's rows."""
+    sampled = head.get_parameter("sampled")
+    rows = {name: value for name, value in entries.items() if isinstance(value, Tensor) and value.ndim == 2}
+    blocks = {name: value.new_zeros(sampled.shape) for name, value in rows.items()}
+    return entries | blocks | {ALL_ROWS + name: value for name, value in rows.items()}
 
 
 def _shard(head: "MarginHead") -> ClassShard:

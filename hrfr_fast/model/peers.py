@@ -55,3 +55,13 @@ class Peers:
         own = torch.empty_like(tensor[0])
         distributed.reduce_scatter(own, list(tensor.contiguous().unbind()), group=self.group)
         return own
+
+    def to_first(self, tensor: Tensor, rank: int) -> None:
+        """Copy ``tensor``, in host memory, from ``rank`` to rank 0; to be called by these two."""
+        if self.rank:
+            distributed.send(tensor, self._global(0), group=self.group)
+        else:
+            distributed.recv(tensor, self._global(rank), group=self.group)
+
+    def _global(self, rank: int) -> int:
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)

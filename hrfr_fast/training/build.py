@@ -29,6 +29,7 @@ from hrfr_fast.training.models import build_classifier, build_embedder, complete
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
+from hrfr_fast.training.sharding import add_sampling, class_shard
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
 from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
@@ -128,6 +129,8 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
 
+    shard = class_shard(settings, classes, ranks, console.print)
+
     def model() -> tuple[nn.Module, nn.Module]:
         """Embedder and head, decided by the seed and the parents."""
         torch.manual_seed(settings.seed)
@@ -136,7 +139,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         add_tuning(backbone, settings.tuning, regime)
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
-        return backbone, build_classifier(settings, regime, classes, parents, compute)
+        return backbone, build_classifier(settings, regime, classes, parents, compute, shard)
 
     backbone, head = model()
     if settings.sampling.batch_size is None:
@@ -152,6 +155,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         settings = settings.replaced(batch_size=found)
     batch_size = settings.sampling.batch_size or 0
 
+    add_sampling(head, settings, batch_size)
     stream = build_stream(packed, settings, batch_size, ranks)
     objective = _objective(settings, regime, stream, head)
     engine = choose_engine(settings, stream, compute, console.print)
