@@ -38,7 +38,10 @@ def fail(message: str, code: int) -> None:
 @contextmanager
 def silent_but_rank_0() -> Iterator[None]:
     """A context in which all ranks but rank 0 print nothing: usage errors, results and warnings are the same on all."""
-    if current_ranks().is_main:
+    ranks = current_ranks()
+    if ranks.distributed:  # before torch is imported: its warnings of a connection that ended are a page of addresses
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if ranks.is_main:
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
