@@ -99,7 +99,7 @@ class _OtherClasses(torch.autograd.Function):
 
 def _of_all(total: Tensor, target: Tensor, peers: Peers) -> tuple[Tensor, Tensor]:
     """log sum exp over the classes of all ranks, and the cosine that one of them found and others left at 0."""
-    top = peers.max(total.clone())
+    top = peers.max(total.clone()).clamp_(min=torch.finfo(total.dtype).min)  # -inf where no other class takes part
     sums = peers.sum(torch.stack([(total - top).exp(), target]))
     return top + sums[0].log(), sums[1]
 

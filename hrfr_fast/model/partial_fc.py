@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from hrfr_fast.model.heads import MarginHead
 
-FEWEST_CLASSES = 50
-"""Classes that a step has to draw on average: with fewer, one without any negative is not improbable enough."""
 ALL_ROWS = "all_rows."
 """Prefix of the optimiser's entries for the sampled rows that hold a number for each row there is."""
 
@@ -107,17 +105,11 @@ def class_words(seed: int, step: int | Tensor, classes: range, device: torch.dev
 def sample_classes(head: "MarginHead", sampling: ClassSampling) -> None:
     """From now on only some classes of ``head`` take part in a step; to be called before it has an optimiser.
 
-    Raises UsageError for a rate out of range, or one that leaves too few classes.
+    Raises UsageError for a rate out of range.
     """
     shard, weight = _shard(head), head.weight.detach()
     if not 0 < sampling.rate < 1:
         raise UsageError(f"partial_fc is {sampling.rate}; a share of the classes is above 0 and below 1")
-    drawn = sampling.rate * shard.classes
-    if drawn < FEWEST_CLASSES:
-        raise UsageError(
-            f"--partial-fc {sampling.rate:g} leaves {drawn:.0f} of {shard.classes:,} identities a step; at least"
-            f" {FEWEST_CLASSES} are needed"
-        )
     places = sampling.places(len(weight))
     del head.weight
     head.register_buffer("weight", weight)

@@ -50,7 +50,7 @@ def class_shard(settings: TrainSettings, classes: int, ranks: Ranks, say: Callab
 
 
 def add_sampling(head: nn.Module, settings: TrainSettings, batch_size: int) -> None:
-    """With ``partial_fc`` below 1 a share of the classes takes part in each step. Raises UsageError for too few."""
+    """With ``partial_fc`` below 1 a share of the classes takes part in each step."""
     if isinstance(head, MarginHead) and settings.loss.partial_fc < 1:
         sample_classes(head, ClassSampling(settings.loss.partial_fc, settings.seed, batch_size))
 

@@ -181,13 +181,21 @@ def test_rows_are_those_of_the_whole_matrix(ranks, monkeypatch):
     assert torch.equal(torch.cat(parts), whole) and {len(part) for part in parts} <= {101 // ranks, 101 // ranks + 1}
 
 
-@pytest.mark.parametrize(
-    "rate,classes,message",
-    [(0.01, 1000, "--partial-fc 0.01 leaves 10 of 1,000 identities.*at least 50"), (1.0, 1000, "partial_fc is 1.0")],
-)
-def test_rates_that_cannot_be(rate, classes, message):
-    head = build_head("arcface", 8, classes, shard=ClassShard(classes, Peers()))
-    with pytest.raises(UsageError, match=message):
+def test_a_step_that_draws_no_other_class_teaches_nothing():
+    shard = ClassShard(1000, Peers())
+    head = build_head("arcface", 8, 1000, shard=shard)
+    sample_classes(head, ClassSampling(1e-9, 0, 4))
+    labels, embeddings = torch.full((4,), 700), torch.randn(4, 8, requires_grad=True)
+    shard.sampling.choose(head, labels, 0)
+    assert (~head.left_out).sum() == 1 and head.sampled_rows[~head.left_out] == 700
+    head(embeddings, labels).backward()
+    assert (embeddings.grad == 0).all() and (head.sampled.grad == 0).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, 1.5])
+def test_rates_that_cannot_be(rate):
+    head = build_head("arcface", 8, 100, shard=ClassShard(100, Peers()))
+    with pytest.raises(UsageError, match=f"partial_fc is {rate}"):
         sample_classes(head, ClassSampling(rate, 0, 16))
 
 
