@@ -34,7 +34,7 @@ def class_shard(settings: TrainSettings, classes: int, ranks: Ranks, say: Callab
     if choice == "off":
         if sampled:
             raise UsageError(
-                "--partial-fc on several ranks samples each one's own identities; leave --shard-head off out"
+                "--partial-fc on several ranks samples of each one's own identities; leave out --shard-head off"
             )
         return None
     size = 4 * classes * settings.model.embedding_size

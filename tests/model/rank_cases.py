@@ -15,6 +15,7 @@ from hrfr_fast.model.backbones.base import _frozen_statistics
 from hrfr_fast.model.class_shards import ClassShard
 from hrfr_fast.model.partial_fc import ClassSampling, sample_classes
 from hrfr_fast.model.sync_batchnorm import convert_sync_batchnorm
+from hrfr_fast.training.sharding import ShardedGradients
 
 BATCH, CHANNELS = 12, 5
 
@@ -173,8 +174,38 @@ def partial_fc(peers, steps=4, rate=RATE, optimizer=SGD):
     return result | momenta | {"keys": list(head.state_dict())}
 
 
+def clipped(peers):
+    """Gradients of a sharded head and of a layer that all ranks have, clipped to a norm of 2."""
+    head, layer = heads.build_head("cosface", 8, 21, shard=ClassShard(21, peers)), torch.nn.Linear(3, 3)
+    torch.manual_seed(5)
+    head.weight.grad = torch.randn(21, 8)[head.shard.rows.start : head.shard.rows.stop]
+    layer.weight.grad = torch.randn(3, 3)
+    ShardedGradients([head, layer]).clip([layer.weight, layer.bias, head.weight], 2.0)
+    return {"rows": head.weight.grad, "layer": layer.weight.grad}
+
+
+def overflown(peers):
+    """Whether every rank skips a step in which the last one has a gradient of inf, and lowers its loss scale."""
+    head = heads.build_head("cosface", 8, 21, shard=ClassShard(21, peers))
+    optimizer, scaler = torch.optim.SGD([head.weight], lr=1.0, fused=True), torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(head(torch.randn(2, 8), torch.tensor([0, 20]))).backward()
+    if peers.rank == peers.count - 1:
+        head.weight.grad[0, 0] = torch.inf
+    scaler.unscale_(optimizer)
+    ShardedGradients([head]).share_overflow(optimizer, scaler)
+    before = head.weight.detach().clone()
+    scaler.step(optimizer)
+    scaler.update()
+    return {"kept": torch.equal(before, head.weight), "scale": scaler.get_scale()}
+
+
 def cases(peers):
     """All of them for ``peers``, which may be one rank."""
     results = {f"norm: {name}": normalised(*options, peers) for name, options in NORMS.items()}
     results |= {f"head: {name}": sharded_head(*options, peers) for name, options in HEADS.items()}
-    return results | {"copies": copies(peers), "partial": partial_fc(peers)}
+    return results | {
+        "copies": copies(peers),
+        "partial": partial_fc(peers),
+        "clipped": clipped(peers),
+        "overflown": overflown(peers),
+    }

@@ -1,5 +1,6 @@
 """Layers and heads over several ranks against one process that has the whole batch and all classes."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -14,9 +15,13 @@ from hrfr_fast.model.class_shards import ClassShard, rows_of
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.model.partial_fc import ClassSampling, class_words, sample_classes
 from hrfr_fast.model.peers import Peers
+from hrfr_fast.model.row_files import read_rows, write_with_rows
 from hrfr_fast.model.sync_batchnorm import convert_sync_batchnorm
-from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.philox import CLASS_SAMPLING, philox
+from hrfr_fast.runtime.ranks import Ranks
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.sharding import class_shard
 
 SIZES = (2, 3)
 
@@ -197,6 +202,62 @@ def test_rates_that_cannot_be(rate):
     head = build_head("arcface", 8, 100, shard=ClassShard(100, Peers()))
     with pytest.raises(UsageError, match=f"partial_fc is {rate}"):
         sample_classes(head, ClassSampling(rate, 0, 16))
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_ranks(over_ranks):
+    torch.manual_seed(5)
+    rows, layer = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((21, 8), (3, 3)))
+    rows.grad, layer.grad = torch.randn(21, 8), torch.randn(3, 3)
+    torch.nn.utils.clip_grad_norm_([rows, layer], 2.0)
+    for ranks in over_ranks.values():
+        found = [rank["clipped"] for rank in ranks]
+        torch.testing.assert_close(together(found, "rows"), rows.grad)
+        assert all(torch.equal(rank["layer"], found[0]["layer"]) for rank in found)
+        torch.testing.assert_close(found[0]["layer"], layer.grad)
+
+
+def test_a_step_that_one_rank_has_to_skip_is_skipped_by_all(over_ranks):
+    assert all(found["overflown"] == {"kept": True, "scale": 4.0} for ranks in over_ranks.values() for found in ranks)
+
+
+def test_files_of_rows_are_safetensors_and_read_in_slices(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    rows, shard = torch.randn(11, 3), ClassShard(11, Peers())
+    others = {"count": torch.tensor(3), "odd": torch.tensor([True, False, True]), "mean": torch.randn(2)}
+    path = tmp_path / "rows.safetensors"
+    write_with_rows(path, others, {"weight": rows, "momentum": 2 * rows}, shard, {"format": "x"})
+    found = safetensors.load_file(path)
+    assert found.keys() == {*others, "weight", "momentum"} and torch.equal(found["momentum"], 2 * rows)
+    assert all(torch.equal(found[name], value) for name, value in others.items())
+    assert torch.equal(read_rows(path, "momentum", range(4, 9)), 2 * rows[4:9])
+    path.write_bytes(path.read_bytes()[:-20])
+    for name, wanted in (("momentum", range(8, 11)), ("weight", range(8, 12)), ("velocity", range(2))):
+        with pytest.raises(HrfrError, match=f"rows .* of {name} cannot be read"):
+            read_rows(path, name, wanted)
+
+
+@pytest.mark.parametrize(
+    "classes,options,sharded",
+    [
+        (52_500, {}, None),
+        (600_000, {}, "the head's 600,000 identities .1.2 GB. are shared out among 2 ranks"),
+        (600_000, {"shard_head": "off"}, None),
+        (100, {"shard_head": "on"}, ""),
+        (100, {"partial_fc": 0.5}, "the head's 100 identities"),
+    ],
+)
+def test_auto_shards_where_it_is_worth_it_and_says_so(classes, options, sharded):
+    said = []
+    shard = class_shard(TrainSettings(**options), classes, Ranks(0, 2, 0, 2), said.append)
+    assert (shard is None) == (sharded is None)
+    assert bool(said) == bool(sharded) and re.match(sharded or "", "".join(said))
+    alone = class_shard(TrainSettings(**options), classes, Ranks(), said.append)
+    assert (alone is not None) == ("partial_fc" in options)
+
+
+def test_sampled_identities_are_sharded():
+    with pytest.raises(UsageError, match="--partial-fc on several ranks"):
+        class_shard(TrainSettings(partial_fc=0.5, shard_head="off"), 100, Ranks(0, 2, 0, 2), print)
 
 
 def test_more_ranks_than_classes():
