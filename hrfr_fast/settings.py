@@ -150,6 +150,12 @@ class LossSettings(Checked):
     margin: Annotated[float | None, unset(negative=True)] = _setting(
         None, "the head's margin m; negative: the value its paper uses", ge=0
     )
+    partial_fc: float = _setting(
+        1.0,
+        "share of the other identities that a step compares its faces with, drawn anew each time; 1: all",
+        gt=0,
+        le=1,
+    )
     consistency: Annotated[float | None, unset(negative=True)] = _setting(
         None, "lambda of the consistency loss between two views of a face; negative: the regime's", ge=0
     )
@@ -215,6 +221,11 @@ class ExecutionSettings(Checked):
     )
     allreduce: Literal["fp32", "bf16"] = _setting(
         "fp32", "number format in which the ranks of a run exchange gradients; bf16 halves the traffic"
+    )
+    shard_head: Choice = _setting(
+        "auto",
+        "of a run over several ranks: each holds a part of the head's identities; auto: where these weigh 1 GB or more",
+        speed_only=True,
     )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True

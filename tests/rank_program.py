@@ -4,9 +4,11 @@
 of a case's results by name for groups of each size; they are written to ``FOLDER/SIZE-RANK.pt``.
 """
 
+import faulthandler
 import importlib
-import multiprocessing
+import multiprocessing.connection
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import distributed
 
 from hrfr_fast.model.peers import Peers
 
-TIMEOUT_S = 120
+TIMEOUT_S = 400  # 8 s of one core; machines that run much else beside need more
 
 
 def run_over_ranks(module, sizes, folder):
@@ -35,9 +37,10 @@ def run_over_ranks(module, sizes, folder):
     return {size: [torch.load(folder / f"{size}-{rank}.pt") for rank in range(size)] for size in sizes}
 
 
-def _rank(rank, count, module, sizes, folder):
+def _rank(rank, count, port, module, sizes, folder):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    faulthandler.dump_traceback_later(300, exit=True)  # a rank that waits for ever says where
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     for size in sizes:
         group = distributed.new_group(list(range(size)))
         if rank < size:
@@ -51,8 +54,11 @@ def main(module, sizes, folder):
     """Fork the ranks; exit status 1 where one fails, after ending the others, which wait for it."""
     importlib.import_module(module)
     sizes = [int(size) for size in sizes.split(",")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     context, count = multiprocessing.get_context("fork"), max(sizes)
-    ranks = [context.Process(target=_rank, args=(rank, count, module, sizes, folder)) for rank in range(count)]
+    ranks = [context.Process(target=_rank, args=(rank, count, port, module, sizes, folder)) for rank in range(count)]
     for process in ranks:
         process.start()
     while any(process.is_alive() for process in ranks):
@@ -65,6 +71,4 @@ def main(module, sizes, folder):
 
 
 if __name__ == "__main__":
-    import multiprocessing.connection
-
     sys.exit(main(*sys.argv[1:]))

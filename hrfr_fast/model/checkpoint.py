@@ -14,7 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import torch
 from torch import nn
 
+from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lora import merged_state_dict
+from hrfr_fast.model.row_files import write_with_rows
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
 
@@ -25,14 +27,22 @@ FORMAT = "hrfr-fast checkpoint 1"
 
 
 def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write both modules' tensors and ``metadata`` (JSON) to a safetensors file, atomically; adapters are merged."""
+    """Write both modules' tensors and ``metadata`` (JSON) to a safetensors file, atomically; adapters are merged.
+
+    With a sharded head to be called by all ranks: rank 0 writes, and gets the rows of the others in pieces.
+    """
     from safetensors.torch import save
 
     tensors = {f"backbone.{name}": tensor for name, tensor in merged_state_dict(backbone).items()}
     tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    described = {"format": FORMAT, "hrfr": json.dumps(metadata)}
+    if isinstance(head, MarginHead) and head.sharded and head.shard:
+        rows = {"head.weight": tensors.pop("head.weight")}
+        write_with_rows(path, tensors, rows, head.shard, described)
+        return
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as file:
-        file.write(save(tensors, metadata={"format": FORMAT, "hrfr": json.dumps(metadata)}))
+        file.write(save(tensors, metadata=described))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -9,6 +9,9 @@ backward pass instead of 12 B C + 4 C D (counted in both; in float32): at B = 10
 for 52,500 classes and 14 GB for 1,000,000. A chunk lives for a moment: 32 MiB of cosines, as much for exponentials and
 half for their gradient, which the second-level cache of a large GPU holds in part. The weight's own gradient, 4 C D
 bytes, is needed either way. Measured on a CPU with B = 256, C = 52,500: the peak rises by 0.21 GB instead of 0.55.
+
+Classes that lie on several ranks are one more cut of the same kind: ranks exchange the largest logit, the sum and the
+target's cosine of each sample between the passes.
 """
 
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrfr_fast.model.peers import Peers
 from hrfr_fast.model.rounded import wide_product
 
 ENTRIES = 8 << 20
@@ -23,30 +27,37 @@ ENTRIES = 8 << 20
 
 
 def other_classes(
-    directions: Tensor, weight: Tensor, labels: Tensor, scale: float, dtype: torch.dtype, entries: int = ENTRIES
-) -> tuple[Tensor, Tensor]:
+    directions: Tensor, weight: Tensor, labels: Tensor, scale: float, dtype: torch.dtype, entries: int = ENTRIES,
+    *, left_out: Tensor | None = None, peers: Peers | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """log sum exp(scale * cosine) over every class but the target, and the target's cosine: float32 [B] each.
 
     Args:
         directions: float32 [B, D], unit vectors.
         weight: [C, D], C >= 2, class vectors of any length.
-        labels: int64 [B], 0 <= label < C.
+        labels: int64 [B], 0 <= label < C. With ``peers`` any other number says that the target is on another rank.
         scale: > 0.
         dtype: float32, or bfloat16: unit vectors and gradients of cosines are then rounded to it before products.
         entries: largest part of [B, C] in memory at a time.
+        left_out: bool [C], classes that take no part and are no sample's target; their gradient is 0.
+        peers: the ranks that have the other classes, and the same directions; results are over the classes of all,
+            and the gradient of ``directions`` is the part that comes from this rank's.
 
     Gradients flow to ``directions`` and ``weight``. A cosine that rounding took past 1 is clamped and keeps its
     gradient, which lies along the unit vector and is removed by the normalisation.
     """
-    result: tuple[Tensor, Tensor] = _OtherClasses.apply(directions, weight, labels, scale, dtype, entries)
+    result: tuple[Tensor, Tensor] = _OtherClasses.apply(
+        directions, weight, labels, scale, dtype, entries, left_out, peers
+    )
     return result
 
 
 class _OtherClasses(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, directions: Tensor, weight: Tensor, labels: Tensor, scale: float, dtype: torch.dtype, entries: int
-    ) -> tuple[Tensor, Tensor]:
+        context: Any, directions: Tensor, weight: Tensor, labels: Tensor, scale: float, dtype: torch.dtype,
+        entries: int, left_out: Tensor | None, peers: Peers | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         total = directions.new_full((len(directions),), -torch.inf)
         target = torch.zeros_like(total)
         rounded = directions.to(dtype)
@@ -56,20 +67,26 @@ class _OtherClasses(torch.autograd.Function):
             cosine = cosines.gather(1, index)
             target = torch.where(inside, cosine, target[:, None])[:, 0]
             logits = cosines.scatter_(1, index, torch.where(inside, -torch.inf, cosine)).mul_(scale)
+            if left_out is not None:
+                logits.masked_fill_(left_out[begin:end], -torch.inf)
             total = torch.logaddexp(total, logits.logsumexp(1))
-        context.save_for_backward(directions, weight, labels, total)
+        if peers is not None:
+            total, target = _of_all(total, target, peers)
+        context.save_for_backward(directions, weight, labels, total, left_out)
         context.scale, context.dtype, context.entries = scale, dtype, entries
         return total, target
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        directions, weight, labels, total = context.saved_tensors
+        directions, weight, labels, total, left_out = context.saved_tensors
         total_gradient, target_gradient = (context.scale * gradients[0])[:, None], gradients[1][:, None]
         rounded = directions.to(context.dtype)
         directions_gradient, weight_gradient = torch.zeros_like(directions), torch.empty_like(weight)
         for begin, end in _chunks(len(directions), len(weight), context.entries):
             unit, lengths = _unit(weight[begin:end])
             gradient = _cosines(rounded, unit).mul_(context.scale).sub_(total[:, None]).exp_().mul_(total_gradient)
+            if left_out is not None:
+                gradient.masked_fill_(left_out[begin:end], 0)
             index, inside = _targets(labels, begin, end)
             gradient.scatter_(1, index, torch.where(inside, target_gradient, gradient.gather(1, index)))
             gradient = gradient.to(context.dtype)
@@ -77,7 +94,14 @@ class _OtherClasses(torch.autograd.Function):
             unit_gradient = wide_product(gradient.t(), rounded)
             along = (unit_gradient * unit).sum(1, keepdim=True) * unit  # the gradient of w / |w| is orthogonal to w
             weight_gradient[begin:end] = (unit_gradient - along) / lengths
-        return directions_gradient, weight_gradient, None, None, None, None
+        return directions_gradient, weight_gradient, None, None, None, None, None, None
+
+
+def _of_all(total: Tensor, target: Tensor, peers: Peers) -> tuple[Tensor, Tensor]:
+    """log sum exp over the classes of all ranks, and the cosine that one of them found and others left at 0."""
+    top = peers.max(total.clone()).clamp_(min=torch.finfo(total.dtype).min)  # -inf where no other class takes part
+    sums = peers.sum(torch.stack([(total - top).exp(), target]))
+    return top + sums[0].log(), sums[1]
 
 
 def _chunks(batch: int, classes: int, entries: int) -> list[tuple[int, int]]:

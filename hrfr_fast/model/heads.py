@@ -3,64 +3,23 @@
 All have one form: cosines between the normalised embedding and the normalised class vectors, the target's cosine
 made smaller by a margin, everything scaled by s, cross entropy. Cosines, margins and loss are float32 whatever the
 autocast type: with s = 64 a bfloat16 cosine would be off by up to 0.13 in the exponent.
-
-Margins are written in cosines, never through acos, whose slope is infinite at |cos| = 1.
 """
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hrfr_fast.model.class_chunks import ENTRIES, other_classes
+from hrfr_fast.model.class_shards import ClassShard, initial_rows
+from hrfr_fast.model.margins import folded_cosine, shifted_cosine, shifted_cosine_each, sine
 from hrfr_fast.model.rounded import RoundedProduct
 from hrfr_fast.runtime.errors import UsageError
 
-EPSILON = 1e-6  # keeps sqrt(1 - cos^2) differentiable at |cos| = 1; shifts the sine by at most 0.001 there
 SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0
-
-
-def sine(cosine: Tensor) -> Tensor:
-    """sin(theta) >= 0 for theta in [0, pi], with a finite gradient everywhere."""
-    return (1 - cosine * cosine).clamp(min=EPSILON).sqrt()
-
-
-def shifted_cosine(cosine: Tensor, margin: float) -> Tensor:
-    """cos(theta + m) while theta + m <= pi, beyond that the line cos(theta) - m sin(m), which keeps falling.
-
-    The continuation is that of the ArcFace authors' implementation (Deng et al., CVPR 2019): without it the logit
-    would rise again for the worst examples. 0 <= m <= pi / 2: the line starts below -1 only for m up to 2.33.
-    """
-    shifted = cosine * math.cos(margin) - sine(cosine) * math.sin(margin)
-    beyond = cosine <= math.cos(math.pi - margin)
-    return torch.where(beyond, cosine - margin * math.sin(margin), shifted)
-
-
-def shifted_cosine_each(cosine: Tensor, margin: Tensor) -> Tensor:
-    """``shifted_cosine`` with a margin for each entry, which may be negative: |m| <= pi / 2.
-
-    Where theta + m < 0 the angle is held at 0 (the value at 1, no gradient), as in the AdaFace authors'
-    implementation.
-    """
-    shifted = cosine * margin.cos() - sine(cosine) * margin.sin()
-    beyond = (margin > 0) & (cosine <= (math.pi - margin).cos())
-    below = (margin < 0) & (cosine >= margin.cos())
-    shifted = torch.where(beyond, cosine - margin * margin.sin(), shifted)
-    return torch.where(below, torch.ones_like(cosine), shifted)
-
-
-def folded_cosine(cosine: Tensor, angle: Tensor) -> Tensor:
-    """psi = (-1)^k cos(angle) - 2k with k = floor(angle / pi): cos(angle) continued so that it falls for ever.
-
-    Args:
-        cosine: cos(angle), with its gradient.
-        angle: the angle in radians, >= 0; only k is taken from it.
-    Liu et al., CVPR 2017, equation 7. Where k changes both branches have the same value.
-    """
-    k = torch.floor(angle.detach() / math.pi)
-    return torch.where(k % 2 == 0, cosine, -cosine) - 2 * k
 
 
 class MarginHead(nn.Module, ABC):
@@ -68,6 +27,7 @@ class MarginHead(nn.Module, ABC):
 
     Args:
         embedding_size, classes: shape of the weight.
+        rows: of these classes, where other ranks have the others (``class_shards``); None: all.
         scale: s, > 0; None: the paper's.
         margin: m, its meaning and range in each subclass; None: the paper's.
 
@@ -85,8 +45,12 @@ class MarginHead(nn.Module, ABC):
     largest_margin = math.inf
     matmul_dtype = torch.float32
     chunk_entries = ENTRIES
+    shard: ClassShard | None = None
+    """Set where ``weight`` holds a part of the classes, or a part of them is used in a step."""
 
-    def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
+    def __init__(
+        self, embedding_size: int, classes: int, scale: float | None, margin: float | None, rows: range | None = None
+    ) -> None:
         super().__init__()
         self.scale = self.default_scale if scale is None else scale
         self.margin = self.default_margin if margin is None else margin
@@ -97,8 +61,17 @@ class MarginHead(nn.Module, ABC):
             raise UsageError(f"{type(self).__name__}'s margin is {self.margin}; it must be at least 0 {upper}")
         if classes < 2:
             raise UsageError(f"a head over {classes} identities has nothing to distinguish; at least 2 are needed")
-        self.weight = nn.Parameter(torch.empty(classes, embedding_size))
-        nn.init.normal_(self.weight, std=0.01)
+        self.weight = nn.Parameter(initial_rows(classes, embedding_size, rows or range(classes)))
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weight is this rank's alone, and not a copy that all ranks have to keep equal."""
+        return self.shard is not None and self.shard.peers.count > 1
+
+    @property
+    def trained_rows(self) -> nn.Parameter:
+        """What an optimiser trains: the weight, or the rows of it that take part in a step."""
+        return self.get_parameter("weight" if "weight" in self._parameters else "sampled")
 
     def forward(self, embeddings: Tensor, labels: Tensor, step: int | Tensor = 0, reduction: str = "mean") -> Tensor:
         """Cross entropy of the margin logits: a float32 scalar ("mean") or [B] ("none").
@@ -110,16 +83,23 @@ class MarginHead(nn.Module, ABC):
             reduction: "mean" or "none".
         """
         with torch.autocast(embeddings.device.type, enabled=False):
+            if self.shard is not None:
+                return self.shard.loss(self, embeddings, labels, step, reduction)
             if len(embeddings) * len(self.weight) > self.chunk_entries:
-                losses = self._loss_in_chunks(embeddings, labels, step)
+                losses = self.chunked_losses(embeddings, labels, step, self.weight)
                 return losses.mean() if reduction == "mean" else losses
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
 
-    def _loss_in_chunks(self, embeddings: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
-        """float32 [B]: log(exp(others) + exp(target)) - target, with ``others`` the log-sum-exp of all but it."""
+    def chunked_losses(
+        self, embeddings: Tensor, labels: Tensor, step: int | Tensor, weight: Tensor, **more: Any
+    ) -> Tensor:
+        """float32 [B]: log(exp(others) + exp(target)) - target, with ``others`` the log-sum-exp of all but it.
+
+        ``labels``: rows of ``weight``. ``more``: for ``other_classes``.
+        """
         directions, norms = self._directions(embeddings)
         others, cosine = other_classes(
-            directions, self.weight, labels, self.scale, self._checked_dtype(), self.chunk_entries
+            directions, weight, labels, self.scale, self._checked_dtype(), self.chunk_entries, **more
         )
         target = self.target(cosine[:, None], norms, step)[:, 0]
         return functional.softplus(others - self.scale * target)
@@ -185,8 +165,8 @@ class SphereFace(MarginHead):
 
     default_margin = 4.0
 
-    def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
-        super().__init__(embedding_size, classes, scale, margin)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         if not float(self.margin).is_integer() or self.margin < 1:
             raise UsageError(f"SphereFace's margin is {self.margin}; it must be a whole number of at least 1")
 
@@ -245,8 +225,8 @@ class AdaFace(MarginHead):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
-        super().__init__(embedding_size, classes, scale, margin)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.register_buffer("mean", torch.tensor(20.0))
         self.register_buffer("std", torch.tensor(100.0))
 
@@ -280,9 +260,15 @@ HEADS: dict[str, type[MarginHead]] = {
 
 
 def build_head(
-    name: str, embedding_size: int, classes: int, *, scale: float | None = None, margin: float | None = None
-) -> MarginHead:
-    """The head called ``name``; scale and margin default to its paper's. Raises UsageError for an unknown name."""
+    name: str, embedding_size: int, classes: int, *,
+    scale: float | None = None, margin: float | None = None, shard: ClassShard | None = None,
+) -> MarginHead:  # fmt: skip
+    """The head called ``name``; scale and margin default to its paper's. Raises UsageError for an unknown name.
+
+    ``shard``: of ``classes`` classes; the head then holds its rows alone, as the whole head would have drawn them.
+    """
     if name not in HEADS:
         raise UsageError(f"no head is called {name!r}; there are {', '.join(HEADS)}")
-    return HEADS[name](embedding_size, classes, scale, margin)
+    head = HEADS[name](embedding_size, classes, scale, margin, shard.rows if shard else None)
+    head.shard = shard
+    return head

@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp
 
@@ -44,3 +45,23 @@ class Peers:
         gathered = tensor.new_empty((self.count, *tensor.shape))
         distributed.all_gather(list(gathered.unbind()), tensor.contiguous(), group=self.group)
         return gathered
+
+    def sum_of_own(self, tensor: Tensor) -> Tensor:
+        """[...]: of ``tensor`` [ranks, ...], one part for each rank, the sum over ranks of this rank's part."""
+        if self.count == 1:
+            return tensor[0].clone()
+        if distributed.get_backend(self.group) == "gloo":  # before torch 2.8 it has no reduce_scatter
+            return self.sum(tensor.contiguous().clone())[self.rank]
+        own = torch.empty_like(tensor[0])
+        distributed.reduce_scatter(own, list(tensor.contiguous().unbind()), group=self.group)
+        return own
+
+    def to_first(self, tensor: Tensor, rank: int) -> None:
+        """Copy ``tensor``, in host memory, from ``rank`` to rank 0; to be called by these two."""
+        if self.rank:
+            distributed.send(tensor, self._global(0), group=self.group)
+        else:
+            distributed.recv(tensor, self._global(rank), group=self.group)
+
+    def _global(self, rank: int) -> int:
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hrfr_fast.engines.base import Engine
 from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import verifiable
 from hrfr_fast.format.reader import Packed, PairSet, open_packed
+from hrfr_fast.model.class_shards import ClassShard
 from hrfr_fast.model.lineage import data_record, pairs_as_known_to
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.device import Compute, choose_compute
@@ -24,11 +26,12 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
-from hrfr_fast.training.data_parallel import synchronise
+from hrfr_fast.training.data_parallel import is_sharded, synchronise
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
+from hrfr_fast.training.sharding import add_sampling, class_shard
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
 from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
@@ -127,19 +130,13 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
-
-    def model() -> tuple[nn.Module, nn.Module]:
-        """Embedder and head, decided by the seed and the parents."""
-        torch.manual_seed(settings.seed)
-        checkpointing = settings.execution.activation_checkpointing
-        backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
-        add_tuning(backbone, settings.tuning, regime)
-        if regime.inherit_head:
-            refuse_other_people(parents[0], classes, people)
-        return backbone, build_classifier(settings, regime, classes, parents, compute)
-
+    if regime.inherit_head:
+        refuse_other_people(parents[0], classes, people)
+    shard = class_shard(settings, classes, ranks, console.print)
+    model = partial(_model, settings, regime, shape, parents, compute, classes, shard)
     backbone, head = model()
     if settings.sampling.batch_size is None:
+        _refuse_trial_steps(head, compute)
         if regime_phases:
             longest = max(regime_phases, key=lambda phase: len(phase.train))
             set_trainable(backbone, head, longest.train, **freezing)
@@ -151,7 +148,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
             console.print(f"batch size {found}: the largest that fits")
         settings = settings.replaced(batch_size=found)
     batch_size = settings.sampling.batch_size or 0
-
+    add_sampling(head, settings, batch_size)
     stream = build_stream(packed, settings, batch_size, ranks)
     objective = _objective(settings, regime, stream, head)
     engine = choose_engine(settings, stream, compute, console.print)
@@ -166,6 +163,26 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         settings, regime, ranks, compute, packed, parents, origin, pair_sets, shape, backbone, head, people,
         frozen_statistics, stream, objective, engine, phases, total_steps, execution,
     )  # fmt: skip
+
+
+def _model(
+    settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
+    compute: Compute, classes: int, shard: ClassShard | None,
+) -> tuple[nn.Module, nn.Module]:  # fmt: skip
+    """Embedder and head, decided by the seed and the parents."""
+    torch.manual_seed(settings.seed)
+    checkpointing = settings.execution.activation_checkpointing
+    backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
+    add_tuning(backbone, settings.tuning, regime)
+    return backbone, build_classifier(settings, regime, classes, parents, compute, shard)
+
+
+def _refuse_trial_steps(head: nn.Module, compute: Compute) -> None:
+    if is_sharded(head) and compute.device.type == "cuda":
+        raise UsageError(
+            "--batch-size auto takes trial steps on a rank alone, and a sharded head needs the rows of the others;"
+            " give a --batch-size, or --shard-head off"
+        )
 
 
 def _origin(packed: Packed, regime: Regime, parents: list[Parent], run: Path) -> dict[str, Any]:

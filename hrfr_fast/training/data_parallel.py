@@ -85,13 +85,14 @@ class DataParallel:
 
     @torch.no_grad()
     def average_buffers(self, modules: Iterable[nn.Module]) -> None:
-        """Replace the floating-point buffers of ``modules`` by their means over ranks.
+        """Replace the floating-point buffers of ``modules`` by their means over ranks, but for those of sharded ones.
 
         The running statistics of BatchNorm: each rank's are those of its own samples. They are averages of what was
         seen, so the mean over ranks is that of all samples, whenever it is taken. In float64, in which buffers that
         are equal on all ranks (frozen ones) stay what they are, to the bit.
         """
-        buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+        parts = [part for module in modules for part in module.modules() if not getattr(part, "sharded", False)]
+        buffers = [b for part in parts for b in part.buffers(recurse=False) if b.is_floating_point()]
         if not self.ranks.distributed or not buffers:
             return
         means = self.mean(torch.cat([buffer.double().reshape(-1) for buffer in buffers]))

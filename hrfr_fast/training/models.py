@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hrfr_fast.model.backbone import Backbone, BackboneSettings
+    from hrfr_fast.model.class_shards import ClassShard
     from hrfr_fast.model.fused import Fused, FusedSettings
     from hrfr_fast.runtime.device import Compute
 
@@ -119,9 +120,10 @@ def _load(branch: "Backbone", parent: Parent) -> None:
 
 
 def build_classifier(
-    settings: TrainSettings, regime: Regime, classes: int, parents: list[Parent], compute: "Compute"
-) -> "nn.Module":
-    """The head over ``classes`` identities on the device, fresh or the parent's.
+    settings: TrainSettings, regime: Regime, classes: int, parents: list[Parent], compute: "Compute",
+    shard: "ClassShard | None" = None,
+) -> "nn.Module":  # fmt: skip
+    """The head over ``classes`` identities on the device, fresh or the parent's; with ``shard`` its rows alone.
 
     Raises:
         UsageError: a parent's head that is to be inherited and does not fit.
@@ -136,9 +138,13 @@ def build_classifier(
         classes,
         scale=settings.loss.scale,
         margin=settings.loss.margin,
+        shard=shard,
     )
     if regime.inherit_head:
-        checkpoint.load_module(parents[0].weights, "head", head)
+        rows = slice(shard.rows.start, shard.rows.stop) if shard else slice(None)
+        checkpoint.load_module(
+            parents[0].weights, "head", head, lambda state: state | {"weight": state["weight"][rows]}
+        )
     if compute.device.type == "cuda":
         # 220 GFLOP a step at 1,024 x 52,500 classes: 3 ms of an H100 in float32, most of a step at 32 px.
         head.matmul_dtype = compute.autocast_dtype if compute.autocast_dtype == torch.bfloat16 else torch.float32

@@ -13,7 +13,8 @@ from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.ranks import from_main
 from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.build import Execution, RunSetup
-from hrfr_fast.training.data_parallel import DataParallel
+from hrfr_fast.training.data_parallel import DataParallel, is_sharded
+from hrfr_fast.training.head_rows import load_rows, optimizer_state, remove_other_rows, save_rows
 from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_optimizer
 from hrfr_fast.training.phases import ScheduledPhase
 from hrfr_fast.training.plateau import Plateau
@@ -147,8 +148,6 @@ class TrainState:
         setup = self.setup
         self.average_statistics()
         random = gathered_random_state(self.parallel)
-        if not setup.ranks.is_main:
-            return
         state = {
             "step": self.step,
             "phase": self.phase,
@@ -160,12 +159,16 @@ class TrainState:
             "settings": result_settings(setup.settings),
             "backbone": setup.backbone.state_dict(),
             "head": setup.head.state_dict(),
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "optimizer": optimizer_state(self.optimizer, setup.head),
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict(),
             **random,
         }
-        checkpoint.save_state(setup.checkpoint(STATE_FILE), state)
+        checkpoints = setup.checkpoint(STATE_FILE).parent
+        save_rows(checkpoints, state, setup.head, self.optimizer)
+        if setup.ranks.is_main:
+            checkpoint.save_state(setup.checkpoint(STATE_FILE), state)
+            remove_other_rows(checkpoints, state)
 
     def restore(self) -> None:
         """Continue from the run's last checkpoint, or from the start where none was written yet.
@@ -176,11 +179,12 @@ class TrainState:
         if not path.exists():
             console.print(f"{setup.run}: stopped before its first checkpoint, starting again")
             return
-        state = checkpoint.load_state(path, setup.compute.device)
+        state = checkpoint.load_state(path, torch.device("cpu") if is_sharded(setup.head) else setup.compute.device)
         self._refuse_other_data(state)
         refuse_mixture(setup.run, state, setup.settings, setup.total_steps)
         if state["phase"] >= 0:
             self.enter_phase(state["phase"])
+        load_rows(path.parent, state, setup.head, self.optimizer)
         setup.backbone.load_state_dict(state["backbone"])
         setup.head.load_state_dict(state["head"])
         if self.optimizer and state["optimizer"]:

@@ -70,6 +70,7 @@ class TrainStep:
         from torch import nn
 
         from hrfr_fast.training.data_parallel import DataParallel
+        from hrfr_fast.training.sharding import SampledRows, ShardedGradients
 
         self.backbone, self.objective, self.optimizer = backbone, objective, optimizer
         self.scaler, self.compute = scaler, compute
@@ -79,6 +80,7 @@ class TrainStep:
         self._modules = [module for part in self._parts for module in part.modules()]
         self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
         self.parallel = parallel or DataParallel()
+        self._rows, self._gradients = SampledRows(objective), ShardedGradients(self._parts)
         self._not_compiled()
         self._graph: StepGraph | None = None
         self._state: tuple[bool, ...] = ()
@@ -103,6 +105,7 @@ class TrainStep:
 
         total = torch.zeros((), device=self.compute.device)
         parts = self.accumulate
+        self._rows.take(self.optimizer, labels, number)
         for left, some, theirs in zip(reversed(range(parts)), images.chunk(parts), labels.chunk(parts), strict=True):
             with self.parallel.no_exchange(self._wrapped) if left else nullcontext():
                 with record_function("step: forward"):
@@ -114,6 +117,7 @@ class TrainStep:
             total += loss.detach()
         with record_function("step: update"):
             self._update()
+            self._rows.put_back(self.optimizer)
         return total
 
     def _update(self) -> None:
@@ -121,11 +125,12 @@ class TrainStep:
 
         if isinstance(self.objective, torch.nn.Module):
             self.parallel.average_buffers([self.objective])  # AdaFace's averages, which the next step's loss reads
-        if self.clip_gradient:
+        if self.clip_gradient or self._gradients.peers:
             self.scaler.unscale_(self.optimizer)
+            self._gradients.share_overflow(self.optimizer, self.scaler)
+        if self.clip_gradient:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            # On CUDA foreach kernels; no host synchronisation, since error_if_nonfinite is off.
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip_gradient)
+            self._gradients.clip(parameters, self.clip_gradient)
         self.scaler.step(self.optimizer)  # with a fused optimiser the device decides whether a step is skipped
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -177,7 +182,8 @@ class TrainStep:
         self.say("compiling the step (a minute or more the first time) ...")
         began = time.perf_counter()
         options: dict[str, Any] = {"dynamic": False}
-        for what in ("the step", "the network"):
+        # Exchanges between ranks in the loss are none that the compiler can follow.
+        for what in ("the step", "the network") if self._gradients.peers is None else ("the network",):
             network, loss = self._wrapped
             self._forward = torch.compile(network, **options)
             self._loss = torch.compile(loss, **options) if what == "the step" else loss

@@ -26,6 +26,7 @@ from hrfr_fast.training import advice
 from hrfr_fast.training.agreement import Agreement
 from hrfr_fast.training.batch_size import says_out_of_memory
 from hrfr_fast.training.build import RunSetup, build
+from hrfr_fast.training.data_parallel import is_sharded
 from hrfr_fast.training.job import begins_or_resumes, job
 from hrfr_fast.training.log import TrainingLog
 from hrfr_fast.training.optim import set_learning_rate
@@ -197,13 +198,14 @@ class Trainer:
         self.state.average_statistics()
         if self.setup.ranks.is_main:
             self.validation.on_the_way(self.log.metrics)
+        self.validation.write_best()
         self.state.take_over_findings()
 
     def save(self) -> None:
         """Write the state to resume from, then the weights, after a look at the losses: none may be infinite."""
         self.log.read(everything=True)
         self.state.save()
-        if self.records and self.setup.ranks.is_main:
+        if self.records and (self.setup.ranks.is_main or is_sharded(self.setup.head)):
             self.validation.save_weights("last")
         self.state.parallel.wait()  # whoever ends now would take rank 0 with it, before the files are whole
 
@@ -226,6 +228,7 @@ class Trainer:
         self.save()
         results: dict[str, PairResult] = {}
         if not self.setup.ranks.is_main:
+            validation.write_best()
             report = run / "report" / "report.html"
             return TrainResult(run, self.state.step, self.log.last_loss, results, report, self.timer.whole())
         for pairs in self.setup.pair_sets:
@@ -233,9 +236,9 @@ class Trainer:
                 raise self._interrupted(stop.signal_number or 2)
             results |= validation.verify([pairs], self.log.metrics, resamples=2000)
         validation.keep_best(results)
-        if not self.setup.checkpoint("best.safetensors").exists():
-            # Without validation pairs nothing may be selected: best is last, and says so.
-            validation.save_weights("best", selected_on=None)
+        if not validation.best_due and not self.setup.checkpoint("best.safetensors").exists():
+            validation.best_due = {"selected_on": None}  # nothing may be selected on others: best is last, and says so
+        validation.write_best()
         write_json(run / "results.json", {name: result.to_json() for name, result in results.items()})
         self.log.close()
         write_curves(run, {name: result.verification for name, result in results.items()})

@@ -5,8 +5,10 @@ from typing import Any
 from hrfr_fast.evaluation.evaluate import PairResult, evaluate_pairs
 from hrfr_fast.format.reader import PairSet
 from hrfr_fast.model import checkpoint
+from hrfr_fast.runtime.ranks import from_main
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.training.build import RunSetup
+from hrfr_fast.training.data_parallel import is_sharded
 from hrfr_fast.training.metrics import Metrics, NoMetrics
 from hrfr_fast.training.models import shape_metadata
 from hrfr_fast.training.state import TrainState
@@ -20,6 +22,8 @@ class Validation:
         self.setup, self.state = setup, state
         self.shown_accuracy: float | None = None
         """The last accuracy on the pair set that chooses ``best``, else on the first."""
+        self.best_due: dict[str, Any] | None = None
+        """What ``best`` is to say of itself, where the model as it is now is to be kept as that."""
 
     def selection_set(self) -> str | None:
         """The pair set that chooses ``best``: validation pairs only, of high resolution where there are any."""
@@ -51,11 +55,19 @@ class Validation:
             state.plateau.look(1 - results[chosen].verification.accuracy if chosen else None)
 
     def keep_best(self, results: dict[str, PairResult]) -> None:
-        """Write ``best`` where the validation pairs say that this is the best model so far."""
+        """Let ``write_best`` write where the validation pairs say that this is the best model so far."""
         chosen = self.selection_set()
         if chosen and results[chosen].verification.accuracy > self.state.best_accuracy:
             self.state.best_accuracy = results[chosen].verification.accuracy
-            self.save_weights("best", selected_on=chosen, accuracy=self.state.best_accuracy)
+            self.best_due = {"selected_on": chosen, "accuracy": self.state.best_accuracy}
+
+    def write_best(self) -> None:
+        """Write ``best`` where that is due on rank 0, with the rows of all ranks; to be called by all of them."""
+        if is_sharded(self.setup.head):
+            self.best_due = from_main(self.setup.ranks, self.best_due)
+        if self.best_due is not None:
+            self.save_weights("best", **self.best_due)
+        self.best_due = None
 
     def save_weights(self, name: str, **more: Any) -> None:
         """Write the weights for others as checkpoint ``name``, with ``more`` in their metadata."""

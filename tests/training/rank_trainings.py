@@ -86,6 +86,6 @@ def without_verification(trainer, stop):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    signal.alarm(300)
+    signal.alarm(900)
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print(json.dumps({Path(one["out"]).name: run(**one) for one in plan}))

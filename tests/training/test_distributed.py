@@ -35,13 +35,19 @@ def runs(tiny_packed, tmp_path_factory):
     """Where the runs lie, and how each ended."""
     folder = tmp_path_factory.mktemp("ranks")
     begins, goes_on = [*SETTINGS, "--data", str(tiny_packed)], ["--resume", "--data", str(tiny_packed)]
-    stopped = str(folder / "stopped")
+    stopped, sharded, partial = str(folder / "stopped"), ["--shard-head", "on"], ["--partial-fc", "0.5"]
     plan = [
         {"ranks": 1, "out": "one", "arguments": begins},
         {"ranks": 2, "out": "stopped", "arguments": begins, "ends": [1, signal.SIGTERM, 2]},
         {"ranks": 1, "out": "on one", "arguments": goes_on, "copy_of": stopped},
         {"ranks": 3, "out": "on three", "arguments": goes_on, "copy_of": stopped},
         {"ranks": 2, "out": "killed", "arguments": [*begins, "--save-minutes", "1e-6"], "ends": [1, signal.SIGKILL, 4]},
+        {"ranks": 2, "out": "sharded", "arguments": [*begins, *sharded], "ends": [1, signal.SIGTERM, 2]},
+        {"ranks": 1, "out": "sharded on one", "arguments": goes_on, "copy_of": str(folder / "sharded")},
+        {"ranks": 2, "out": "sharded from whole", "arguments": [*goes_on, *sharded], "copy_of": stopped},
+        {"ranks": 1, "out": "partial", "arguments": [*begins, *partial]},
+        {"ranks": 2, "out": "partial stopped", "arguments": [*begins, *partial], "ends": [1, signal.SIGTERM, 2]},
+        {"ranks": 3, "out": "partial on three", "arguments": goes_on, "copy_of": str(folder / "partial stopped")},
         {"ranks": 3, "out": "uneven", "arguments": [*begins, "--accumulate", "3"]},
     ]
     (folder / "plan.json").write_text(json.dumps([one | {"out": str(folder / one["out"])} for one in plan]))
@@ -52,7 +58,7 @@ def runs(tiny_packed, tmp_path_factory):
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("rank_trainings.py")), str(folder / "plan.json")],
-        env=environment, capture_output=True, text=True, timeout=300,
+        env=environment, capture_output=True, text=True, timeout=1000,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, json.loads(done.stdout)
@@ -100,6 +106,28 @@ def test_a_run_begun_on_two_ranks_goes_on_over_others(runs, name, ranks):
     for key, value in one.items():
         loose = 0.05 if key in ("head.mean", "head.std") else 0.01
         torch.testing.assert_close(other[key], value, rtol=loose, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name,ranks", [("sharded on one", 1), ("sharded from whole", 2), ("partial on three", 3)])
+def test_rows_of_a_head_go_from_any_number_of_ranks_to_any_other(runs, name, ranks):
+    """Weights, their momenta and averages: the steps after the stop are those of the run that never stopped."""
+    folder, ended = runs
+    assert ended[name]["codes"] == [0] * ranks, printed(folder, name, ranks)
+    whole = "partial" if name.startswith("partial") else "one"
+    one, other = weights(folder, whole), weights(folder, name)
+    assert one.keys() == other.keys() and one["head.weight"].shape == (24, 16)
+    for key, value in one.items():
+        loose = 0.05 if "whole" in name and key in ("head.mean", "head.std") else 0.01
+        torch.testing.assert_close(other[key], value, rtol=loose, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+    files = sorted(path.name for path in (folder / name / "checkpoints").iterdir())
+    rows = [f"last.rows-{STEPS}.safetensors"] if ranks > 1 else []
+    assert files == [*rows, "last.safetensors", "last.state.pt"]
+
+
+def test_rows_that_took_no_part_differ(runs):
+    """Otherwise the test above would compare runs in which --partial-fc does nothing."""
+    folder, _ = runs
+    assert (weights(folder, "partial")["head.weight"] - weights(folder, "one")["head.weight"]).abs().max() > 1e-3
 
 
 def test_the_loss_that_is_logged_is_that_of_all_ranks(runs):
