@@ -13,7 +13,7 @@ from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.format.reader import Packed, Split
 from hrfr_fast.regimes import SPLITS
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 
 COUNT = 64
 CALIBRATION = 512
@@ -55,7 +55,7 @@ def _of_pictures(size: int, given: Sequence[Path], count: int) -> CheckFaces:
         raise UsageError(f"--check {packed[0]}: it takes pictures; give a packed directory as --data")
     files = PictureFiles(given)
     chosen = np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(np.int64))
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(threads_per_rank()) as threads:
         decoded = [files.decoded(range(number, number + 1), threads)[0] for number in chosen.tolist()]
     images = [image for image in decoded if isinstance(image, np.ndarray)]
     if not images:

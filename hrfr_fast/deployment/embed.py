@@ -26,7 +26,7 @@ from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.runtime.words import counted
 
@@ -166,7 +166,7 @@ def _run(
     saved = time.monotonic()
     with (
         StopFlag() if stop is None else nullcontext(stop) as flag,
-        ThreadPoolExecutor(cores(), thread_name_prefix="hrfr-decode") as threads,
+        ThreadPoolExecutor(threads_per_rank(), thread_name_prefix="hrfr-decode") as threads,
         closing(prefetch(_batches(pictures, work.done, batch_size, embedder.size, threads))) as batches,
         progress_bar(show_progress) as bar,
     ):

@@ -15,7 +15,7 @@ from hrfr_fast.evaluation.embedder import Embedder, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console, progress_bar
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 
 BATCH = 128
 
@@ -121,7 +121,7 @@ def _embedded(embedder: Embedder, paths: Sequence[Path], show_progress: bool) ->
     pictures = open_pictures(paths)
     names: list[str] = []
     rows: list[NDArray[np.float32]] = []
-    with ThreadPoolExecutor(cores()) as threads, progress_bar(show_progress) as bar:
+    with ThreadPoolExecutor(threads_per_rank()) as threads, progress_bar(show_progress) as bar:
         task = bar.add_task(str(paths[0]), total=len(pictures), note="")
         for start in range(0, len(pictures), BATCH):
             numbers = range(start, min(start + BATCH, len(pictures)))

@@ -26,7 +26,7 @@ from hrfr_fast.engines.pace import Pace
 from hrfr_fast.resampling.spec import BOX, CUBIC, ERASE_VALUE, LINEAR
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.gpu_software import DALI_WHEELS, replace_dali
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.sampling.stream import BatchSpec, BatchStream
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def pipeline(
     """
     require_dali()
     host = HostBatches(stream, start, stop, FirstUseChecksums(stream.splits, verify), pinned=device_id is not None)
-    return _build(host, part, device_id, dtype, threads or cores())
+    return _build(host, part, device_id, dtype, threads or threads_per_rank())
 
 
 class Dali(Engine):
@@ -143,7 +143,7 @@ class Dali(Engine):
             device_id = torch.cuda.current_device() if self.device.index is None else self.device.index
         kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
         host = HostBatches(self.stream, start, stop, self.checksums, pinned=on_cuda)
-        pipes = [_build(host, part, device_id, kind, cores()) for part in range(len(self.stream.splits))]
+        pipes = [_build(host, part, device_id, kind, threads_per_rank()) for part in range(len(self.stream.splits))]
         pace = Pace(self.device)
         try:
             for number in range(host.count):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrfr_fast.format.reader import Split
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.sampling.augmentation import Augmentation
 
 JPEG_CHUNK = 64  # images a decoding task: few enough to spread over cores, enough to hide the cost of a task
@@ -23,7 +23,7 @@ JPEG_CHUNK = 64  # images a decoding task: few enough to spread over cores, enou
 @cache
 def _decoders() -> ThreadPoolExecutor:
     """One pool of decoding threads for the process; simplejpeg releases the GIL."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="hrfr-jpeg")
+    return ThreadPoolExecutor(threads_per_rank(), thread_name_prefix="hrfr-jpeg")
 
 
 def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> NDArray[np.uint8]:

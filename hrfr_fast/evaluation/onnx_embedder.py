@@ -12,7 +12,7 @@ from hrfr_fast.evaluation.description import NORMALISATIONS, EmbedderDescription
 from hrfr_fast.evaluation.onnx_files import Signature, read_signature
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.optional import require_export
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 
 NUMPY_TYPES: dict[str, Any] = {"uint8": np.uint8, "float32": np.float32, "float16": np.float16}
 TRIAL = 2  # pictures of the trial run: a file whose batch is not really open fails with two
@@ -219,7 +219,7 @@ def _session(path: Path, device: str) -> Any:
             "--device cuda: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use --device cpu"
         )
     options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = cores(), 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads_per_rank(), 1
     options.log_severity_level = 3  # errors; what is wrong with a file is said in our words
     providers = [*(["CUDAExecutionProvider"] if on_cuda else []), "CPUExecutionProvider"]
     try:

@@ -1,6 +1,8 @@
 """Choice of the device and of the number format to compute in. The CPU is never a silent fallback."""
 
+import os
 import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from torch import nn
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.freed_memory import keep_freed_memory
 from hrfr_fast.runtime.gpu_software import architecture_fix, torch_fix
+from hrfr_fast.runtime.ranks import current_ranks
+from hrfr_fast.runtime.system import threads_per_rank
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -59,6 +63,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         HrfrError: a driver is there but CUDA is unusable, with the fix.
         UsageError: ``cuda`` on a machine without one; ``fp16`` on a CPU.
     """
+    _share_cores()
     if device == "auto":
         device = "cuda" if _cuda_usable() else "cpu"
     elif device == "cuda" and not _cuda_usable():
@@ -76,6 +81,24 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds fp32 to 11 bits
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
     return Compute(torch.device(device), dtype, scaled=precision == "fp16")
+
+
+def _share_cores() -> None:
+    """Give torch and numba this rank's share of the cores; a process without others keeps their own choice.
+
+    Two ranks that each computed with all cores would wait for each other in every parallel loop; with torchrun's
+    default of one thread most cores would be idle.
+    """
+    if not current_ranks().distributed:
+        return
+    threads = threads_per_rank()
+    torch.set_num_threads(threads)
+    if "numba" not in sys.modules:  # which reads it when it is imported, and refuses another number later
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
+        return
+    import numba
+
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
 def fastest_precision(on_cuda: bool) -> str:

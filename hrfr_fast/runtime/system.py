@@ -5,10 +5,29 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from hrfr_fast.runtime.ranks import current_ranks
+
 
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_rank() -> int:
+    """Threads that this process computes and decodes with: all cores, or its share where torchrun has started several.
+
+    The share is the cores divided by the processes of this machine, at least 1, or OMP_NUM_THREADS where that is above
+    1. A 1 is not taken: torchrun itself sets it where nothing is set, which cannot be told from a wish.
+
+    Raises UsageError where torchrun's variables contradict each other.
+    """
+    ranks = current_ranks()
+    if not ranks.distributed:
+        return cores()
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list is for nested parallelism
+    if asked.isascii() and asked.isdigit() and int(asked) > 1:
+        return int(asked)
+    return max(1, cores() // ranks.local_count)
 
 
 def memory() -> tuple[int, int]:

@@ -20,7 +20,7 @@ from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.system import threads_per_rank
 
 BATCH = 128
 Box = tuple[float, float, float, float]
@@ -72,7 +72,7 @@ def embedded_batches(
     embed = embedder.embed
     if pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder):
         embed = embedder.embed_unscaled
-    with StopFlag() as stop, progress_bar(show_progress) as bar, ThreadPoolExecutor(cores()) as threads:
+    with StopFlag() as stop, progress_bar(show_progress) as bar, ThreadPoolExecutor(threads_per_rank()) as threads:
         task = bar.add_task(title, total=len(pictures), note="")
         for start in range(0, len(pictures), BATCH):
             if stop:
