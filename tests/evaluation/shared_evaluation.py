@@ -1,0 +1,34 @@
+"""What one rank does in ``test_shared_evaluation.py``: everything that is shared out, in one process start."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from hrfr_fast.deployment.embed import embed
+from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.evaluation.protocols.compare import compare_models
+from hrfr_fast.runtime.ranks import current_ranks
+from hrfr_fast.runtime.shared_work import sharing_ranks
+
+
+def judge(run, other, packed, protocol, out):
+    """Results of pairs, of a protocol and of its comparison, as JSON; embeddings go to ``out``/e.npz."""
+    with sharing_ranks() as ranks:
+        results = evaluate(run, pairs=packed, device="cpu", precision="fp32", degrade=(0, 12))
+        compared = compare_models(
+            run, other, protocol, resamples=50, crop="none", device="cpu", precision="fp32", show_progress=False
+        )
+        embedded = embed(run, [packed], out / "e.npz", device="cpu", batch_size=8, show_progress=False)
+    if not ranks.is_main:
+        assert not results and not compared.contrasts and not embedded.embedded
+        return None
+    return {"pairs": {name: one.to_json() for name, one in results.items()}, "protocol": compared.to_json()}
+
+
+if __name__ == "__main__":
+    *inputs, folder = map(Path, sys.argv[1:])
+    found = judge(*inputs, folder)
+    if current_ranks().is_main:
+        (folder / "found.json").write_text(json.dumps({"threads": torch.get_num_threads(), **found}))
