@@ -20,7 +20,7 @@ def judge(run, other, packed, protocol, out):
         compared = compare_models(
             run, other, protocol, resamples=50, crop="none", device="cpu", precision="fp32", show_progress=False
         )
-        embedded = embed(run, [packed], out / "e.npz", device="cpu", batch_size=8, show_progress=False)
+        embedded = embed(run, [packed], out / "e.npz", split="highres", device="cpu", batch_size=1, show_progress=False)
     if not ranks.is_main:
         assert not results and not compared.contrasts and not embedded.embedded
         return None
