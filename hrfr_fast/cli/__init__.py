@@ -16,7 +16,7 @@ from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import with_setting_options
-from hrfr_fast.cli.output import print_findings, print_plan, print_results
+from hrfr_fast.cli.output import print_exchange, print_findings, print_plan, print_results
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
@@ -95,6 +95,7 @@ def doctor(
         print_values(
             "engines", {v.engine: f"{'works' if v.works else 'does not work'}: {v.text}" for v in report.engines}
         )
+        print_exchange(report.exchange)
         for fix in report.fixes:
             typer.echo(f"fix: {fix}")
     if not report.works:

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from hrfr_fast.deployment.embed import embed
+from hrfr_fast.doctor.exchange import exchange_in_group
 from hrfr_fast.evaluation.evaluate import evaluate
 from hrfr_fast.evaluation.protocols.compare import compare_models
-from hrfr_fast.runtime.ranks import current_ranks
 from hrfr_fast.runtime.shared_work import sharing_ranks
 
 
@@ -29,6 +29,10 @@ def judge(run, other, packed, protocol, out):
 
 if __name__ == "__main__":
     *inputs, folder = map(Path, sys.argv[1:])
-    found = judge(*inputs, folder)
-    if current_ranks().is_main:
-        (folder / "found.json").write_text(json.dumps({"threads": torch.get_num_threads(), **found}))
+    with sharing_ranks() as ranks:
+        found = judge(*inputs, folder)
+        threads = torch.get_num_threads()
+        exchange = exchange_in_group(ranks, torch.device("cpu"), sizes=(4096, 1 << 20), message=1 << 16)
+    if ranks.is_main:
+        content = {"results": found, "threads": threads, "exchange": exchange.to_json()}
+        (folder / "found.json").write_text(json.dumps(content))

@@ -56,7 +56,7 @@ def start_ranks(count, *arguments):
     return [process.wait(120) for process in started]
 
 
-def test_two_ranks_give_the_bits_of_one_process(tiny_packed, tmp_path, one_thread, monkeypatch):
+def test_two_ranks_give_the_bits_of_one_process_and_time_their_link(tiny_packed, tmp_path, one_thread, monkeypatch):
     torch.manual_seed(0)
     runs = [tmp_path / "a", tmp_path / "b"]
     for run in runs:
@@ -68,10 +68,15 @@ def test_two_ranks_give_the_bits_of_one_process(tiny_packed, tmp_path, one_threa
     script = Path(__file__).with_name("shared_evaluation.py")
     assert start_ranks(2, script, *runs, tiny_packed, protocol, together) == [0, 0]
     found = json.loads((together / "found.json").read_text())
-    assert found.pop("threads") == max(1, len(os.sched_getaffinity(0)) // 2)
-    assert found == json.loads(json.dumps(expected))
+    assert found["threads"] == max(1, len(os.sched_getaffinity(0)) // 2)
+    assert found["results"] == json.loads(json.dumps(expected))
     ours, theirs = (read_embeddings(folder / "e.npz") for folder in (alone, together))
     assert ours.names == theirs.names and (ours.rows == theirs.rows).all()
+    exchange = found["exchange"]
+    assert [one["message_bytes"] for one in exchange["sums"]] == [4096, 1 << 20] and exchange["device"] == "cpu"
+    assert all(one["seconds"] > 0 for one in exchange["sums"])
+    assert [(link["first"], link["second"]) for link in exchange["links"]] == [(0, 1)]
+    assert exchange["links"][0]["latency"] > 0 and exchange["links"][0]["rate"] > 0 and exchange["slow"] == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
