@@ -118,13 +118,18 @@ class ModelSettings(Checked):
     batchnorm: Literal["regime", "moving", "frozen"] = _setting(
         "regime", "what statistics inherited from a parent do while their layer trains"
     )
+    sync_bn: bool = _setting(
+        False, "of a run over several ranks: BatchNorm's statistics are those of all ranks' samples together"
+    )
 
 
 class TuningSettings(Checked):
     """What trains of the weights that a run has from its parents."""
 
-    tune: Literal["full", "output", "lora"] = _setting(
-        "full", "of a parent's weights train all, the output layer alone, or low-rank adapters beside them"
+    tune: Literal["regime", "full", "output", "lora"] = _setting(
+        "regime",
+        "of a parent's weights train all, the output layer alone, or low-rank adapters beside them; regime: as the"
+        " regime says, all unless it names another",
     )
     lora_rank: int = _setting(8, "rank of the adapters", ge=1)
     lora_alpha: Annotated[float | None, unset(0)] = _setting(
@@ -207,6 +212,9 @@ class ExecutionSettings(Checked):
     )
     graphs: Choice = _setting(
         "auto", "the whole step as one CUDA graph; auto: on CUDA, where it can be captured", speed_only=True
+    )
+    allreduce: Literal["fp32", "bf16"] = _setting(
+        "fp32", "number format in which the ranks of a run exchange gradients; bf16 halves the traffic"
     )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True

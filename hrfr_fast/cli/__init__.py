@@ -13,11 +13,11 @@ from hrfr_fast.cli.adopt import adopt
 from hrfr_fast.cli.align import align
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
-from hrfr_fast.cli.failing import fail, how_to_install
+from hrfr_fast.cli.failing import fail, how_to_install, silent_but_rank_0
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import with_setting_options
 from hrfr_fast.cli.output import print_exchange, print_findings, print_plan, print_results
-from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
 from hrfr_fast.runtime.version import __version__
@@ -39,7 +39,10 @@ def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
     use_utf8()
     try:
-        app()
+        with silent_but_rank_0():
+            app()
+    except ReportedElsewhere as error:
+        sys.exit(error.exit_code)
     except HrfrError as error:
         fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:

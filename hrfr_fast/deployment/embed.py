@@ -26,8 +26,8 @@ from hrfr_fast.runtime.files import writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
-from hrfr_fast.runtime.ranks import Ranks
-from hrfr_fast.runtime.shared_work import from_main, in_order, own_share, sharing_ranks
+from hrfr_fast.runtime.ranks import Ranks, from_main
+from hrfr_fast.runtime.shared_work import in_order, own_share, sharing_ranks
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.runtime.version import __version__

@@ -7,7 +7,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from hrfr_fast.doctor.links import AllReduce, Exchange, Link
-from hrfr_fast.runtime.ranks import Ranks, process_group
+from hrfr_fast.runtime.rank_failures import one_job
+from hrfr_fast.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +22,12 @@ MOST_PAIRED = 16  # ranks of which every pair is measured; more would take minut
 def measure_exchange(ranks: Ranks) -> Exchange:
     """The exchange between all ranks, as training uses it: nccl on GPUs, gloo on CPUs; every rank has to call this.
 
-    Raises what ``choose_compute`` and ``process_group`` raise.
+    Raises what ``choose_compute`` and ``one_job`` raise.
     """
     from hrfr_fast.runtime.device import choose_compute
 
     device = choose_compute().device
-    with process_group(ranks, device):
+    with one_job(ranks, device, lambda: "The exchange between ranks was not timed."):
         return exchange_in_group(ranks, device)
 
 

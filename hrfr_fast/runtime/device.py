@@ -14,7 +14,7 @@ from torch import nn
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.freed_memory import keep_freed_memory
 from hrfr_fast.runtime.gpu_software import architecture_fix, torch_fix
-from hrfr_fast.runtime.ranks import current_ranks
+from hrfr_fast.runtime.ranks import Ranks, current_ranks
 from hrfr_fast.runtime.system import threads_per_rank
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -59,9 +59,11 @@ class Compute:
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     """Resolve ``auto | cpu | cuda`` and ``auto | bf16 | fp16 | fp32``; on a CPU the process keeps freed memory.
 
+    Of several ranks on a machine each has the GPU of its own number.
+
     Raises:
         HrfrError: a driver is there but CUDA is unusable, with the fix.
-        UsageError: ``cuda`` on a machine without one; ``fp16`` on a CPU.
+        UsageError: ``cuda`` on a machine without one, or with fewer than ranks; ``fp16`` on a CPU.
     """
     _share_cores()
     if device == "auto":
@@ -80,7 +82,21 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if on_cuda:
         torch.backends.cudnn.allow_tf32 = precision != "fp32"  # its default rounds fp32 to 11 bits
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
-    return Compute(torch.device(device), dtype, scaled=precision == "fp16")
+    return Compute(_own_gpu(current_ranks()) if on_cuda else torch.device(device), dtype, scaled=precision == "fp16")
+
+
+def _own_gpu(ranks: Ranks) -> torch.device:
+    """The GPU of this rank, which becomes the current one; without others torch's current one, unnumbered."""
+    if not ranks.distributed:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    if ranks.local_count > count:  # on all of them, so that none waits for one that has ended
+        raise UsageError(
+            f"{ranks.local_count} ranks on a machine with {count} GPU{'s' * (count != 1)}: each needs one of its own;"
+            f" start torchrun with --nproc-per-node {count}, or train with --device cpu"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
 
 
 def _share_cores() -> None:

@@ -64,3 +64,11 @@ class Interrupted(HrfrError):
     def __init__(self, message: str, signal_number: int = 2) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class ReportedElsewhere(HrfrError):
+    """Another rank of the job has told the user what is wrong; this one ends without a word, with its exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another rank says what is wrong")
+        self.exit_code = exit_code

@@ -18,6 +18,7 @@ ROUNDS = 10
 # Purposes of the words: different purposes never share numbers.
 SHUFFLE_LOWRES, SHUFFLE_HIGHRES, SHUFFLE_SLOTS, AUGMENT, SYNTHESIS, SPLIT_CHOICE, FOLDS, BOOTSTRAP = range(8)
 DERIVATION = 8
+RANKS = 9
 
 
 def philox(

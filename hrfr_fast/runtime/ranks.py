@@ -1,16 +1,18 @@
 """The processes that train one model together (torchrun starts them): which one this is, and their process group."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Ranks:
     local_rank: int = 0
     """Among the processes of this machine."""
     local_count: int = 1
+    restarts: int = 0
+    """How often torchrun has started all of them again, after one had ended with an error."""
 
     @property
     def is_main(self) -> bool:
@@ -33,8 +37,15 @@ class Ranks:
         """Whether there are others; one process needs no process group and pays nothing for the possibility."""
         return self.count > 1
 
+    @property
+    def machines(self) -> int:
+        """How many machines take part, where each has as many ranks as this one."""
+        return max(1, self.count // self.local_count)
+
 
 ALONE = Ranks()
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Set by torchrun alone; the four others by whoever starts ranks."""
 
 
 def current_ranks() -> Ranks:
@@ -44,33 +55,67 @@ def current_ranks() -> Ranks:
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", RESTARTS)
     try:
-        ranks = Ranks(*(int(os.environ[name]) for name in names))
+        ranks = Ranks(*(int(os.environ.get(name, "0") if name == RESTARTS else os.environ[name]) for name in names))
     except (KeyError, ValueError) as error:
-        raise UsageError(f"WORLD_SIZE is set, but {error} of {', '.join(names)} is no number; use torchrun") from None
+        raise UsageError(
+            f"WORLD_SIZE is set, but {error} of {', '.join(names[:4])} is no number; use torchrun"
+        ) from None
     if not (0 <= ranks.rank < ranks.count and 0 <= ranks.local_rank < ranks.local_count <= ranks.count):
         raise UsageError(f"the environment says {ranks}, which cannot be; use torchrun")
     return ranks
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 600) -> Iterator[None]:
-    """torch.distributed's default group over all ranks: nccl on GPUs, gloo on CPUs; nothing where there is one rank.
+def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 1800) -> "Iterator[Store | None]":
+    """torch.distributed's default group over all ranks, and the store it was made with; None where there is one rank.
+
+    Tensors on a CPU go through gloo, those on GPUs through nccl.
 
     Args:
         device: of this rank; with nccl it must be its own GPU.
         timeout_s: a collective operation that lasts longer ends the process with an error.
+
+    Raises:
+        HrfrError: the ranks do not find each other.
     """
     if not ranks.distributed:
-        yield
+        yield None
         return
     from torch import distributed
 
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    bound = {"device_id": device} if device.type == "cuda" else {}
-    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **bound)  # type: ignore[arg-type]
+    on_cuda = device.type == "cuda"
+    bound: dict[str, Any] = {"device_id": device} if on_cuda else {}
     try:
-        yield
+        store, rank, count = next(distributed.rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+            store=store, rank=rank, world_size=count, timeout=timedelta(seconds=timeout_s), **bound,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise HrfrError(
+            f"rank {ranks.rank} of {ranks.count} does not find the others: {first}. Is the network between them open?"
+            " GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME on GPUs) name the interface to use, as in `ip address`"
+        ) from None
+    try:
+        yield store
     finally:
         distributed.destroy_process_group()
+
+
+def from_main(ranks: Ranks, value: Any) -> Any:
+    """Rank 0's ``value`` on every rank, as JSON knows it; the others wait for it. One rank keeps its own."""
+    if not ranks.distributed:
+        return value
+    import torch
+    from torch import distributed
+
+    content = json.dumps(value).encode() if ranks.is_main else b""
+    length = torch.tensor(len(content))
+    distributed.broadcast(length, 0)
+    text = torch.frombuffer(bytearray(content), dtype=torch.uint8) if ranks.is_main else None
+    received = torch.empty(int(length), dtype=torch.uint8) if text is None else text
+    distributed.broadcast(received, 0)
+    return json.loads(bytes(received.tolist()))

@@ -6,9 +6,10 @@ A piece is done in the same way whichever rank does it, so a result does not dep
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
+from hrfr_fast.runtime.rank_failures import one_job
+from hrfr_fast.runtime.ranks import Ranks, current_ranks
 
 PieceT = TypeVar("PieceT")
 ResultT = TypeVar("ResultT")
@@ -23,6 +24,8 @@ def sharing_ranks() -> Iterator[Ranks]:
 
     Tensors stay on each rank's own device; what is exchanged goes through the CPUs. Inside another such context, or
     inside a training run, the group that is there is used.
+
+    Raises ReportedElsewhere where another rank ends with an error.
     """
     ranks = current_ranks()
     if not ranks.distributed:
@@ -33,7 +36,7 @@ def sharing_ranks() -> Iterator[Ranks]:
     if torch.distributed.is_initialized():
         yield ranks
         return
-    with process_group(ranks, torch.device("cpu"), timeout_s=PATIENCE):
+    with one_job(ranks, torch.device("cpu"), lambda: "Run the same command again.", timeout_s=PATIENCE):
         yield ranks
 
 
@@ -74,14 +77,3 @@ def _exchanged(ranks: Ranks, own: list[ResultT], everywhere: bool) -> list[list[
         return found
     distributed.gather_object(own, found if ranks.is_main else None)
     return found if ranks.is_main else []
-
-
-def from_main(ranks: Ranks, value: Any) -> Any:
-    """Rank 0's ``value`` on every rank; the others wait for it. One rank keeps its own."""
-    if not ranks.distributed:
-        return value
-    from torch import distributed
-
-    values = [value]
-    distributed.broadcast_object_list(values)
-    return values[0]

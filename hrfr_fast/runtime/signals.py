@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM as a flag that long loops check between two pieces of work.
 
 A second signal ends the process at once, without waiting for the current piece: with SystemExit, which handlers of
-errors do not catch.
+errors do not catch. One of torchrun's ranks it does not end: torchrun sends SIGTERM to all as soon as one has ended,
+while others still save, and kills what is left after 30 seconds (``--shutdown-timeout``).
 """
 
 import os
@@ -15,9 +16,13 @@ class StopFlag:
     """Context manager in which SIGINT and SIGTERM only set ``signal_number``.
 
     Off the main thread, where Python cannot install handlers, the flag is never set.
+
+    Args:
+        launched: the process is one of torchrun's ranks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, launched: bool = False) -> None:
+        self.launched = launched
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -35,6 +40,8 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self and self.launched:
+            return
         if self:
             os.write(2, b"\nstopped at once, at the second signal; what was written before it is kept\n")
             raise SystemExit(128 + number)

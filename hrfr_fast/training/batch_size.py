@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.runtime.system import gib
+from hrfr_fast.training.data_parallel import DataParallel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +22,9 @@ SLACK = 2 << 30  # bytes for momenta, what a captured graph keeps, and verificat
 
 
 def largest_batch(
-    backbone: "nn.Module", head: "nn.Module", size: int, compute: "Compute", accumulate: int, resident: int
-) -> int:
+    backbone: "nn.Module", head: "nn.Module", size: int, compute: "Compute", accumulate: int, resident: int,
+    ranks: Ranks = ALONE,
+) -> int:  # fmt: skip
     """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to 1024 whose step fits.
 
     On CUDA it is tried, which moves BatchNorm's statistics: the modules have to be built anew.
@@ -30,22 +33,25 @@ def largest_batch(
         size: pixels a side of the input.
         accumulate: micro-batches a step.
         resident: bytes of pixels that will lie in device memory too.
+        ranks: that share a batch; what is found fits all of them.
 
     Raises:
         HrfrError: not even two pictures a micro-batch fit, or a try failed for another reason than memory.
     """
     import torch
 
+    parts = accumulate * ranks.count
     if compute.device.type == "cpu":
-        return 128 if size <= 64 else 64
-    batch_size = LARGEST
+        batch_size = 128 if size <= 64 else 64
+        return batch_size // parts * parts if ranks.distributed else batch_size
+    batch_size = LARGEST // parts * parts if ranks.distributed else LARGEST
     with torch.cuda.device(compute.device):
         free, _ = torch.cuda.mem_get_info()
         taken = torch.empty(min(resident + SLACK, free // 2), dtype=torch.uint8, device=compute.device)
-        while not _fits(backbone, head, batch_size // accumulate, size, compute):
+        while not _fits(backbone, head, batch_size // parts, size, compute):
             torch.cuda.empty_cache()  # here, where what the failed try held is gone
             batch_size //= 2
-            if batch_size < 2 * accumulate:
+            if batch_size < 2 * parts:
                 raise HrfrError(
                     f"not even {batch_size * 2} pictures a step fit into the GPU's {gib(free)} of free memory beside"
                     f" {gib(resident)} of pixels; try --engine dali, which keeps pixels on the host, or"
@@ -53,7 +59,7 @@ def largest_batch(
                 )
         del taken
         torch.cuda.empty_cache()
-    return batch_size
+    return -DataParallel(ranks).largest([-batch_size])[0] // parts * parts if ranks.distributed else batch_size
 
 
 def says_out_of_memory(error: RuntimeError) -> bool:

@@ -17,19 +17,21 @@ from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.ranks import ALONE, Ranks, from_main
 from hrfr_fast.sampling.stream import BatchStream
 from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
+from hrfr_fast.training.data_parallel import synchronise
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
-from hrfr_fast.training.tuning import add_tuning, tuned_phases
+from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
 
 if TYPE_CHECKING:
     from hrfr_fast.model.backbone import BackboneSettings
@@ -58,6 +60,8 @@ class RunSetup:
     settings: TrainSettings
     """As resolved: precision, batch size and what parents fix are decided."""
     regime: Regime
+    ranks: Ranks
+    """This process among those that train the run together."""
     compute: Compute
     packed: Packed
     parents: list[Parent]
@@ -101,8 +105,10 @@ class RunSetup:
         )  # fmt: skip
 
 
-def build(settings: TrainSettings) -> RunSetup:
+def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     """Open the data, find the parents, build the model on its device and choose how it is fed.
+
+    Several ``ranks``, of one process group, build the same model, and each its own share of the batches.
 
     Raises:
         UsageError: an unknown regime, a missing split or parent, settings that do not fit these.
@@ -110,6 +116,7 @@ def build(settings: TrainSettings) -> RunSetup:
     compute = choose_compute(settings.execution.device, settings.execution.precision)
     settings = settings.replaced(precision=compute.precision)  # a resumed run must not choose again
     packed, regime = open_packed(settings.data), regime_named(settings.regime)
+    settings = as_the_regime_tunes(settings, regime)
     parents, regime_phases = find_parents(regime, settings), tuned_phases(settings.tuning, regime)
     training_splits(packed, regime, settings)  # refuses where one is missing
     origin = _origin(packed, regime, parents, settings.run_directory)
@@ -137,7 +144,7 @@ def build(settings: TrainSettings) -> RunSetup:
             longest = max(regime_phases, key=lambda phase: len(phase.train))
             set_trainable(backbone, head, longest.train, **freezing)
         pixels = resident_pixels(settings.execution.engine, splits, compute)
-        found = largest_batch(backbone, head, regime.input_size, compute, settings.sampling.accumulate, pixels)
+        found = largest_batch(backbone, head, regime.input_size, compute, settings.sampling.accumulate, pixels, ranks)
         if compute.device.type == "cuda":
             del backbone, head
             backbone, head = model()  # the trial moved BatchNorm's statistics
@@ -145,7 +152,7 @@ def build(settings: TrainSettings) -> RunSetup:
         settings = settings.replaced(batch_size=found)
     batch_size = settings.sampling.batch_size or 0
 
-    stream = build_stream(packed, settings, batch_size)
+    stream = build_stream(packed, settings, batch_size, ranks)
     objective = _objective(settings, regime, stream, head)
     engine = choose_engine(settings, stream, compute, console.print)
     steps = settings.budget.steps or max(1, math.ceil(settings.budget.epochs * stream.epoch_length / batch_size))
@@ -153,10 +160,11 @@ def build(settings: TrainSettings) -> RunSetup:
     if phases:  # the last is the longest, and what is frozen costs no backward pass
         set_trainable(backbone, head, phases[-1].phase.train, **freezing)
     total_steps = steps if phases else 0
-    execution = _execution(settings, compute, backbone, stream, total_steps)
+    execution = _execution(settings, compute, backbone, stream, total_steps, ranks)
+    synchronise(backbone, settings, ranks)
     return RunSetup(
-        settings, regime, compute, packed, parents, origin, pair_sets, shape, backbone, head, people, frozen_statistics,
-        stream, objective, engine, phases, total_steps, execution,
+        settings, regime, ranks, compute, packed, parents, origin, pair_sets, shape, backbone, head, people,
+        frozen_statistics, stream, objective, engine, phases, total_steps, execution,
     )  # fmt: skip
 
 
@@ -193,18 +201,20 @@ def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, hea
         if given:
             raise UsageError(f"consistency is {given}; regime {regime.name} has no second view to compare with")
         return head
-    return ConsistencyLoss(head, stream.pairs // settings.sampling.accumulate, weight) if weight else head
+    pairs = stream.pairs // (stream.ranks * settings.sampling.accumulate)
+    return ConsistencyLoss(head, pairs, weight) if weight else head
 
 
 def _execution(
-    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int
+    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int, ranks: Ranks
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None
     if compute.device.type == "cuda":
         flops = training_flops(backbone, stream.size) + 6.0 * settings.model.embedding_size * stream.classes
         peak = matrix_rate(compute)
-    whole_run = flops * stream.batch_size * steps
+    whole_run = flops * (stream.batch_size // ranks.count) * steps
     compiled = compile_choice(
         asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing
     )  # fmt: skip
+    compiled = from_main(ranks, compiled)  # ranks that measure different rates still take the same steps
     return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, optim
 
-WARM_UP = 3  # steps before the capture: cuDNN chooses, workspaces and momenta are made; under DDP it would be 11
+WARM_UP = 3  # steps before the capture: cuDNN chooses, workspaces and momenta are made
+WARM_UP_OF_RANKS = 11  # DDP times and logs its first ten iterations with events, which a capture cannot hold
 
 
 def graphs_choice(choice: str, compute: Compute) -> str:
@@ -32,7 +33,7 @@ class StepGraph:
 
     Args:
         take: takes a step on (images, labels, step number as an int64 scalar on the device) and gives its loss. It
-            must have run WARM_UP times on another stream, and may not make the host wait.
+            must have been warmed up on another stream, and may not make the host wait.
         images, labels: an example batch, whose shapes, types and memory format stay.
 
     Raises:
@@ -110,8 +111,10 @@ def _clear_up(graph: "torch.cuda.CUDAGraph", pool: "tuple[int, int]", device: in
     generator.graphsafe_set_state(generator.clone_state())
 
 
-def warm_up(take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor", labels: "Tensor") -> None:
-    """Run ``take`` WARM_UP times on a side stream, as capture asks for; whatever happens, the current stream waits."""
+def warm_up(
+    take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor", labels: "Tensor", times: int = WARM_UP
+) -> None:
+    """Run ``take`` ``times`` times on a side stream, as capture asks; whatever happens, the current stream waits."""
     import torch
 
     number = torch.zeros((), dtype=torch.int64, device=images.device)
@@ -119,7 +122,7 @@ def warm_up(take: "Callable[[Tensor, Tensor, Tensor], Tensor]", images: "Tensor"
     side.wait_stream(current)
     try:
         with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
+            for _ in range(times):
                 take(images, labels, number)
     finally:
         current.wait_stream(side)

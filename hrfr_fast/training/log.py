@@ -13,7 +13,7 @@ from hrfr_fast.runtime.progress import console
 from hrfr_fast.training import advice
 from hrfr_fast.training.build import RunSetup
 from hrfr_fast.training.losses import LossBuffer
-from hrfr_fast.training.metrics import Metrics
+from hrfr_fast.training.metrics import Metrics, NoMetrics
 from hrfr_fast.training.speed import StepTimer
 from hrfr_fast.training.state import TrainState
 
@@ -33,8 +33,10 @@ class TrainingLog:
         self._step_ends: list[float] = []
 
     @cached_property
-    def metrics(self) -> Metrics:
-        """The run's metrics files, opened at the first line, when a resumed run knows where it goes on."""
+    def metrics(self) -> Metrics | NoMetrics:
+        """The run's metrics files, opened at the first line, when a resumed run knows where it goes on; of rank 0."""
+        if not self.setup.ranks.is_main:
+            return NoMetrics()
         return Metrics(self.setup.run, self.state.samples, board=self.board)
 
     def read(self, everything: bool = False) -> None:
@@ -48,7 +50,8 @@ class TrainingLog:
                 torch.cuda.synchronize()
         if self.losses:
             throughput = self.timer.read().to_json()
-            self.losses.close({**self.state.where(), "learning_rate": self.rate, **throughput})
+            line = {**self.state.where(), "learning_rate": self.rate, **throughput}
+            self.losses.close(line, self.state.parallel.mean)
         with self.timer.blocked():
             ready = self.losses.read(everything)
         for line, losses in ready:

@@ -1,5 +1,6 @@
 """Losses collected on the device and read in stretches, without draining it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,11 +30,14 @@ class LossBuffer:
         """Keep a step's loss, a scalar on the device."""
         self._open.append(loss)
 
-    def close(self, line: dict[str, Any]) -> None:
-        """End the open stretch, which ``line`` describes, and send its losses on their way to the host."""
+    def close(self, line: dict[str, Any], over_ranks: "Callable[[Tensor], Tensor]" = lambda losses: losses) -> None:
+        """End the open stretch, which ``line`` describes, and send its losses on their way to the host.
+
+        ``over_ranks``: gives the means over ranks of losses on the device.
+        """
         import torch
 
-        losses, copied = torch.stack(self._open), None
+        losses, copied = over_ranks(torch.stack(self._open)), None
         self._open = []
         if losses.device.type == "cuda":
             losses = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True).copy_(losses, non_blocking=True)

@@ -43,6 +43,16 @@ class Metrics:
             fsync(self._file.fileno())
 
 
+class NoMetrics:
+    """Stands in for Metrics on ranks that write none."""
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; a line cut short by a kill is left out."""
     lines = []

@@ -11,6 +11,7 @@ from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import candidate_paths, changed_run_data
 from hrfr_fast.regimes import load_regime, regime_named
 from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
 from hrfr_fast.training.parents import Parent, parent_paths, paths_in
 
@@ -94,16 +95,22 @@ def refuse_mixture(run: Path, state: Mapping[str, Any], settings: TrainSettings,
         )
 
 
-def resume_command(run: Path) -> str:
-    """The command that continues ``run``, from any working directory."""
-    return f"hrfr-fast train --out {shlex.quote(str(run.absolute()))} --resume"
+def resume_command(run: Path, ranks: Ranks = ALONE) -> str:
+    """The command that continues ``run``, from any working directory; on several machines, on each of them."""
+    what = f"train --out {shlex.quote(str(run.absolute()))} --resume"
+    if not ranks.distributed:
+        return f"hrfr-fast {what}"
+    how = f"--nproc-per-node {ranks.local_count}"
+    if ranks.machines > 1:
+        how += f" --nnodes {ranks.machines} (and the --rdzv options as before)"
+    return f"torchrun {how} -m hrfr_fast {what}"
 
 
-def how_to_go_on(run: Path) -> str:
+def how_to_go_on(run: Path, ranks: Ranks = ALONE) -> str:
     """What is kept of a run that ended with an error, and the command that continues it."""
     if not (run / "checkpoints" / "last.state.pt").exists():
         return "No checkpoint was written yet: run the same command again"
-    return f"The last checkpoint is kept; continue with\n  {resume_command(run)}"
+    return f"The last checkpoint is kept; continue with\n  {resume_command(run, ranks)}"
 
 
 def _saved(given: TrainSettings) -> TrainSettings:

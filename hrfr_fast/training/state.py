@@ -10,11 +10,14 @@ from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import changed_run_data
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.ranks import from_main
 from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.build import Execution, RunSetup
+from hrfr_fast.training.data_parallel import DataParallel
 from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_optimizer
 from hrfr_fast.training.phases import ScheduledPhase
 from hrfr_fast.training.plateau import Plateau
+from hrfr_fast.training.random_state import gathered_random_state, restore_random_state, separate_random_numbers
 from hrfr_fast.training.resuming import refuse_mixture, result_settings
 from hrfr_fast.training.step import TrainStep
 
@@ -29,6 +32,7 @@ class TrainState:
 
     def __init__(self, setup: RunSetup) -> None:
         self.setup = setup
+        self.parallel = DataParallel(setup.ranks, setup.compute.device, setup.settings.execution.allreduce)
         self.step = 0
         """Optimiser steps taken."""
         self.phase = -1
@@ -44,6 +48,7 @@ class TrainState:
         """Epoch after which the next validation is due."""
         self.best_accuracy = -1.0
         """On the validation pairs, of the checkpoint kept as ``best``."""
+        separate_random_numbers(setup.ranks, setup.settings.seed, 0)
 
     @property
     def samples(self) -> int:
@@ -104,7 +109,7 @@ class TrainState:
         self.take_step = TrainStep(
             setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
             accumulate=settings.sampling.accumulate, clip_gradient=settings.optimizer.clip_gradient,
-            compile=how.compile, graphs=how.graphs, say=console.print,
+            compile=how.compile, graphs=how.graphs, parallel=self.parallel, say=console.print,
         )  # fmt: skip
         self.phase = number
         return self.take_step
@@ -118,11 +123,32 @@ class TrainState:
             return base * self.plateau.factor * min(1.0, (done + 1) / max(1, warmup))
         return learning_rate(done, steps, base=base, warmup_steps=warmup, schedule=settings.optimizer.schedule)
 
+    # ---- several ranks --------------------------------------------------------------------------------------------
+
+    def average_statistics(self) -> None:
+        """Give BatchNorm's running statistics their means over ranks, before somebody looks at the model."""
+        averages = (self.average.backbone, self.average.head) if self.average else ()
+        self.parallel.average_buffers([self.setup.backbone, self.setup.head, *averages])
+
+    def take_over_findings(self) -> None:
+        """What validation has found on rank 0, on every rank: learning rate and end of the run depend on it."""
+        found = [self.next_eval, self.best_accuracy, self.plateau.state()]
+        self.next_eval, self.best_accuracy, plateau = from_main(self.setup.ranks, found)
+        self.plateau = Plateau(**plateau)
+
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write all that ``restore`` needs, atomically."""
+        """Write all that ``restore`` needs, atomically. Of several ranks all call it and rank 0 writes.
+
+        Nothing in it depends on how many ranks there are, but for their random numbers: dropout draws others where a
+        run goes on with another number of ranks.
+        """
         setup = self.setup
+        self.average_statistics()
+        random = gathered_random_state(self.parallel)
+        if not setup.ranks.is_main:
+            return
         state = {
             "step": self.step,
             "phase": self.phase,
@@ -137,10 +163,8 @@ class TrainState:
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
+            **random,
         }
-        if setup.compute.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state()
         checkpoint.save_state(setup.checkpoint(STATE_FILE), state)
 
     def restore(self) -> None:
@@ -164,9 +188,7 @@ class TrainState:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if "random_cuda" in state and setup.compute.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        restore_random_state(self.parallel, state, setup.settings.seed)
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]
         self.next_eval, self.plateau = state["next_eval"], Plateau(**state["plateau"])
 

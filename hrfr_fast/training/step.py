@@ -7,18 +7,22 @@ stays on the device: reading it would make the host wait.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.rank_failures import is_lost_connection
 from hrfr_fast.training.compiling import use_lasting_cache
-from hrfr_fast.training.cuda_graph import StepGraph, learning_rates_on_device, warm_up
+from hrfr_fast.training.cuda_graph import WARM_UP, WARM_UP_OF_RANKS, StepGraph, learning_rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
     from torch.amp import GradScaler
+
+    from hrfr_fast.training.data_parallel import DataParallel
 
     Objective = Callable[[Tensor, Tensor, int | Tensor], Tensor]
 
@@ -43,6 +47,8 @@ class TrainStep:
         compile: run backbone and objective through torch.compile. auto: if that fails, ``say`` so and go on without;
             on: then raise HrfrError; off.
         graphs: capture the whole step as a CUDA graph; auto, on or off as before.
+        parallel: the exchanges with other ranks, each of which takes the step on its share of the batch. The loss that
+            a call returns is that of this rank's share.
         say: told what is prepared, how long it took, and what could not be.
     """
 
@@ -58,9 +64,12 @@ class TrainStep:
         clip_gradient: float = 0.0,
         compile: str = "off",
         graphs: str = "off",
+        parallel: "DataParallel | None" = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         from torch import nn
+
+        from hrfr_fast.training.data_parallel import DataParallel
 
         self.backbone, self.objective, self.optimizer = backbone, objective, optimizer
         self.scaler, self.compute = scaler, compute
@@ -69,8 +78,8 @@ class TrainStep:
         self._parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
         self._modules = [module for part in self._parts for module in part.modules()]
         self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
-        self._forward: Callable[[Tensor], Tensor] = backbone
-        self._loss: Objective = objective
+        self.parallel = parallel or DataParallel()
+        self._not_compiled()
         self._graph: StepGraph | None = None
         self._state: tuple[bool, ...] = ()
 
@@ -94,13 +103,14 @@ class TrainStep:
 
         total = torch.zeros((), device=self.compute.device)
         parts = self.accumulate
-        for some, theirs in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with record_function("step: forward"):
-                with self.compute.autocast():
-                    embeddings = self._forward(some)
-                loss = self._loss(embeddings, theirs, number) / parts
-            with record_function("step: backward"):
-                self.scaler.scale(loss).backward()
+        for left, some, theirs in zip(reversed(range(parts)), images.chunk(parts), labels.chunk(parts), strict=True):
+            with self.parallel.no_exchange(self._wrapped) if left else nullcontext():
+                with record_function("step: forward"):
+                    with self.compute.autocast():
+                        embeddings = self._forward(some)
+                    loss = self._loss(embeddings, theirs, number) / parts
+                with record_function("step: backward"):
+                    self.scaler.scale(loss).backward()
             total += loss.detach()
         with record_function("step: update"):
             self._update()
@@ -109,6 +119,8 @@ class TrainStep:
     def _update(self) -> None:
         import torch
 
+        if isinstance(self.objective, torch.nn.Module):
+            self.parallel.average_buffers([self.objective])  # AdaFace's averages, which the next step's loss reads
         if self.clip_gradient:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -133,12 +145,27 @@ class TrainStep:
         """Compile and capture, where that is still to be done; a call does it too."""
         if not self.prepares_next:
             return
-        if self.compile != "off" and self._forward is self.backbone:
+        if self.compile != "off" and self._forward is self._wrapped[0]:
             self._compile(batch)
         self._graph = None  # gives its memory back before another is captured
         if self.graphs != "off":
             self._capture(batch)
+            if self._graph is None and self.parallel.ranks.distributed:  # DDP was left in the middle of a step
+                self._not_compiled()
+                if self.compile != "off":
+                    self._compile(batch)
         self._state = self._modes()
+
+    def _not_compiled(self) -> None:
+        """Backbone and objective as they are; with several ranks wrapped anew, as after a step that failed half-way."""
+        from torch import nn
+
+        network, loss = self.parallel.wrap(self.backbone), self.objective
+        if isinstance(loss, nn.Module):
+            loss = self.parallel.wrap(loss)
+        self._wrapped = network, loss
+        self._forward: Callable[[Tensor], Tensor] = network
+        self._loss: Objective = loss
 
     def _compile(self, batch: Batch) -> None:
         """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""
@@ -150,20 +177,23 @@ class TrainStep:
         self.say("compiling the step (a minute or more the first time) ...")
         began = time.perf_counter()
         options: dict[str, Any] = {"dynamic": False}
-        for what, loss in (("the step", torch.compile(self.objective, **options)), ("the network", self.objective)):
-            self._forward, self._loss = torch.compile(self.backbone, **options), loss
+        for what in ("the step", "the network"):
+            network, loss = self._wrapped
+            self._forward = torch.compile(network, **options)
+            self._loss = torch.compile(loss, **options) if what == "the step" else loss
             try:
                 self._try_out(batch)
             except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways; a mistake of ours will show again uncompiled
-                last = loss is self.objective
-                choice = self.compile if last else "auto"
+                self._refuse_lost(error)
+                choice = self.compile if what == "the network" else "auto"
                 self._cannot(f"{what} cannot be compiled", _first_line(error), choice, "--compile off")
+                self._not_compiled()
             else:
                 self.say(f"compiled in {time.perf_counter() - began:.1f} s (kept in {cache})")
                 return
-        self._forward, self._loss, self.compile = self.backbone, self.objective, "off"
+        self.compile = "off"
 
     def _try_out(self, batch: Batch) -> None:
         with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
@@ -178,10 +208,12 @@ class TrainStep:
         learning_rates_on_device(self.optimizer, batch.images)
         try:
             with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
-                warm_up(self._take, batch.images, batch.labels)
+                times = WARM_UP_OF_RANKS if self.parallel.ranks.distributed else WARM_UP
+                warm_up(self._take, batch.images, batch.labels, times)
                 self._graph = StepGraph(self._take, batch.images, batch.labels)
                 self._wait()
         except Exception as error:  # of many kinds; a mistake of ours will show again without the graph
+            self._refuse_lost(error)
             why = _first_line(error)
         if why:  # out here, since the error kept what the failed step had in memory
             self._go_on_without_graph(why)
@@ -202,6 +234,11 @@ class TrainStep:
             ) from None
         self._cannot(what, why, self.graphs, "--graphs off")
         self.graphs = "off"
+
+    def _refuse_lost(self, error: Exception) -> None:
+        """Raise ``error`` again where it is another rank that is gone: going on without is no help then."""
+        if self.parallel.ranks.distributed and is_lost_connection(error):
+            raise error
 
     def _cannot(self, what: str, why: str, choice: str, instead: str) -> None:
         if choice == "on":

@@ -3,6 +3,7 @@
 from hrfr_fast.format.reader import Packed, Split
 from hrfr_fast.regimes import REGIMES, Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
@@ -37,8 +38,12 @@ def _what_can_be_trained(packed: Packed) -> str:
     return f"; there is {', '.join(packed.splits)}: choose --regime {' or '.join(fitting)}" if fitting else ""
 
 
-def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> BatchStream:
-    """The regime's splits, order and augmentation over ``packed``. Raises UsageError for a missing split."""
+def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks: Ranks = ALONE) -> BatchStream:
+    """The regime's splits, order and augmentation over ``packed``; each rank's is its share of the same batches.
+
+    Raises UsageError for a missing split, and for a batch that cannot be shared out among the ranks.
+    """
+    _refuse_uneven(batch_size, settings.sampling.accumulate, ranks)
     regime = regime_named(settings.regime)
     splits = training_splits(packed, regime, settings)
     first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
@@ -52,8 +57,23 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int) -> Ba
         pairs = pairs_for_share(share, batch_size, first, second, settings.sampling.accumulate)
         return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
-            micro_batches=settings.sampling.accumulate,
+            ranks.rank, ranks.count, micro_batches=settings.sampling.accumulate,
         )  # fmt: skip
     draws = draws_for_share(share, first, second) if second else None
     sampler = Sampler(settings.seed, first, second, draws)
-    return SingleViewStream(splits, sampler, settings.augment, regime.input_size, batch_size)
+    return SingleViewStream(splits, sampler, settings.augment, regime.input_size, batch_size, ranks.rank, ranks.count)
+
+
+def _refuse_uneven(batch_size: int, accumulate: int, ranks: Ranks) -> None:
+    """Raise UsageError where a batch is no multiple of the micro-batches of all ranks, or one has a single sample."""
+    parts = accumulate * ranks.count
+    if not ranks.distributed or (batch_size % parts == 0 and batch_size >= 2 * parts):
+        return
+    each = f" in {accumulate} micro-batches each" if accumulate > 1 else ""
+    below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
+    fitting = sorted({max(size, 2 * parts) for size in (below, above)})
+    raise UsageError(
+        f"a batch of {batch_size} cannot be shared out among {ranks.count} ranks{each}: --batch-size is that of a step"
+        f" of all ranks together, a multiple of {parts} with 2 samples in each part; the next is"
+        f" {' or '.join(map(str, fitting))}"
+    )

@@ -15,22 +15,24 @@ from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
 from hrfr_fast.model.lineage import data_note
-from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.files import write_json, writing
-from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console, progress_bar
+from hrfr_fast.runtime.ranks import current_ranks
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.words import counted
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import advice
+from hrfr_fast.training.agreement import Agreement
 from hrfr_fast.training.batch_size import says_out_of_memory
 from hrfr_fast.training.build import RunSetup, build
+from hrfr_fast.training.job import begins_or_resumes, job
 from hrfr_fast.training.log import TrainingLog
 from hrfr_fast.training.optim import set_learning_rate
 from hrfr_fast.training.profile import StepProfiler
 from hrfr_fast.training.resuming import how_to_go_on, resume_command, resumed_settings, with_absolute_paths
 from hrfr_fast.training.speed import StepTimer, Throughput
-from hrfr_fast.training.state import STATE_FILE, TrainState
+from hrfr_fast.training.state import TrainState
 from hrfr_fast.training.tuning import count_trained
 from hrfr_fast.training.validation import Validation
 
@@ -49,7 +51,9 @@ class TrainResult:
 
 
 def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool = True) -> TrainResult:
-    """Train one regime and verify its last checkpoint.
+    """Train one regime and verify its last checkpoint; as one of torchrun's ranks, together with the others.
+
+    Ranks that torchrun has started again, after one had ended with an error, go on from the last checkpoint.
 
     Args:
         settings: what to train; relative paths are taken from the current directory.
@@ -63,16 +67,15 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
         DamageFound: with ``verify_checksums``, a record that does not match its checksum; a shard that shrinks.
         CannotWrite: a full disk; says which checkpoint is kept, and how to go on.
+        ReportedElsewhere: of several ranks, on all but the one that raises one of these.
     """
-    run = settings.run_directory
-    with directory_lock(run), writing(run, lambda: how_to_go_on(run)):
+    ranks, run = current_ranks(), settings.run_directory
+    with job(ranks, settings), writing(run, lambda: how_to_go_on(run, ranks)):
+        resume = begins_or_resumes(run, resume, ranks)
         if resume:
             settings = resumed_settings(settings)
-        elif (run / "checkpoints" / STATE_FILE).exists():
-            raise UsageError(f"{run} holds a run already: continue it with --resume, or choose another --out")
-        elif (run / "checkpoints" / "last.safetensors").exists():  # adopted, or copied without its state
-            raise UsageError(f"{run} holds a checkpoint already: choose another --out")
-        with StopFlag() as stop, Trainer(build(settings), show_progress) as trainer:
+        flag = StopFlag(launched=ranks.distributed)
+        with flag as stop, Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
             if resume:
                 trainer.state.restore()
             trainer.start()
@@ -92,15 +95,21 @@ class Trainer:
     def __init__(self, setup: RunSetup, show_progress: bool, *, records: bool = True) -> None:
         self.setup, self.show_progress, self.records = setup, show_progress, records
         self.state = TrainState(setup)
+        self.agreement = Agreement(setup.ranks)
         execution, logging = setup.execution, setup.settings.logging
-        self.timer = StepTimer(setup.compute, setup.stream.batch_size, execution.flops, execution.peak)
+        peak = execution.peak * setup.ranks.count if execution.peak else None  # rates are those of all ranks together
+        self.timer = StepTimer(setup.compute, setup.stream.batch_size, execution.flops, peak)
         self.log = TrainingLog(setup, self.state, self.timer, board=records)
         self.validation = Validation(setup, self.state)
-        self.profiler = StepProfiler(logging.profile or 0, setup.run / "profile", setup.compute.device)
+        self.profiler = StepProfiler(
+            (logging.profile or 0) * setup.ranks.is_main, setup.run / "profile", setup.compute.device
+        )
 
     def start(self) -> None:
         """Say what will happen, and leave the resolved settings in the run directory."""
         setup = self.setup
+        if not setup.ranks.is_main:
+            return
         (setup.run / "checkpoints").mkdir(parents=True, exist_ok=True)
         if self.records:
             with_absolute_paths(setup.settings).save(setup.run / "settings.toml")
@@ -108,9 +117,11 @@ class Trainer:
         splits = " + ".join(f"{split.samples:,} {split.name}" for split in setup.stream.splits)
         faces = splits if splits.endswith(" faces") else f"{splits} faces"
         people, steps = counted(setup.stream.classes, "identity"), counted(setup.total_steps, "step")
+        over = f", {setup.ranks.count} ranks with {setup.stream.batch_size // setup.ranks.count} each"
+        over = over if setup.ranks.distributed else ""
         console.print(
             f"[bold]{setup.regime.name}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
-            f"{setup.stream.batch_size} on {setup.compute}"
+            f"{setup.stream.batch_size} on {setup.compute}{over}"
         )
         if note := incomplete(setup.packed.path, setup.packed.manifest):
             console.print(f"note: {setup.packed.path} is {note}", markup=False, highlight=False)
@@ -132,7 +143,7 @@ class Trainer:
                 if state.epoch >= state.next_eval:  # before the step: a resumed run verifies what a stop left out
                     self.log.read(everything=True)
                     with self.timer.paused():
-                        self.validation.on_the_way(self.log.metrics)
+                        self.verify()
                 if state.plateau.over:
                     patience = setup.settings.budget.plateau
                     console.print(f"{patience} verifications without a gain, for the third time: done")
@@ -142,14 +153,17 @@ class Trainer:
                 if state.step % logging.log_every == 0 or state.step == setup.total_steps:
                     self.log.read(everything=state.step == setup.total_steps)
                 bar.update(task, completed=state.step, note=self.log.note(self.validation.shown_accuracy))
-                if stop:
+                due = time.monotonic() - saved > 60 * logging.save_minutes
+                asked = self.agreement.exchange((stop.signal_number or 2) if stop else 0, due)
+                if asked.signal:
                     self.save()
-                    raise self._interrupted(stop)
-                if time.monotonic() - saved > 60 * logging.save_minutes:
+                    raise self._interrupted(asked.signal)
+                if asked.save:
                     self.log.read(everything=True)
                     with self.timer.paused():
                         self.save()
                     saved = time.monotonic()
+            self.agreement.last()
 
     def step(self, batch: Batch) -> None:
         """Take the next step, on ``batch``; the first of a phase freezes what the phase does not train."""
@@ -178,22 +192,32 @@ class Trainer:
         self.profiler.step()
         state.step += 1
 
+    def verify(self) -> None:
+        """A look at the pairs on the way: all ranks embed, rank 0 scores, and the others wait for what it finds."""
+        self.state.average_statistics()
+        if self.setup.ranks.is_main:
+            self.validation.on_the_way(self.log.metrics)
+        else:
+            self.validation.embed_for_main()
+        self.state.take_over_findings()
+
     def save(self) -> None:
         """Write the state to resume from, then the weights, after a look at the losses: none may be infinite."""
         self.log.read(everything=True)
         self.state.save()
-        if self.records:
+        if self.records and self.setup.ranks.is_main:
             self.validation.save_weights("last")
+        self.state.parallel.wait()  # whoever ends now would take rank 0 with it, before the files are whole
 
-    def _interrupted(self, stop: StopFlag) -> Interrupted:
+    def _interrupted(self, signal_number: int) -> Interrupted:
         return Interrupted(
             f"stopped at step {self.state.step:,} of {self.setup.total_steps:,}; continue with\n  "
-            f"{resume_command(self.setup.run)}",
-            stop.signal_number or 2,
+            f"{resume_command(self.setup.run, self.setup.ranks)}",
+            signal_number,
         )
 
     def finish(self, stop: StopFlag) -> TrainResult:
-        """The last checkpoint, its verification with intervals, the figures and the report.
+        """The last checkpoint; on rank 0 its verification with intervals, the figures and the report.
 
         Raises Interrupted between two pair sets; the checkpoint is written by then.
         """
@@ -203,9 +227,13 @@ class Trainer:
         run, validation = self.setup.run, self.validation
         self.save()
         results: dict[str, PairResult] = {}
+        if not self.setup.ranks.is_main:
+            validation.embed_for_main()
+            report = run / "report" / "report.html"
+            return TrainResult(run, self.state.step, self.log.last_loss, results, report, self.timer.whole())
         for pairs in self.setup.pair_sets:
             if stop:
-                raise self._interrupted(stop)
+                raise self._interrupted(stop.signal_number or 2)
             results |= validation.verify([pairs], self.log.metrics, resamples=2000)
         validation.keep_best(results)
         if not self.setup.checkpoint("best.safetensors").exists():

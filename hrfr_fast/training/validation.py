@@ -7,7 +7,7 @@ from hrfr_fast.format.reader import PairSet
 from hrfr_fast.model import checkpoint
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.training.build import RunSetup
-from hrfr_fast.training.metrics import Metrics
+from hrfr_fast.training.metrics import Metrics, NoMetrics
 from hrfr_fast.training.models import shape_metadata
 from hrfr_fast.training.state import TrainState
 from hrfr_fast.training.tuning import tuning_metadata
@@ -26,10 +26,15 @@ class Validation:
         names = [pairs.name for pairs in self.setup.pair_sets if pairs.kind == "development"]
         return min(names, key=lambda name: ("highres" not in name, name), default=None)
 
-    def verify(self, pair_sets: list[PairSet], metrics: Metrics, resamples: int) -> dict[str, PairResult]:
-        """Results by pair set name, each written to ``metrics``; with intervals where ``resamples`` > 0."""
+    def verify(self, pair_sets: list[PairSet], metrics: Metrics | NoMetrics, resamples: int) -> dict[str, PairResult]:
+        """Results by pair set name, each written to ``metrics``; with intervals where ``resamples`` > 0.
+
+        Ranks share the embedding: while rank 0 is here, the others are in ``embed_for_main``.
+        """
         setup, (backbone, _) = self.setup, self.state.evaluated
-        results = evaluate_pairs(backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples)
+        results = evaluate_pairs(
+            backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples, ranks=setup.ranks
+        )
         for name, result in results.items():
             values = result.verification.to_json()
             wanted = ("accuracy", "auc", "eer") + (("accuracy_ci",) if resamples else ())
@@ -39,7 +44,12 @@ class Validation:
             )  # fmt: skip
         return results
 
-    def on_the_way(self, metrics: Metrics) -> None:
+    def embed_for_main(self) -> None:
+        """On all ranks but rank 0: embed this one's share of all pair sets."""
+        setup, (backbone, _) = self.setup, self.state.evaluated
+        evaluate_pairs(backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks)
+
+    def on_the_way(self, metrics: Metrics | NoMetrics) -> None:
         """Verify without intervals; validation pairs, where there are some, choose ``best`` and tell plateaus."""
         state, chosen = self.state, self.selection_set()
         state.next_eval = state.validation_after()

@@ -1,0 +1,208 @@
+"""One message for a job of several ranks, whichever of them fails; one that dies is named by those that are left.
+
+Each rank leaves its machine and process number in the store that torchrun keeps. A rank that ends with an error says
+so there first; the others, whose next exchange with it fails, then end without a word and with its exit code. A rank
+that was killed has said nothing: the others see that its process is gone.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere
+from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store
+
+PATIENCE = 2.0  # seconds in which a killed process leaves the process table, and another's message the store
+WATCHED_EVERY = 0.5
+GRACE = 3.0  # seconds that the main thread has for ending by itself when another rank is gone
+LOST = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken pipe", "timed out", "socket")
+"""What torch.distributed says, in lower case, where another rank does not answer: gloo raises a plain RuntimeError."""
+
+_speaks = False
+
+
+def may_report() -> bool:
+    """Whether this process prints the error it ends with: rank 0 does, and a rank that was first to fail."""
+    return _speaks or current_ranks().is_main
+
+
+@contextmanager
+def one_job(
+    ranks: Ranks, device: "torch.device", then: Callable[[], str], *, timeout_s: float = 1800
+) -> Iterator[None]:
+    """The process group of ``ranks``; an error inside it is raised on one rank, on the others ReportedElsewhere.
+
+    Args:
+        device: of this rank.
+        then: the sentence on what is kept and how to go on, for the message when a rank has died.
+        timeout_s: how long ranks wait for each other in one exchange.
+    """
+    with process_group(ranks, device, timeout_s=timeout_s) as store:
+        if store is None:
+            yield
+            return
+        peers = Peers(store, ranks)
+        watch = Watch(peers, then)
+        try:
+            yield
+            watch.end()
+            _wait_for_all()
+        except Exception as error:
+            watch.end()
+            raised = _of_the_job(error, peers, then)
+            if raised is error:
+                raise
+            raise raised from None
+        finally:
+            watch.end()
+
+
+class Peers:
+    """The other ranks as the store knows them.
+
+    Raises RuntimeError where the store cannot be reached.
+    """
+
+    def __init__(self, store: "Store", ranks: Ranks) -> None:
+        self.store, self.ranks, self.host = store, ranks, socket.gethostname()
+        self.prefix = f"hrfr-fast/{ranks.restarts}/"
+        store.set(f"{self.prefix}process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        self.processes: dict[int, tuple[str, int]] = {}
+        for rank in range(ranks.count):
+            host, _, process = store.get(f"{self.prefix}process/{rank}").decode().rpartition(" ")
+            self.processes[rank] = host, int(process)
+
+    def dead(self) -> list[int]:
+        """Ranks of this machine whose process has ended; of other machines nothing is known."""
+        return [rank for rank, (host, process) in self.processes.items() if host == self.host and not _runs(process)]
+
+    def claim(self, exit_code: int) -> bool:
+        """Whether this rank is the first to end with an error: then its message is the one."""
+        try:
+            if self.store.add(f"{self.prefix}failed", 1) != 1:
+                return False
+            self.store.set(f"{self.prefix}exit code", str(exit_code))
+        except RuntimeError:  # the store has gone with the process that kept it
+            return min(set(self.processes) - set(self.dead())) == self.ranks.rank
+        return True
+
+    def exit_code(self) -> int | None:
+        """That of the rank which ended with an error, or None where none has said so."""
+        with suppress(RuntimeError):
+            if self.store.check([f"{self.prefix}exit code"]):
+                return int(self.store.get(f"{self.prefix}exit code"))
+        return None
+
+    def describe(self, rank: int) -> str:
+        host, process = self.processes[rank]
+        return f"rank {rank} of {self.ranks.count} (process {process} on {host})"
+
+
+class Watch:
+    """A thread that ends this process when another rank of this machine has died and the main thread does not notice.
+
+    It waits for the device or for a collective operation then, on GPUs until nccl's timeout.
+    """
+
+    def __init__(self, peers: Peers, then: Callable[[], str]) -> None:
+        self.peers, self.then = peers, then
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hrfr-ranks", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(WATCHED_EVERY):
+            dead = self.peers.dead()
+            if not dead or self._ended.wait(GRACE):
+                continue
+            code = self.peers.exit_code()
+            if code is None and self.peers.claim(1):
+                os.write(2, f"error: {_death(self.peers, dead, self.then)}\n".encode())
+            os._exit(code or 1)
+
+
+def _of_the_job(error: Exception, peers: Peers, then: Callable[[], str]) -> Exception:
+    """What to raise on this rank instead of ``error``, where another rank reports or has died."""
+    global _speaks
+    if is_lost_connection(error):
+        found = _why_lost(peers, then)
+        if isinstance(found, ReportedElsewhere):
+            return found
+        error = found or HrfrError(
+            f"the connection of rank {peers.ranks.rank} to another rank was lost ({_first_line(error)}): that one has"
+            f" ended, or its machine cannot be reached. {then()}"
+        )
+    code = error.exit_code if isinstance(error, HrfrError) else 1
+    if not peers.claim(code):
+        return ReportedElsewhere(peers.exit_code() or code)
+    _speaks = True
+    return error
+
+
+def _why_lost(peers: Peers, then: Callable[[], str]) -> HrfrError | None:
+    """Another rank's announcement or death, as soon as it can be seen; None after PATIENCE seconds without."""
+    end = monotonic() + PATIENCE
+    while monotonic() < end:
+        if (code := peers.exit_code()) is not None:
+            return ReportedElsewhere(code)
+        if dead := peers.dead():
+            sleep(0.1)  # what it said before it ended would be in the store by now
+            code = peers.exit_code()
+            return HrfrError(_death(peers, dead, then)) if code is None else ReportedElsewhere(code)
+        sleep(0.05)
+    return None
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether ``error`` is torch.distributed's for another rank that does not answer."""
+    from torch import distributed
+
+    if isinstance(error, HrfrError) or not isinstance(error, RuntimeError):
+        return False
+    names = ("DistError", "DistBackendError", "DistNetworkError", "DistStoreError")
+    kinds = tuple(getattr(distributed, name) for name in names if hasattr(distributed, name))
+    return isinstance(error, kinds) or any(words in str(error).lower() for words in LOST)
+
+
+def _death(peers: Peers, dead: list[int], then: Callable[[], str]) -> str:
+    who = " and ".join(map(peers.describe, dead))
+    return f"{who} was killed, by a signal or for want of memory, and ended the job. {then()}"
+
+
+def _wait_for_all() -> None:
+    """Until every rank is here: none may end, and be taken for dead, while another still works."""
+    import torch
+    from torch import distributed
+
+    distributed.all_reduce(torch.zeros(1))
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs; one that has ended and is not yet waited for does not."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it runs as another user
+        return True
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
