@@ -172,7 +172,7 @@ def _run(
 ) -> None:  # fmt: skip
     """Embed what is not done yet; what is done is put on disk, whatever ends it. Raises Interrupted."""
     saved = time.monotonic()
-    with _stop_flag(stop) as flag, progress_bar(show_progress) as bar:
+    with _stop_flag(stop, ranks) as flag, progress_bar(show_progress) as bar:
         task = bar.add_task("embedding", total=len(pictures), completed=work.done, note="")
         try:
             for batch in _embedded(ranks, embedder, pictures, work.done, batch_size):
@@ -195,13 +195,13 @@ def _help(ranks: Ranks, embedder: Embedder, pictures: Pictures, batch_size: int,
     done, count = from_main(ranks, None)
     if count != len(pictures):
         raise UsageError(f"rank {ranks.rank} finds {len(pictures):,} pictures and rank 0 {count:,}; give all the same")
-    with _stop_flag(stop):  # whose signal comes to all ranks
+    with _stop_flag(stop, ranks):  # whose signal comes to all ranks
         for _ in _embedded(ranks, embedder, pictures, done, batch_size):
             pass
 
 
-def _stop_flag(stop: StopFlag | None) -> AbstractContextManager[StopFlag]:
-    return StopFlag() if stop is None else nullcontext(stop)
+def _stop_flag(stop: StopFlag | None, ranks: Ranks) -> AbstractContextManager[StopFlag]:
+    return StopFlag(launched=ranks.distributed) if stop is None else nullcontext(stop)
 
 
 def _embedded(ranks: Ranks, embedder: Embedder, pictures: Pictures, start: int, batch_size: int) -> Iterator["_Batch"]:

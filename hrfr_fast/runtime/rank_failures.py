@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, ReportedElsewhere
 from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
+from hrfr_fast.runtime.signals import StopFlag
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,11 @@ def may_report() -> bool:
 @contextmanager
 def one_job(
     ranks: Ranks, device: "torch.device", then: Callable[[], str], *, timeout_s: float = 1800
-) -> Iterator[None]:
-    """The process group of ``ranks``; an error inside it is raised on one rank, on the others ReportedElsewhere.
+) -> Iterator[StopFlag]:
+    """The process group of several ranks, and this one's flag of signals.
+
+    An error inside is raised on one rank, on the others ReportedElsewhere. A signal before the ranks have found each
+    other ends this one at once.
 
     Args:
         device: of this rank.
@@ -47,23 +51,18 @@ def one_job(
         timeout_s: how long ranks wait for each other in one exchange.
     """
     with process_group(ranks, device, timeout_s=timeout_s) as store:
-        if store is None:
-            yield
-            return
+        assert store is not None, "one process needs no group"
         peers = Peers(store, ranks)
-        watch = Watch(peers, then)
-        try:
-            yield
-            watch.end()
-            _wait_for_all()
-        except Exception as error:
-            watch.end()
-            raised = _of_the_job(error, peers, then)
-            if raised is error:
-                raise
-            raise raised from None
-        finally:
-            watch.end()
+        with StopFlag(launched=True) as stop, Watch(peers, then):
+            try:
+                yield stop
+                peers.wait_until_all_are_done()
+            except Exception as error:
+                raised = _of_the_job(error, peers, then)
+                if raised is error:
+                    raise
+                raise raised from None
+        _meet()
 
 
 class Peers:
@@ -74,11 +73,11 @@ class Peers:
 
     def __init__(self, store: "Store", ranks: Ranks) -> None:
         self.store, self.ranks, self.host = store, ranks, socket.gethostname()
-        self.prefix = f"hrfr-fast/{ranks.restarts}/"
-        store.set(f"{self.prefix}process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        store.set(f"process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        self._read = False
         self.processes: dict[int, tuple[str, int]] = {}
         for rank in range(ranks.count):
-            host, _, process = store.get(f"{self.prefix}process/{rank}").decode().rpartition(" ")
+            host, _, process = store.get(f"process/{rank}").decode().rpartition(" ")
             self.processes[rank] = host, int(process)
 
     def dead(self) -> list[int]:
@@ -88,19 +87,41 @@ class Peers:
     def claim(self, exit_code: int) -> bool:
         """Whether this rank is the first to end with an error: then its message is the one."""
         try:
-            if self.store.add(f"{self.prefix}failed", 1) != 1:
+            if self.store.add("failed", 1) != 1:
                 return False
-            self.store.set(f"{self.prefix}exit code", str(exit_code))
+            self.store.set("exit code", str(exit_code))
         except RuntimeError:  # the store has gone with the process that kept it
             return min(set(self.processes) - set(self.dead())) == self.ranks.rank
         return True
 
+    def keep_store(self) -> None:
+        """Give the others time to read what this rank has claimed, where the store ends with rank 0: torchrun keeps
+        it in its own process, other launchers do not."""
+        if self.ranks.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            end = monotonic() + PATIENCE
+            while monotonic() < end and self.store.add("read", 0) < self.ranks.count - 1:
+                sleep(0.02)
+
     def exit_code(self) -> int | None:
         """That of the rank which ended with an error, or None where none has said so."""
         with suppress(RuntimeError):
-            if self.store.check([f"{self.prefix}exit code"]):
-                return int(self.store.get(f"{self.prefix}exit code"))
+            if self.store.check(["exit code"]):
+                if not self._read:
+                    self.store.add("read", 1)
+                self._read = True
+                return int(self.store.get("exit code"))
         return None
+
+    def wait_until_all_are_done(self) -> None:
+        """For as long as rank 0 verifies and reports, which no time limit of an exchange should cut short.
+
+        Raises RuntimeError where another rank ends with an error, or dies.
+        """
+        self.store.add("done", 1)
+        while self.store.add("done", 0) < self.ranks.count:
+            if self.exit_code() is not None or self.dead():
+                raise RuntimeError("connection closed by peer")
+            sleep(0.1)
 
     def describe(self, rank: int) -> str:
         host, process = self.processes[rank]
@@ -117,12 +138,14 @@ class Watch:
         self.peers, self.then = peers, then
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hrfr-ranks", daemon=True)
-        self._thread.start()
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._ended.wait(WATCHED_EVERY):
@@ -147,10 +170,20 @@ def _of_the_job(error: Exception, peers: Peers, then: Callable[[], str]) -> Exce
             f" ended, or its machine cannot be reached. {then()}"
         )
     code = error.exit_code if isinstance(error, HrfrError) else 1
+    if isinstance(error, Interrupted) and not peers.ranks.is_main:
+        _leave_to_rank_0(peers)
     if not peers.claim(code):
         return ReportedElsewhere(peers.exit_code() or code)
     _speaks = True
+    peers.keep_store()
     return error
+
+
+def _leave_to_rank_0(peers: Peers) -> None:
+    """Let rank 0, which stops with all others, be the one that says so: it has the progress bar to end first."""
+    end = monotonic() + PATIENCE
+    while monotonic() < end and peers.exit_code() is None and 0 not in peers.dead():
+        sleep(0.05)
 
 
 def _why_lost(peers: Peers, then: Callable[[], str]) -> HrfrError | None:
@@ -183,8 +216,8 @@ def _death(peers: Peers, dead: list[int], then: Callable[[], str]) -> str:
     return f"{who} was killed, by a signal or for want of memory, and ended the job. {then()}"
 
 
-def _wait_for_all() -> None:
-    """Until every rank is here: none may end, and be taken for dead, while another still works."""
+def _meet() -> None:
+    """Until every rank is here: none may end, and be taken for dead, while another still looks for it."""
     import torch
     from torch import distributed
 

@@ -68,7 +68,7 @@ def current_ranks() -> Ranks:
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 1800) -> "Iterator[Store | None]":
+def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 3600) -> "Iterator[Store | None]":
     """torch.distributed's default group over all ranks, and the store it was made with; None where there is one rank.
 
     Tensors on a CPU go through gloo, those on GPUs through nccl.
@@ -89,6 +89,8 @@ def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 18
     bound: dict[str, Any] = {"device_id": device} if on_cuda else {}
     try:
         store, rank, count = next(distributed.rendezvous("env://"))
+        # torchrun may keep one store over its restarts, in which the addresses of ended ranks still stand
+        store = distributed.PrefixStore(f"hrfr-fast/{ranks.restarts}", store)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
             store=store, rank=rank, world_size=count, timeout=timedelta(seconds=timeout_s), **bound,

@@ -18,7 +18,8 @@ class StopFlag:
     Off the main thread, where Python cannot install handlers, the flag is never set.
 
     Args:
-        launched: the process is one of torchrun's ranks.
+        launched: the process is one of torchrun's ranks. Left by an error, the context leaves SIGTERM ignored: else the
+            launcher would end the process before it has said what is wrong.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
@@ -35,9 +36,10 @@ class StopFlag:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            ending = self.launched and error is not None and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self and self.launched:

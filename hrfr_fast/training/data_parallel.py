@@ -49,9 +49,7 @@ class DataParallel:
         with self._side_stream():
             wrapped = _ddp(module)
         if self.allreduce == "bf16":
-            from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-
-            wrapped.register_comm_hook(None, bf16_compress_hook)
+            wrapped.register_comm_hook(self.ranks, _mean_in_bf16)
         return wrapped
 
     def no_exchange(self, modules: Iterable[object]) -> AbstractContextManager[object]:
@@ -134,6 +132,14 @@ def synchronise(backbone: nn.Module, settings: TrainSettings, ranks: Ranks) -> N
         from hrfr_fast.model.sync_batchnorm import convert_sync_batchnorm
 
         convert_sync_batchnorm(backbone)
+
+
+def _mean_in_bf16(ranks: Ranks, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """A bucket's mean over ranks, rounded before it is sent. (torch has such a hook, and refuses it without nccl.)"""
+    gradients = bucket.buffer()
+    sent = gradients.to(torch.bfloat16).div_(ranks.count)
+    underway = distributed.all_reduce(sent, async_op=True).get_future()
+    return underway.then(lambda done: gradients.copy_(done.value()[0]))
 
 
 def _ddp(module: nn.Module) -> "DistributedDataParallel":

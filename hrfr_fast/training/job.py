@@ -1,7 +1,7 @@
 """Begin and end of a training job, of one process or of several ranks: one lock, one decision, one message."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hrfr_fast.runtime.device import choose_compute
@@ -10,29 +10,30 @@ from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.rank_failures import one_job
 from hrfr_fast.runtime.ranks import Ranks, from_main
+from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.resuming import how_to_go_on
 from hrfr_fast.training.state import STATE_FILE
 
 
 @contextmanager
-def job(ranks: Ranks, settings: TrainSettings) -> Iterator[None]:
-    """The run directory, locked by rank 0, and the process group of the ranks; the others are silent.
+def job(ranks: Ranks, settings: TrainSettings) -> Iterator[StopFlag]:
+    """The run directory, locked by rank 0, the process group of the ranks, and the flag of signals; the other ranks
+    are silent.
 
     Raises:
         UsageError, CannotWrite: as ``directory_lock``.
         ReportedElsewhere: on all ranks but one, whatever it is that ends them.
     """
     run = settings.run_directory
-    with ExitStack() as stack:
-        if ranks.distributed:
-            if not ranks.is_main:
-                stack.enter_context(_silent())
-            device = choose_compute(settings.execution.device, settings.execution.precision).device
-            stack.enter_context(one_job(ranks, device, lambda: how_to_go_on(run, ranks)))
-        if ranks.is_main:
-            stack.enter_context(directory_lock(run))
-        yield
+    if not ranks.distributed:
+        with directory_lock(run), StopFlag() as stop:
+            yield stop
+        return
+    device = choose_compute(settings.execution.device, settings.execution.precision).device
+    together = one_job(ranks, device, lambda: how_to_go_on(run, ranks))
+    with _silent_but_rank_0(ranks), together as stop, directory_lock(run) if ranks.is_main else nullcontext():
+        yield stop
 
 
 def begins_or_resumes(run: Path, resume: bool, ranks: Ranks) -> bool:
@@ -53,8 +54,8 @@ def begins_or_resumes(run: Path, resume: bool, ranks: Ranks) -> bool:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    before, console.quiet = console.quiet, True
+def _silent_but_rank_0(ranks: Ranks) -> Iterator[None]:
+    before, console.quiet = console.quiet, console.quiet or not ranks.is_main
     try:
         yield
     finally:

@@ -34,10 +34,15 @@ class TrainingLog:
 
     @cached_property
     def metrics(self) -> Metrics | NoMetrics:
-        """The run's metrics files, opened at the first line, when a resumed run knows where it goes on; of rank 0."""
+        """The run's metrics files, opened when a resumed run knows where it goes on; of rank 0."""
         if not self.setup.ranks.is_main:
             return NoMetrics()
         return Metrics(self.setup.run, self.state.samples, board=self.board)
+
+    def begin(self) -> None:
+        """Open the metrics files now: what a run that was killed wrote after its checkpoint is dropped, and comes again
+        in the one that goes on."""
+        _ = self.metrics
 
     def read(self, everything: bool = False) -> None:
         """Write a line for the losses that have arrived, on CUDA all but the newest; refuse to go on when one is not

@@ -40,6 +40,6 @@ def restore_random_state(parallel: DataParallel, state: Mapping[str, Any], seed:
         if on_cuda and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"].cpu())
     elif len(known) == ranks.count:
-        torch.set_rng_state(known[ranks.rank].cpu())
+        torch.set_rng_state(known[ranks.rank].cpu().clone())  # torch 2.13 reads a view from where its storage begins
         if on_cuda and "random_cuda_of_ranks" in state:
-            torch.cuda.set_rng_state(state["random_cuda_of_ranks"][ranks.rank].cpu())
+            torch.cuda.set_rng_state(state["random_cuda_of_ranks"][ranks.rank].cpu().clone())

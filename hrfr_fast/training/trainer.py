@@ -70,12 +70,11 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
         ReportedElsewhere: of several ranks, on all but the one that raises one of these.
     """
     ranks, run = current_ranks(), settings.run_directory
-    with job(ranks, settings), writing(run, lambda: how_to_go_on(run, ranks)):
+    with job(ranks, settings) as stop, writing(run, lambda: how_to_go_on(run, ranks)):
         resume = begins_or_resumes(run, resume, ranks)
         if resume:
             settings = resumed_settings(settings)
-        flag = StopFlag(launched=ranks.distributed)
-        with flag as stop, Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
+        with Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
             if resume:
                 trainer.state.restore()
             trainer.start()
@@ -136,6 +135,7 @@ class Trainer:
         """Steps until the budget is spent, or the third plateau; verifies, logs and saves on the way."""
         setup, state, logging = self.setup, self.state, self.setup.settings.logging
         saved = time.monotonic()
+        self.log.begin()
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(setup.regime.name, total=setup.total_steps, completed=state.step, note="")
             last_sample = setup.total_steps * setup.stream.batch_size

@@ -78,7 +78,11 @@ def embedded_batches(
     embed = embedder.embed
     if pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder):
         embed = embedder.embed_unscaled
-    with StopFlag() as stop, progress_bar(show_progress) as bar, ThreadPoolExecutor(threads_per_rank()) as threads:
+    with (
+        StopFlag(launched=ranks.distributed) as stop,
+        progress_bar(show_progress and ranks.is_main) as bar,
+        ThreadPoolExecutor(threads_per_rank()) as threads,
+    ):
         task = bar.add_task(title, total=len(pictures), note="")
 
         def embedded(start: int) -> tuple[int, NDArray[np.float32], list[str]]:
