@@ -53,6 +53,12 @@ class SamplingSettings(Checked):
     highres_identities: float = _setting(
         1.0, "share of the highres identities to train on: the first ones, by name", gt=0, le=1
     )
+    resident_shard: Annotated[int | None, unset(0)] = _setting(
+        None,
+        "cut the faces into so many blocks, of which each rank keeps its share of the pixels in memory, a multiple of"
+        " the ranks; changes the order; 0: every rank keeps all",
+        ge=1,
+    )
     most_identities: Annotated[int | None, unset(0)] = _setting(
         None, "train on the first so many identities of each split, by name; 0: on all", ge=2
     )

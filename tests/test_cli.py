@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from hrfr_fast.cli import failing
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.ranks import Ranks
 
 
 def hrfr(*arguments, timeout=600, **more):
@@ -117,3 +120,11 @@ def test_a_gpu_without_room_is_told_in_words(monkeypatch):
     cli.main()
     assert len(told) == 1 and told[0][1] == 1
     assert "the GPU's memory is full: CUDA out of memory. Tried to allocate 2.00 GiB. See in `nvidia-smi`" in told[0][0]
+
+
+def test_work_of_one_process_is_not_done_by_several(monkeypatch):
+    """Two ranks that packed into one directory would only find each other's lock."""
+    monkeypatch.setattr(failing, "current_ranks", lambda: Ranks(0, 2, 0, 2))
+    failing.refuse_ranks("evaluate"), failing.refuse_ranks(None)
+    with pytest.raises(UsageError, match="start it without torchrun"):
+        failing.refuse_ranks("pack")

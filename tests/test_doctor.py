@@ -11,6 +11,7 @@ from hrfr_fast.doctor import facts as machine
 from hrfr_fast.doctor.diagnosis import diagnose
 from hrfr_fast.doctor.disk import measure_disk
 from hrfr_fast.doctor.facts import Facts
+from hrfr_fast.doctor.links import AllReduce, Exchange, Link, slow
 from hrfr_fast.runtime.errors import UsageError
 
 HEALTHY = Facts(
@@ -164,3 +165,54 @@ def test_a_machine_where_nothing_works_ends_with_an_error(tmp_path, monkeypatch)
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(UsageError, match="directory"):
         doctor.examine(tmp_path / "nothing")
+
+
+def exchange_of(hosts, rates, usual=10e9):
+    """All pairs of ranks at ``usual`` bytes a second, but for ``rates``."""
+    pairs = [(a, b) for a in range(len(hosts)) for b in range(a + 1, len(hosts))]
+    links = tuple(Link(a, b, 1e-5, rates.get((a, b), usual)) for a, b in pairs)
+    return Exchange(tuple(hosts), "cpu", (AllReduce(1 << 20, 1e-3),), links)
+
+
+FOUR, TWO_EACH = ["a"] * 4, ["a", "a", "b", "b", "c", "c"]
+OF_C = {(a, b): 0.2e9 for a in range(4) for b in (4, 5)}
+BETWEEN = {(a, b): 1e9 for a in range(6) for b in range(a + 1, 6) if a // 2 != b // 2}
+LINKS = {
+    "all alike": (FOUR, {}, []),
+    "one link": (FOUR, {(1, 3): 1e9}, ["rank 1 (a) and rank 3 (a): 1.00 GB/s where others carry 10.00 GB/s"]),
+    "a little slower is not slow": (FOUR, {(1, 3): 5.1e9}, []),
+    "one rank of three, so two links of three": (["a"] * 3, {(0, 1): 1e9, (1, 2): 2e9}, ["rank 1 (a): all its links"]),
+    "two ranks have nothing to compare with": (["a"] * 2, {(0, 1): 1e6}, []),
+    "the network is slower than the machines, which is no defect": (TWO_EACH, BETWEEN, []),
+    "one machine of three": (TWO_EACH, BETWEEN | OF_C, ["machine c: all its links are slow, 0.20 GB/s at most"]),
+    "one link within a machine beside it": (
+        TWO_EACH, BETWEEN | OF_C | {(0, 1): 1e9}, ["machine c: ", "rank 0 (a) and rank 1 (a): 1.00 GB/s"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hosts,rates,named", LINKS.values(), ids=LINKS)
+def test_a_slow_link_rank_or_machine_is_named_and_nothing_else(hosts, rates, named):
+    found = slow(exchange_of(hosts, rates))
+    assert len(found) == len(named) and all(text in line for text, line in zip(named, found, strict=True)), found
+
+
+def test_the_rate_of_a_sum_is_that_of_each_link_of_a_ring():
+    """Each of 4 ranks sends 3/4 of the message twice."""
+    assert AllReduce(1 << 20, 1e-3).bus_rate(4) == pytest.approx(1.5 * (1 << 20) / 1e-3)
+
+
+def test_without_torchrun_the_doctor_says_how_to_time_the_exchange(monkeypatch, tmp_path):
+    from hrfr_fast.cli import app
+
+    monkeypatch.setattr(doctor, "collect_facts", lambda folder: HEALTHY)
+    assert "torchrun --nproc-per-node N -m hrfr_fast doctor" in CliRunner().invoke(app, ["doctor"]).output
+
+
+def test_the_exchange_is_printed_with_what_is_slow(capsys):
+    from hrfr_fast.cli.output import print_exchange
+
+    print_exchange(exchange_of(FOUR, {(1, 3): 1e9}))
+    shown = capsys.readouterr().out
+    assert "all-reduce over 4 ranks on 1 machine" in shown and "1.57 GB/s" in shown
+    assert "slow link: rank 1 (a) and rank 3 (a)" in " ".join(shown.split())

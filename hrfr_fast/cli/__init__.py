@@ -13,10 +13,10 @@ from hrfr_fast.cli.adopt import adopt
 from hrfr_fast.cli.align import align
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
-from hrfr_fast.cli.failing import fail, how_to_install, silent_but_rank_0
+from hrfr_fast.cli.failing import fail, how_to_install, refuse_ranks, silent_but_rank_0
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import with_setting_options
-from hrfr_fast.cli.output import print_findings, print_plan, print_results
+from hrfr_fast.cli.output import print_exchange, print_findings, print_plan, print_results
 from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
@@ -64,11 +64,13 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     refuse_lost_directory()
+    refuse_ranks(context.invoked_subcommand)
 
 
 app.command()(synth)
@@ -98,6 +100,7 @@ def doctor(
         print_values(
             "engines", {v.engine: f"{'works' if v.works else 'does not work'}: {v.text}" for v in report.engines}
         )
+        print_exchange(report.exchange)
         for fix in report.fixes:
             typer.echo(f"fix: {fix}")
     if not report.works:

@@ -5,9 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.rank_failures import may_report
 from hrfr_fast.runtime.ranks import current_ranks
 
+SHARED = ("train", "evaluate", "compare", "embed", "doctor")
+"""Commands that the ranks of torchrun work on together."""
 PACKAGE_OF = {
     "cv2": "opencv-python", "PIL": "pillow", "sklearn": "scikit-learn", "bcolz": "bcolz-zipline",
     "nvidia": "nvidia-dali-cuda120", "tomli_w": "tomli-w",
@@ -33,6 +36,15 @@ def fail(message: str, code: int) -> None:
     console.print("[bold red]error:[/] ", end="")
     console.print(message, markup=False, highlight=False)
     sys.exit(code)
+
+
+def refuse_ranks(command: str | None) -> None:
+    """Raise UsageError where torchrun has started several processes of a command that is the work of one."""
+    if command and command not in SHARED and current_ranks().distributed:
+        raise UsageError(
+            f"hrfr-fast {command} is the work of one process: start it without torchrun, which is for"
+            f" {', '.join(SHARED)}"
+        )
 
 
 @contextmanager

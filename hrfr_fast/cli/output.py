@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.finding import Finding
+    from hrfr_fast.doctor.links import Exchange
     from hrfr_fast.evaluation.evaluate import PairResult
     from hrfr_fast.evaluation.protocols.compare import ProtocolComparison
     from hrfr_fast.evaluation.protocols.results import Measure, ProtocolResult, SetResult
@@ -20,6 +21,36 @@ def print_pack(summary: "PackSummary") -> None:
 
     lines = [*summary.lines(), *(f"warning: {warning}" for warning in summary.warnings)]
     console.print("\n".join(lines), markup=False, highlight=False)
+
+
+def print_exchange(exchange: "Exchange | None") -> None:
+    from hrfr_fast.doctor.links import rate, shown_links, size, slow
+    from hrfr_fast.runtime.terminal import print_rows
+
+    if exchange is None:
+        typer.echo(
+            "between ranks: nothing to time in one process; `torchrun --nproc-per-node N -m hrfr_fast doctor` times it"
+        )
+        return
+    count, machines = len(exchange.hosts), len(set(exchange.hosts))
+    rows = [
+        (size(one.message_bytes), f"{1e3 * one.seconds:.3f} ms", rate(one.bus_rate(count))) for one in exchange.sums
+    ]
+    title = f"all-reduce over {count} ranks on {machines} machine{'s' * (machines > 1)} ({exchange.device})"
+    print_rows(("message", "time", "bandwidth of a link"), rows, title=title, right=(0, 1, 2))
+    shown = shown_links(exchange)
+    rows = [
+        (f"{link.first} - {link.second}", exchange.way(link), f"{1e6 * link.latency:,.0f} us", rate(link.rate))
+        for link in shown
+    ]
+    left_out = "" if len(shown) == len(exchange.links) else f", the slowest {len(shown)} of {len(exchange.links)}"
+    print_rows(("ranks", "machine", "latency", "bandwidth"), rows, title=f"messages between two ranks{left_out}",
+               right=(2, 3))  # fmt: skip
+    named = slow(exchange)
+    for text in named:
+        typer.echo(f"slow link: {text}")
+    if not named:
+        typer.echo("no link is slow: each carries at least half of what the fastest of its kind does")
 
 
 def print_plan(runs: "list[PlannedRun]") -> None:

@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from hrfr_fast.runtime.files import writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
+from hrfr_fast.runtime.ranks import Ranks, from_main
+from hrfr_fast.runtime.shared_work import in_order, own_share, sharing_ranks
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.runtime.version import __version__
@@ -98,6 +101,8 @@ def embed(
     Stopped or killed, the same command continues: finished rows lie in ``<out>.partial`` until the file is written. A
     picture that does not decode has no row; it is listed with the reason in ``<out>.rejected.txt``.
 
+    Ranks started by torchrun share the batches; rank 0 writes, and the result of the others counts nothing.
+
     Args:
         model: run directory, .safetensors checkpoint, or ONNX file.
         paths: pictures, folders (searched recursively) and text lists, or one packed directory.
@@ -118,13 +123,18 @@ def embed(
     embedder = open_embedder(model, device=device, flags=flags)
     pictures = open_pictures(paths, split)
     about = {"model": embedder.describe(), "rule": EMBEDDING_RULE, "hrfr_fast": __version__}
-    belongs_to = {"pictures": pictures.digest(), "model": about["model"]}
     folder = out.with_name(f"{out.name}.partial")
     keep = f"what is finished is kept in {folder}, and the same command continues"
-    with directory_lock(folder), writing(folder, lambda: keep):
-        work = Unfinished(folder, belongs_to, len(pictures), embedder.dimension)
-        _run(work, embedder, pictures, batch_size, show_progress, stop)
-        result = _finish(work, embedder, pictures, out, about, began)
+    with sharing_ranks() as ranks:
+        if not ranks.is_main:
+            _help(ranks, embedder, pictures, batch_size, stop)
+            return EmbedResult(out, 0, embedder.dimension, {}, 0, {}, embedder.size, time.monotonic() - began)
+        with directory_lock(folder), writing(folder, lambda: keep):
+            belongs_to = {"pictures": pictures.digest(), "model": about["model"]}
+            work = Unfinished(folder, belongs_to, len(pictures), embedder.dimension)
+            from_main(ranks, [work.done, len(pictures)])
+            _run(work, ranks, embedder, pictures, batch_size, show_progress, stop)
+            result = _finish(work, embedder, pictures, out, about, began)
     if result.unreadable:
         what = f"{counted(result.unreadable, 'file')} could not be read; everything else is in {out}"
         raise IncompleteEmbeddings(what, result)
@@ -157,49 +167,72 @@ def _finish(
 
 
 def _run(
-    work: Unfinished, embedder: Embedder, pictures: Pictures, batch_size: int, show_progress: bool,
+    work: Unfinished, ranks: Ranks, embedder: Embedder, pictures: Pictures, batch_size: int, show_progress: bool,
     stop: StopFlag | None,
 ) -> None:  # fmt: skip
-    """Embed what is not done yet. Raises Interrupted after everything that is done has been put on disk."""
-    from contextlib import closing, nullcontext
-
+    """Embed what is not done yet; what is done is put on disk, whatever ends it. Raises Interrupted."""
     saved = time.monotonic()
-    with (
-        StopFlag() if stop is None else nullcontext(stop) as flag,
-        ThreadPoolExecutor(threads_per_rank(), thread_name_prefix="hrfr-decode") as threads,
-        closing(prefetch(_batches(pictures, work.done, batch_size, embedder.size, threads))) as batches,
-        progress_bar(show_progress) as bar,
-    ):
+    with _stop_flag(stop, ranks) as flag, progress_bar(show_progress) as bar:
         task = bar.add_task("embedding", total=len(pictures), completed=work.done, note="")
-        for batch in batches:
-            batch.put_into(work, embedder)
-            bar.update(task, completed=work.done)
-            stopped = bool(flag) and work.done < len(pictures)
-            if stopped or time.monotonic() - saved > SAVE_SECONDS:
-                work.save()
-                saved = time.monotonic()
-            if stopped:
-                raise Interrupted(
-                    f"stopped after {work.done:,} of {len(pictures):,} pictures; the same command continues",
-                    flag.signal_number or signal.SIGINT,
-                )
-    work.save()
+        try:
+            for batch in _embedded(ranks, embedder, pictures, work.done, batch_size):
+                batch.put_into(work)
+                bar.update(task, completed=work.done)
+                if flag and work.done < len(pictures):
+                    raise Interrupted(
+                        f"stopped after {work.done:,} of {len(pictures):,} pictures; the same command continues",
+                        flag.signal_number or signal.SIGINT,
+                    )
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    work.save()
+                    saved = time.monotonic()
+        finally:
+            work.save()
+
+
+def _help(ranks: Ranks, embedder: Embedder, pictures: Pictures, batch_size: int, stop: StopFlag | None) -> None:
+    """Embed this rank's share of what rank 0 has not finished yet; rank 0 stops for all."""
+    done, count = from_main(ranks, None)
+    if count != len(pictures):
+        raise UsageError(f"rank {ranks.rank} finds {len(pictures):,} pictures and rank 0 {count:,}; give all the same")
+    with _stop_flag(stop, ranks):  # whose signal comes to all ranks
+        for _ in _embedded(ranks, embedder, pictures, done, batch_size):
+            pass
+
+
+def _stop_flag(stop: StopFlag | None, ranks: Ranks) -> AbstractContextManager[StopFlag]:
+    return StopFlag(launched=ranks.distributed) if stop is None else nullcontext(stop)
+
+
+def _embedded(ranks: Ranks, embedder: Embedder, pictures: Pictures, start: int, batch_size: int) -> Iterator["_Batch"]:
+    """The pictures from number ``start`` on, batch by batch, on rank 0; each rank embeds its share of the batches."""
+    firsts = range(start, len(pictures), batch_size)
+    with (
+        ThreadPoolExecutor(threads_per_rank(), thread_name_prefix="hrfr-decode") as threads,
+        closing(prefetch(_decoded(pictures, own_share(ranks, firsts), batch_size, embedder.size, threads))) as decoded,
+    ):
+        yield from in_order(ranks, (batch.embedded(embedder) for batch in decoded), len(firsts))
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Consecutive pictures, decoded: ``numbers`` of those with ``pixels``, and the ``reasons`` of the others."""
+    """Consecutive pictures: the ``numbers`` of those with ``values``, and the ``reasons`` of the others."""
 
     end: int
     numbers: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
+    values: NDArray[Any]
+    """Pixels, uint8 [n, size, size, 3], or embeddings, float32 [n, D]."""
     reasons: dict[int, tuple[int, str]]
     """Number -> status and reason."""
     resampled: dict[str, int]
 
-    def put_into(self, work: Unfinished, embedder: Embedder) -> None:
+    def embedded(self, embedder: Embedder) -> "_Batch":
+        """With embeddings for pixels."""
+        return replace(self, values=embedder.embed(self.values)) if len(self.numbers) else self
+
+    def put_into(self, work: Unfinished) -> None:
         if len(self.numbers):
-            work.rows[self.numbers] = embedder.embed(self.pixels)
+            work.rows[self.numbers] = self.values
             work.status[self.numbers] = DONE
         for number, (status, reason) in self.reasons.items():
             work.status[number] = status
@@ -208,11 +241,11 @@ class _Batch:
         work.done = self.end
 
 
-def _batches(
-    pictures: Pictures, start: int, batch_size: int, size: int, threads: ThreadPoolExecutor
+def _decoded(
+    pictures: Pictures, firsts: Sequence[int], batch_size: int, size: int, threads: ThreadPoolExecutor
 ) -> Iterator[_Batch]:
-    """The pictures from number ``start`` on, decoded and framed to ``size`` px."""
-    for first in range(start, len(pictures), batch_size):
+    """The batches that begin at ``firsts``, decoded and framed to ``size`` px."""
+    for first in firsts:
         numbers = range(first, min(first + batch_size, len(pictures)))
         decoded = pictures.decoded(numbers, threads)
         images: dict[int, NDArray[np.uint8]] = {}

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hrfr_fast.doctor.facts import Facts
+from hrfr_fast.doctor.links import Exchange
 from hrfr_fast.engines.choice import RESIDENT_SHARE
 from hrfr_fast.runtime.gpu_software import (
     COMPILER_FIX,
@@ -38,6 +39,8 @@ class Diagnosis:
     facts: Facts
     engines: list[Verdict]
     fixes: list[str] = field(default_factory=list)
+    exchange: Exchange | None = None
+    """Between ranks; None for a process that torchrun has not started."""
 
     @property
     def works(self) -> bool:
@@ -45,7 +48,8 @@ class Diagnosis:
         return any(verdict.works for verdict in self.engines)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "works": self.works}
+        exchange = self.exchange.to_json() if self.exchange else None
+        return {**asdict(self), "works": self.works, "exchange": exchange}
 
 
 def diagnose(facts: Facts) -> Diagnosis:

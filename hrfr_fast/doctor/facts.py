@@ -18,6 +18,7 @@ from hrfr_fast.doctor.disk import Disk, measure_disk
 from hrfr_fast.runtime.caches import use_writable_caches
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.gpu_software import DALI_WHEELS
+from hrfr_fast.runtime.ranks import current_ranks
 from hrfr_fast.runtime.system import cores, gib, memory
 
 
@@ -55,7 +56,7 @@ class Facts:
     lost_caches: tuple[str, ...] = ()
     """Environment variables of caches whose usual directory cannot be written to: what they hold is lost at exit."""
     disk: Disk | None = None
-    """None where the folder cannot be written to."""
+    """None where the folder cannot be written to, and on all ranks but rank 0."""
 
 
 def collect_facts(folder: Path) -> Facts:
@@ -67,7 +68,7 @@ def collect_facts(folder: Path) -> Facts:
     for collect in (_torch_facts, _compiler_facts, _dali_facts, _ffcv_facts, _kernel_facts):
         found |= collect()
     gpus, driver = _gpus()
-    disk = measure_disk(folder) if os.access(folder, os.W_OK) else None
+    disk = measure_disk(folder) if os.access(folder, os.W_OK) and current_ranks().is_main else None
     return Facts(
         cores(), total, available, _shm(), gpus, driver, **found, lost_caches=use_writable_caches(), disk=disk
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hrfr_fast.engines.base import Engine
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.system import free_memory, gib
+from hrfr_fast.sampling.block_stream import BlockStream
 from hrfr_fast.sampling.stream import BatchStream
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ def choose_engine(
     Raises UsageError when the engine asked for cannot work here.
     """
     device, dtype, verify = compute.device, compute.image_dtype, settings.execution.verify_checksums
-    name, reason = pick_engine(settings.execution.engine, situation(stream, compute))
+    asked = settings.execution.engine
+    if isinstance(stream, BlockStream):
+        if asked not in ("auto", "resident"):
+            raise UsageError(f"--resident-shard is for pixels that stay in memory: with --engine {asked} leave it out")
+        asked = "resident"
+    name, reason = pick_engine(asked, situation(stream, compute))
+    if name != "resident" and isinstance(stream, BlockStream):
+        raise UsageError(f"{reason}; with --resident-shard use more ranks, or leave it out")
     if reason:
         say(f"engine: {name} ({reason})")
     if name == "dali":
@@ -116,7 +124,7 @@ def situation(stream: BatchStream, compute: "Compute") -> Situation:
 
     return Situation(
         on_cuda=compute.device.type == "cuda",
-        pixels=decoded_bytes(stream.splits),
+        pixels=decoded_bytes(stream.splits) // (stream.ranks if isinstance(stream, BlockStream) else 1),
         device_free=compute.free_memory(),
         shards=sum(split.path.stat().st_size for split in stream.splits),
         host_free=free_memory(),

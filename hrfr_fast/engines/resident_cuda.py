@@ -3,6 +3,7 @@
 Two ways to make a batch. ``DeviceSampled``: sampling, augmentation, resampling, colour and normalisation are one kernel
 a split (``triton_kernels``), which reads its place in the stream from a counter on the device: a captured graph replays
 it with another counter. ``HostSampled``: the host draws batch specifications, which matrix products execute.
+With ``--resident-shard`` the device holds a rank's blocks alone, and ``BlocksSampled`` makes each in one of these ways.
 
 Batches are made on a side stream, one ahead, while the consumer's stream trains on the one before.
 """
@@ -16,6 +17,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hrfr_fast.engines.base import Batch, Engine, refuse_damaged
@@ -26,6 +28,7 @@ from hrfr_fast.resampling.matmul import resample_torch
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.gpu_software import COMPILER_FIX
 from hrfr_fast.runtime.system import gib
+from hrfr_fast.sampling.block_stream import BlockStream
 from hrfr_fast.sampling.sampler_torch import epoch_records
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 
@@ -59,7 +62,15 @@ def build_resident_cuda(
     Raises:
         HrfrError: the pixels do not fit into the device's memory.
     """
-    pixels = [load_pixels(split, device, verify) for split in stream.splits]
+    if isinstance(stream, BlockStream):
+        return BlocksSampled(stream, device, dtype, verify, say)
+    return _engine_of(stream, device, dtype, [load_pixels(split, device, verify) for split in stream.splits], say)
+
+
+def _engine_of(
+    stream: BatchStream, device: torch.device, dtype: torch.dtype, pixels: list[Tensor], say: Callable[[str], None]
+) -> "ResidentCUDA":
+    """The engine of a stream whose records' ``pixels`` are on the device, each split's in the order of its records."""
     if isinstance(stream, SingleViewStream) and kernels_run_on(device):
         engine = DeviceSampled(stream, device, dtype, pixels)
         try:
@@ -76,18 +87,23 @@ def build_resident_cuda(
     return HostSampled(stream, device, dtype, pixels)
 
 
-def load_pixels(split: Split, device: torch.device, verify: bool) -> Tensor:
-    """All pixels of a split on the device, uint8 [samples, size, size, 3]. Raises HrfrError where they do not fit."""
-    shape = (split.samples, split.size, split.size, 3)
+def load_pixels(split: Split, device: torch.device, verify: bool, chosen: NDArray[np.int64] | None = None) -> Tensor:
+    """The pixels of a split, or of its ``chosen`` records, on the device, uint8 [n, size, size, 3].
+
+    Raises HrfrError where they do not fit.
+    """
+    chosen = np.arange(split.samples) if chosen is None else chosen
+    shape = (len(chosen), split.size, split.size, 3)
     try:
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
     except torch.cuda.OutOfMemoryError as error:
         raise HrfrError(
             f"{split.path}: {gib(math.prod(shape))} of pixels do not fit into the GPU's memory"
-            f" ({str(error).splitlines()[0]}); use --engine dali, which keeps them on the host"
+            f" ({str(error).splitlines()[0]}); use --engine dali, which keeps them on the host, or with several GPUs"
+            " --resident-shard, which gives each a share of them"
         ) from None
-    for start in range(0, split.samples, UPLOAD_CHUNK):
-        records = np.arange(start, min(start + UPLOAD_CHUNK, split.samples))
+    for start in range(0, len(chosen), UPLOAD_CHUNK):
+        records = chosen[start : start + UPLOAD_CHUNK]
         if verify:
             refuse_damaged(split, records)
         pixels[start : start + len(records)].copy_(torch.from_numpy(fetch(split, records)))
@@ -233,3 +249,30 @@ class HostSampled(ResidentCUDA):
                 else:
                     images[rows] = values.sub_(127.5).mul_(1 / 127.5).to(self.dtype)
         labels.copy_(torch.from_numpy(batch_spec.labels), non_blocking=True)
+
+
+class BlocksSampled(ResidentCUDA):
+    """Batches of a rank's own blocks, each made by an engine of its own into its rows."""
+
+    stream: BlockStream
+
+    def __init__(
+        self, stream: BlockStream, device: torch.device, dtype: torch.dtype, verify: bool, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(stream, device, dtype, [])
+        self._engines = []
+        for block in stream.own:
+            own = zip(stream.splits, block.records, strict=True)
+            pixels = [load_pixels(split, device, verify, records) for split, records in own]
+            self._engines.append(_engine_of(block.stream, device, dtype, pixels, say))
+
+    def _write(self, images: Tensor, labels: Tensor, start: int) -> None:
+        share = self.stream.batch_size // self.stream.blocks
+        for number, engine in enumerate(self._engines):
+            rows = slice(number * share, (number + 1) * share)
+            engine._write(images[rows], labels[rows], self.stream.block_start(start))
+
+    def close(self) -> None:
+        super().close()
+        for engine in self._engines:
+            engine.close()

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from hrfr_fast.engines.pixels import resample_records, to_model_input
 from hrfr_fast.format.reader import PairSet, Split
+from hrfr_fast.runtime.ranks import ALONE, Ranks
+from hrfr_fast.runtime.shared_work import in_order, own_share
 from hrfr_fast.sampling.augmentation import no_augmentation
 
 if TYPE_CHECKING:
@@ -25,8 +27,13 @@ def embed(
     degrade: int = 0,
     batch_size: int = 128,
     unit: bool = True,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:
     """Embeddings of a split's pictures.
+
+    Whole batches are shared out over ``ranks``, and each gets all embeddings. A batch holds the same pictures however
+    many ranks there are, so an embedding differs in no bit where they compute with equal kernels: on CPUs, with as
+    many threads each as one process would have.
 
     Args:
         backbone: maps [B, 3, size, size] to [B, D]; put in eval mode here and given back as it was.
@@ -34,6 +41,7 @@ def embed(
         records: which pictures, int64 [n]; None for all.
         degrade: size in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
+        ranks: all of them call this alike, with a process group between them.
 
     Returns:
         float32 [n, D], rows of norm 1 where ``unit``.
@@ -43,36 +51,42 @@ def embed(
     records = np.arange(split.samples) if records is None else records
     modes = [(module, module.training) for module in backbone.modules()]  # so that frozen parts stay in eval mode
     backbone.eval()
-    rows = []
+
+    def embedded(start: int) -> NDArray[np.float32]:
+        batch = records[start : start + batch_size]
+        pixels = np.empty((len(batch), size, size, 3), np.uint8)
+        resample_records(split, batch, no_augmentation(len(batch), degrade=degrade), pixels)
+        images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
+        total = backbone(images).float() + backbone(images.flip(3)).float()
+        return np.asarray((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
+
+    starts = range(0, len(records), batch_size)
     with torch.inference_mode(), compute.autocast():
-        for start in range(0, len(records), batch_size):
-            batch = records[start : start + batch_size]
-            pixels = np.empty((len(batch), size, size, 3), np.uint8)
-            resample_records(split, batch, no_augmentation(len(batch), degrade=degrade), pixels)
-            images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
-            total = backbone(images).float() + backbone(images.flip(3)).float()
-            rows.append((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
+        rows = list(in_order(ranks, map(embedded, own_share(ranks, starts)), len(starts), everywhere=True))
     for module, training in modes:
         module.training = training
     return np.concatenate(rows)
 
 
 def pair_scores(
-    backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int | tuple[int, int] = 0
-) -> NDArray[np.float64]:
+    backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int | tuple[int, int] = 0,
+    ranks: Ranks = ALONE,
+) -> NDArray[np.float64]:  # fmt: skip
     """Cosine of every pair, float64 [P]. A picture of several pairs is embedded once in each view.
 
     ``degrade``: the view of all pictures, or of every pair's (first, second) picture; (0, 36) is HR-LR.
+    ``ranks``: see ``embed``.
     """
     unique, rows = distinct_pictures(pairs.split)
     first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
     if first == second:
-        embeddings = embed(backbone, pairs.split, size, compute, records=unique, degrade=first).astype(np.float64)
+        shown = embed(backbone, pairs.split, size, compute, records=unique, degrade=first, ranks=ranks)
+        embeddings = shown.astype(np.float64)
         return np.einsum("pd,pd->p", embeddings[rows[0::2]], embeddings[rows[1::2]])
     faces = []
     for position, view in enumerate((first, second)):
         needed, rows_needed = np.unique(rows[position::2], return_inverse=True)
-        shown = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view)
+        shown = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view, ranks=ranks)
         faces.append(shown.astype(np.float64)[rows_needed])
     return np.einsum("pd,pd->p", *faces)
 

@@ -16,6 +16,8 @@ from hrfr_fast.format.reader import Packed, PairSet, open_packed
 from hrfr_fast.packing.pair_identities import look_up
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.ranks import ALONE, Ranks
+from hrfr_fast.runtime.shared_work import sharing_ranks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,14 +71,18 @@ def evaluate_pairs(
     *,
     degrade: int | tuple[int, int] = 0,
     resamples: int = 2000,
+    ranks: Ranks = ALONE,
 ) -> dict[str, PairResult]:
     """Verification of ``backbone`` (input of ``size`` px) on each pair set, by name.
 
     ``degrade``: the view (``views.py``) of all test faces, or of every pair's (first, second) face.
+    ``ranks``: share the embedding (see ``embed``); rank 0 scores, and the others get no results.
     """
     results = {}
     for pairs in pair_sets:
-        scores = pair_scores(backbone, pairs, size, compute, degrade=degrade)
+        scores = pair_scores(backbone, pairs, size, compute, degrade=degrade, ranks=ranks)
+        if not ranks.is_main:
+            continue
         verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
         thresholds = thresholds_at_fars(scores, pairs.same, pairs.identities, resamples=resamples) if resamples else []
         results[pairs.name] = PairResult(
@@ -138,7 +144,7 @@ def evaluate(
         carray_channels: order of the channels in bcolz carrays that are not packed yet, as in ``pack``.
 
     Returns:
-        Result by pair set name.
+        Result by pair set name. Ranks started by torchrun share the embedding; rank 0 has the results, the others none.
 
     Raises:
         UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
@@ -160,7 +166,9 @@ def evaluate(
         pair_sets = verifiable(found, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on")
-        return evaluate_pairs(backbone, metadata["backbone"]["input_size"], pair_sets, compute, degrade=degrade)
+        size = metadata["backbone"]["input_size"]
+        with sharing_ranks() as ranks:
+            return evaluate_pairs(backbone, size, pair_sets, compute, degrade=degrade, ranks=ranks)
 
 
 def training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:

@@ -142,12 +142,16 @@ class Split:
             raise UsageError(
                 f"{self.path}: its records are not in the order of identities, as `hrfr-fast pack` writes them"
             )
-        count = int(np.searchsorted(labels, identities))
-        part = replace(self, samples=count, identities=identities, identity_names=self.identity_names[:identities])
+        chosen = slice(int(np.searchsorted(labels, identities)))
+        return self.part(chosen, identities=identities, identity_names=self.identity_names[:identities])
+
+    def part(self, records: slice | NDArray[np.int64], **changed: Any) -> "Split":
+        """``records`` of this split, numbered from 0, as a split of the same file; ``changed``: its other fields."""
         whole = self._tables
-        cut = {name: getattr(whole, name)[:count] for name in ("offsets", "lengths", "modes", "labels")}
+        cut = {name: getattr(whole, name)[records] for name in ("offsets", "lengths", "modes", "labels")}
+        part = replace(self, samples=len(cut["offsets"]), **changed)
         part.__dict__["_tables"] = replace(whole, **cut)  # The cached properties would read these from the file.
-        part.__dict__["crc32"] = self.crc32[:count]
+        part.__dict__["crc32"] = self.crc32[records]
         return part
 
     def refuse_shrunk(self) -> None:

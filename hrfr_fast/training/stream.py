@@ -4,6 +4,7 @@ from hrfr_fast.format.reader import Packed, Split
 from hrfr_fast.regimes import REGIMES, Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
+from hrfr_fast.sampling.block_stream import BlockStream
 from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
@@ -49,7 +50,10 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
     first, second = splits[0].samples, splits[1].samples if len(splits) > 1 else 0
     given = settings.sampling.highres_share
     share = regime.highres_share if given is None else given
+    blocks = settings.sampling.resident_shard
     if regime.second_view:
+        if blocks:
+            raise UsageError(f"--resident-shard: regime {regime.name}, which pairs views of faces, needs all of them")
         if share == 0:
             raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
         kernels = tuple(kernel.strip() for kernel in settings.sampling.kernels.split(","))
@@ -58,6 +62,11 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
         return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
             ranks.rank, ranks.count, micro_batches=settings.sampling.accumulate,
+        )  # fmt: skip
+    if blocks:
+        return BlockStream(
+            splits, settings.seed, share, settings.augment, regime.input_size, batch_size, blocks,
+            ranks.rank, ranks.count,
         )  # fmt: skip
     draws = draws_for_share(share, first, second) if second else None
     sampler = Sampler(settings.seed, first, second, draws)

@@ -194,10 +194,12 @@ class Trainer:
         state.step += 1
 
     def verify(self) -> None:
-        """A look at the pairs on the way, on rank 0; the others wait for what it finds."""
+        """A look at the pairs on the way: all ranks embed, rank 0 scores, and the others wait for what it finds."""
         self.state.average_statistics()
         if self.setup.ranks.is_main:
             self.validation.on_the_way(self.log.metrics)
+        else:
+            self.validation.embed_for_main()
         self.validation.write_best()
         self.state.take_over_findings()
 
@@ -228,6 +230,7 @@ class Trainer:
         self.save()
         results: dict[str, PairResult] = {}
         if not self.setup.ranks.is_main:
+            validation.embed_for_main()
             validation.write_best()
             report = run / "report" / "report.html"
             return TrainResult(run, self.state.step, self.log.last_loss, results, report, self.timer.whole())

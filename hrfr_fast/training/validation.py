@@ -31,9 +31,14 @@ class Validation:
         return min(names, key=lambda name: ("highres" not in name, name), default=None)
 
     def verify(self, pair_sets: list[PairSet], metrics: Metrics | NoMetrics, resamples: int) -> dict[str, PairResult]:
-        """Results by pair set name, each written to ``metrics``; with intervals where ``resamples`` > 0."""
+        """Results by pair set name, each written to ``metrics``; with intervals where ``resamples`` > 0.
+
+        Ranks share the embedding: while rank 0 is here, the others are in ``embed_for_main``.
+        """
         setup, (backbone, _) = self.setup, self.state.evaluated
-        results = evaluate_pairs(backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples)
+        results = evaluate_pairs(
+            backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples, ranks=setup.ranks
+        )
         for name, result in results.items():
             values = result.verification.to_json()
             wanted = ("accuracy", "auc", "eer") + (("accuracy_ci",) if resamples else ())
@@ -42,6 +47,11 @@ class Validation:
                 **{key: values[key] for key in wanted},
             )  # fmt: skip
         return results
+
+    def embed_for_main(self) -> None:
+        """On all ranks but rank 0: embed this one's share of all pair sets."""
+        setup, (backbone, _) = self.setup, self.state.evaluated
+        evaluate_pairs(backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks)
 
     def on_the_way(self, metrics: Metrics | NoMetrics) -> None:
         """Verify without intervals; validation pairs, where there are some, choose ``best`` and tell plateaus."""

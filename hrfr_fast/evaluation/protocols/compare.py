@@ -12,6 +12,7 @@ from hrfr_fast.evaluation.onnx_embedder import NO_FLAGS, OnnxFlags
 from hrfr_fast.evaluation.protocols.evaluate import evaluate_protocol
 from hrfr_fast.evaluation.protocols.results import Decisions, ProtocolResult
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.shared_work import sharing_ranks
 
 SEED = 0  # number under which the one checkpoint of each model is known to ``evaluation.compare``
 
@@ -63,7 +64,8 @@ def compare_models(
 
     The interval of the difference is a paired bootstrap over identities; McNemar's test stands beside it. Decisions are
     those on held-out folds (pairs of pictures), at rank 1 (identification), and on genuine pairs at a fixed FAR (pairs
-    of templates), where each model's threshold is taken as given.
+    of templates), where each model's threshold is taken as given. Of ranks started by torchrun, which share the
+    embedding, rank 0 has the comparison; that of the others is empty.
 
     Args:
         a, b, place: as in ``evaluate_protocol``, whose other arguments are the ``options``.
@@ -79,10 +81,13 @@ def compare_models(
     if resamples < 2:
         raise UsageError(f"{resamples} resamples; a comparison needs two at least")
     told = _flags_of_each((Path(a), Path(b)), flags or NO_FLAGS)
-    results = [
-        evaluate_protocol(model, place, resamples=resamples, flags=own, **options)
-        for model, own in zip((a, b), told, strict=True)
-    ]
+    with sharing_ranks() as ranks:
+        results = [
+            evaluate_protocol(model, place, resamples=resamples, flags=own, **options)
+            for model, own in zip((a, b), told, strict=True)
+        ]
+    if not ranks.is_main:
+        return ProtocolComparison(results[0], results[1], ())
     names = (Path(a).name, Path(b).name)
     if names[0] == names[1]:
         names = (str(a), str(b))

@@ -19,6 +19,8 @@ from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
+from hrfr_fast.runtime.ranks import ALONE, Ranks
+from hrfr_fast.runtime.shared_work import in_order, own_share
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import threads_per_rank
 
@@ -41,12 +43,14 @@ class Crop:
 
 def embed_pictures(
     embedder: Embedder, pictures: Pictures, crop: Crop | None = None, *, title: str = "faces",
-    show_progress: bool = True, sizes: Counter[str] | None = None,
+    show_progress: bool = True, sizes: Counter[str] | None = None, ranks: Ranks = ALONE,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Embeddings of all pictures, float32 [N, D] of unit norm; the arguments and errors are those of
+    """Embeddings of all pictures, float32 [N, D] of unit norm, on rank 0; the arguments and errors are those of
     ``embedded_batches``."""
     result = np.empty((len(pictures), embedder.dimension), np.float32)
-    batches = embedded_batches(embedder, pictures, crop, title=title, show_progress=show_progress, sizes=sizes)
+    batches = embedded_batches(
+        embedder, pictures, crop, title=title, show_progress=show_progress, sizes=sizes, ranks=ranks
+    )
     for start, rows in batches:
         result[start : start + len(rows)] = rows
     return result
@@ -54,7 +58,7 @@ def embed_pictures(
 
 def embedded_batches(
     embedder: Embedder, pictures: Pictures, crop: Crop | None = None, *, title: str = "faces",
-    show_progress: bool = True, sizes: Counter[str] | None = None,
+    show_progress: bool = True, sizes: Counter[str] | None = None, ranks: Ranks = ALONE,
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:  # fmt: skip
     """Embeddings batch by batch, in constant memory: the number of the first picture, and float32 [n, D].
 
@@ -64,6 +68,8 @@ def embedded_batches(
         crop: None: pictures are embedded whole.
         title: of the progress bar.
         sizes: how many pictures there are of each size, "112x112", is counted in it.
+        ranks: share the batches, with a process group between them. Rank 0 gets all batches, the others none, but each
+            has to go through the iterator to its end.
 
     Raises:
         HrfrError: a picture is missing, or is not one that can be decoded whole.
@@ -72,20 +78,29 @@ def embedded_batches(
     embed = embedder.embed
     if pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder):
         embed = embedder.embed_unscaled
-    with StopFlag() as stop, progress_bar(show_progress) as bar, ThreadPoolExecutor(threads_per_rank()) as threads:
+    with (
+        StopFlag(launched=ranks.distributed) as stop,
+        progress_bar(show_progress and ranks.is_main) as bar,
+        ThreadPoolExecutor(threads_per_rank()) as threads,
+    ):
         task = bar.add_task(title, total=len(pictures), note="")
-        for start in range(0, len(pictures), BATCH):
+
+        def embedded(start: int) -> tuple[int, NDArray[np.float32], list[str]]:
             if stop:
                 raise Interrupted(
                     f"stopped after {start:,} of {len(pictures):,} faces", stop.signal_number or signal.SIGINT
                 )
             numbers = range(start, min(start + BATCH, len(pictures)))
             decoded = list(threads.map(lambda number: face_picture(pictures, number), numbers))
-            if sizes is not None:
-                sizes.update(f"{image.shape[1]}x{image.shape[0]}" for image in decoded)
             images = np.stack([framed(image, embedder.size, crop, pictures.not_square) for image in decoded])
-            yield start, embed(images)
-            bar.advance(task, len(images))
+            return start, embed(images), [f"{image.shape[1]}x{image.shape[0]}" for image in decoded]
+
+        starts = range(0, len(pictures), BATCH)
+        for start, rows, found in in_order(ranks, map(embedded, own_share(ranks, starts)), len(starts)):
+            if sizes is not None:
+                sizes.update(found)
+            yield start, rows
+            bar.advance(task, len(rows))
 
 
 def face_picture(pictures: Pictures, number: int) -> NDArray[np.uint8]:

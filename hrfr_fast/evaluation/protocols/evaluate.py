@@ -21,6 +21,8 @@ from hrfr_fast.evaluation.protocols.results import PartResult, ProtocolResult, S
 from hrfr_fast.evaluation.protocols.template_parts import pooled_templates, template_pair_part, template_subjects
 from hrfr_fast.evaluation.protocols.verification_parts import verification_parts
 from hrfr_fast.format.alignment_record import AlignmentRecord, read_record
+from hrfr_fast.runtime.ranks import ALONE, Ranks
+from hrfr_fast.runtime.shared_work import sharing_ranks
 
 
 def evaluate_protocol(
@@ -38,6 +40,8 @@ def evaluate_protocol(
     show_progress: bool = True,
 ) -> ProtocolResult:
     """Judge a model by a public test protocol.
+
+    Ranks started by torchrun share the embedding; rank 0 has the results, those of the others have no parts.
 
     Args:
         model: run directory (its ``last`` checkpoint), checkpoint or ONNX file; see ``open_embedder``.
@@ -66,23 +70,31 @@ def evaluate_protocol(
     aligned = _alignment(Path(pictures or place))
     chosen, text = choose_crop(crop, facts, trained, aligned.template if aligned else "")
     notes = tuple(aligned.notes()) if aligned else ()
-    sets = {
-        test_set.name: evaluate_set(
-            embedder, replace(test_set, notes=(*test_set.notes, *notes)), chosen, overlap=overlap, resamples=resamples,
-            show_progress=show_progress,
-        )
-        for test_set in test_sets
-    }  # fmt: skip
+    with sharing_ranks() as ranks:
+        sets = {
+            test_set.name: evaluate_set(
+                embedder, replace(test_set, notes=(*test_set.notes, *notes)), chosen, overlap=overlap,
+                resamples=resamples, show_progress=show_progress, ranks=ranks,
+            )
+            for test_set in test_sets
+        }  # fmt: skip
     return ProtocolResult(embedder.name, public.NAME, public.TITLE, facts, text, sets)
 
 
 def evaluate_set(
     embedder: Embedder, test_set: TestSet, crop: Crop | None, *, overlap: bool = False, resamples: int = RESAMPLES,
-    show_progress: bool = True,
+    show_progress: bool = True, ranks: Ranks = ALONE,
 ) -> SetResult:  # fmt: skip
-    """The results of one embedder on one test set; the arguments are those of ``evaluate_protocol``."""
+    """The results of one embedder on one test set; the arguments are those of ``evaluate_protocol``.
+
+    ``ranks``: share the embedding; on all but rank 0 the result is empty.
+    """
     sizes: Counter[str] = Counter()
-    options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes}
+    options: dict[str, Any] = {"title": test_set.name, "show_progress": show_progress, "sizes": sizes, "ranks": ranks}
+    if not ranks.is_main:
+        for _ in embedded_batches(embedder, test_set.pictures, crop, **options):
+            pass
+        return SetResult(test_set.name, test_set.place, (), {})
     if test_set.pictures.templates is None:
         embeddings = embed_pictures(embedder, test_set.pictures, crop, **options)
         parts = _parts_of_pictures(embeddings, test_set, resamples, show_progress)
