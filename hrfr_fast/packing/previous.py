@@ -11,8 +11,8 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
-from hrfr_fast.format.reader import check_shard_files
 from hrfr_fast.format.saved_listing import changes, saved_key
+from hrfr_fast.format.shard_files import check_shard_files
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.progress import progress_bar
@@ -135,11 +135,13 @@ def _difference(old_key: dict[str, Any], key: dict[str, Any], path: Path, candid
 def is_whole(directory: Path, entry: dict[str, Any]) -> bool:
     """Whether the files of one shard have the digests that its manifest entry gives. Reads all of them."""
     try:
-        path = check_shard_files(directory, entry)
+        paths = check_shard_files(directory, entry)
         if entry.get("identities_file"):
             identities = directory / entry["identities_file"]
             if beton.file_digest(identities) != entry["identities_digest"]:
                 return False
-        return beton.file_digest(path) == entry["digest"]
+        with ThreadPoolExecutor(min(cores(), len(paths))) as pool:
+            digests = list(pool.map(beton.file_digest, paths))
+        return digests == [part["digest"] for part in manifest.parts_of(entry)]
     except (HrfrError, OSError, KeyError, TypeError):  # What cannot be read is as good as damaged.
         return False
