@@ -33,12 +33,14 @@ def split_entry(
     }
 
 
-def divided_entry(parts: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any]:
+def divided_entry(
+    parts: Sequence[dict[str, Any]], *, size: int, identity_names: list[str], source: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The manifest entry of a split in several files.
 
     Args:
         parts: what :func:`part_entry` gave for each, in the order of their records.
-        more: size, identity_names and source, as in :func:`split_entry`.
+        size, identity_names, source: as in :func:`split_entry`.
     """
     encodings = {part["encoding"] for part in parts}
     lines = [f"{part['file']} {part['digest']}" for part in parts]
@@ -48,10 +50,10 @@ def divided_entry(parts: Sequence[dict[str, Any]], **more: Any) -> dict[str, Any
         "bytes": sum(part["bytes"] for part in parts),
         "digest": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "encoding": encodings.pop() if len(encodings) == 1 else "mixed",
-        "size": more["size"],
-        "identities": len(more["identity_names"]),
-        "identity_names": more["identity_names"],
-        "source": more.get("source") or {},
+        "size": size,
+        "identities": len(identity_names),
+        "identity_names": identity_names,
+        "source": source or {},
     }
 
 

@@ -1,7 +1,8 @@
 """``hrfr-fast pack``: folders of faces become shards, or a folder of pair sets alone does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from hrfr_fast.format import beton, manifest
@@ -19,6 +20,7 @@ from hrfr_fast.packing.sources.left_out import split_folders
 from hrfr_fast.packing.summary import PackSummary
 from hrfr_fast.packing.update import OutputUpdate
 from hrfr_fast.packing.workers import Decoders
+from hrfr_fast.runtime.cluster import check_on, connect
 from hrfr_fast.runtime.errors import IncompletePack, StrictRefusal, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import console
@@ -42,6 +44,8 @@ def pack(
     carray_channels: str | Mapping[str, str] = "bgr",
     format: str = "",
     root: str | Path | None = None,
+    shard_samples: int = 0,
+    on: str = "",
 ) -> PackSummary:
     """Pack the tree ``data``, or any set of known people, into the directory ``out``.
 
@@ -66,6 +70,9 @@ def pack(
         carray_channels: order of the channels in bcolz carrays, "bgr" or "rgb": of all, or by pair set name.
         format: what ``data`` is, of ``recognition.TITLES``; "" for what it looks like.
         root: folder that the paths of a list file are relative to; None: that of the list.
+        shard_samples: most pictures of a split in one file; 0: one file a split. Pair sets stay whole.
+        on: a Ray cluster that decodes, see ``runtime/cluster.py``; "" for processes of this machine. The bytes are the
+            same.
 
     Raises:
         UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set, a
@@ -75,12 +82,17 @@ def pack(
         StrictRefusal, Interrupted: see above.
     """
     data, out = Path(data), Path(out)
-    settings = PackSettings(encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels))
+    settings = PackSettings(
+        encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels), shard_samples
+    )
     given = recognise(data, format, SourceOptions(None if root is None else Path(root), show_progress))
     _check_paths(given, out, workers)
+    if on:
+        check_on(on)
     if show_progress:
         console.print(str(given), markup=False, highlight=False)
-    summary = _pack(given, out, settings, workers or cores(), show_progress, stop)
+    with _decoders(on, workers) as decoders:
+        summary = _pack(given, out, settings, decoders, show_progress, stop)
     _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
     if strict and summary.rejected:
         counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
@@ -88,19 +100,31 @@ def pack(
     return summary
 
 
+@contextmanager
+def _decoders(on: str, workers: int) -> Iterator[Decoders]:
+    """What decodes: ``workers`` processes (0: one a core), or the cluster ``on``."""
+    if not on:
+        with Decoders(workers or cores()) as decoders:
+            yield decoders
+        return
+    from hrfr_fast.packing.cluster_decoders import ClusterDecoders
+
+    with connect(on, workers) as cluster, ClusterDecoders(cluster) as decoders:
+        yield decoders
+
+
 def _pack(
-    given: PackInput, out: Path, settings: PackSettings, workers: int, show_progress: bool, stop: StopFlag | None
+    given: PackInput, out: Path, settings: PackSettings, decoders: Decoders, show_progress: bool, stop: StopFlag | None
 ) -> PackSummary:
     """Bring ``out`` up to date; the summary says what was done."""
-    with Decoders(workers) as decoders:
-        if not (out / manifest.NAME).exists():
-            decoders.start()  # while files are listed; a second run may have nothing to decode
-        candidates, warnings = _candidates(given, out, settings)
-        summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
-        OutputUpdate(
-            given.path, out, settings, candidates, decoders, show_progress, stop, summary,
-            source_format="" if given.format == TREE else given.format,
-        ).run()  # fmt: skip
+    if not (out / manifest.NAME).exists():
+        decoders.start()  # while files are listed; a second run may have nothing to decode
+    candidates, warnings = _candidates(given, out, settings)
+    summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
+    OutputUpdate(
+        given.path, out, settings, candidates, decoders, show_progress, stop, summary,
+        source_format="" if given.format == TREE else given.format,
+    ).run()  # fmt: skip
     for name, pairs in open_packed(out).pairs.items():
         summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
     return summary
