@@ -20,7 +20,7 @@ from hrfr_fast.runtime.signals import StopFlag
 
 WAITING = 2  # parts sent off beyond the number of cores: each is as many readers as it has pictures
 LOOK_SECONDS = 1.0
-PATIENCE = 60.0  # seconds for what is taken back to end, before a worker is ended by force
+PATIENCE = 20.0  # seconds for what is taken back to end, before a worker is ended by force
 T = TypeVar("T")
 
 

@@ -121,7 +121,7 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
     with _signal_handlers_kept():
         try:
             ray.init(address=address, **settings)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises plain ones, too, as for a machine too busy to start it in 30 s
             what = "Ray cannot be started here" if address == "local" else f"no Ray cluster at {address}"
             raise HrfrError(f"--on {on}: {what} ({_first_line(error)})") from None
     try:

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from picture_trees import no_fsync as no_fsync
+from picture_trees import tree as tree
 
 from hrfr_fast.runtime.cluster import Cluster, connect
 
