@@ -49,9 +49,8 @@ def pack(
 ) -> PackSummary:
     """Pack the tree ``data``, or any set of known people, into the directory ``out``.
 
-    An interrupted pack is continued, what is unchanged is kept, a changed split is packed anew; ``out`` holds the old
-    output until the new one is whole. The bytes written depend on the input alone, not on ``workers``. What is kept is
-    compared with its digests first, so that packing again repairs whatever was damaged.
+    An interrupted pack is continued, what is unchanged is kept (after a comparison with its digests), a changed split
+    is packed anew; ``out`` holds the old output until the new one is whole. The bytes depend on the input alone.
 
     Args:
         data: holds ``lowres``, ``highres``, ``highres_eval`` or ``faces`` (``<identity>/<picture>``) and perhaps
@@ -68,11 +67,10 @@ def pack(
         stop: checked between chunks; set, it ends the work with Interrupted, ready to be continued.
         page_size: bytes of a page of the shards, a power of two.
         carray_channels: order of the channels in bcolz carrays, "bgr" or "rgb": of all, or by pair set name.
-        format: what ``data`` is, of ``recognition.TITLES``; "" for what it looks like.
+        format: what ``data`` is, of ``recognition.TITLES``; "" to recognise it.
         root: folder that the paths of a list file are relative to; None: that of the list.
         shard_samples: most pictures of a split in one file; 0: one file a split. Pair sets stay whole.
-        on: a Ray cluster that decodes, see ``runtime/cluster.py``; "" for processes of this machine. The bytes are the
-            same.
+        on: a Ray cluster that decodes, see ``cluster.connect``; "" for processes of this machine.
 
     Raises:
         UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set, a
@@ -81,22 +79,13 @@ def pack(
         IncompletePack: after everything else is packed, if a few files could not be read; the next pack tries them.
         StrictRefusal, Interrupted: see above.
     """
-    data, out = Path(data), Path(out)
-    settings = PackSettings(
-        encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels), shard_samples
-    )
+    data, out, channels = Path(data), Path(out), _by_name(carray_channels)
+    settings = PackSettings(encoding, dev_identities, resize, dict(sizes or {}), page_size, channels, shard_samples)
     given = recognise(data, format, SourceOptions(None if root is None else Path(root), show_progress))
-    _check_paths(given, out, workers)
-    if on:
-        check_on(on)
-    if show_progress:
-        console.print(str(given), markup=False, highlight=False)
+    _check(given, out, workers, on)
     with _decoders(on, workers) as decoders:
         summary = _pack(given, out, settings, decoders, show_progress, stop)
-    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
-    if strict and summary.rejected:
-        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
-        raise StrictRefusal(f"{counted}, files and reasons are in {out / QUARANTINE}")
+    _raise_if_not_all(summary, strict)
     return summary
 
 
@@ -117,6 +106,8 @@ def _pack(
     given: PackInput, out: Path, settings: PackSettings, decoders: Decoders, show_progress: bool, stop: StopFlag | None
 ) -> PackSummary:
     """Bring ``out`` up to date; the summary says what was done."""
+    if show_progress:
+        console.print(str(given), markup=False, highlight=False)
     if not (out / manifest.NAME).exists():
         decoders.start()  # while files are listed; a second run may have nothing to decode
     candidates, warnings = _candidates(given, out, settings)
@@ -181,6 +172,14 @@ def _by_name(carray_channels: str | Mapping[str, str]) -> dict[str, str]:
     return {"": carray_channels} if isinstance(carray_channels, str) else {"": "bgr"} | dict(carray_channels)
 
 
+def _raise_if_not_all(summary: PackSummary, strict: bool) -> None:
+    """Raise IncompletePack where files could not be read, StrictRefusal where any were rejected and ``strict`` is."""
+    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {summary.out / QUARANTINE}')
+    if strict and summary.rejected:
+        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
+        raise StrictRefusal(f"{counted}, files and reasons are in {summary.out / QUARANTINE}")
+
+
 def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
     if summary.unreadable:
         lines = map(json.loads, (summary.out / QUARANTINE).read_bytes().splitlines())
@@ -193,10 +192,12 @@ def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
         )
 
 
-def _check_paths(given: PackInput, out: Path, workers: int) -> None:
+def _check(given: PackInput, out: Path, workers: int, on: str) -> None:
     data = given.path
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
+    if on:
+        check_on(on)
     folders = [data.resolve()] if given.format == FolderSource.format else []
     if given.format == TREE:
         folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]

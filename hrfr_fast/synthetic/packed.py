@@ -53,13 +53,8 @@ def synthesize_packed(
         UsageError: ``out`` holds something else, or a negative ``shard_samples``.
         Interrupted: stopped.
     """
-    chosen = find_scale(scale)
-    check_seed(seed)
-    out = Path(out)
-    if shard_samples < 0:
-        raise UsageError(f"--shard-samples {shard_samples}: it takes 0 or more")
-    settings = {"scale": scale, "seed": seed, "strengths": asdict(strengths)}
-    settings |= {"shard_samples": shard_samples} if shard_samples else {}
+    chosen, out = find_scale(scale), Path(out)
+    settings = _settings(scale, seed, strengths, shard_samples)
     evaluation: list[NDArray[np.uint8]] = []
     entries: dict[str, Any] = {}
     with (
@@ -86,11 +81,19 @@ def synthesize_packed(
             except BaseException:
                 writer.close()
                 raise
-            identities = [identity_name(split, identity) for identity in range(spec.identities)]
-            entries[split] = writer.finish(identities)
+            entries[split] = writer.finish([identity_name(split, identity) for identity in range(spec.identities)])
         pairs = _pack_pairs(out, chosen, choose_pairs(chosen, seed), np.concatenate(evaluation))
         manifest.write(out, manifest.build(entries, {PAIR_SET: pairs}, {"synthetic": settings}))
     return summary(chosen, scale, seed)
+
+
+def _settings(scale: str, seed: int, strengths: Strengths, shard_samples: int) -> dict[str, Any]:
+    """What decides the bytes; without files of so many faces it is that of earlier versions."""
+    check_seed(seed)
+    if shard_samples < 0:
+        raise UsageError(f"--shard-samples {shard_samples}: it takes 0 or more")
+    settings = {"scale": scale, "seed": seed, "strengths": asdict(strengths)}
+    return settings | ({"shard_samples": shard_samples} if shard_samples else {})
 
 
 def _pixels(chunk: IdentityChunk) -> tuple[bytes, list[int], list[int]]:
