@@ -80,7 +80,7 @@ class OutputUpdate:
         changed = [candidates for candidates in self.candidates if candidates.name not in previous.current]
         for candidates in changed:
             candidates.check()
-        check_space(self.out, work, changed)
+        check_space(self.out, work, changed, self.settings.shard_samples)
         shards = self._shards(work, previous)
         places = {name: self.out if name in previous.current else work for name in shards}
         entries = {name: shard.entry for name, shard in shards.items()}
