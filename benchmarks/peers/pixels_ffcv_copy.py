@@ -21,8 +21,11 @@ class Loader(Peer):
         from ffcv.loader import Loader, OrderOption
 
         from hrfr_fast.format.reader import open_packed
+        from hrfr_fast.runtime.errors import UsageError
 
         split = open_packed(task.shards).splits[task.splits[0]]
+        if len(split.parts) > 1:
+            raise UsageError(f"{split.name} lies in several files, and an FFCV Loader opens one")
         loader = Loader(
             str(split.path), task.batch_size, num_workers=task.workers, os_cache=True, order=OrderOption.RANDOM,
             drop_last=True, pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},

@@ -37,8 +37,11 @@ class Loader(Peer):
         from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 
         from hrfr_fast.format.reader import open_packed
+        from hrfr_fast.runtime.errors import UsageError
 
         split = open_packed(task.shards).splits[task.splits[0]]
+        if len(split.parts) > 1:
+            raise UsageError(f"{split.name} lies in several files, and an FFCV Loader opens one")
         same_size = split.size == task.side
         image: list[Any] = [SimpleRGBImageDecoder() if same_size else CenterCropRGBImageDecoder((task.side,) * 2, 1)]
         image.append(RandomHorizontalFlip())

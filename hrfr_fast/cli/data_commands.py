@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hrfr_fast.cli.options import CARRAY_HELP, channels_of, sizes_of
+from hrfr_fast.cli.options import CARRAY_HELP, ON_HELP, channels_of, sizes_of
 from hrfr_fast.cli.output import print_pack
-from hrfr_fast.runtime.errors import DamageFound, IncompletePack
+from hrfr_fast.runtime.errors import DamageFound, IncompletePack, UsageError
 
 FORMATS = "tree, pairs, rec, beton, list, folder or webdataset"
 """Those of ``packing/recognition.py``, which is not imported for a help text."""
@@ -22,6 +22,9 @@ def synth(
     seed: Annotated[int, typer.Option(help="equal seeds make equal trees")] = 0,
     workers: Annotated[int, typer.Option(help="processes; 0: one a core")] = 0,
     packed: Annotated[bool, typer.Option("--packed", help="write shards straight away, no picture files")] = False,
+    shard_samples: Annotated[
+        int, typer.Option(help="with --packed: most faces of a split in one file; 0: one file a split")
+    ] = 0,
 ) -> None:
     """Make a data tree of parametric faces."""
     from hrfr_fast.runtime.signals import StopFlag
@@ -29,9 +32,13 @@ def synth(
     from hrfr_fast.synthetic.data_tree import synthesize
     from hrfr_fast.synthetic.packed import synthesize_packed
 
+    if shard_samples and not packed:
+        raise UsageError("--shard-samples divides shards: give it with --packed")
     with StopFlag() as stop:
-        make = synthesize_packed if packed else synthesize
-        made = make(data, scale, seed=seed, workers=workers, stop=stop)
+        if packed:
+            made = synthesize_packed(data, scale, seed=seed, workers=workers, stop=stop, shard_samples=shard_samples)
+        else:
+            made = synthesize(data, scale, seed=seed, workers=workers, stop=stop)
     print_values(f"{data}", made)
 
 
@@ -57,6 +64,8 @@ def pack(
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when any picture was rejected")] = False,
     format: Annotated[str, typer.Option(help=f"what DATA is: {FORMATS}; recognised if not given")] = "",
     root: Annotated[Path | None, typer.Option(help="folder that the paths of a list file are relative to")] = None,
+    shard_samples: Annotated[int, typer.Option(help="most pictures of a split in one file; 0: one file a split")] = 0,
+    on: Annotated[str, typer.Option(help=ON_HELP)] = "",
 ) -> None:
     """Pack faces into memory-mapped shards, once. Run again to continue or to update."""
     from hrfr_fast.packing.pack import pack as run
@@ -68,7 +77,7 @@ def pack(
                 data, out, encoding=encoding, workers=workers, dev_identities=dev_identities, strict=strict,
                 resize=resize, sizes=sizes_of(size or []), stop=stop,
                 carray_channels=channels_of(carray_channels or []),
-                format=format, root=root,
+                format=format, root=root, shard_samples=shard_samples, on=on,
             )  # fmt: skip
     except IncompletePack as error:
         print_pack(error.summary)

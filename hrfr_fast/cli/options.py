@@ -10,6 +10,7 @@ import typer
 from hrfr_fast.runtime.errors import UsageError
 
 CARRAY_HELP = "order of the channels in bcolz carrays: bgr (if not given) or rgb; NAME=rgb for one; may be repeated"
+ON_HELP = "Ray cluster that does the work: ray (this machine), ray://auto or ray://HOST:10001; not given: none"
 
 
 def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -79,7 +79,7 @@ def refuse_damaged(split: Split, records: NDArray[np.int64]) -> None:
     damaged = split.verify(records)
     if len(damaged):
         raise DamageFound(
-            f"{split.path}: record {int(damaged[0])} does not match its checksum"
+            f"{split.where(int(damaged[0]))} does not match its checksum"
             + (f" (and {len(damaged) - 1} more in this batch)" if len(damaged) > 1 else "")
             + f"; {split.advice}"
         )

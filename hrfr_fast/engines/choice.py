@@ -126,7 +126,7 @@ def situation(stream: BatchStream, compute: "Compute") -> Situation:
         on_cuda=compute.device.type == "cuda",
         pixels=decoded_bytes(stream.splits) // (stream.ranks if isinstance(stream, BlockStream) else 1),
         device_free=compute.free_memory(),
-        shards=sum(split.path.stat().st_size for split in stream.splits),
+        shards=sum(part.path.stat().st_size for split in stream.splits for part in split.parts),
         host_free=free_memory(),
         jpeg=any(split.encoding != "raw" for split in stream.splits),
         dali=dali_is_installed(),

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrfr_fast.engines.base import Batch, Engine, FirstUseChecksums
+from hrfr_fast.engines.ffcv_files import tables_of_all_files
 from hrfr_fast.engines.pixels import BatchMemory, pinned_empty, to_model_input
 from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.format.reader import Split
@@ -215,7 +216,7 @@ def _build_loader(split: Split) -> Any:
             self.code = _COMPILED[threads]
 
     Node.last_node_id = 0  # the code's arguments are named after it
-    with thread_counts_kept():
+    with thread_counts_kept(), tables_of_all_files(split):
         loader = SharedCodeLoader(
             str(split.path), READ_CHUNK, num_workers=threads, os_cache=True, drop_last=False,
             order=OrderOption.SEQUENTIAL, pipelines={"image": [SimpleRGBImageDecoder()], "label": None},

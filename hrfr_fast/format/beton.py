@@ -13,6 +13,7 @@ the checksum file beside it, which ties the two files together.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def read_tables(path: Path, data: NDArray[np.uint8]) -> Tables:
     refuse(offsets // header.page_size != (ends - 1) // header.page_size, "it straddles two pages")
     refuse(np.concatenate([[False], offsets[1:] < ends[:-1]]) if n else np.zeros(0, bool), "it overlaps the one before")
     return Tables(size, header.page_size, offsets, lengths, modes, metadata["label"].copy())
+
+
+def joined(tables: Sequence[Tables], begins: NDArray[np.int64]) -> Tables:
+    """The tables of files that lie one after the other, each from its ``begins`` (int64 [files], bytes) on."""
+    return Tables(
+        tables[0].size,
+        tables[0].page_size,
+        np.concatenate([part.offsets + begin for part, begin in zip(tables, begins, strict=True)]),
+        np.concatenate([part.lengths for part in tables]),
+        np.concatenate([part.modes for part in tables]),
+        np.concatenate([part.labels for part in tables]),
+    )
 
 
 def checksum_path(path: Path) -> Path:

@@ -54,6 +54,7 @@ def _split(split: Split, entry: dict[str, Any]) -> dict[str, Any]:
         "size": split.size,
         "encoding": split.encoding,
         "bytes": entry["bytes"],
+        **({"files": len(entry["files"])} if "files" in entry else {}),
         "pictures_an_identity": {
             "min": int(counts.min()),
             "median": float(np.median(counts)),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import write_json
 
 FORMAT, VERSION = "hrfr-fast packed", 1
+WITH_PARTS = 2  # the version where a split has several files, which readers of version 1 cannot take
 NAME = "manifest.json"
 WORK = ".packing"  # unfinished work, inside the output directory
 CHECKSUM = "checksum"  # of everything else in the file; manifests of earlier versions have none
@@ -24,12 +25,41 @@ def split_entry(
 ) -> dict[str, Any]:
     """The manifest entry of one split. ``source``: where its pictures came from (fingerprint, settings, counts)."""
     return {
-        **_shard(f"{name}.beton", info),
+        **part_entry(f"{name}.beton", info),
         "size": size,
         "identities": len(identity_names),
         "identity_names": identity_names,
         "source": source or {},
     }
+
+
+def divided_entry(
+    parts: Sequence[dict[str, Any]], *, size: int, identity_names: list[str], source: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest entry of a split in several files.
+
+    Args:
+        parts: what :func:`part_entry` gave for each, in the order of their records.
+        size, identity_names, source: as in :func:`split_entry`.
+    """
+    encodings = {part["encoding"] for part in parts}
+    lines = [f"{part['file']} {part['digest']}" for part in parts]
+    return {
+        "files": list(parts),
+        "samples": sum(part["samples"] for part in parts),
+        "bytes": sum(part["bytes"] for part in parts),
+        "digest": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "encoding": encodings.pop() if len(encodings) == 1 else "mixed",
+        "size": size,
+        "identities": len(identity_names),
+        "identity_names": identity_names,
+        "source": source or {},
+    }
+
+
+def parts_of(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The files of a shard, each with its name, samples, bytes, digests and encoding; one but for a divided split."""
+    return entry.get("files") or [entry]
 
 
 def pair_entry(
@@ -52,7 +82,7 @@ def pair_entry(
         overlap: training split -> how many of the pictures were found in it.
     """
     return {
-        **_shard(f"{pair_shard(name)}.beton", info),
+        **part_entry(f"{pair_shard(name)}.beton", info),
         "size": size,
         "pairs": info.samples // 2,
         "kind": kind,
@@ -65,7 +95,8 @@ def pair_entry(
     }
 
 
-def _shard(file: str, info: ShardInfo) -> dict[str, Any]:
+def part_entry(file: str, info: ShardInfo) -> dict[str, Any]:
+    """Name, size and digests of one file."""
     return {
         "file": file,
         "samples": info.samples,
@@ -87,7 +118,7 @@ def build(
     pairs = {name: pairs[name] for name in sorted(pairs)}
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": WITH_PARTS if any("files" in entry for entry in splits.values()) else VERSION,
         "digest": digest_of(splits, pairs),
         "splits": splits,
         "pairs": pairs,
@@ -98,7 +129,8 @@ def build(
 
 def digest_of(splits: dict[str, Any], pairs: dict[str, Any]) -> str:
     """SHA-256 over the names and digests of all shards and of all files of identities."""
-    lines = [f"{entry['file']} {entry['digest']}" for entry in [*splits.values(), *pairs.values()]]
+    shards = [*splits.values(), *pairs.values()]
+    lines = [f"{part['file']} {part['digest']}" for entry in shards for part in parts_of(entry)]
     lines += [f"{entry['identities_file']} {entry['identities_digest']}" for entry in pairs.values()]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -147,9 +179,9 @@ def read(directory: Path) -> dict[str, Any]:
         manifest = without_checksum(json.loads(path.read_bytes()))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}")
-        if manifest["version"] != VERSION:
+        if manifest["version"] not in (VERSION, WITH_PARTS):
             raise UsageError(
-                f"{path}: format version {manifest['version']}, this hrfr-fast reads {VERSION};"
+                f"{path}: format version {manifest['version']}, this hrfr-fast reads {VERSION} and {WITH_PARTS};"
                 f" {command(directory)} makes it anew"
             )
         if manifest["digest"] != digest_of(manifest["splits"], manifest["pairs"]):
@@ -186,6 +218,7 @@ def command(directory: Path, content: Mapping[str, Any] | None = None) -> str:
     if isinstance(faces, Mapping):  # of `synth --packed`, made without picture files
         words = ["hrfr-fast", "synth", str(directory), "--packed", "--scale", str(faces["scale"])]
         words += ["--seed", str(faces["seed"])]
+        words += ["--shard-samples", str(faces["shard_samples"])] if faces.get("shard_samples") else []
     else:
         words = ["hrfr-fast", "pack", "DATA", "--out", str(directory), *_flags(provenance)]
     return f"`{shlex.join(words)}`"
@@ -201,6 +234,8 @@ def _flags(provenance: Mapping[str, Any]) -> list[str]:
         flags += ["--dev-identities", str(settings["dev_identities"])]
     if settings.get("resize"):
         flags.append("--resize")
+    if settings.get("shard_samples"):
+        flags += ["--shard-samples", str(settings["shard_samples"])]
     for name, size in settings.get("sizes", {}).items():
         flags += ["--size", f"{name}={size}"]
     return flags

@@ -27,6 +27,11 @@ def without_prefix(shard: str) -> str:
     return shard.removeprefix(_PAIRS)
 
 
+def part_shard(split: str, number: int) -> str:
+    """Name of file ``number`` of a split that is divided into several, without its suffix: ``lowres-00003``."""
+    return f"{split}-{number:05d}"
+
+
 def identities_file(shard: str) -> str:
     """Name of the file with the identity of each picture of a pair set."""
     return f"{shard}.identities.npy"

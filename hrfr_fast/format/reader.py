@@ -3,66 +3,96 @@
 Opening reads the manifest, the shards' headers and their checksum files; pixels are only ever touched when asked for.
 """
 
-import mmap
-import os
 import shlex
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.alignment_record import notes_of
+from hrfr_fast.format.mapped_files import MappedFiles
 from hrfr_fast.format.names import pair_shard
 from hrfr_fast.format.pair_defects import PairDefects
-from hrfr_fast.runtime.bus_error import watch
+from hrfr_fast.format.shard_files import check_shard_files, plain_file
 from hrfr_fast.runtime.errors import DamageFound, UsageError
+
+
+class Part(NamedTuple):
+    """One file of a split that has several, and how many records it holds."""
+
+    path: Path
+    samples: int
 
 
 @dataclass(frozen=True)
 class Split:
-    """N pictures of one resolution in one file. Its tables are read, and its bytes mapped, at first use."""
+    """N pictures of one resolution in one file or several. Its tables are read, and its bytes mapped, at first use.
+
+    Records are numbered through all files; that there are several shows in ``parts`` alone.
+    """
 
     name: str
-    path: Path
+    path: Path  # of the file, of the first one where there are several
     size: int  # width and height in pixels
     samples: int
     identities: int
     encoding: str  # "raw", "jpeg" or "mixed"
     identity_names: list[str] = field(repr=False, default_factory=list)
+    several: tuple[Part, ...] = field(repr=False, default=())  # the files, where there are more than one
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The file, or the files in the order of their records."""
+        return self.several or (Part(self.path, self.samples),)
+
+    def where(self, record: int) -> str:
+        """File and number of ``record`` for a message, as ``packed/lowres.beton: record 17``."""
+        for part in self.parts[:-1]:
+            if record < part.samples:
+                return f"{part.path}: record {record}"
+            record -= part.samples
+        return f"{self.parts[-1].path}: record {record}"
 
     @property
     def advice(self) -> str:
-        """Advice on damage in this file, as the end of a sentence."""
+        """Advice on damage in this split, as the end of a sentence."""
         directory = self.path.parent
         return f"`hrfr-fast check {shlex.quote(str(directory))}` lists all damage, {manifest.repair(directory)}"
 
     @cached_property
+    def _mapped(self) -> MappedFiles:
+        return MappedFiles([part.path for part in self.parts])
+
+    @property
     def data(self) -> NDArray[np.uint8]:
-        """Read-only uint8 memory map of the whole file."""
-        data = np.memmap(self.path, np.uint8, mode="r")
-        watch(data, self.path)
-        return data
+        """Read-only uint8 memory map of the whole file, or of all files one after the other."""
+        return self._mapped.data
 
     @cached_property
     def _tables(self) -> beton.Tables:
+        mapped = self._mapped
         try:
-            tables = beton.read_tables(self.path, self.data)
+            tables = [
+                beton.read_tables(part.path, mapped.data[begin:end])
+                for part, begin, end in zip(self.parts, mapped.begins.tolist(), mapped.ends.tolist(), strict=True)
+            ]
         except DamageFound as error:
             raise DamageFound(f"{error}; {self.advice}") from error
-        if len(tables.offsets) != self.samples or (self.samples and tables.size != self.size):
-            raise DamageFound(
-                f"{self.path}: {len(tables.offsets)} records of {tables.size} px,"
-                f" the manifest says {self.samples} of {self.size} px; {self.advice}"
-            )
-        if self.samples and not 0 <= tables.labels.min() <= tables.labels.max() < self.identities:
-            raise DamageFound(f"{self.path}: a label lies outside 0..{self.identities - 1}; {self.advice}")
-        return tables
+        for part, found in zip(self.parts, tables, strict=True):
+            if len(found.offsets) != part.samples or (part.samples and found.size != self.size):
+                raise DamageFound(
+                    f"{part.path}: {len(found.offsets)} records of {found.size} px,"
+                    f" the manifest says {part.samples} of {self.size} px; {self.advice}"
+                )
+            if part.samples and not 0 <= found.labels.min() <= found.labels.max() < self.identities:
+                raise DamageFound(f"{part.path}: a label lies outside 0..{self.identities - 1}; {self.advice}")
+        return tables[0] if len(tables) == 1 else beton.joined(tables, mapped.begins)
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -87,12 +117,13 @@ class Split:
     @cached_property
     def crc32(self) -> NDArray[np.uint32]:
         """uint32 [N]: CRC-32 of each record's bytes."""
-        checksums = np.fromfile(beton.checksum_path(self.path), "<u4")
-        if len(checksums) != self.samples:
-            raise DamageFound(
-                f"{beton.checksum_path(self.path)}: {len(checksums)} checksums, {self.samples} records; {self.advice}"
-            )
-        return checksums.astype(np.uint32, copy=False)
+        checksums = [np.fromfile(beton.checksum_path(part.path), "<u4") for part in self.parts]
+        for part, found in zip(self.parts, checksums, strict=True):
+            if len(found) != part.samples:
+                raise DamageFound(
+                    f"{beton.checksum_path(part.path)}: {len(found)} checksums, {part.samples} records; {self.advice}"
+                )
+        return np.concatenate(checksums).astype(np.uint32, copy=False)
 
     def payload(self, record: int) -> NDArray[np.uint8]:
         """The stored bytes of one record, a view of the mapping."""
@@ -121,7 +152,7 @@ class Split:
             if decoded.shape != picture.shape:
                 raise ValueError(f"it is {decoded.shape[1]}x{decoded.shape[0]}")
         except ValueError as error:
-            raise DamageFound(f"{self.path}: record {record}: {error}; {self.advice}") from error
+            raise DamageFound(f"{self.where(record)}: {error}; {self.advice}") from error
         picture[:] = decoded
 
     def verify(self, records: ArrayLike | None = None) -> NDArray[np.int64]:
@@ -133,7 +164,7 @@ class Split:
         return np.asarray(chosen[np.array(found, np.uint32) != expected])
 
     def first(self, identities: int) -> "Split":
-        """The records of the first ``identities`` of this split, as a split of the same file.
+        """The records of the first ``identities`` of this split, as a split of the same files.
 
         Raises UsageError where the records do not stand in the order of their identities.
         """
@@ -155,19 +186,12 @@ class Split:
         return part
 
     def refuse_shrunk(self) -> None:
-        """Raise DamageFound where the file has become shorter since it was mapped.
-
-        It costs a microsecond. A file cut while the map is being read ends the process: see ``bus_error.py``.
-        """
-        if (now := self.data._mmap.size()) < len(self.data):  # type: ignore[attr-defined]
-            raise DamageFound(
-                f"{self.path} has become shorter while it was in use: {now:,} bytes of {len(self.data):,}. Another"
-                f" program writes to it; `hrfr-fast check {self.path.parent}` lists all damage"
-            )
+        """Raise DamageFound where a file has become shorter since it was mapped; it costs a microsecond a file."""
+        self._mapped.refuse_shrunk()
 
     def free_pages(self) -> None:
         """Give back the memory of the pages read so far; they are read again when they are needed again."""
-        self.data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        self._mapped.free_pages()
 
 
 @dataclass(frozen=True)
@@ -243,51 +267,26 @@ def open_packed(path: str | Path) -> Packed:
     return Packed(path, content, splits, {name: replace(one, notes=notes) for name, one in pairs.items()})
 
 
-def plain_file(directory: Path, name: str) -> Path:
-    """``directory / name`` for a file name in a manifest. Raises DamageFound where it leads to another directory."""
-    if Path(name).name != name or name.startswith("."):
-        raise DamageFound(
-            f"{directory / manifest.NAME}: {name!r} is not a file name in this directory; {manifest.repair(directory)}"
-        )
-    return directory / name
-
-
-def check_shard_files(directory: Path, entry: Mapping[str, Any]) -> Path:
-    """Check that the files of one shard are there, have the recorded size and belong together; returns its path.
-
-    Raises UsageError and DamageFound as :func:`open_packed` does.
-    """
-    path = plain_file(directory, entry["file"])
-    checksums = beton.checksum_path(path)
-    for file in (path, checksums):
-        if not file.is_file():
-            raise UsageError(f"{file} is missing; {manifest.repair(directory)}")
-    size = os.path.getsize(path)
-    if size != entry["bytes"]:
-        raise DamageFound(f"{path}: {size} bytes, the manifest says {entry['bytes']}; {manifest.repair(directory)}")
-    binding = beton.binding_of(checksums.read_bytes()).hex()
-    try:
-        header = beton.read_header(path)
-    except DamageFound as error:
-        raise DamageFound(f"{error}; {manifest.repair(directory)}") from error
-    if binding != entry["checksums_digest"] or header.binding.hex() != binding:
-        raise DamageFound(
-            f"{path}: the shard, {checksums.name} and {manifest.NAME} do not belong together;"
-            f" {manifest.repair(directory)}"
-        )
-    return path
-
-
 def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
     """The split of a manifest entry, after :func:`check_shard_files`."""
-    path = check_shard_files(directory, entry)
+    paths = check_shard_files(directory, entry)
     names = list(entry["identity_names"])
-    return Split(name, path, entry["size"], entry["samples"], len(names), entry["encoding"], names)
+    several = [Part(path, part["samples"]) for path, part in zip(paths, manifest.parts_of(entry), strict=True)]
+    return Split(
+        name,
+        paths[0],
+        entry["size"],
+        entry["samples"],
+        len(names),
+        entry["encoding"],
+        names,
+        tuple(several) if "files" in entry else (),
+    )
 
 
 def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
     """The pair set of a manifest entry, after :func:`check_shard_files`."""
-    path = check_shard_files(directory, entry)
+    (path,) = check_shard_files(directory, entry)
     split = Split(pair_shard(name), path, entry["size"], entry["samples"], 2, entry["encoding"])
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
     if identities is not None and not identities.is_file():

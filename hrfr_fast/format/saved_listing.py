@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.format import beton
-from hrfr_fast.format.manifest import entries_of
+from hrfr_fast.format.manifest import entries_of, parts_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.runtime.files import atomic_write
@@ -81,9 +81,11 @@ def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
 def files_of(content: dict[str, Any]) -> set[str]:
     """Names of all files of the pack with the manifest ``content``, the manifest itself excluded."""
     names = {QUARANTINE}
-    for entry in entries_of(content).values():
-        path = Path(entry["file"])
-        names |= {path.name, beton.checksum_path(path).name, listing_file(path.stem)}
+    for shard, entry in entries_of(content).items():
+        names.add(listing_file(shard))
+        for part in parts_of(entry):
+            path = Path(part["file"])
+            names |= {path.name, beton.checksum_path(path).name}
         if entry.get("identities_file"):
             names.add(entry["identities_file"])
     return names

@@ -12,8 +12,9 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
-from hrfr_fast.format.reader import check_shard_files, pair_set_of, split_of
+from hrfr_fast.format.reader import Split, pair_set_of, split_of
 from hrfr_fast.format.saved_listing import files_of, saved_key
+from hrfr_fast.format.shard_files import check_shard_files
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
@@ -83,18 +84,19 @@ def _check_shard(path: Path, kind: str, name: str, entry: dict[str, Any]) -> lis
 
 
 def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterator[Damage]:
-    file = path / str(entry["file"])
-    digest_is_wrong = file.is_file() and beton.file_digest(file) != entry["digest"]
+    files = [path / str(part["file"]) for part in manifest.parts_of(entry)]
+    wrong_digests = {
+        file.name
+        for file, part in zip(files, manifest.parts_of(entry), strict=True)
+        if file.is_file() and beton.file_digest(file) != part["digest"]
+    }
     try:
         check_shard_files(path, entry)
         pairs = pair_set_of(path, name, entry) if kind == "pairs" else None
         split = pairs.split if pairs is not None else split_of(path, name, entry)
-        wrong = 0
-        for first in range(0, split.samples, BATCH):
-            for record in split.verify(np.arange(first, min(first + BATCH, split.samples))).tolist():
-                wrong += 1
-                yield Damage(file.name, record, "its bytes do not match its checksum")
-            split.free_pages()
+        for damage in _damaged_records(split):
+            wrong_digests.discard(damage.shard)
+            yield damage
         if pairs is not None:
             _ = pairs.same
             if pairs.identities_path is not None:
@@ -102,10 +104,28 @@ def _damages(path: Path, kind: str, name: str, entry: dict[str, Any]) -> Iterato
                 if beton.file_digest(pairs.identities_path) != entry["identities_digest"]:
                     yield Damage(pairs.identities_path.name, None, "the file does not match its digest")
     except (UsageError, DamageFound) as error:
-        yield Damage(file.name, None, str(error))
+        yield Damage(_named_in(str(error), files), None, str(error))
         return
-    if digest_is_wrong and not wrong:
-        yield Damage(file.name, None, "every record matches its checksum, but the file does not match its digest")
+    for damaged in sorted(wrong_digests):
+        yield Damage(damaged, None, "every record matches its checksum, but the file does not match its digest")
+
+
+def _damaged_records(split: Split) -> Iterator[Damage]:
+    """The records whose bytes do not match their checksums, by file and number within the file."""
+    begin = 0
+    for part in split.parts:
+        for first in range(begin, begin + part.samples, BATCH):
+            last = min(first + BATCH, begin + part.samples)
+            for record in split.verify(np.arange(first, last)).tolist():
+                yield Damage(part.path.name, record - begin, "its bytes do not match its checksum")
+            split.free_pages()
+        begin += part.samples
+
+
+def _named_in(message: str, files: list[Path]) -> str:
+    """The name of the first of ``files`` that ``message`` is about."""
+    about = (file.name for file in files if str(file) in message or str(beton.checksum_path(file)) in message)
+    return next(about, files[0].name)
 
 
 def _other_files(path: Path, content: dict[str, Any]) -> Iterator[Damage]:

@@ -119,6 +119,10 @@ class SplitWriter:
             self._position = int(offsets[first]) + stop - start
             start = stop
 
+    def labels_used(self) -> NDArray[np.int64]:
+        """The labels of the records so far, each once, ascending."""
+        return np.unique(self.rows["label"][: self.samples].astype(np.int64))
+
     def sync(self) -> None:
         """Put everything appended so far on the disk."""
         self._write_pending()

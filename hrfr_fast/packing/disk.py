@@ -11,9 +11,12 @@ from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import writing
 
 
-def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
-    """Raise HrfrError where ``todo`` does not fit on the disk of ``out``; what lies in ``work`` is written already."""
-    need = sum(_bytes_needed(candidates) for candidates in todo)
+def check_space(out: Path, work: Path, todo: Sequence[Candidates], shard_samples: int = 0) -> None:
+    """Raise HrfrError where ``todo`` does not fit on the disk of ``out``; what lies in ``work`` is written already.
+
+    ``shard_samples``: most candidates of a split in one file; 0: one file.
+    """
+    need = sum(_bytes_needed(candidates, shard_samples) for candidates in todo)
     have = shutil.disk_usage(out).free + sum(path.stat().st_blocks * 512 for path in work.iterdir())
     if need > have:
         raise HrfrError(
@@ -22,11 +25,12 @@ def check_space(out: Path, work: Path, todo: Sequence[Candidates]) -> None:
         )
 
 
-def _bytes_needed(candidates: Candidates) -> int:
+def _bytes_needed(candidates: Candidates, shard_samples: int) -> int:
     raw = candidates.raw_bytes
     payload = raw if candidates.encoding == "raw" else min(raw, candidates.bytes_on_disk or raw)
     tables = candidates.count * (beton.METADATA.itemsize + beton.ALLOCATION.itemsize + 20)
-    return payload + tables + 2 * beton.PAGE_SIZE
+    files = 1 if candidates.paired or not shard_samples else -(-candidates.count // shard_samples)
+    return payload + tables + files * 2 * beton.PAGE_SIZE
 
 
 def disk_errors(out: Path) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ line also holds checksums of itself and of the other two files: damaged work is 
 """
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from hrfr_fast.format.writer import ROW
 from hrfr_fast.runtime.files import fsync, fsync_directory
 
+KINDS = ("journal", "rows", "rejected")
+
 
 class Journal:
     """Journal of shard ``name`` in ``work``, opened or begun.
@@ -25,7 +28,7 @@ class Journal:
     """
 
     def __init__(self, work: Path, name: str, key: dict[str, Any]) -> None:
-        self._paths = {kind: work / f"{name}.{kind}" for kind in ("journal", "rows", "rejected")}
+        self._paths = {kind: work / f"{name}.{kind}" for kind in KINDS}
         state = self._last_state(key)
         self.continued = state is not None
         self.candidates, records, rejected_bytes, *checksums = state or (0, 0, 0, 0, 0)
@@ -102,6 +105,22 @@ class Journal:
         self.close()
         for path in self._paths.values():
             path.unlink(missing_ok=True)
+
+
+def remove_journal(work: Path, name: str) -> None:
+    """Delete the files of the journal of ``name``, which nobody has open."""
+    for kind in KINDS:
+        (work / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def candidates_done(work: Path, name: str) -> int:
+    """How many candidates the journal of ``name`` counts now, for a display; 0 where it cannot be read."""
+    try:
+        with open(work / f"{name}.journal", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            return int(json.loads(file.read().split(b"\n")[-2])[0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def _with_checksum(state: list[int]) -> list[int]:

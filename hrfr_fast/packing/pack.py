@@ -1,7 +1,8 @@
 """``hrfr-fast pack``: folders of faces become shards, or a folder of pair sets alone does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from hrfr_fast.format import beton, manifest
@@ -19,6 +20,7 @@ from hrfr_fast.packing.sources.left_out import split_folders
 from hrfr_fast.packing.summary import PackSummary
 from hrfr_fast.packing.update import OutputUpdate
 from hrfr_fast.packing.workers import Decoders
+from hrfr_fast.runtime.cluster import check_on, connect
 from hrfr_fast.runtime.errors import IncompletePack, StrictRefusal, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import console
@@ -42,12 +44,13 @@ def pack(
     carray_channels: str | Mapping[str, str] = "bgr",
     format: str = "",
     root: str | Path | None = None,
+    shard_samples: int = 0,
+    on: str = "",
 ) -> PackSummary:
     """Pack the tree ``data``, or any set of known people, into the directory ``out``.
 
-    An interrupted pack is continued, what is unchanged is kept, a changed split is packed anew; ``out`` holds the old
-    output until the new one is whole. The bytes written depend on the input alone, not on ``workers``. What is kept is
-    compared with its digests first, so that packing again repairs whatever was damaged.
+    An interrupted pack is continued, what is unchanged is kept (after a comparison with its digests), a changed split
+    is packed anew; ``out`` holds the old output until the new one is whole. The bytes depend on the input alone.
 
     Args:
         data: holds ``lowres``, ``highres``, ``highres_eval`` or ``faces`` (``<identity>/<picture>``) and perhaps
@@ -64,8 +67,10 @@ def pack(
         stop: checked between chunks; set, it ends the work with Interrupted, ready to be continued.
         page_size: bytes of a page of the shards, a power of two.
         carray_channels: order of the channels in bcolz carrays, "bgr" or "rgb": of all, or by pair set name.
-        format: what ``data`` is, of ``recognition.TITLES``; "" for what it looks like.
+        format: what ``data`` is, of ``recognition.TITLES``; "" to recognise it.
         root: folder that the paths of a list file are relative to; None: that of the list.
+        shard_samples: most pictures of a split in one file; 0: one file a split. Pair sets stay whole.
+        on: a Ray cluster that decodes, see ``cluster.connect``; "" for processes of this machine.
 
     Raises:
         UsageError: a wrong setting, nothing to pack, another layout, an identity in two splits, a broken pair set, a
@@ -74,33 +79,43 @@ def pack(
         IncompletePack: after everything else is packed, if a few files could not be read; the next pack tries them.
         StrictRefusal, Interrupted: see above.
     """
-    data, out = Path(data), Path(out)
-    settings = PackSettings(encoding, dev_identities, resize, dict(sizes or {}), page_size, _by_name(carray_channels))
+    data, out, channels = Path(data), Path(out), _by_name(carray_channels)
+    settings = PackSettings(encoding, dev_identities, resize, dict(sizes or {}), page_size, channels, shard_samples)
     given = recognise(data, format, SourceOptions(None if root is None else Path(root), show_progress))
-    _check_paths(given, out, workers)
-    if show_progress:
-        console.print(str(given), markup=False, highlight=False)
-    summary = _pack(given, out, settings, workers or cores(), show_progress, stop)
-    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {out / QUARANTINE}')
-    if strict and summary.rejected:
-        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
-        raise StrictRefusal(f"{counted}, files and reasons are in {out / QUARANTINE}")
+    _check(given, out, workers, on)
+    with _decoders(on, workers) as decoders:
+        summary = _pack(given, out, settings, decoders, show_progress, stop)
+    _raise_if_not_all(summary, strict)
     return summary
 
 
+@contextmanager
+def _decoders(on: str, workers: int) -> Iterator[Decoders]:
+    """What decodes: ``workers`` processes (0: one a core), or the cluster ``on``."""
+    if not on:
+        with Decoders(workers or cores()) as decoders:
+            yield decoders
+        return
+    from hrfr_fast.packing.cluster_decoders import ClusterDecoders
+
+    with connect(on, workers) as cluster, ClusterDecoders(cluster) as decoders:
+        yield decoders
+
+
 def _pack(
-    given: PackInput, out: Path, settings: PackSettings, workers: int, show_progress: bool, stop: StopFlag | None
+    given: PackInput, out: Path, settings: PackSettings, decoders: Decoders, show_progress: bool, stop: StopFlag | None
 ) -> PackSummary:
     """Bring ``out`` up to date; the summary says what was done."""
-    with Decoders(workers) as decoders:
-        if not (out / manifest.NAME).exists():
-            decoders.start()  # while files are listed; a second run may have nothing to decode
-        candidates, warnings = _candidates(given, out, settings)
-        summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
-        OutputUpdate(
-            given.path, out, settings, candidates, decoders, show_progress, stop, summary,
-            source_format="" if given.format == TREE else given.format,
-        ).run()  # fmt: skip
+    if show_progress:
+        console.print(str(given), markup=False, highlight=False)
+    if not (out / manifest.NAME).exists():
+        decoders.start()  # while files are listed; a second run may have nothing to decode
+    candidates, warnings = _candidates(given, out, settings)
+    summary = PackSummary(out, warnings=warnings, encoding=encoding_in_words(candidates, settings))
+    OutputUpdate(
+        given.path, out, settings, candidates, decoders, show_progress, stop, summary,
+        source_format="" if given.format == TREE else given.format,
+    ).run()  # fmt: skip
     for name, pairs in open_packed(out).pairs.items():
         summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
     return summary
@@ -157,6 +172,14 @@ def _by_name(carray_channels: str | Mapping[str, str]) -> dict[str, str]:
     return {"": carray_channels} if isinstance(carray_channels, str) else {"": "bgr"} | dict(carray_channels)
 
 
+def _raise_if_not_all(summary: PackSummary, strict: bool) -> None:
+    """Raise IncompletePack where files could not be read, StrictRefusal where any were rejected and ``strict`` is."""
+    _raise_if_incomplete(summary, f': it tries what is marked "retry" in {summary.out / QUARANTINE}')
+    if strict and summary.rejected:
+        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
+        raise StrictRefusal(f"{counted}, files and reasons are in {summary.out / QUARANTINE}")
+
+
 def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
     if summary.unreadable:
         lines = map(json.loads, (summary.out / QUARANTINE).read_bytes().splitlines())
@@ -169,10 +192,12 @@ def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
         )
 
 
-def _check_paths(given: PackInput, out: Path, workers: int) -> None:
+def _check(given: PackInput, out: Path, workers: int, on: str) -> None:
     data = given.path
     if workers < 0:
         raise UsageError(f"--workers {workers}: it takes 0 or more")
+    if on:
+        check_on(on)
     folders = [data.resolve()] if given.format == FolderSource.format else []
     if given.format == TREE:
         folders = [(data / name).resolve() for name in (*split_folders(data), PAIR_FOLDER)]

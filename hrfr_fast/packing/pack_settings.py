@@ -1,11 +1,15 @@
 """The settings of a pack that decide what is written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from hrfr_fast.format import beton
 from hrfr_fast.packing.sources.bcolz_pairs import CHANNELS
+from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import UsageError
+
+MOST_FILES = 1000  # of a split: each is opened, mapped and looked at by every process that reads it
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class PackSettings:
     page_size: int = beton.PAGE_SIZE
     carray_channels: Mapping[str, str] = field(default_factory=lambda: {"": "bgr"})
     """Order of the channels of bcolz carrays, "bgr" or "rgb", by pair set; "" stands for all others."""
+    shard_samples: int = 0
+    """Most candidates of a split that are packed into one file; 0: one file a split, whatever it holds."""
 
     def __post_init__(self) -> None:
         if self.encoding not in ("auto", "raw", "jpeg"):
@@ -27,6 +33,30 @@ class PackSettings:
             raise UsageError(f"--dev-identities {self.dev_identities}: it takes 0 or more")
         if any(not 1 <= size <= 4096 for size in self.sizes.values()):
             raise UsageError("picture sizes must be within 1..4096 pixels")
+        if self.shard_samples < 0:
+            raise UsageError(f"--shard-samples {self.shard_samples}: it takes 0 or more")
         for order in self.carray_channels.values():
             if order not in CHANNELS:
                 raise UsageError(f"--carray-channels {order}: choose {' or '.join(CHANNELS)}, or NAME=rgb for one set")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings for the manifest, which of a pack without divided splits is that of earlier versions."""
+        settings = asdict(self)
+        if not self.shard_samples:
+            del settings["shard_samples"]
+        return settings
+
+    def divides(self, candidates: Candidates) -> bool:
+        """Whether ``candidates`` are packed into several files. Pair sets never are.
+
+        Raises UsageError where they would be too many.
+        """
+        if candidates.paired or not 0 < self.shard_samples < candidates.count:
+            return False
+        files = -(-candidates.count // self.shard_samples)
+        if files > MOST_FILES:
+            raise UsageError(
+                f"--shard-samples {self.shard_samples}: {candidates.name} would be {files:,} files, and {MOST_FILES:,}"
+                f" are the most; take at least {-(-candidates.count // MOST_FILES):,}"
+            )
+        return True

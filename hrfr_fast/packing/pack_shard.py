@@ -62,35 +62,43 @@ def pack_shard(
         UsageError: none of the pictures can be packed.
         HrfrError: a worker died, or too many files cannot be read.
     """
-    done = work / f"{candidates.name}.done.json"
-    finished = _finished_earlier(done, key, candidates)
+    finished = finished_earlier(work, key, candidates)
     if finished:
         advance(candidates.count)
         return finished
-    journal, writer = _open(candidates, work, key)
+    journal, writer = open_shard(candidates, work, key)
     begun = journal.candidates
     action = f"continued from {begun:,} of {candidates.count:,}" if begun else "packed"
     try:
-        _fill(writer, journal, candidates, decoders, advance, stop)
+        fill_shard(writer, journal, candidates, decoders, advance, stop)
         finished = _finish(writer, journal, candidates, work, action)
     except BaseException:
         writer.close()
         journal.close()
         raise
-    listing = work / listing_file(candidates.name)
-    save_listing(listing, key, finished.entry["digest"], candidates.listing_lines())
-    write_json(done, manifest.with_checksum({"key": key} | asdict(finished)))
+    mark_finished(candidates, work, key, finished)
     journal.remove()
     return finished
 
 
-def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -> FinishedShard | None:
+def mark_finished(candidates: Candidates, work: Path, key: dict[str, Any], finished: FinishedShard) -> None:
+    """Save the listing that the shard was packed from, and that it lies whole in ``work``."""
+    save_listing(work / listing_file(candidates.name), key, finished.entry["digest"], candidates.listing_lines())
+    write_json(_done(work, candidates), manifest.with_checksum({"key": key} | asdict(finished)))
+
+
+def _done(work: Path, candidates: Candidates) -> Path:
+    return work / f"{candidates.name}.done.json"
+
+
+def finished_earlier(work: Path, key: dict[str, Any], candidates: Candidates) -> FinishedShard | None:
     """The shard if an interrupted pack finished it, it is whole, and no file can be read now that could not then."""
+    done = _done(work, candidates)
     try:
         saved = manifest.without_checksum(json.loads(done.read_bytes()))
         finished = FinishedShard(saved["entry"], saved["rejected"], "finished earlier")
-        whole = is_whole(done.parent, finished.entry) and not candidates.readable_again(_unreadable(finished.rejected))
-        listing = done.parent / listing_file(candidates.name)
+        whole = is_whole(work, finished.entry) and not candidates.readable_again(unreadable_of(finished.rejected))
+        listing = work / listing_file(candidates.name)
         if whole and saved["key"] == key == saved_key(listing, finished.entry["digest"]):
             return finished
     except (OSError, ValueError, KeyError, TypeError):
@@ -99,7 +107,7 @@ def _finished_earlier(done: Path, key: dict[str, Any], candidates: Candidates) -
     return None
 
 
-def _open(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Journal, SplitWriter]:
+def open_shard(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Journal, SplitWriter]:
     """Journal and writer of the shard, both as the last run left them."""
     path = work / f"{candidates.name}.beton"
     partial = path.with_name(path.name + ".partial")
@@ -116,14 +124,14 @@ def _open(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Jour
 def _may_continue(journal: Journal, partial: Path, candidates: Candidates, page_size: int) -> bool:
     """Whether all that was written is still there, and no file can be read now that could not then."""
     whole = partial.exists() and holds(partial, journal.rows(), candidates.count, page_size)
-    return whole and not candidates.readable_again(_unreadable(journal.rejected()))
+    return whole and not candidates.readable_again(unreadable_of(journal.rejected()))
 
 
-def _unreadable(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def unreadable_of(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in rejected if line.get("retry")]
 
 
-def _fill(
+def fill_shard(
     writer: SplitWriter,
     journal: Journal,
     candidates: Candidates,
@@ -133,20 +141,13 @@ def _fill(
 ) -> None:
     """Decode and append the candidates that are not in the journal yet."""
     since, unsynced = time.monotonic(), 0
-    unreadable = len(_unreadable(journal.rejected()))
+    unreadable = len(unreadable_of(journal.rejected()))
     advance(journal.candidates)
     for first, last, chunk in decoders.chunks(candidates, journal.candidates):
         labels = candidates.labels(first, last)[chunk.kept]
         rows = writer.extend(chunk.blob, chunk.lengths, labels, chunk.modes, chunk.crc32)
         rejected = _rejected(candidates, first, last, chunk)
-        unreadable += len(_unreadable(rejected))
-        if unreadable > max(UNREADABLE, UNREADABLE_SHARE * candidates.count):
-            raise HrfrError(
-                f"{candidates.name}: {unreadable:,} of the first {last:,} files could not be read, such as"
-                f" {one_line(rejected[-1]['file'])}: {rejected[-1]['reason']}. With that many, the rest is not packed:"
-                " mend this (rights, the disk, a mount) and run the same command again; what was packed"
-                " before is untouched"
-            )
+        unreadable = too_many_unreadable(candidates, last, rejected, unreadable)
         journal.add(last, rows, rejected)
         advance(last)
         unsynced += len(chunk.blob)
@@ -161,6 +162,22 @@ def _fill(
                 " continue",
                 stop.signal_number or 2,
             )
+
+
+def too_many_unreadable(candidates: Candidates, done: int, rejected: list[dict[str, Any]], before: int = 0) -> int:
+    """How many files of the first ``done`` could not be read: ``before``, and those among ``rejected``.
+
+    Raises HrfrError where they are so many that the disk or a mount must have failed.
+    """
+    unreadable = before + len(unreadable_of(rejected))
+    if unreadable > max(UNREADABLE, UNREADABLE_SHARE * candidates.count):
+        raise HrfrError(
+            f"{candidates.name}: {unreadable:,} of the first {done:,} files could not be read, such as"
+            f" {one_line(rejected[-1]['file'])}: {rejected[-1]['reason']}. With that many, the rest is not packed:"
+            " mend this (rights, the disk, a mount) and run the same command again; what was packed"
+            " before is untouched"
+        )
+    return unreadable
 
 
 def _rejected(candidates: Candidates, first: int, last: int, chunk: Chunk) -> list[dict[str, Any]]:
@@ -186,24 +203,29 @@ def _finish(writer: SplitWriter, journal: Journal, candidates: Candidates, work:
     """Write the tables of the shard and make its manifest entry."""
     rejected = journal.rejected()
     if not writer.samples:
-        reasons = "; ".join(f"{one_line(line['file'])}: {line['reason']}" for line in rejected[:3])
-        kind = HrfrError if _unreadable(rejected) else UsageError
-        raise kind(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
+        raise nothing_left(candidates, rejected)
     if isinstance(candidates, PairCandidates):
         rejected += [{"split": candidates.name} | line for line in candidates.malformed]
-        entry = _pair_entry(writer, candidates, _source(candidates, rejected), work)
+        entry = _pair_entry(writer, candidates, source_of(candidates, rejected), work)
     else:
-        entry = _split_entry(writer, candidates, _source(candidates, rejected))
+        entry = _split_entry(writer, candidates, source_of(candidates, rejected))
     return FinishedShard(entry, rejected, action)
 
 
-def _source(candidates: Candidates, rejected: list[dict[str, Any]]) -> dict[str, Any]:
+def nothing_left(candidates: Candidates, rejected: list[dict[str, Any]]) -> HrfrError:
+    """The error for a shard of which every picture was rejected."""
+    reasons = "; ".join(f"{one_line(line['file'])}: {line['reason']}" for line in rejected[:3])
+    kind = HrfrError if unreadable_of(rejected) else UsageError
+    return kind(f"{candidates.name}: none of its {candidates.count} pictures can be packed. {reasons}")
+
+
+def source_of(candidates: Candidates, rejected: list[dict[str, Any]]) -> dict[str, Any]:
     """Origin of the pictures, for the manifest."""
     return {
         "listing": candidates.content,
         "candidates": candidates.count,
         "quarantined": len(rejected),
-        "unreadable": len(_unreadable(rejected)),
+        "unreadable": len(unreadable_of(rejected)),
         "encoding": candidates.encoding,
         "resize": candidates.resize,
     }
@@ -222,7 +244,7 @@ def _pair_entry(writer: SplitWriter, candidates: PairCandidates, source: dict[st
 
 def _split_entry(writer: SplitWriter, candidates: Candidates, source: dict[str, Any]) -> dict[str, Any]:
     """Finish a split: identities that lost every picture get no label, the others are numbered without gaps."""
-    used = np.unique(writer.rows["label"][: writer.samples].astype(np.int64))
+    used = writer.labels_used()
     relabel = np.full(len(candidates.identity_names), -1, np.int64)
     relabel[used] = np.arange(len(used))
     info = writer.finish(relabel)

@@ -11,8 +11,9 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
-from hrfr_fast.format.reader import check_shard_files
 from hrfr_fast.format.saved_listing import changes, saved_key
+from hrfr_fast.format.shard_files import check_shard_files
+from hrfr_fast.packing.pack_settings import PackSettings
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.progress import progress_bar
@@ -35,7 +36,9 @@ class PreviousPack:
     """Lines of ``quarantine.jsonl``, None where it is missing or damaged."""
 
     @classmethod
-    def compare(cls, out: Path, wanted: Sequence[Candidates], page_size: int, show_progress: bool = False) -> Self:
+    def compare(
+        cls, out: Path, wanted: Sequence[Candidates], settings: PackSettings, show_progress: bool = False
+    ) -> Self:
         """Compare the pack in ``out`` with the ``wanted`` shards.
 
         A shard is only kept if it still has the digest of the day it was packed, so that packing repairs whatever was
@@ -46,7 +49,7 @@ class PreviousPack:
             content = manifest.read(out)
         except (UsageError, DamageFound):
             content = None
-        keys = {candidates.name: _key(candidates, page_size) for candidates in wanted}
+        keys = {candidates.name: _key(candidates, settings) for candidates in wanted}
         quarantine = read_quarantine(out, content) if content else None
         stale = {}
         with ThreadPoolExecutor(cores()) as pool, progress_bar(show_progress and content is not None) as progress:
@@ -82,7 +85,7 @@ class PreviousPack:
         return [line for line in self.quarantine or [] if line["split"] == shard]
 
 
-def _key(candidates: Candidates, page_size: int) -> dict[str, Any]:
+def _key(candidates: Candidates, settings: PackSettings) -> dict[str, Any]:
     """All that decides the bytes of a shard."""
     return {
         "format": manifest.VERSION,
@@ -90,9 +93,10 @@ def _key(candidates: Candidates, page_size: int) -> dict[str, Any]:
         "size": candidates.size,
         "encoding": candidates.encoding,
         "resize": candidates.resize,
-        "page_size": page_size,
+        "page_size": settings.page_size,
         "candidates": candidates.count,
         **candidates.options,
+        **({"shard_samples": settings.shard_samples} if settings.divides(candidates) else {}),
     }
 
 
@@ -128,18 +132,21 @@ def _difference(old_key: dict[str, Any], key: dict[str, Any], path: Path, candid
     if old_key.get("listing") != key["listing"]:
         added, removed, changed = changes(path, candidates.listing_lines())
         differences.append(f"files: {added} added, {removed} removed, {changed} changed")
-    names = [name for name in key if name not in ("listing", "candidates") and old_key.get(name) != key[name]]
-    return "; ".join([*differences, *(f"{name}: {old_key.get(name)} -> {key[name]}" for name in names)])
+    names = [name for name in {**key, **old_key} if name not in ("listing", "candidates")]
+    names = [name for name in names if old_key.get(name) != key.get(name)]
+    return "; ".join([*differences, *(f"{name}: {old_key.get(name)} -> {key.get(name)}" for name in names)])
 
 
 def is_whole(directory: Path, entry: dict[str, Any]) -> bool:
     """Whether the files of one shard have the digests that its manifest entry gives. Reads all of them."""
     try:
-        path = check_shard_files(directory, entry)
+        paths = check_shard_files(directory, entry)
         if entry.get("identities_file"):
             identities = directory / entry["identities_file"]
             if beton.file_digest(identities) != entry["identities_digest"]:
                 return False
-        return beton.file_digest(path) == entry["digest"]
+        with ThreadPoolExecutor(min(cores(), len(paths))) as pool:
+            digests = list(pool.map(beton.file_digest, paths))
+        return digests == [part["digest"] for part in manifest.parts_of(entry)]
     except (HrfrError, OSError, KeyError, TypeError):  # What cannot be read is as good as damaged.
         return False

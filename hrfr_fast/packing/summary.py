@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.format.manifest import parts_of
 from hrfr_fast.format.names import is_pair_shard
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.runtime.words import counted
@@ -22,6 +23,7 @@ class ShardSummary:
     unreadable: int  # how many of the rejected could not be read; the next pack tries them again
     action: str  # "packed", "continued from 1,234 of 5,678", "finished earlier" or "unchanged"
     why: str = ""  # what changed, for a shard that replaces an earlier one
+    files: int = 1
 
 
 @dataclass
@@ -54,7 +56,8 @@ class PackSummary:
             groups = counted(shard.samples // 2, "pair") if pairs else counted(shard.identities, "identity")
             rejected = f", {shard.rejected:,} rejected" if shard.rejected else ""
             rejected += f" ({shard.unreadable:,} of them could not be read)" if shard.unreadable else ""
-            contents = f"{counted(shard.samples, 'face')}, {groups}, {shard.size} px, {shard.encoding}{rejected}"
+            files = f", {shard.files:,} files" if shard.files > 1 else ""
+            contents = f"{counted(shard.samples, 'face')}, {groups}, {shard.size} px, {shard.encoding}{files}{rejected}"
             why = f" ({shard.why})" if shard.why else ""
             lines.append(f"{shard.name}: {contents}: {shard.action}{why}")
         if self.encoding and not self.nothing_to_do:
@@ -69,4 +72,5 @@ def shard_summary(name: str, entry: dict[str, Any], action: str, why: str = "") 
     source = entry["source"]
     rejected, unreadable = source.get("quarantined", 0), source.get("unreadable", 0)
     counts = entry["samples"], entry.get("identities", 0)
-    return ShardSummary(name, *counts, entry["size"], entry["encoding"], rejected, unreadable, action, why)
+    files = len(parts_of(entry))
+    return ShardSummary(name, *counts, entry["size"], entry["encoding"], rejected, unreadable, action, why, files)

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.alignment_record import KEY, read_record
-from hrfr_fast.format.names import is_pair_shard, without_prefix
+from hrfr_fast.format.names import is_pair_shard, part_shard, without_prefix
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, split_of
 from hrfr_fast.packing import transaction
 from hrfr_fast.packing.disk import check_space, disk_errors
+from hrfr_fast.packing.pack_parts import pack_parts
 from hrfr_fast.packing.pack_settings import PackSettings
 from hrfr_fast.packing.pack_shard import FinishedShard, pack_shard
 from hrfr_fast.packing.pair_identities import identify
@@ -53,7 +54,7 @@ class OutputUpdate:
         summary = self.summary
         with disk_errors(self.out), transaction.locked(self.out) as work:
             transaction.complete(self.out)  # A pack may have been killed after its commit.
-            previous = PreviousPack.compare(self.out, self.candidates, self.settings.page_size, self.show_progress)
+            previous = PreviousPack.compare(self.out, self.candidates, self.settings, self.show_progress)
             alignment = read_record(self.data)
             if alignment is None and self.source_format:  # a file: the record lies beside it, or in a list's root
                 alignment = read_record(self.candidates[0].root)
@@ -79,7 +80,7 @@ class OutputUpdate:
         changed = [candidates for candidates in self.candidates if candidates.name not in previous.current]
         for candidates in changed:
             candidates.check()
-        check_space(self.out, work, changed)
+        check_space(self.out, work, changed, self.settings.shard_samples)
         shards = self._shards(work, previous)
         places = {name: self.out if name in previous.current else work for name in shards}
         entries = {name: shard.entry for name, shard in shards.items()}
@@ -109,7 +110,9 @@ class OutputUpdate:
                     def advance(done: int, task: Any = task) -> None:
                         progress.update(task, completed=done)
 
-                    shards[name] = pack_shard(candidates, work, previous.keys[name], self.decoders, advance, self.stop)
+                    key = previous.keys[name]
+                    pack = pack_parts if "shard_samples" in key else pack_shard
+                    shards[name] = pack(candidates, work, key, self.decoders, advance, self.stop)
                 self.summary.shards[name] = shard_summary(
                     name, shards[name].entry, shards[name].action, previous.stale.get(name, "")
                 )
@@ -127,7 +130,7 @@ class OutputUpdate:
             "made_by": "hrfr-fast pack",
             "versions": versions,
             "source": self.data.resolve().name,
-            "settings": asdict(self.settings),
+            "settings": self.settings.recorded(),
             "encoding": self.summary.encoding,
             **({"format": self.source_format} if self.source_format else {}),
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
@@ -137,7 +140,11 @@ class OutputUpdate:
 
 def _keep_unfinished(work: Path, previous: PreviousPack) -> None:
     """Delete all unfinished work but that on what this run packs: it could be taken for output of this run."""
-    wanted = previous.keys.keys() - previous.current
+    wanted: set[str] = set()
+    for name in previous.keys.keys() - previous.current:
+        key = previous.keys[name]
+        files = -(-key["candidates"] // key["shard_samples"]) if "shard_samples" in key else 0
+        wanted |= {name} | {part_shard(name, number) for number in range(files)}
     for path in work.iterdir():
         if path.name.split(".")[0] not in wanted:
             path.unlink()

@@ -9,6 +9,7 @@ from typing import Self
 from hrfr_fast.packing.chunks import Chunk, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.sources.candidates import Candidates
+from hrfr_fast.runtime.cluster import Cluster
 from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
 
 CHUNK_BYTES = 1 << 20  # pixels in a chunk; some chunks wait in memory for each worker
@@ -19,8 +20,17 @@ def chunk_length(size: int) -> int:
     return max(2, min(256, CHUNK_BYTES // (3 * size * size)) // 2 * 2)
 
 
+def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
+    """(first, last) of the chunks of the candidates from number ``first`` on."""
+    step = chunk_length(candidates.size)
+    return [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
+
+
 class Decoders:
     """Context manager of ``workers`` processes that decode, or of this process alone for one worker."""
+
+    cluster: Cluster | None = None
+    """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -36,16 +46,16 @@ class Decoders:
     def chunks(self, candidates: Candidates, first: int) -> Iterator[tuple[int, int, Chunk]]:
         """(first, last, chunk) for the candidates from number ``first`` on. Raises HrfrError when a worker dies."""
         target = Target(candidates.size, candidates.resize, candidates.encoding)
-        step = chunk_length(candidates.size)
-        spans = [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
-        chunks: Iterator[Chunk]
-        if self.workers == 1 or not candidates.in_workers:
-            chunks = (candidates.chunk(*span, target) for span in spans)
-        else:
-            calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
-            chunks = in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
-        for span, chunk in zip(spans, chunks, strict=True):
+        for span, chunk in zip(spans_of(candidates, first), self._decoded(candidates, first, target), strict=True):
             yield *span, chunk
+
+    def _decoded(self, candidates: Candidates, first: int, target: Target) -> Iterator[Chunk]:
+        """The chunks of ``spans_of(candidates, first)``, in order."""
+        spans = spans_of(candidates, first)
+        if self.workers == 1 or not candidates.in_workers:
+            return (candidates.chunk(*span, target) for span in spans)
+        calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
+        return in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
 
     def start(self) -> None:
         """Start the processes now, in the background: they take 0.3 s to import what decodes."""

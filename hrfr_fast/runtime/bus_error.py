@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.runtime.errors import DamageFound
 
-MAPS = 256
+MAPS = 2048
 """Rows of the table; further maps are not watched."""
 START, END, MESSAGE, LENGTH = range(4)
 FAULT_ADDRESS = 16  # byte offset of si_addr in siginfo_t on 64-bit Linux
@@ -40,10 +40,10 @@ class _Action(ctypes.Structure):
     ]
 
 
-def watch(data: NDArray[np.uint8], path: Path) -> None:
+def watch(data: NDArray[np.uint8], path: Path, owner: Any) -> None:
     """From now on SIGBUS in ``data``, a memory map of the shard ``path``, ends the process with a message.
 
-    Does nothing where the system is not a 64-bit Linux.
+    ``owner``: the object that lives as long as the map. Does nothing where the system is not a 64-bit Linux.
     """
     free = np.flatnonzero(_table[:, END] == 0)
     if sys.platform != "linux" or sys.maxsize < 2**32 or not len(free) or not data.nbytes:
@@ -53,7 +53,7 @@ def watch(data: NDArray[np.uint8], path: Path) -> None:
     row[MESSAGE], row[LENGTH] = ctypes.addressof(message), len(message) - 1
     row[START], row[END] = data.ctypes.data, data.ctypes.data + data.nbytes
     # The map outlives the arrays made of it, and the message has to exist as long.
-    weakref.finalize(data.base, _forget, row, message)
+    weakref.finalize(owner, _forget, row, message)
 
 
 def _message(path: Path) -> "ctypes.Array[ctypes.c_char]":

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format import beton, manifest, names
+from hrfr_fast.format.divided_writer import DividedWriter
 from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_array
 from hrfr_fast.runtime.output_directory import raise_if_stopped, writing_in
 from hrfr_fast.runtime.progress import progress_bar
@@ -33,6 +35,7 @@ def synthesize_packed(
     show_progress: bool = True,
     stop: StopFlag | None = None,
     strengths: Strengths = DEFAULT,
+    shard_samples: int = 0,
 ) -> dict[str, Any]:
     """Make the faces of ``synthesize`` as raw shards: the same pixels, packed, and no picture files.
 
@@ -41,18 +44,17 @@ def synthesize_packed(
     Args:
         out: the packed directory, absent or empty (or left by an interrupted run of this function).
         scale, workers, stop: as for ``synthesize``.
+        shard_samples: most faces of a split in one file; 0: one file a split.
 
     Returns:
         As ``synthesize``.
 
     Raises:
-        UsageError: ``out`` holds something else.
+        UsageError: ``out`` holds something else, or a negative ``shard_samples``.
         Interrupted: stopped.
     """
-    chosen = find_scale(scale)
-    check_seed(seed)
-    out = Path(out)
-    settings = {"scale": scale, "seed": seed, "strengths": asdict(strengths)}
+    chosen, out = find_scale(scale), Path(out)
+    settings = _settings(scale, seed, strengths, shard_samples)
     evaluation: list[NDArray[np.uint8]] = []
     entries: dict[str, Any] = {}
     with (
@@ -65,7 +67,7 @@ def synthesize_packed(
         (out / manifest.NAME).unlink(missing_ok=True)
         for split, spec in chosen.splits().items():
             task = bars.add_task(split, total=spec.identities * spec.pictures, note="")
-            writer = SplitWriter(out / f"{split}.beton", spec.identities * spec.pictures, spec.size)
+            writer = DividedWriter(out, split, spec.identities * spec.pictures, spec.size, shard_samples)
             count = worker_count(workers, spec.identities * spec.pictures)
             chunks = identity_chunks(seed, split, spec, range(spec.identities), strengths)
             try:
@@ -79,11 +81,19 @@ def synthesize_packed(
             except BaseException:
                 writer.close()
                 raise
-            identities = [identity_name(split, identity) for identity in range(spec.identities)]
-            entries[split] = manifest.split_entry(split, writer.finish(), size=spec.size, identity_names=identities)
+            entries[split] = writer.finish([identity_name(split, identity) for identity in range(spec.identities)])
         pairs = _pack_pairs(out, chosen, choose_pairs(chosen, seed), np.concatenate(evaluation))
         manifest.write(out, manifest.build(entries, {PAIR_SET: pairs}, {"synthetic": settings}))
     return summary(chosen, scale, seed)
+
+
+def _settings(scale: str, seed: int, strengths: Strengths, shard_samples: int) -> dict[str, Any]:
+    """What decides the bytes; without files of so many faces it is that of earlier versions."""
+    check_seed(seed)
+    if shard_samples < 0:
+        raise UsageError(f"--shard-samples {shard_samples}: it takes 0 or more")
+    settings = {"scale": scale, "seed": seed, "strengths": asdict(strengths)}
+    return settings | ({"shard_samples": shard_samples} if shard_samples else {})
 
 
 def _pixels(chunk: IdentityChunk) -> tuple[bytes, list[int], list[int]]:

@@ -21,12 +21,14 @@ from hrfr_fast.format.reader import open_packed
 
 packed, largest = sys.argv[1], int(sys.argv[2])
 for name, split in open_packed(packed).splits.items():
-    pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
-    loader = Loader(
-        str(split.path), 7, num_workers=1, os_cache=True, drop_last=False,
-        order=OrderOption.SEQUENTIAL, pipelines=pipelines,
-    )
-    batches = [(images.copy(), labels.copy()) for images, labels in loader]
+    batches = []
+    for part in split.parts:
+        pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
+        loader = Loader(
+            str(part.path), 7, num_workers=1, os_cache=True, drop_last=False,
+            order=OrderOption.SEQUENTIAL, pipelines=pipelines,
+        )
+        batches += [(images.copy(), labels.copy()) for images, labels in loader]
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert labels.ravel().tolist() == split.labels.tolist(), name
     assert images.shape == (split.samples, split.size, split.size, 3), name
@@ -37,10 +39,10 @@ for name, split in open_packed(packed).splits.items():
 
 
 # FFCV asks libjpeg-turbo for its fast, less exact DCT: 5 levels were seen.
-@pytest.mark.parametrize("encoding,largest", [("raw", 0), ("jpeg", 10)])
-def test_ffcv_reads_our_shards(tree, tmp_path, encoding, largest):
+@pytest.mark.parametrize("encoding,largest,divided", [("raw", 0, 0), ("jpeg", 10, 25)])
+def test_ffcv_reads_our_shards(tree, tmp_path, encoding, largest, divided):
     (tree / "lowres/l003/2.jpg").write_bytes(b"broken")  # leaves room in the metadata region
-    pack(tree, tmp_path / "out", encoding=encoding, workers=1, show_progress=False)
+    pack(tree, tmp_path / "out", encoding=encoding, workers=1, show_progress=False, shard_samples=divided)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), str(largest)], capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,6 +1,7 @@
 """Killed at any moment, a pack ends in the same bytes; what was packed before stays whole until the new is."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def content(out):
     return {p.name: p.read_bytes() for p in out.iterdir()}
 
 
-def killed_at(operation: int, tree: Path, out: Path) -> bool:
+def killed_at(operation: int, tree: Path, out: Path, **settings) -> bool:
     """Pack in a child that is killed outright before its ``operation``-th fsync or rename; whether it came that far."""
     child = os.fork()
     if child == 0:
@@ -56,7 +57,7 @@ def killed_at(operation: int, tree: Path, out: Path) -> bool:
 
         os.fsync, os.replace = counted(os.fsync), counted(os.replace)
         try:
-            run(tree, out)
+            run(tree, out, **settings)
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -75,6 +76,28 @@ def test_killed_before_any_step_it_continues_to_the_same_bytes(tree, tmp_path):
         assert content(out) == expected, f"killed before operation {operation}"
         operation += 1
     assert operation > 40  # the loop ended because a child finished, not because none was killed
+
+
+def test_divided_splits_continue_to_the_same_bytes(tree, tmp_path):
+    """Killed at every seventh step; continued, and once continued as a split in one file instead."""
+    for split in ("highres", "highres_eval"):
+        shutil.rmtree(tree / split)
+    for path in (tree / "lowres/l003").iterdir():
+        path.write_bytes(b"broken")  # an identity without a picture: the labels of all files wait for each other
+    run(tree, tmp_path / "whole", shard_samples=25)
+    run(tree, tmp_path / "one")
+    expected = content(tmp_path / "whole")
+    assert {"lowres-00000.beton", "lowres-00001.beton", "lowres-00002.crc32"} < set(expected)
+    operation = 0
+    while killed_at(operation, tree, tmp_path / f"out{operation}", shard_samples=25):
+        out = tmp_path / f"out{operation}"
+        if operation == 21:
+            run(tree, out)
+            assert content(out) == content(tmp_path / "one")
+        run(tree, out, shard_samples=25)
+        assert content(out) == expected, f"killed before operation {operation}"
+        operation += 7
+    assert operation > 35
 
 
 def test_old_output_is_old_or_new_or_refused_but_never_a_mixture(tree, tmp_path, make_picture, make_jpeg):

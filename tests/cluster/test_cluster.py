@@ -1,0 +1,60 @@
+"""The connection to Ray: addresses, results, errors, lost workers."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from hrfr_fast.runtime import cluster
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.runtime.words import counted
+
+
+@pytest.mark.parametrize("on", ["slurm", "ray:", "ray://", "ray://head", "ray://head:port", "ray://:10001"])
+def test_other_addresses_are_refused(on: str) -> None:
+    with pytest.raises(UsageError, match="ray://HOST:10001"):
+        cluster.check_on(on)
+
+
+def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ImportError
+
+    monkeypatch.setattr(cluster, "import_module", missing)
+    with pytest.raises(UsageError, match=r"pip install 'hrfr-fast\[cluster\]'"):
+        cluster.check_on("ray")
+
+
+def test_calls_run_elsewhere_and_are_repeated_when_their_worker_dies(
+    ray_cluster: cluster.Cluster, tmp_path: Path
+) -> None:
+    def dies_once(mark: Path) -> str:
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "done"
+
+    def missing() -> None:
+        import no_such_module  # noqa: F401
+
+    with StopFlag() as stop, cluster.connect("ray") as same:
+        assert same.cpus == ray_cluster.cpus == 2
+        assert signal.getsignal(signal.SIGTERM) == stop._on_signal
+        calls = [same.submit(counted, n, "face") for n in range(3)]
+        assert [same.result(call) for call in calls] == ["0 faces", "1 face", "2 faces"]
+        assert same.result(same.submit(os.getpid)) != os.getpid()
+        assert same.result(same.submit(dies_once, tmp_path / "mark")) == "done"
+    with pytest.raises(UsageError, match="slurm"):  # what a call raises arrives as it was raised
+        ray_cluster.result(ray_cluster.submit(cluster.check_on, "slurm"))
+    with pytest.raises(HrfrError, match="No module named 'no_such_module'.*on every node"):
+        ray_cluster.result(ray_cluster.submit(missing))
+    with pytest.raises(HrfrError, match="run the same command again"):
+        ray_cluster.result(ray_cluster.submit(os._exit, 1, retries=0))
+
+
+def test_another_version_on_a_node_is_refused(ray_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "__version__", "0.0")
+    with pytest.raises(UsageError, match=r"this machine 0\.0: install the same version"):
+        ray_cluster.result(ray_cluster.submit(os.getpid))
