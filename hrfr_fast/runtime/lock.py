@@ -210,9 +210,13 @@ def _vouched_for(holder: dict[str, Any]) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    """Start of a process in clock ticks after boot, which distinguishes it from a later one of the same number."""
+    """Start of a process in clock ticks after boot, which distinguishes it from a later one of the same number.
+
+    Empty where the system does not tell.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]  # a zombie: nobody has asked yet how it ended
     except (OSError, IndexError):
         return ""
 

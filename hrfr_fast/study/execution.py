@@ -227,4 +227,4 @@ def stop_here(stop: StopFlag, plan: StudyPlan) -> None:
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"{minutes} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+    return counted(minutes, "minute") if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -84,8 +84,8 @@ class OnRay:
         self._losses: Counter[Path] = Counter()
         gets = counted(self.share.cpus, "core") + (" and a GPU" if on_gpu else "")
         console.print(
-            f"{counted(len(nodes), 'node')}: {counted(self.places(), 'run')} at once with {gets} each, whose messages go"
-            f" to its {LOG}",
+            f"{counted(len(nodes), 'node')}: {counted(self.places(), 'run')} at once with {gets} each; the messages of"
+            f" a run go to its {LOG}",
             highlight=False,
         )
 
