@@ -121,6 +121,8 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
     settings: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": cpus or cores()}
+        # This command's priority. Ray's own is nice 15: among busy processes a worker took six minutes to import torch.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     with _signal_handlers_kept():
         try:
