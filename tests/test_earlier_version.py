@@ -9,7 +9,8 @@ import torch
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.regimes import REGIMES, load_regime
 from hrfr_fast.settings import TrainSettings, load_settings
-from hrfr_fast.study.run import SAME, planned, status
+from hrfr_fast.study.run import planned
+from hrfr_fast.study.states import SAME, status
 from hrfr_fast.training.build import build
 from hrfr_fast.training.state import STATE_FILE
 from hrfr_fast.training.trainer import Trainer

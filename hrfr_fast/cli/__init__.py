@@ -183,6 +183,20 @@ def study(
     dose: Annotated[
         bool, typer.Option("--dose", help="add runs with fewer highres identities and other shares")
     ] = False,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="here: one run after the other; ray: as many at once as this machine has GPUs, or its cores divided;"
+            " ray://auto, ray://HOST:10001: on that Ray cluster, over a folder that all nodes share"
+        ),
+    ] = "here",
+    threads_per_run: Annotated[
+        int,
+        typer.Option(
+            help="to train with on a CPU, where results depend on it in their last bits; 0: as a run was begun, else"
+            " all cores, or those that a cluster gives it"
+        ),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and how long it takes here")] = False,
 ) -> None:
     """Run every regime over several seeds, compare them with error bars, and write one report."""
@@ -193,7 +207,9 @@ def study(
     if dry_run:
         print_plan(plan_only(planned(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)))
         return
-    report = run_study(names, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
+    report = run_study(
+        names, data, out, preset=preset, seeds=seeds, device=device, dose=dose, on=on, threads_per_run=threads_per_run
+    )
     contrasts = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))["contrasts"]
     for one in contrasts:
         if one["fixed"]:

@@ -25,6 +25,10 @@ Call = Any
 """A call that was sent off: Ray's ``ObjectRef``."""
 
 
+class TaskLost(HrfrError):
+    """The process or the node that a task was executed on is gone."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A connected cluster. ``cpus`` and ``gpus``: how many it has in all."""
@@ -61,8 +65,8 @@ class Cluster:
     def result(self, call: Call) -> Any:
         """What the call returned, once it has ended.
 
-        Raises what it raised, and HrfrError where its worker was lost too often, cannot import this package, or the
-        cluster has gone.
+        Raises what it raised, TaskLost where its worker was lost too often or the cluster has gone, and HrfrError where
+        its worker cannot import this package.
         """
         exceptions = self.ray.exceptions
         try:
@@ -77,7 +81,7 @@ class Cluster:
                 ) from None
             raise cause from None
         except exceptions.RayError as error:
-            raise HrfrError(
+            raise TaskLost(
                 f"Ray lost a task ({type(error).__name__}: {_first_line(error)}) and gave it up (a worker out of"
                 " memory? a node gone?); what is finished is kept: run the same command again to continue"
             ) from None
@@ -117,6 +121,8 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
     settings: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address == "local":
         settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "num_cpus": cpus or cores()}
+        # This command's priority. Ray's own is nice 15: among busy processes a worker took six minutes to import torch.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
     with _signal_handlers_kept():
         try:

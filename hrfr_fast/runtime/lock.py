@@ -2,6 +2,8 @@
 
 The lock is the system's (``flock``) and ends with its process however that ends, so the file of a killed process does
 no harm. On file systems without ``flock`` the file's content decides: the lock is held while the process it names runs.
+Of a process on another machine nobody knows whether it runs, so its lock is held until somebody removes the file; but
+for locks ``on_behalf_of`` a directory whose holder vouches that their processes have ended.
 """
 
 import errno
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.files import writing
+from hrfr_fast.runtime.files import fsync, writing
 
 NAME = ".hrfr-fast.lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -27,6 +29,43 @@ SETTLING_SECONDS = 0.2  # without flock: how long two processes that start at on
 COMMAND_LENGTH = 200
 
 _held: set[int] = set()
+_behalf, _patience = "", 0.0  # of ``on_behalf_of``
+
+
+@contextmanager
+def on_behalf_of(directory: Path, patience: float = 0.0) -> Iterator[None]:
+    """A context whose locks are taken for whoever holds ``directory``, who lets no two processes work on one part of
+    it: the next one for a part is started after the last has ended.
+
+    So on a file system without ``flock`` a lock that was taken for the same ``directory`` by a process on another
+    machine, which cannot be asked whether it runs, is taken over.
+
+    Args:
+        patience: seconds to wait for a lock that is in use: the server of a network file system ends the locks of a
+            machine that is gone only after a while, 90 s with NFS as it comes.
+    """
+    global _behalf, _patience
+    before = _behalf, _patience
+    _behalf, _patience = str(directory.resolve()), patience
+    try:
+        yield
+    finally:
+        _behalf, _patience = before
+
+
+def holder_of(directory: Path) -> dict[str, Any]:
+    """Who holds ``directory``: pid, host, since, command, born, behalf. Empty where nobody does or has said so.
+
+    On file systems with ``flock`` the file of a killed process still names it.
+    """
+    try:
+        descriptor = os.open(directory / NAME, os.O_RDONLY)
+    except OSError:
+        return {}
+    try:
+        return _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -41,7 +80,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
     path = directory / NAME
     with writing(path):
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path)
+        descriptor = _acquire_patiently(path)
     _held.add(descriptor)
     try:
         yield
@@ -52,6 +91,18 @@ def directory_lock(directory: Path) -> Iterator[None]:
         with suppress(OSError):
             for folder in missing:
                 folder.rmdir()
+
+
+def _acquire_patiently(path: Path) -> int:
+    """As ``_acquire``, trying again for as long as ``on_behalf_of`` says while it is in use."""
+    deadline = time.monotonic() + _patience
+    while True:
+        try:
+            return _acquire(path)
+        except UsageError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(min(1.0, _patience / 10))
 
 
 def _acquire(path: Path) -> int:
@@ -90,7 +141,7 @@ def _hold(descriptor: int, path: Path) -> bool:
 def _hold_by_name(descriptor: int, path: Path) -> None:
     """Hold the file where the system has no locks, unless it names a process that may still run."""
     holder = _read_holder(descriptor)
-    if holder and _may_run(holder):
+    if holder and _may_run(holder) and not _vouched_for(holder):
         raise _in_use(path, holder, f" (if it no longer runs, remove {path}: this file system has no locks)")
     own_entry = _write_holder(descriptor)
     time.sleep(SETTLING_SECONDS)
@@ -107,9 +158,11 @@ def _write_holder(descriptor: int) -> dict[str, Any]:
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": command.encode("utf-8", "replace").decode()[:COMMAND_LENGTH],
         "born": _start_time(os.getpid()),
+        "behalf": _behalf,
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    fsync(descriptor)  # for other machines that share the file system
     return holder
 
 
@@ -151,10 +204,19 @@ def _may_run(holder: dict[str, Any]) -> bool:
     return _start_time(holder["pid"]) in ("", holder["born"])
 
 
+def _vouched_for(holder: dict[str, Any]) -> bool:
+    """Whether whoever started this process knows that the holder, on another machine, has ended."""
+    return bool(_behalf) and holder.get("behalf") == _behalf and holder["host"] != socket.gethostname()
+
+
 def _start_time(pid: int) -> str:
-    """Start of a process in clock ticks after boot, which distinguishes it from a later one of the same number."""
+    """Start of a process in clock ticks after boot, which distinguishes it from a later one of the same number.
+
+    Empty where the system does not tell.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]  # a zombie: nobody has asked yet how it ended
     except (OSError, IndexError):
         return ""
 

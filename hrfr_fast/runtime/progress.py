@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,17 @@ from rich.table import Column
 from rich.text import Text
 
 console = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def messages_in(path: Path) -> Iterator[None]:
+    """A context whose messages are appended to the file ``path`` instead of printed. Raises OSError."""
+    with open(path, "a", encoding="utf-8") as file:
+        console.file = file
+        try:
+            yield
+        finally:
+            console.file = None  # type: ignore[assignment]  # standard error again, whatever that is by then
 
 
 class RateColumn(ProgressColumn):

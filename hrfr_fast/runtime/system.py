@@ -2,14 +2,20 @@
 
 import os
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hrfr_fast.runtime.ranks import current_ranks
 
+_given: int | None = None
+"""Of ``given_cores``."""
+
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Cores this process may use, or those it was given."""
+    if _given is not None:
+        return _given
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -28,6 +34,34 @@ def threads_per_rank() -> int:
     if asked.isascii() and asked.isdigit() and int(asked) > 1:
         return int(asked)
     return max(1, cores() // ranks.local_count)
+
+
+@contextmanager
+def given_cores(count: int) -> Iterator[None]:
+    """A context in which torch, numba and OpenCV compute with ``count`` threads and ``cores`` says so; 0: with all.
+
+    Sums on a CPU are taken in one part a thread, so the number of threads decides the last bits of a training.
+    """
+    global _given
+    if not count:
+        yield
+        return
+    import cv2
+    import numba
+    import torch
+
+    before = _given, torch.get_num_threads(), numba.get_num_threads(), cv2.getNumThreads()
+    _given = count
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        _given = before[0]
+        torch.set_num_threads(before[1])
+        numba.set_num_threads(before[2])
+        cv2.setNumThreads(before[3])
 
 
 def memory() -> tuple[int, int]:

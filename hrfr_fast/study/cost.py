@@ -3,8 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,24 +94,26 @@ def estimates(plan: StudyPlan, runs: list[StudyRun]) -> dict[Path, float]:
 
 
 class TimeLeft:
-    """Time left of a study: the estimates of the runs to come, scaled by actual over estimated time so far."""
+    """Time left of a study: the estimates of the runs to come, scaled by actual over estimated time so far.
 
-    def __init__(self, plan: StudyPlan, runs: list[StudyRun]) -> None:
-        self.planned = estimates(plan, runs)
+    Args:
+        planned: as ``estimates`` gives it, of the runs to come; empty where nothing is known.
+    """
+
+    def __init__(self, planned: Mapping[Path, float]) -> None:
+        self.planned = dict(planned)
         self.taken, self.done = 0.0, 0.0
 
-    @contextmanager
-    def doing(self, run: StudyRun) -> Iterator[None]:
-        """Around the training and scoring of ``run``, one of those given."""
-        began = time.monotonic()
-        yield
-        self.taken += time.monotonic() - began
-        self.done += self.planned.pop(run.directory)
+    def executed(self, run: StudyRun, seconds: float) -> None:
+        """Take ``run`` off, which took so long."""
+        if run.directory in self.planned:
+            self.taken += seconds
+            self.done += self.planned.pop(run.directory)
 
-    @property
-    def seconds(self) -> float:
+    def seconds(self, places: int = 1) -> float:
+        """Where so many runs are executed at once, each as fast as one."""
         slower = self.taken / self.done if self.done else 1.0
-        return slower * sum(self.planned.values())
+        return slower * sum(self.planned.values()) / min(places, max(1, len(self.planned)))
 
 
 def images_to_verify(packed: Packed) -> int:

@@ -5,32 +5,26 @@ are reused when settings and data are the same, an unfinished run is resumed fro
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hrfr_fast.analysis.finding import Finding
-from hrfr_fast.format.beton import file_digest
-from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.regimes import Regime, is_checkpoint
-from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
-from hrfr_fast.runtime.files import write_json, writing
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.runtime.cluster import check_on, connect
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.files import writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
-from hrfr_fast.settings import SPEED_ONLY, TrainSettings
-from hrfr_fast.study.cost import TimeLeft, estimates
-from hrfr_fast.study.plan import StudyPlan, StudyRun, make_plan
+from hrfr_fast.study.cost import estimates
+from hrfr_fast.study.execution import GO_ON, Executor, InThisProcess, execute_runs, stop_here
+from hrfr_fast.study.plan import StudyPlan, make_plan
 from hrfr_fast.study.presets import preset_named
-from hrfr_fast.study.score import score_run
-from hrfr_fast.training.recipes import with_recipe
-from hrfr_fast.training.tuning import as_the_regime_tunes
+from hrfr_fast.study.states import status
 
-SAME = "study-job.json"
-"""In each run directory: the settings it was asked for and the digest of its data."""
-NOT_COMPARED = (*SPEED_ONLY, "data", "out")
-"""Settings that may differ where two runs are the same; the data are compared by digest."""
-_GO_ON = "the same `hrfr-fast study` command continues there"
+HERE = "here"
 
 
 def run_study(
@@ -42,6 +36,8 @@ def run_study(
     seeds: int = 0,
     device: str = "auto",
     dose: bool = False,
+    on: str = "here",
+    threads_per_run: int = 0,
     show_progress: bool = True,
 ) -> Path:
     """Run, or continue, a study; returns its report.
@@ -52,37 +48,43 @@ def run_study(
         preset: a name or a .toml file, see ``presets.py``.
         seeds: how many; 0: as the preset says.
         dose: add the dose-response stage.
+        on: "here": one run after the other in this process; else as many at once as a Ray cluster has places for, see
+            ``runtime.cluster.connect``. Analyses and the report are made here in any case.
+        threads_per_run: to train and score with on a CPU; 0: as many as a run was begun with, else all cores, or those
+            that a cluster gives it (``schedule.share_of``).
 
     Raises:
         UsageError: see ``make_plan``; a run in ``out`` that was made with other settings or data; ``out`` is in use.
         CannotWrite: a full disk; everything finished is kept, and the same command continues.
         Interrupted: Ctrl-C or SIGTERM; everything so far is on disk, and the same command continues.
-        HrfrError: a run failed; says which.
+        HrfrError: a run failed, or was lost too often; says which.
     """
     plan = planned(regimes, data, out, preset=preset, seeds=seeds, device=device, dose=dose)
-    with directory_lock(plan.out), writing(plan.out, lambda: f"What is finished is kept, and {_GO_ON}"):
-        return _run(plan, show_progress)
+    if threads_per_run < 0:
+        raise UsageError(f"--threads-per-run {threads_per_run}: it takes 0 (see --help) or more")
+    if on != HERE:
+        check_on(on)
+    with directory_lock(plan.out), writing(plan.out, lambda: f"What is finished is kept, and {GO_ON}"):
+        # Refuses a run that does not fit before hours are spent.
+        states = {run.directory: status(run, plan.packed) for run in plan.runs}
+        with StopFlag() as stop:
+            with _executor(on, plan, threads_per_run, stop, show_progress) as executor:
+                execute_runs(plan, states, executor, stop, threads_per_run)
+            findings, unanswered = _analyse(plan, show_progress)
+            stop_here(stop, plan)
+        return _report(plan, findings, unanswered)
 
 
-def _run(plan: StudyPlan, show_progress: bool) -> Path:
-    """The whole study, while its directory is locked."""
-    states = [status(run, plan.packed) for run in plan.runs]  # refuses a run that does not fit before hours are spent
-    with StopFlag() as stop:
-        time_left = TimeLeft(plan, _unfinished(plan, states))
-        for number, (run, state) in enumerate(zip(plan.runs, states, strict=True), 1):
-            _stop_here(stop, plan)
-            left = "" if state == "finished" else f" (about {_duration(time_left.seconds)} left)"
-            console.print(f"[bold]{number} of {len(plan.runs)}[/]: {run}{_STATES[state]}{left}")
-            if state == "finished":
-                _score(run, plan)
-                continue
-            with time_left.doing(run):
-                _train(run, plan, resume=state == "begun", show_progress=show_progress)
-                _score(run, plan)
-        _stop_here(stop, plan)
-        findings, unanswered = _analyse(plan, show_progress)
-        _stop_here(stop, plan)
-    return _report(plan, findings, unanswered)
+@contextmanager
+def _executor(on: str, plan: StudyPlan, threads: int, stop: StopFlag, show_progress: bool) -> Iterator[Executor]:
+    """Whoever executes single runs, for as long as the context lasts."""
+    if on == HERE:
+        yield InThisProcess(plan.packed, show_progress)
+        return
+    from hrfr_fast.study.on_ray import OnRay
+
+    with connect(on) as cluster:
+        yield OnRay(cluster, plan, threads, stop)
 
 
 def planned(
@@ -97,125 +99,6 @@ def planned(
 ) -> StudyPlan:
     """The plan of ``run_study`` with the same arguments."""
     return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
-
-
-_STATES = {"finished": " is finished already", "begun": " continues", "new": ""}
-"""What is printed after a run's name."""
-
-
-def status(run: StudyRun, packed: Packed) -> str:
-    """ "new", "begun" or "finished". Raises UsageError when the directory holds a run of other settings or data."""
-    path = run.directory / SAME
-    if not path.exists():
-        if (run.directory / "settings.toml").exists():
-            raise UsageError(f"{run.directory} holds a run that is no part of this study; choose another --out")
-        return "new"
-    known, wanted = _known(path), identity_of(run, packed.digest)
-    parents = known.pop("parents", {})
-    if known["data_digest"] != packed.digest and _trained_on_the_same(run, packed):
-        known["data_digest"] = packed.digest
-    if known != wanted:
-        difference = _difference(known, wanted)
-        raise UsageError(f"{run.directory} was made with {difference}; choose another --out, or remove it")
-    for name, weights in parents_of(run).items():
-        if parents.get(name, weights) != weights:
-            raise UsageError(
-                f"{run.directory} started from another {name} than there is now; remove it, to train it anew"
-            )
-    if (run.directory / "report" / "report.html").exists():
-        return "finished"
-    return "begun" if (run.directory / "settings.toml").exists() else "new"
-
-
-def _known(path: Path) -> dict[str, Any]:
-    """The ``identity_of`` the run, as written when it was begun."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]), Regime(**known["regime"]))
-        known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
-        return known
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise UsageError(f"{path}: damaged ({error!r}); remove {path.parent}, to train it anew") from None
-
-
-def _trained_on_the_same(run: StudyRun, packed: Packed) -> bool:
-    """Whether ``packed`` has the training splits and development pairs of a run begun before it changed elsewhere."""
-    from hrfr_fast.model.checkpoint import read_metadata
-    from hrfr_fast.model.lineage import changed_run_data
-
-    last = run.directory / "checkpoints" / "last.safetensors"
-    return last.exists() and not changed_run_data(read_metadata(last), packed.manifest)
-
-
-def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
-    """What decides a run's result: settings, the regime's fields, the data."""
-    settings, regime = _compared(run.settings, run.regime), run.regime.model_dump(mode="json")
-    return {"settings": settings, "regime": regime, "data_digest": digest}
-
-
-def _compared(settings: TrainSettings, regime: Regime) -> dict[str, Any]:
-    """The settings that decide a result; what is not set as network and regime have it."""
-    whole = as_the_regime_tunes(with_recipe(settings, [settings.model.backbone]), regime).flat()
-    return {name: value for name, value in whole.items() if name not in NOT_COMPARED}
-
-
-def parents_of(run: StudyRun) -> dict[str, str]:
-    """Parent -> digest of its last checkpoint as it is now; "" where it has none yet."""
-    from hrfr_fast.model.checkpoint import weights_path
-
-    digests = {}
-    for name in run.regime.parents:
-        if is_checkpoint(name):
-            continue
-        try:
-            digests[name] = file_digest(weights_path(run.directory.parent / name))
-        except UsageError:
-            digests[name] = ""
-    return digests
-
-
-def _difference(known: dict[str, Any], wanted: dict[str, Any]) -> str:
-    if known["data_digest"] != wanted["data_digest"]:
-        return "other data"
-    for group in ("settings", "regime"):
-        for name in sorted(set(known[group]) | set(wanted[group])):
-            before, now = known[group].get(name), wanted[group].get(name)
-            if before != now:
-                return f"{name} {before!r}, and now it is {now!r}"
-    return "other settings"
-
-
-def _train(run: StudyRun, plan: StudyPlan, *, resume: bool, show_progress: bool) -> None:
-    from hrfr_fast.training.trainer import train
-
-    run.directory.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        write_json(run.directory / SAME, identity_of(run, plan.packed.digest) | {"parents": parents_of(run)})
-    try:
-        train(run.settings, resume=resume, show_progress=show_progress)
-    except Interrupted as stopped:
-        raise Interrupted(f"stopped during {run}; {_GO_ON}", stopped.exit_code - 128) from None
-    except CannotWrite as error:
-        raise CannotWrite(f"{run}: {error.what}") from error
-    except HrfrError as error:
-        raise type(error)(f"{run}: {error}") from None
-
-
-def _score(run: StudyRun, plan: StudyPlan) -> None:
-    from hrfr_fast.runtime.device import choose_compute
-
-    detailed = plan.detailed(run)
-    with directory_lock(run.directory):
-        score_run(
-            run.directory, plan.packed, choose_compute(plan.device, _precision(run)),
-            resolutions=plan.preset.sides if detailed else (), identify=detailed, probe=run.label in plan.preset.probed,
-        )  # fmt: skip
-
-
-def _precision(run: StudyRun) -> str:
-    from hrfr_fast.settings import load_settings
-
-    return load_settings(run.directory / "settings.toml").execution.precision
 
 
 def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
@@ -260,15 +143,6 @@ def _report(plan: StudyPlan, findings: list[Finding], unanswered: dict[str, str]
     return write_study_report(plan.out, results)
 
 
-def _stop_here(stop: StopFlag, plan: StudyPlan) -> None:
-    if stop:
-        raise Interrupted(f"stopped; {plan.out} is kept, and {_GO_ON}", stop.signal_number or 2)
-
-
-def _unfinished(plan: StudyPlan, states: list[str]) -> list[StudyRun]:
-    return [run for run, state in zip(plan.runs, states, strict=True) if state != "finished"]
-
-
 @dataclass(frozen=True)
 class PlannedRun:
     """One row of a dry run. ``state``: "new", "begun" or "finished"; ``seconds``: estimated, 0 for a finished run."""
@@ -285,7 +159,7 @@ class PlannedRun:
 def dry_run(plan: StudyPlan) -> list[PlannedRun]:
     """State and estimated time of each run on this device; trains a few steps in a temporary directory."""
     states = [status(run, plan.packed) for run in plan.runs]
-    seconds = estimates(plan, _unfinished(plan, states))
+    seconds = estimates(plan, [run for run, state in zip(plan.runs, states, strict=True) if state != "finished"])
     return [
         PlannedRun(
             run.label, run.seed, run.stage, state, steps=run.steps if run.regime.phases else 0,
@@ -293,8 +167,3 @@ def dry_run(plan: StudyPlan) -> list[PlannedRun]:
         )
         for run, state in zip(plan.runs, states, strict=True)
     ]  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"

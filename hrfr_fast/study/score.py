@@ -101,10 +101,7 @@ def score_run(
     from hrfr_fast.model.checkpoint import weights_path
 
     weights = weights_path(run)
-    asked = {
-        "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(resolutions),
-        "identify": identify, "probe": probe,
-    }  # fmt: skip
+    asked = _asked(weights, packed, resolutions, identify, probe)
     known = read_run_scores(run, asked)
     if known is not None:
         return known
@@ -119,6 +116,23 @@ def score_run(
     # Written last: it says that scores.npz is complete.
     write_json(run / "judged.json", {"asked": asked, "identification": ranks})
     return _scores(arrays, ranks)
+
+
+def is_scored(
+    run: Path, packed: Packed, *, resolutions: tuple[int, ...] = (), identify: bool = False, probe: bool = False
+) -> bool:
+    """Whether ``score_run`` with the same arguments would find its work done."""
+    from hrfr_fast.model.checkpoint import weights_path
+
+    return read_run_scores(run, _asked(weights_path(run), packed, resolutions, identify, probe)) is not None
+
+
+def _asked(weights: Path, packed: Packed, resolutions: tuple[int, ...], identify: bool, probe: bool) -> dict[str, Any]:
+    """What scores are of, as ``judged.json`` keeps it."""
+    return {
+        "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(resolutions),
+        "identify": identify, "probe": probe,
+    }  # fmt: skip
 
 
 def read_run_scores(run: Path, asked: dict[str, Any] | None = None) -> RunScores | None:

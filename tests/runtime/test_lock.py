@@ -5,15 +5,18 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from hrfr_fast.runtime import lock
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.lock import NAME, directory_lock
+from hrfr_fast.runtime.lock import NAME, directory_lock, holder_of, on_behalf_of
 
 HOLD = "import sys, pathlib, time; from hrfr_fast.runtime.lock import directory_lock\n" \
     "with directory_lock(pathlib.Path(sys.argv[1])):\n" \
@@ -87,6 +90,34 @@ def test_without_locks_the_name_in_the_file_decides(tmp_path, monkeypatch):
     (tmp_path / NAME).write_text("half of a na")
     with directory_lock(tmp_path):
         pass
+
+
+def test_a_part_of_what_one_holder_vouches_for_is_taken_over_from_a_machine_that_is_gone(tmp_path, monkeypatch):
+    refuse_flock(monkeypatch, errno.ENOLCK)
+    part = tmp_path / "whole" / "part"
+    with on_behalf_of(tmp_path / "whole"), directory_lock(part):
+        holder = holder_of(part) | {"host": "elsewhere"}
+    assert holder["behalf"] == str(tmp_path / "whole") and not holder_of(part)
+    part.mkdir(parents=True)
+    (part / NAME).write_text(json.dumps(holder))
+    for other in (None, tmp_path / "another"):
+        with (
+            on_behalf_of(other) if other else nullcontext(),
+            pytest.raises(UsageError, match="on elsewhere"),
+        ):
+            directory_lock(part).__enter__()
+    with on_behalf_of(tmp_path / "whole"), directory_lock(part):
+        assert holder_of(part)["pid"] == os.getpid()
+    (part / NAME).write_text(json.dumps(holder | {"host": socket.gethostname()}))
+    with on_behalf_of(tmp_path / "whole"), pytest.raises(UsageError):
+        directory_lock(part).__enter__()  # of this machine it is known that it runs
+
+
+def test_a_lock_that_ends_soon_is_waited_for(tmp_path, system):
+    child = hold(tmp_path)
+    threading.Timer(0.3, child.kill).start()
+    with on_behalf_of(tmp_path, patience=30), directory_lock(tmp_path):
+        assert child.wait() == -signal.SIGKILL
 
 
 def test_an_error_of_the_lock_is_not_taken_for_another_holder(tmp_path, monkeypatch):

@@ -29,8 +29,9 @@ from hrfr_fast.study.plan import make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
-from hrfr_fast.study.run import SAME, identity_of, planned, run_study, status
+from hrfr_fast.study.run import planned, run_study
 from hrfr_fast.study.score import main_pairs, read_run_scores
+from hrfr_fast.study.states import SAME, identity_of, status
 
 PRESET = """
 base = "cpu-small"

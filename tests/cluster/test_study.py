@@ -1,0 +1,184 @@
+"""A study by the workers of a Ray cluster: its tables are those of one run after the other, whatever became of some."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hrfr_fast.runtime.cluster import Cluster
+from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.lock import NAME as LOCK
+from hrfr_fast.runtime.lock import holder_of
+from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.study import on_ray
+from hrfr_fast.study.execution import task_of
+from hrfr_fast.study.run import planned, run_study
+from hrfr_fast.study.states import SAME
+
+CHILD = """
+name = "child"
+sources = ["highres"]
+input_size = 32
+parents = ["lowres32"]
+phases = [{train = ["body", "output", "head"]}]
+"""
+PRESET = """
+base = "cpu-small"
+seeds = 1
+batch = {32 = 8}
+steps = {lowres = 60, highres = 4, own = 4}
+looks = 0
+sides = [0]
+analysed = []
+probed = []
+sphere = []
+detailed_seeds = 0
+settings = {width = 8, embedding_size = 32, log_every = 1, save_minutes = 0.0001}
+"""
+
+
+class Asked:
+    """One study: ``run`` executes it."""
+
+    def __init__(self, folder: Path, packed: Path) -> None:
+        self.packed, self.preset, self.child = packed, folder / "brief.toml", folder / "child.toml"
+        self.preset.write_text(PRESET)
+        self.child.write_text(CHILD)
+        self.names = ["highres32", str(self.child)]  # and lowres32, its parent
+
+    def run(self, out: Path, on: str) -> None:
+        run_study(
+            self.names, self.packed, out, preset=str(self.preset), device="cpu", on=on, threads_per_run=1,
+            show_progress=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    return Asked(tmp_path_factory.mktemp("asked"), tiny_packed)
+
+
+@pytest.fixture(scope="module")
+def sequential(asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sequential") / "study"
+    asked.run(out, "here")
+    return out
+
+
+@contextmanager
+def once_begun(run: Path, then: Callable[[], None]) -> Iterator[None]:
+    """Do ``then`` when ``run`` has written its first checkpoint."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and not (run / "checkpoints" / "last.state.pt").exists():
+            time.sleep(0.002)
+        then()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+
+
+def tables(study: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in [study / "results.json", *sorted(study.glob("tables/*.csv"))]}
+
+
+def steps(run: Path) -> list[int]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if line["kind"] == "train"]
+
+
+def test_a_study_whose_worker_is_killed_has_the_same_tables(
+    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "study" / "runs" / "seed0" / "lowres32"
+    with once_begun(run, lambda: os.kill(holder_of(run)["pid"], signal.SIGKILL)):
+        asked.run(tmp_path / "study", "ray")
+    told = capsys.readouterr().err
+    assert "1 node: 2 runs at once with 1 core each" in told and "lowres32, seed 0: its worker on" in told
+    assert tables(tmp_path / "study") == tables(sequential)
+    assert steps(run) == list(range(1, 61))
+    log = (run / "log.txt").read_text()
+    assert log.count("lowres32, seed 0 on ") == 2 and "starting again" not in log, "it went on from its checkpoint"
+    assert json.loads((run / SAME).read_text())["threads"] == 1
+    assert not list((tmp_path / "study").rglob(LOCK))
+
+
+def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
+    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    run = study / "runs" / "seed0" / "lowres32"
+    with (
+        pytest.raises(Interrupted, match="same `hrfr-fast study` command continues") as stopped,
+        once_begun(run, lambda: os.kill(os.getpid(), signal.SIGINT)),
+    ):
+        asked.run(study, "ray")
+    assert stopped.value.exit_code == 130
+    assert "stopped during lowres32, seed 0" in (run / "log.txt").read_text()
+    assert steps(run) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
+    asked.run(study, "here")
+    assert tables(study) == tables(sequential) and steps(run) == list(range(1, 61))
+
+
+def test_a_users_mistake_ends_the_study_and_is_not_tried_again(
+    ray_cluster: Cluster, asked: Asked, tmp_path: Path
+) -> None:
+    held = tmp_path / "study" / "runs" / "seed0" / "lowres32"
+    (held / "checkpoints").mkdir(parents=True)
+    (held / "checkpoints" / "last.safetensors").touch()
+    with pytest.raises(UsageError, match="lowres32, seed 0: .*lowres32 holds a checkpoint already"):
+        asked.run(tmp_path / "study", "ray")
+    assert "its worker" not in (held / "log.txt").read_text()
+    with pytest.raises(UsageError, match="3: no node of the cluster has so many cores"):
+        run_study(["lowres32"], asked.packed, tmp_path / "other", preset=str(asked.preset), on="ray", threads_per_run=3)
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "FOLDER_SECONDS", 0.0)
+    shared = on_ray.Shared(asked.packed, "digest", tmp_path, {"host": "driver"}, tmp_path)
+    with pytest.raises(UsageError, match=f"node far: {tmp_path} is not there, or not the driver's; .* every node"):
+        on_ray._seen_from("far", shared)
+    shared = on_ray.Shared(asked.packed, "digest", tmp_path, {}, tmp_path)
+    with pytest.raises(UsageError, match="node far: .*holds other data than the driver sees"):
+        on_ray._seen_from("far", shared)
+    shared = on_ray.Shared(tmp_path / "none", "digest", tmp_path, {}, tmp_path)
+    with pytest.raises(UsageError, match="node far: .*none"):
+        on_ray._seen_from("far", shared)
+
+
+def test_a_run_that_loses_every_worker_ends_the_study(asked: Asked, tmp_path: Path) -> None:
+    class Losing:
+        """A cluster of one core whose workers all die."""
+
+        ray = type("ray", (), {"nodes": staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])})
+        sent = 0
+
+        def submit(self, *_: object, **__: object) -> int:
+            self.sent += 1
+            return self.sent
+
+        def finished(self, calls: list[int], _: float) -> list[int]:
+            return calls
+
+        def result(self, _: int) -> None:
+            raise on_ray.TaskLost("gone")
+
+    plan = planned(["lowres32"], asked.packed, tmp_path, preset=str(asked.preset), device="cpu")
+    cluster = Losing()
+    executor = on_ray.OnRay(cluster, plan, 0, StopFlag())
+    executor.start(task_of(plan.runs[0], plan))
+    with pytest.raises(HrfrError, match="lowres32, seed 0: its worker was lost 4 times"):
+        for _ in range(10):
+            assert not executor.executed()
+    assert cluster.sent == 1 + on_ray.LOSSES
