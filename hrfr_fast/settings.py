@@ -208,6 +208,12 @@ class ExecutionSettings(Checked):
     graphs: Choice = _setting(
         "auto", "the whole step as one CUDA graph; auto: on CUDA, where it can be captured", speed_only=True
     )
+    gpu_kernels: Choice = _setting(
+        "auto",
+        "Triton kernels of our own for what stands between convolutions, and for the head; auto: on GPUs on which they"
+        " were measured to be faster",
+        speed_only=True,
+    )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True
     )

@@ -1,8 +1,10 @@
 """Choice of the device and of the number format to compute in. The CPU is never a silent fallback."""
 
+import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,3 +111,10 @@ def _driver() -> str:
     if version.exists():
         return version.read_text(encoding="utf-8").partition("\n")[0]
     return "nvidia-smi" if shutil.which("nvidia-smi") else ""
+
+
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether Triton is installed and runs kernels on ``device``: CUDA, or a CPU under its interpreter."""
+    if find_spec("triton") is None:
+        return False
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"

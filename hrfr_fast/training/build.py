@@ -23,6 +23,7 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
+from hrfr_fast.training.gpu_kernels import kernels_choice, with_kernels
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
@@ -120,6 +121,7 @@ def build(settings: TrainSettings) -> RunSetup:
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
+    kernels = kernels_choice(settings.execution.gpu_kernels, compute, shape)
 
     def model() -> tuple[nn.Module, nn.Module]:
         """Embedder and head, decided by the seed and the parents."""
@@ -129,7 +131,7 @@ def build(settings: TrainSettings) -> RunSetup:
         add_tuning(backbone, settings.tuning, regime)
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
-        return backbone, build_classifier(settings, regime, classes, parents, compute)
+        return with_kernels(backbone, build_classifier(settings, regime, classes, parents, compute), wanted=kernels)
 
     backbone, head = model()
     if settings.sampling.batch_size is None:
@@ -153,7 +155,7 @@ def build(settings: TrainSettings) -> RunSetup:
     if phases:  # the last is the longest, and what is frozen costs no backward pass
         set_trainable(backbone, head, phases[-1].phase.train, **freezing)
     total_steps = steps if phases else 0
-    execution = _execution(settings, compute, backbone, stream, total_steps)
+    execution = _execution(settings, compute, backbone, stream, total_steps, kernels)
     return RunSetup(
         settings, regime, compute, packed, parents, origin, pair_sets, shape, backbone, head, people, frozen_statistics,
         stream, objective, engine, phases, total_steps, execution,
@@ -197,7 +199,7 @@ def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, hea
 
 
 def _execution(
-    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int
+    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int, kernels: bool
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None
     if compute.device.type == "cuda":
@@ -205,6 +207,6 @@ def _execution(
         peak = matrix_rate(compute)
     whole_run = flops * stream.batch_size * steps
     compiled = compile_choice(
-        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing
+        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
     )  # fmt: skip
     return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)
