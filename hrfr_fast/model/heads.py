@@ -77,6 +77,8 @@ class MarginHead(nn.Module, ABC):
     ``chunk_entries``: where batch x classes is more than this (8 Mi: 8,192 classes at batch 1024), the loss goes
     through the classes in chunks of this many entries, forward and backward, see ``class_chunks``.
 
+    ``gpu_kernels``: it goes through GPU kernels of our own instead, see ``kernels/head.py``, which says where they can.
+
     Raises:
         UsageError: scale, margin, matmul_dtype or the number of classes out of range.
     """
@@ -85,6 +87,7 @@ class MarginHead(nn.Module, ABC):
     largest_margin = math.inf
     matmul_dtype = torch.float32
     chunk_entries = ENTRIES
+    gpu_kernels = False
 
     def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class MarginHead(nn.Module, ABC):
             reduction: "mean" or "none".
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            if len(embeddings) * len(self.weight) > self.chunk_entries:
+            if self.gpu_kernels or len(embeddings) * len(self.weight) > self.chunk_entries:
                 losses = self._loss_in_chunks(embeddings, labels, step)
                 return losses.mean() if reduction == "mean" else losses
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
@@ -118,9 +121,13 @@ class MarginHead(nn.Module, ABC):
     def _loss_in_chunks(self, embeddings: Tensor, labels: Tensor, step: int | Tensor) -> Tensor:
         """float32 [B]: log(exp(others) + exp(target)) - target, with ``others`` the log-sum-exp of all but it."""
         directions, norms = self._directions(embeddings)
-        others, cosine = other_classes(
-            directions, self.weight, labels, self.scale, self._checked_dtype(), self.chunk_entries
-        )
+        given = (directions, self.weight, labels, self.scale, self._checked_dtype())
+        if self.gpu_kernels:
+            from hrfr_fast.model.kernels import head  # it needs Triton
+
+            others, cosine = head.other_classes(*given)
+        else:
+            others, cosine = other_classes(*given, self.chunk_entries)
         target = self.target(cosine[:, None], norms, step)[:, 0]
         return functional.softplus(others - self.scale * target)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.model.fused import FusedSettings
+    from hrfr_fast.model.heads import MarginHead
     from hrfr_fast.runtime.device import Compute
 
 
@@ -54,15 +55,27 @@ def with_kernels(backbone: "nn.Module", head: "nn.Module", *, wanted: bool) -> "
     from torch import nn
 
     from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
+    from hrfr_fast.model.heads import MarginHead
 
     if wanted and any(isinstance(layer, nn.SyncBatchNorm) for layer in backbone.modules()):
         raise UsageError("--gpu-kernels on: the kernels know no statistics over several GPUs; leave --sync-bn out")
     networks = [part for part in backbone.modules() if isinstance(part, ImprovedResNetBackbone)] if wanted else []
+    parts: list[str] = []
     for network in networks:
         network.gpu_kernels = True
-    if networks:
-        console.print("GPU kernels of our own compute what stands between the network's convolutions")
+        parts = ["what stands between the network's convolutions"]
+    if wanted and isinstance(head, MarginHead) and _head_fits(head):
+        head.gpu_kernels = True
+        parts.append("the head's softmax")
+    if wanted:
+        console.print(f"GPU kernels of our own compute {' and '.join(parts) or 'nothing of this model'}")
     return backbone, head
+
+
+def _head_fits(head: "MarginHead") -> bool:
+    from hrfr_fast.model.kernels.head import computes  # it needs Triton
+
+    return computes(head.weight.device, head.matmul_dtype, head.weight.shape[1])
 
 
 def _measured_faster(compute: "Compute", shape: "BackboneSettings | FusedSettings") -> bool:
