@@ -9,11 +9,9 @@ Batches are made on a side stream, one ahead, while the consumer's stream trains
 """
 
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from hrfr_fast.engines.pace import Pace
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format.reader import Split
 from hrfr_fast.resampling.matmul import resample_torch
+from hrfr_fast.runtime.device import kernels_run_on
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.gpu_software import COMPILER_FIX
 from hrfr_fast.runtime.system import gib
@@ -34,13 +33,6 @@ from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 
 UPLOAD_CHUNK = 8192  # records copied at a time: 32 MiB at 36 px
 RESAMPLE_CHUNK = 256  # images resampled at a time by matrix products: bounds the intermediates to 64 MiB at 144 px
-
-
-def kernels_run_on(device: torch.device) -> bool:
-    """Whether Triton is installed and runs kernels on ``device``: CUDA, or a CPU under its interpreter."""
-    if find_spec("triton") is None:
-        return False
-    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def build_resident_cuda(

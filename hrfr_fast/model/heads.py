@@ -37,6 +37,8 @@ class MarginHead(nn.Module, ABC):
     ``chunk_entries``: where batch x classes is more than this (8 Mi: 8,192 classes at batch 1024), the loss goes
     through the classes in chunks of this many entries, forward and backward, see ``class_chunks``.
 
+    ``gpu_kernels``: it goes through GPU kernels of our own instead, see ``kernels/head.py``, which says where they can.
+
     Raises:
         UsageError: scale, margin, matmul_dtype or the number of classes out of range.
     """
@@ -47,6 +49,7 @@ class MarginHead(nn.Module, ABC):
     chunk_entries = ENTRIES
     shard: ClassShard | None = None
     """Set where ``weight`` holds a part of the classes, or a part of them is used in a step."""
+    gpu_kernels = False
 
     def __init__(
         self, embedding_size: int, classes: int, scale: float | None, margin: float | None, rows: range | None = None
@@ -85,7 +88,7 @@ class MarginHead(nn.Module, ABC):
         with torch.autocast(embeddings.device.type, enabled=False):
             if self.shard is not None:
                 return self.shard.loss(self, embeddings, labels, step, reduction)
-            if len(embeddings) * len(self.weight) > self.chunk_entries:
+            if self.gpu_kernels or len(embeddings) * len(self.weight) > self.chunk_entries:
                 losses = self.chunked_losses(embeddings, labels, step, self.weight)
                 return losses.mean() if reduction == "mean" else losses
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
@@ -98,9 +101,13 @@ class MarginHead(nn.Module, ABC):
         ``labels``: rows of ``weight``. ``more``: for ``other_classes``.
         """
         directions, norms = self._directions(embeddings)
-        others, cosine = other_classes(
-            directions, weight, labels, self.scale, self._checked_dtype(), self.chunk_entries, **more
-        )
+        given = (directions, weight, labels, self.scale, self._checked_dtype())
+        if self.gpu_kernels:
+            from hrfr_fast.model.kernels import head  # it needs Triton
+
+            others, cosine = head.other_classes(*given)
+        else:
+            others, cosine = other_classes(*given, self.chunk_entries, **more)
         target = self.target(cosine[:, None], norms, step)[:, 0]
         return functional.softplus(others - self.scale * target)
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -148,3 +149,10 @@ def _driver() -> str:
     if version.exists():
         return version.read_text(encoding="utf-8").partition("\n")[0]
     return "nvidia-smi" if shutil.which("nvidia-smi") else ""
+
+
+def kernels_run_on(device: torch.device) -> bool:
+    """Whether Triton is installed and runs kernels on ``device``: CUDA, or a CPU under its interpreter."""
+    if find_spec("triton") is None:
+        return False
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"

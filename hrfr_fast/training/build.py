@@ -27,6 +27,7 @@ from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
+from hrfr_fast.training.gpu_kernels import kernels_choice, with_kernels
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
@@ -132,8 +133,10 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     people, classes = people_digest(splits), sum(split.identities for split in splits)
     if regime.inherit_head:
         refuse_other_people(parents[0], classes, people)
+    synchronised = settings.model.sync_bn and ranks.distributed
+    kernels = kernels_choice(settings.execution.gpu_kernels, compute, shape, synchronised=synchronised)
     shard = class_shard(settings, classes, ranks, console.print)
-    model = partial(_model, settings, regime, shape, parents, compute, classes, shard)
+    model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels)
     backbone, head = model()
     if settings.sampling.batch_size is None:
         _refuse_trial_steps(head, compute)
@@ -157,7 +160,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     if phases:  # the last is the longest, and what is frozen costs no backward pass
         set_trainable(backbone, head, phases[-1].phase.train, **freezing)
     total_steps = steps if phases else 0
-    execution = _execution(settings, compute, backbone, stream, total_steps, ranks)
+    execution = _execution(settings, compute, backbone, stream, total_steps, ranks, kernels)
     synchronise(backbone, settings, ranks)
     return RunSetup(
         settings, regime, ranks, compute, packed, parents, origin, pair_sets, shape, backbone, head, people,
@@ -167,14 +170,15 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
 
 def _model(
     settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
-    compute: Compute, classes: int, shard: ClassShard | None,
+    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool,
 ) -> tuple[nn.Module, nn.Module]:  # fmt: skip
     """Embedder and head, decided by the seed and the parents."""
     torch.manual_seed(settings.seed)
     checkpointing = settings.execution.activation_checkpointing
     backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
     add_tuning(backbone, settings.tuning, regime)
-    return backbone, build_classifier(settings, regime, classes, parents, compute, shard)
+    head = build_classifier(settings, regime, classes, parents, compute, shard)
+    return with_kernels(backbone, head, wanted=kernels)
 
 
 def _refuse_trial_steps(head: nn.Module, compute: Compute) -> None:
@@ -223,7 +227,8 @@ def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, hea
 
 
 def _execution(
-    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int, ranks: Ranks
+    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int, ranks: Ranks,
+    kernels: bool,
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None
     if compute.device.type == "cuda":
@@ -231,7 +236,7 @@ def _execution(
         peak = matrix_rate(compute)
     whole_run = flops * (stream.batch_size // ranks.count) * steps
     compiled = compile_choice(
-        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing
+        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
     )  # fmt: skip
     compiled = from_main(ranks, compiled)  # ranks that measure different rates still take the same steps
     return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)

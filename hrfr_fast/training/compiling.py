@@ -13,8 +13,9 @@ PAYS_AFTER = 300.0  # seconds of eager training: compiling takes about a minute 
 
 
 def compile_choice(
-    choice: str, compute: Compute, training_flops: float, peak: float | None, *, checkpointing: bool = False
-) -> str:
+    choice: str, compute: Compute, training_flops: float, peak: float | None, *, checkpointing: bool = False,
+    kernels: bool = False,
+) -> str:  # fmt: skip
     """``auto | on | off``, with auto turned into off where compiling does not pay.
 
     Args:
@@ -22,10 +23,15 @@ def compile_choice(
         training_flops: floating-point operations of the whole run.
         peak: the device's measured FLOP/s in matrix products; None where it was not measured (a CPU).
         checkpointing: activations are recomputed, in a way that torch.compile cannot follow.
+        kernels: GPU kernels of our own do what torch.compile would make kernels for.
 
     Raises:
-        UsageError: "on" with ``checkpointing``.
+        UsageError: "on" with ``checkpointing`` or ``kernels``.
     """
+    if kernels:
+        if choice == "on":
+            raise UsageError("--gpu-kernels are in place of compiled ones; leave --compile on or --gpu-kernels on out")
+        return "off"
     if checkpointing:
         if choice == "on":
             raise UsageError("--activation-checkpointing cannot be compiled; leave --compile on out")

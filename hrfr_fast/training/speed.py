@@ -206,6 +206,7 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
     for part in network.modules():
         if isinstance(part, Backbone):
             part.activation_checkpointing = False  # what is computed twice is no more work done
+            part.gpu_kernels = False  # the same operations, which torch can count
     counted = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         embeddings = network(torch.empty(2, 3, size, size, device="meta"))

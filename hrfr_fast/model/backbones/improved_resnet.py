@@ -107,3 +107,10 @@ class ImprovedResNetBackbone(Backbone):
             nn.BatchNorm1d(settings.embedding_size),
         )
         self.apply(initialise_convolutional)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.gpu_kernels:
+            return super().forward(images)
+        from hrfr_fast.model.kernels.network import embed  # it needs Triton
+
+        return embed(self, self.normalised(images))

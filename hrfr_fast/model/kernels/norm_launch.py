@@ -1,0 +1,204 @@
+"""Launching of the kernels in ``norm_triton``: how a batch is divided among programs, and what each launch is given.
+
+Nothing here waits for the device or depends on values, so all of it can be captured in a CUDA graph.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hrfr_fast.model.kernels import norm_triton as kernels
+
+TILE = 2048
+"""Values of a tile: with 4 warps 16 a thread, two loads of 16 bytes from each of up to four maps."""
+WIDEST = 512
+"""Channels of a tile at most."""
+GROUPS = 512
+"""Groups that are summed up: four programs on each of 132 multiprocessors, which run at the same time at up to 128
+registers a thread; a second launch merges them."""
+STATISTICS_GROUPS = 1024
+"""Of the kernel that reads one map and nothing else: it needs more programs for as many loads underway, and has 64
+registers a thread, so that eight run at the same time."""
+TILES_EACH = 8
+"""Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles."""
+MERGED_ROWS, MERGED_COLUMNS = 256, 8
+"""Groups and channels that one program merges at a time."""
+ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2}
+
+
+class Groups(NamedTuple):
+    """How the rows of ``images`` images of ``size`` rows each are divided: ``splits`` groups of ``length`` an image."""
+
+    images: int
+    size: int
+    splits: int
+    length: int
+
+    @property
+    def number(self) -> int:
+        """How many groups there are."""
+        return self.images * self.splits
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole batch."""
+        return self.images * self.size
+
+
+class Statistics(NamedTuple):
+    """What one reading of maps gives: each channel's mean and sum of squared differences from it, in every group."""
+
+    means: Tensor
+    """float32 [groups, C] (float64 of float64 maps), as the other."""
+    squares: Tensor
+    groups: Groups
+
+
+class Norm(NamedTuple):
+    """A BatchNorm's numbers for one batch."""
+
+    mean: Tensor
+    """float32 [C], as the other."""
+    inverse_std: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Running(NamedTuple):
+    """What a BatchNorm moves in training."""
+
+    mean: Tensor
+    var: Tensor
+    counter: Tensor | None
+    """int64 scalar, ``num_batches_tracked``."""
+    momentum: float
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """[B, C, H, W] as [B, H, W, C], contiguous: a view of channels-last maps, else a copy."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def groups_of_batch(rows: Tensor, groups: int) -> Groups:
+    """The whole batch as one image, in about so many groups; 0: in many small ones, for kernels that sum nothing up."""
+    count, tile = rows.numel() // rows.shape[-1], _tile(rows.shape[-1])[0]
+    tiles = triton.cdiv(triton.cdiv(count, groups), tile) if groups else TILES_EACH
+    length = min(tile * tiles, count)
+    return Groups(1, count, triton.cdiv(count, length), length)
+
+
+def groups_of_images(rows: Tensor) -> Groups:
+    """Every image by itself, in more than one group where there are few images."""
+    images, size = rows.shape[0], rows.shape[1] * rows.shape[2]
+    tile = _tile(rows.shape[-1])[0]
+    length = min(triton.cdiv(triton.cdiv(size, max(1, GROUPS // images)), tile) * tile, size)
+    return Groups(images, size, triton.cdiv(size, length), length)
+
+
+def statistics(rows: Tensor, groups: Groups) -> Statistics:
+    """Of maps [B, H, W, C]."""
+    found = empty_statistics(rows, groups)
+    _launch(kernels.statistics_kernel, rows, groups, rows, found.means, found.squares)
+    return found
+
+
+def empty_statistics(rows: Tensor, groups: Groups) -> Statistics:
+    """Statistics that a kernel is to write."""
+    both = torch.empty((2, groups.number, rows.shape[-1]), dtype=sum_type(rows), device=rows.device)
+    return Statistics(both[0], both[1], groups)
+
+
+def merged(found: Statistics, eps: float, running: Running | None) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of the batch, [C] each; ``running`` moves, its variance the unbiased one."""
+    groups, channels = found.groups, found.means.shape[1]
+    mean, inverse_std = (found.means.new_empty(channels) for _ in range(2))
+    counter = running.counter if running else None
+    kernels.merge_statistics_kernel[(triton.cdiv(channels, MERGED_COLUMNS),)](
+        found.means, found.squares, mean, inverse_std, running.mean if running else mean,
+        running.var if running else mean, mean if counter is None else counter,
+        groups.number, groups.size, groups.splits, groups.length, groups.rows,
+        running.momentum if running else 0.0, eps,
+        C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups.number)), BC=MERGED_COLUMNS,
+        RUNNING=running is not None, COUNTED=counter is not None, SUM=_triton_type(mean), num_warps=4,
+    )  # fmt: skip
+    return mean, inverse_std
+
+
+def normalised(
+    rows: Tensor, norm: Norm, activation: str = "none", slope: Tensor | None = None, gate: Tensor | None = None,
+    shortcut: Tensor | None = None, *, measure: bool = False,
+) -> tuple[Tensor, Statistics | None]:  # fmt: skip
+    """activation(BN(rows)) * gate + shortcut, [B, H, W, C] of the type of ``rows``; with ``measure`` its statistics."""
+    groups, made = groups_of_batch(rows, GROUPS if measure else 0), torch.empty_like(rows)
+    following = empty_statistics(rows, groups) if measure else None
+    spare = norm.mean  # stands in for what is not there and not read
+    _launch(
+        kernels.normalise_kernel, rows, groups, rows, made, *norm, _or(slope, spare), _or(gate, spare),
+        _or(shortcut, spare), following.means if following else spare, following.squares if following else spare,
+        after=(rows.shape[1] * rows.shape[2],), ACTIVATION=ACTIVATIONS[activation], GATED=gate is not None,
+        ADDED=shortcut is not None, NEXT=measure,
+    )  # fmt: skip
+    return made, following
+
+
+def gradient_sums(
+    rows: Tensor, gradient: Tensor, norm: Norm, groups: Groups, activation: str = "none", slope: Tensor | None = None
+) -> Tensor:
+    """Partial sums [3 (prelu) or 2, groups, C], see ``gradient_sums_kernel``."""
+    kinds = 3 if activation == "prelu" else 2
+    sums = torch.empty((kinds, groups.number, rows.shape[-1]), dtype=sum_type(rows), device=rows.device)
+    _launch(
+        kernels.gradient_sums_kernel, rows, groups, rows, gradient, *norm, _or(slope, norm.mean), sums,
+        after=(groups.number,), ACTIVATION=ACTIVATIONS[activation],
+    )  # fmt: skip
+    return sums
+
+
+def map_gradient(
+    rows: Tensor, gradient: Tensor, norm: Norm, totals: Tensor | None, activation: str = "none",
+    slope: Tensor | None = None, gate: Tensor | None = None, pooled: Tensor | None = None,
+    bypass: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The gradient by ``rows``, see ``map_gradient_kernel``. ``totals`` None: the statistics are not the batch's."""
+    groups, made, spare = groups_of_batch(rows, 0), torch.empty_like(rows), norm.mean
+    _launch(
+        kernels.map_gradient_kernel, rows, groups, rows, gradient, made, *norm, _or(slope, spare),
+        _or(totals, spare), _or(gate, spare), _or(pooled, spare), _or(bypass, spare),
+        after=(rows.shape[1] * rows.shape[2], groups.rows), ACTIVATION=ACTIVATIONS[activation],
+        GATED=gate is not None, POOLED=pooled is not None, BYPASSED=bypass is not None, BATCH=totals is not None,
+    )  # fmt: skip
+    return made
+
+
+def sum_type(tensor: Tensor) -> torch.dtype:
+    """What sums over ``tensor`` are made in: float32, float64 of float64."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _tile(channels: int) -> tuple[int, int]:
+    """Rows and columns of a tile."""
+    columns = min(WIDEST, triton.next_power_of_2(channels))
+    return TILE // columns, columns
+
+
+def _triton_type(tensor: Tensor) -> Any:
+    return tl.float64 if tensor.dtype == torch.float64 else tl.float32
+
+
+def _or(tensor: Tensor | None, spare: Tensor) -> Tensor:
+    return spare if tensor is None else tensor
+
+
+def _launch(
+    kernel: Any, rows: Tensor, groups: Groups, *given: Tensor, after: tuple[int, ...] = (), **constants: Any
+) -> None:
+    channels = rows.shape[-1]
+    tall, wide = _tile(channels)
+    tall = min(tall, triton.next_power_of_2(groups.length))
+    kernel[(groups.number, triton.cdiv(channels, wide))](
+        *given, groups.size, groups.splits, groups.length, *after,
+        C=channels, R=tall, BC=wide, SUM=_triton_type(rows), **constants, num_warps=4,
+    )  # fmt: skip

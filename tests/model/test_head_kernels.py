@@ -1,0 +1,108 @@
+"""The GPU's kernels of the margin softmax, interpreted on a CPU or run on a card, against heads without them."""
+
+import copy
+import os
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hrfr_fast.model.heads import HEADS, build_head
+
+pytest.importorskip("triton", reason="Triton exists for Linux only")
+from hrfr_fast.model.kernels import head as launch  # noqa: E402
+
+DEVICES = [
+    pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles so small that few classes and rows are several of them, in several shares, the last ones in part."""
+    for name, value in (("ROWS", 16), ("CLASSES", 16), ("DEPTH", 16), ("OWN", 32), ("PROGRAMS", 4)):
+        monkeypatch.setattr(launch, name, value)
+
+
+@pytest.fixture
+def bf16_products(monkeypatch):
+    """Triton's interpreter multiplies the bits of bfloat16 as integers; this gives it their values in float32."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    multiply = interpreter.InterpreterBuilder.create_dot
+
+    def widened(handle):
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        values = interpreter._convert_float(handle.data, tl.bfloat16, tl.float32, None).view(np.float32)
+        return interpreter.TensorHandle(values, tl.float32)
+
+    monkeypatch.setattr(
+        interpreter.InterpreterBuilder,
+        "create_dot",
+        lambda self, a, b, *more: multiply(self, widened(a), widened(b), *more),
+    )
+
+
+def result(head, embeddings, labels):
+    """Losses, and the gradients of a weighted sum of them by embeddings and class vectors."""
+    embeddings = embeddings.clone().requires_grad_()
+    losses = head(embeddings, labels, 3, reduction="none")
+    weights = torch.linspace(0.2, 1.5, len(losses), device=losses.device)
+    return losses, *torch.autograd.grad((losses * weights).sum(), (embeddings, head.weight))
+
+
+def error(found, wanted):
+    return float(((found - wanted).norm() / wanted.norm()).detach())
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a card products are of 16 bits")
+def test_every_margin(name, small_tiles):
+    """In float32 the same as without; 37 classes, 21 rows and 24 dimensions fill no tile."""
+    plain = build_head(name, 24, 37)
+    torch.nn.init.normal_(plain.weight)
+    embeddings, labels = 5 * torch.randn(21, 24), torch.arange(21) * 36 // 20
+    embeddings[3] = plain.weight.detach()[labels[3]]  # cosines of 1 and -1, where margins have their edges
+    embeddings[4] = -plain.weight.detach()[labels[4]]
+    fused = copy.deepcopy(plain)
+    fused.gpu_kernels = True
+    for found, wanted in zip(result(fused, embeddings, labels), result(plain, embeddings, labels), strict=True):
+        assert error(found, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [40, 300], ids=["one piece", "two halves"])
+def test_products_of_16_bits(size, device, bf16_products):
+    """bf16 unit vectors are off by 2^-9, and a cosine by less. (The interpreter cuts bits off, which is 2^-8.)"""
+    exact = build_head("arcface", size, 70, scale=16.0).to(device)
+    torch.nn.init.normal_(exact.weight)
+    fused = copy.deepcopy(exact)
+    fused.gpu_kernels, fused.matmul_dtype = True, torch.bfloat16
+    embeddings, labels = torch.randn(9, size, device=device), torch.arange(9, device=device) * 8
+    for found, wanted in zip(result(fused, embeddings, labels), result(exact, embeddings, labels), strict=True):
+        assert found.dtype == torch.float32 and error(found, wanted) < 2e-2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a card products are of 16 bits")
+def test_two_classes_and_the_longest_exponents():
+    """The only other class, at a cosine of -1 and 1: s = 64 spans exp(-64) to exp(64)."""
+    directions = functional.normalize(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    weight, labels = torch.tensor([[3.0, 0.0], [-0.5, 0.0]]), torch.tensor([0, 0])
+    total, target = launch.other_classes(directions, weight, labels, 64.0, torch.float32)
+    assert total.tolist() == [-64.0, 64.0] and target.tolist() == [1.0, -1.0]
+
+
+def test_where_the_kernels_can_be_used(monkeypatch):
+    card, cpu = torch.device("cuda"), torch.device("cpu")
+    for capability, right in (((9, 0), True), ((8, 0), True), ((8, 6), False), ((12, 0), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert launch.computes(card, torch.bfloat16, 512) == right, capability
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert not launch.computes(card, torch.float32, 512) and not launch.computes(card, torch.bfloat16, 513)
+    assert launch.computes(cpu, torch.float32, 24)
