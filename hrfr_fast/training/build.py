@@ -22,6 +22,7 @@ from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
+from hrfr_fast.training.cpu_kernels import cpu_kernels_choice, use_cpu_kernels
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
@@ -120,6 +121,7 @@ def build(settings: TrainSettings) -> RunSetup:
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
+    cpu_kernels = cpu_kernels_choice(settings.execution.cpu_kernels, compute, settings.execution.compile)
 
     def model() -> tuple[nn.Module, nn.Module]:
         """Embedder and head, decided by the seed and the parents."""
@@ -127,6 +129,8 @@ def build(settings: TrainSettings) -> RunSetup:
         checkpointing = settings.execution.activation_checkpointing
         backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
         add_tuning(backbone, settings.tuning, regime)
+        if cpu_kernels:
+            use_cpu_kernels(backbone)
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
         return backbone, build_classifier(settings, regime, classes, parents, compute)

@@ -75,7 +75,8 @@ class Backbone(nn.Module):
     """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised.
 
     A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
-    in the backward pass instead of keeping them.
+    in the backward pass instead of keeping them. ``cpu_kernels``: in training on a CPU, compute what stands between
+    convolutions with kernels of our own, where the kind of network has them.
     """
 
     stem: nn.Module
@@ -90,32 +91,37 @@ class Backbone(nn.Module):
         super().__init__()
         self.settings = settings
         self.activation_checkpointing = False
+        self.cpu_kernels = False
         factor, offset = _from_half(settings.normalisation)
         self.register_buffer("input_factor", factor, persistent=False)
         self.register_buffer("input_offset", offset, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.settings.normalisation != "half":
-            images = (images * self.input_factor + self.input_offset).to(images.dtype)
-        maps = self.stem(images)
+        maps = self.stem(self.normalised(images))
         for number, block in enumerate(self.body):
-            given = (maps, *self._branch_factors(number, maps))
+            given = (maps, *self.branch_factors(number, maps))
             if self.activation_checkpointing and self.training:
                 # BatchNorm's running statistics would move twice, once more in the recomputation. Blocks draw no
                 # random numbers: not keeping the generator's state spares a host synchronisation on CUDA.
                 maps = checkpoint(
-                    block, *given, use_reentrant=False, preserve_rng_state=False, context_fn=_frozen_statistics(block)
+                    block, *given, use_reentrant=False, preserve_rng_state=False, context_fn=frozen_statistics(block)
                 )
             else:
                 maps = block(*given)
         return cast(Tensor, self.output(maps))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the network's weights expect them."""
+        if self.settings.normalisation == "half":
+            return images
+        return (images * self.input_factor + self.input_offset).to(images.dtype)
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
         """Parts that can be frozen by themselves: everything up to the final features, and the output layer."""
         return {"body": [self.stem, self.body], "output": [self.output]}
 
-    def _branch_factors(self, number: int, maps: Tensor) -> tuple[Tensor, ...]:
+    def branch_factors(self, number: int, maps: Tensor) -> tuple[Tensor, ...]:
         """What the residual branches of block ``number`` are multiplied with, a factor a sample: 0 where the branch is
         left out, else 1 / P(kept), so that the expectation stays. Nothing where all are kept.
 
@@ -157,7 +163,7 @@ class _FrozenStatistics(AbstractContextManager[None]):
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
-def _frozen_statistics(block: nn.Module) -> Callable[[], Contexts]:
+def frozen_statistics(block: nn.Module) -> Callable[[], Contexts]:
     """Contexts for ``checkpoint``: of the forward pass and of the recomputation."""
     return lambda: (nullcontext(), _FrozenStatistics(block))
 

@@ -7,6 +7,7 @@ Blocks: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN (- SE), added to the sh
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from hrfr_fast.model.backbones.base import Backbone, BackboneSettings, initialise_convolutional
@@ -107,3 +108,10 @@ class ImprovedResNetBackbone(Backbone):
             nn.BatchNorm1d(settings.embedding_size),
         )
         self.apply(initialise_convolutional)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not (self.cpu_kernels and self.training and images.device.type == "cpu" and torch.is_grad_enabled()):
+            return super().forward(images)
+        from hrfr_fast.model.kernels.cpu_network import embed  # it needs numba: 0.5 s to import
+
+        return embed(self, self.normalised(images))
