@@ -9,6 +9,7 @@ Margins are written in cosines, never through acos, whose slope is infinite at |
 
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from hrfr_fast.model.class_chunks import ENTRIES, other_classes
 from hrfr_fast.model.rounded import RoundedProduct
+from hrfr_fast.model.unit_product import UnitProduct
 from hrfr_fast.runtime.errors import UsageError
 
 EPSILON = 1e-6  # keeps sqrt(1 - cos^2) differentiable at |cos| = 1; shifts the sine by at most 0.001 there
@@ -85,6 +87,8 @@ class MarginHead(nn.Module, ABC):
     largest_margin = math.inf
     matmul_dtype = torch.float32
     chunk_entries = ENTRIES
+    fewer_passes = False
+    """Whether cosines are computed with fewer passes over the class vectors, in float32 (``unit_product``)."""
 
     def __init__(self, embedding_size: int, classes: int, scale: float | None, margin: float | None) -> None:
         super().__init__()
@@ -141,6 +145,8 @@ class MarginHead(nn.Module, ABC):
 
     def cosines(self, directions: Tensor) -> Tensor:
         """float32 [B, classes] in [-1, 1] of unit vectors float32 [B, D] and the class vectors."""
+        if self.fewer_passes and self._checked_dtype() == torch.float32:
+            return cast(Tensor, UnitProduct.apply(directions, self.weight)).clamp(-1, 1)
         classes, dtype = functional.normalize(self.weight.float()), self._checked_dtype()
         if dtype == torch.float32:
             product = functional.linear(directions, classes)

@@ -129,11 +129,12 @@ def build(settings: TrainSettings) -> RunSetup:
         checkpointing = settings.execution.activation_checkpointing
         backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
         add_tuning(backbone, settings.tuning, regime)
-        if cpu_kernels:
-            use_cpu_kernels(backbone)
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
-        return backbone, build_classifier(settings, regime, classes, parents, compute)
+        head = build_classifier(settings, regime, classes, parents, compute)
+        if cpu_kernels:
+            use_cpu_kernels(backbone, head)
+        return backbone, head
 
     backbone, head = model()
     if settings.sampling.batch_size is None:

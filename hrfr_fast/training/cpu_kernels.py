@@ -7,6 +7,7 @@ from hrfr_fast.runtime.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from hrfr_fast.model.heads import MarginHead
     from hrfr_fast.runtime.device import Compute
 
 
@@ -29,8 +30,9 @@ def cpu_kernels_choice(choice: str, compute: "Compute", compile: str) -> bool:
     return choice != "off" and compute.device.type == "cpu" and compile != "on"
 
 
-def use_cpu_kernels(backbone: "nn.Module") -> None:
-    """Have the kernels compute what they can of ``backbone`` in training."""
+def use_cpu_kernels(backbone: "nn.Module", head: "MarginHead") -> None:
+    """Have the kernels compute what they can of ``backbone`` in training, and the head pass over its classes less."""
+    head.fewer_passes = True
     from hrfr_fast.model.backbone import Backbone
 
     for part in backbone.modules():
