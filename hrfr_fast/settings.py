@@ -239,6 +239,12 @@ class ExecutionSettings(Checked):
         " were measured to be faster",
         speed_only=True,
     )
+    cpu_kernels: Choice = _setting(
+        "auto",
+        "kernels of our own for what stands between convolutions, in training on a CPU; auto: where they were measured"
+        " to be faster",
+        speed_only=True,
+    )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True
     )

@@ -60,7 +60,7 @@ def process_state() -> dict[str, Any]:
         "numba's types": [array.mutable for array in NUMBA_ARRAYS],
         "OpenCV's threads": cv2.getNumThreads(),
         "OpenCV's log level": cv2.utils.logging.getLogLevel(),
-        "threads": {thread for thread in threading.enumerate() if type(thread).__name__ != "TMonitor"},  # tqdm's, one
+        "threads": {thread for thread in threading.enumerate() if not _lasts(thread)},
         "child processes": _children(),
         "open files": _open_files(),
     }
@@ -124,6 +124,11 @@ def _torch_settings() -> dict[str, Any]:
         "autocast": torch.is_autocast_enabled("cpu"),
         "oneDNN": torch.backends.mkldnn.enabled,
     }
+
+
+def _lasts(thread: threading.Thread) -> bool:
+    """Whether a thread belongs to the process, once started: tqdm's, and those of the CPU's kernels."""
+    return type(thread).__name__ == "TMonitor" or thread.name.startswith("hrfr-kernels")
 
 
 def _numba_threads() -> int:

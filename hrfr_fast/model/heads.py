@@ -7,7 +7,7 @@ autocast type: with s = 64 a bfloat16 cosine would be off by up to 0.13 in the e
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from hrfr_fast.model.class_chunks import ENTRIES, other_classes
 from hrfr_fast.model.class_shards import ClassShard, initial_rows
 from hrfr_fast.model.margins import folded_cosine, shifted_cosine, shifted_cosine_each, sine
 from hrfr_fast.model.rounded import RoundedProduct
+from hrfr_fast.model.unit_product import UnitProduct
 from hrfr_fast.runtime.errors import UsageError
 
 SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0
@@ -50,6 +51,8 @@ class MarginHead(nn.Module, ABC):
     shard: ClassShard | None = None
     """Set where ``weight`` holds a part of the classes, or a part of them is used in a step."""
     gpu_kernels = False
+    fewer_passes = False
+    """Whether cosines are computed with fewer passes over the class vectors, in float32 (``unit_product``)."""
 
     def __init__(
         self, embedding_size: int, classes: int, scale: float | None, margin: float | None, rows: range | None = None
@@ -128,6 +131,8 @@ class MarginHead(nn.Module, ABC):
 
     def cosines(self, directions: Tensor) -> Tensor:
         """float32 [B, classes] in [-1, 1] of unit vectors float32 [B, D] and the class vectors."""
+        if self.fewer_passes and self._checked_dtype() == torch.float32:
+            return cast(Tensor, UnitProduct.apply(directions, self.weight)).clamp(-1, 1)
         classes, dtype = functional.normalize(self.weight.float()), self._checked_dtype()
         if dtype == torch.float32:
             product = functional.linear(directions, classes)

@@ -25,6 +25,7 @@ from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
+from hrfr_fast.training.cpu_kernels import cpu_kernels_choice, use_cpu_kernels
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
 from hrfr_fast.training.gpu_kernels import kernels_choice, with_kernels
@@ -135,8 +136,11 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         refuse_other_people(parents[0], classes, people)
     synchronised = settings.model.sync_bn and ranks.distributed
     kernels = kernels_choice(settings.execution.gpu_kernels, compute, shape, synchronised=synchronised)
+    cpu_kernels = not synchronised and cpu_kernels_choice(
+        settings.execution.cpu_kernels, compute, settings.execution.compile
+    )
     shard = class_shard(settings, classes, ranks, console.print)
-    model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels)
+    model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels, cpu_kernels)
     backbone, head = model()
     if settings.sampling.batch_size is None:
         _refuse_trial_steps(head, compute)
@@ -170,7 +174,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
 
 def _model(
     settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
-    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool,
+    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool, cpu_kernels: bool,
 ) -> tuple[nn.Module, nn.Module]:  # fmt: skip
     """Embedder and head, decided by the seed and the parents."""
     torch.manual_seed(settings.seed)
@@ -178,6 +182,8 @@ def _model(
     backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
     add_tuning(backbone, settings.tuning, regime)
     head = build_classifier(settings, regime, classes, parents, compute, shard)
+    if cpu_kernels:
+        use_cpu_kernels(backbone, head)
     return with_kernels(backbone, head, wanted=kernels)
 
 
@@ -227,7 +233,12 @@ def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, hea
 
 
 def _execution(
-    settings: TrainSettings, compute: Compute, backbone: nn.Module, stream: BatchStream, steps: int, ranks: Ranks,
+    settings: TrainSettings,
+    compute: Compute,
+    backbone: nn.Module,
+    stream: BatchStream,
+    steps: int,
+    ranks: Ranks,
     kernels: bool,
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None

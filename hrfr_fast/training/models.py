@@ -13,11 +13,10 @@ from hrfr_fast.training.parents import Parent
 from hrfr_fast.training.recipes import with_recipe
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from hrfr_fast.model.backbone import Backbone, BackboneSettings
     from hrfr_fast.model.class_shards import ClassShard
     from hrfr_fast.model.fused import Fused, FusedSettings
+    from hrfr_fast.model.heads import MarginHead
     from hrfr_fast.runtime.device import Compute
 
 
@@ -122,7 +121,7 @@ def _load(branch: "Backbone", parent: Parent) -> None:
 def build_classifier(
     settings: TrainSettings, regime: Regime, classes: int, parents: list[Parent], compute: "Compute",
     shard: "ClassShard | None" = None,
-) -> "nn.Module":  # fmt: skip
+) -> "MarginHead":  # fmt: skip
     """The head over ``classes`` identities on the device, fresh or the parent's; with ``shard`` its rows alone.
 
     Raises:

@@ -75,8 +75,9 @@ class Backbone(nn.Module):
     """[B, 3, S, S] images in [-1, 1] to [B, embedding_size] embeddings, not normalised.
 
     A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
-    in the backward pass instead of keeping them. ``gpu_kernels``: compute what stands between convolutions with kernels
-    of our own, where the kind of network has them; they need CUDA and Triton.
+    in the backward pass instead of keeping them. ``gpu_kernels`` and ``cpu_kernels``: compute what stands between
+    convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and in training on a
+    CPU, with numba.
     """
 
     stem: nn.Module
@@ -92,6 +93,7 @@ class Backbone(nn.Module):
         self.settings = settings
         self.activation_checkpointing = False
         self.gpu_kernels = False
+        self.cpu_kernels = False
         factor, offset = _from_half(settings.normalisation)
         self.register_buffer("input_factor", factor, persistent=False)
         self.register_buffer("input_offset", offset, persistent=False)

@@ -7,6 +7,7 @@ Blocks: BN - conv3x3 - BN - PReLU - conv3x3(stride) - BN (- SE), added to the sh
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from hrfr_fast.model.backbones.base import Backbone, BackboneSettings, initialise_convolutional
@@ -109,8 +110,14 @@ class ImprovedResNetBackbone(Backbone):
         self.apply(initialise_convolutional)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self.gpu_kernels:
-            return super().forward(images)
-        from hrfr_fast.model.kernels.network import embed  # it needs Triton
+        if self.gpu_kernels:
+            from hrfr_fast.model.kernels.network import embed  # it needs Triton
+
+            return embed(self, self.normalised(images))
+        if self.cpu_kernels and self.training and images.device.type == "cpu" and torch.is_grad_enabled():
+            from hrfr_fast.model.kernels.cpu_network import embed as embed_on_cpu  # it needs numba: 0.5 s to import
+
+            return embed_on_cpu(self, self.normalised(images))
+        return super().forward(images)
 
         return embed(self, self.normalised(images))
