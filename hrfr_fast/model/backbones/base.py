@@ -76,8 +76,8 @@ class Backbone(nn.Module):
 
     A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
     in the backward pass instead of keeping them. ``gpu_kernels`` and ``cpu_kernels``: compute what stands between
-    convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and in training on a
-    CPU, with numba.
+    convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and in training on
+    a CPU, with numba.
     """
 
     stem: nn.Module

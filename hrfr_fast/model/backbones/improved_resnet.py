@@ -119,5 +119,3 @@ class ImprovedResNetBackbone(Backbone):
 
             return embed_on_cpu(self, self.normalised(images))
         return super().forward(images)
-
-        return embed(self, self.normalised(images))
