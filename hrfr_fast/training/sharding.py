@@ -34,7 +34,7 @@ def class_shard(settings: TrainSettings, classes: int, ranks: Ranks, say: Callab
     if choice == "off":
         if sampled:
             raise UsageError(
-                "--partial-fc on several ranks samples of each one's own identities; leave out --shard-head off"
+                "--partial-fc on several ranks needs the identities shared out among them: --shard-head on, not off"
             )
         return None
     size = 4 * classes * settings.model.embedding_size
