@@ -6,10 +6,11 @@ that was killed has said nothing: the others see that its process is gone.
 """
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
@@ -38,26 +39,28 @@ def may_report() -> bool:
 
 @contextmanager
 def one_job(
-    ranks: Ranks, device: "torch.device", then: Callable[[], str], *, timeout_s: float = 1800
-) -> Iterator[StopFlag]:
-    """The process group of several ranks, and this one's flag of signals.
-
-    An error inside is raised on one rank, on the others ReportedElsewhere. A signal before the ranks have found each
-    other ends this one at once.
+    ranks: Ranks, device: "torch.device", then: Callable[[], str], *,
+    stop: StopFlag | None = None, timeout_s: float = 3600,
+) -> Iterator[None]:  # fmt: skip
+    """The process group of ``ranks``; an error inside it is raised on one rank, on the others ReportedElsewhere.
 
     Args:
         device: of this rank.
         then: the sentence on what is kept and how to go on, for the message when a rank has died.
+        stop: entered when the ranks have found each other; before, a signal ends this one at once.
         timeout_s: how long ranks wait for each other in one exchange.
     """
     with process_group(ranks, device, timeout_s=timeout_s) as store:
-        assert store is not None, "one process needs no group"
+        if store is None:
+            yield
+            return
         peers = Peers(store, ranks)
-        with StopFlag(launched=True) as stop, Watch(peers, then):
+        with nullcontext() if stop is None else stop, Watch(peers, then):
             try:
-                yield stop
+                yield
                 peers.wait_until_all_are_done()
             except Exception as error:
+                _ignore_sigterm()
                 raised = _of_the_job(error, peers, then)
                 if raised is error:
                     raise
@@ -72,17 +75,17 @@ class Peers:
     """
 
     def __init__(self, store: "Store", ranks: Ranks) -> None:
-        self.store, self.ranks, self.host = store, ranks, socket.gethostname()
-        store.set(f"process/{ranks.rank}", f"{self.host} {os.getpid()}")
+        self.store, self.ranks, self.place = store, ranks, _place()
+        store.set(f"process/{ranks.rank}", f"{self.place}|{os.getpid()}")
         self._read = False
         self.processes: dict[int, tuple[str, int]] = {}
         for rank in range(ranks.count):
-            host, _, process = store.get(f"process/{rank}").decode().rpartition(" ")
-            self.processes[rank] = host, int(process)
+            place, _, process = store.get(f"process/{rank}").decode().rpartition("|")
+            self.processes[rank] = place, int(process)
 
     def dead(self) -> list[int]:
         """Ranks of this machine whose process has ended; of other machines nothing is known."""
-        return [rank for rank, (host, process) in self.processes.items() if host == self.host and not _runs(process)]
+        return [rank for rank, (place, process) in self.processes.items() if place == self.place and not _runs(process)]
 
     def claim(self, exit_code: int) -> bool:
         """Whether this rank is the first to end with an error: then its message is the one."""
@@ -124,8 +127,8 @@ class Peers:
             sleep(0.1)
 
     def describe(self, rank: int) -> str:
-        host, process = self.processes[rank]
-        return f"rank {rank} of {self.ranks.count} (process {process} on {host})"
+        place, process = self.processes[rank]
+        return f"rank {rank} of {self.ranks.count} (process {process} on {place.partition('|')[0]})"
 
 
 class Watch:
@@ -222,6 +225,21 @@ def _meet() -> None:
     from torch import distributed
 
     distributed.all_reduce(torch.zeros(1))
+
+
+def _place() -> str:
+    """Where process numbers mean the same: host, its boot, and the container. Hosts may have one name for all."""
+    found = [socket.gethostname()]
+    with suppress(OSError):
+        found += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()]
+        found += [os.readlink("/proc/self/ns/pid")]
+    return "|".join(found)
+
+
+def _ignore_sigterm() -> None:
+    """torchrun sends it to all ranks as soon as one has ended: this one still has to say why."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _runs(process: int) -> bool:

@@ -31,8 +31,9 @@ def job(ranks: Ranks, settings: TrainSettings) -> Iterator[StopFlag]:
             yield stop
         return
     device = choose_compute(settings.execution.device, settings.execution.precision).device
-    together = one_job(ranks, device, lambda: how_to_go_on(run, ranks))
-    with _silent_but_rank_0(ranks), together as stop, directory_lock(run) if ranks.is_main else nullcontext():
+    stop = StopFlag(launched=True)
+    together = one_job(ranks, device, lambda: how_to_go_on(run, ranks), stop=stop)
+    with _silent_but_rank_0(ranks), together, directory_lock(run) if ranks.is_main else nullcontext():
         yield stop
 
 

@@ -14,9 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+import safetensors.torch  # noqa: F401  each rank needs these modules: imported before the fork, they cost once
 import torch
+import torch._dynamo  # noqa: F401  by DistributedDataParallel
 
 import hrfr_fast.cli
+import hrfr_fast.resampling.cpu  # noqa: F401
 from hrfr_fast.training.trainer import Trainer, TrainResult
 
 STEP = Trainer.step
