@@ -33,11 +33,11 @@ def print_exchange(exchange: "Exchange | None") -> None:
         )
         return
     count, machines = len(exchange.hosts), len(set(exchange.hosts))
-    rows = [
+    sums = [
         (size(one.message_bytes), f"{1e3 * one.seconds:.3f} ms", rate(one.bus_rate(count))) for one in exchange.sums
     ]
     title = f"all-reduce over {count} ranks on {machines} machine{'s' * (machines > 1)} ({exchange.device})"
-    print_rows(("message", "time", "bandwidth of a link"), rows, title=title, right=(0, 1, 2))
+    print_rows(("message", "time", "bandwidth of a link"), sums, title=title, right=(0, 1, 2))
     shown = shown_links(exchange)
     rows = [
         (f"{link.first} - {link.second}", exchange.way(link), f"{1e6 * link.latency:,.0f} us", rate(link.rate))
