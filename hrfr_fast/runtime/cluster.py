@@ -128,7 +128,8 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
         try:
             ray.init(address=address, **settings)
         except Exception as error:  # Ray raises plain ones, too, as for a machine too busy to start it in 30 s
-            what = "Ray cannot be started here" if address == "local" else f"no Ray cluster at {address}"
+            what = "Ray cannot be started here" if address == "local" else f"no Ray cluster answers at {address}"
+            what += "; does it want a token (RAY_AUTH_MODE, RAY_AUTH_TOKEN)?" if address.startswith("ray://") else ""
             raise HrfrError(f"--on {on}: {what} ({_first_line(error)})") from None
     try:
         yield _cluster(ray)

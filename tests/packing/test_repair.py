@@ -206,7 +206,7 @@ def test_what_an_earlier_version_packed_is_opened_and_kept(tree, out):
 def interrupted(tree, out, monkeypatch):
     """An unfinished pack: lowres is finished, highres has begun."""
     stop, count = StopFlag(), [0]
-    fill = pack_shard._fill
+    fill = pack_shard.fill_shard
 
     def stopping(*arguments):
         count[0] += 1
@@ -215,7 +215,7 @@ def interrupted(tree, out, monkeypatch):
         fill(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack_shard, "_fill", stopping)
+        patch.setattr(pack_shard, "fill_shard", stopping)
         patch.setattr("hrfr_fast.packing.workers.CHUNK_BYTES", 1 << 18)
         with pytest.raises(Interrupted):
             run(tree, out, stop=stop)

@@ -145,7 +145,7 @@ def test_a_lost_disk_does_not_replace_what_was_packed(tree, tmp_path, failing, m
 def test_an_interrupted_pack_tries_again_too(tree, tmp_path, failing, monkeypatch, shard):
     """Whether the shard with the unreadable file was under way or finished when ``shard`` was interrupted."""
     failing["4.jpg"] = errno.EIO  # of lowres alone
-    stop, fill = StopFlag(), pack_shard._fill
+    stop, fill = StopFlag(), pack_shard.fill_shard
 
     def stopping(writer, journal, candidates, *rest):
         if candidates.name == shard:
@@ -153,7 +153,7 @@ def test_an_interrupted_pack_tries_again_too(tree, tmp_path, failing, monkeypatc
         fill(writer, journal, candidates, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pack_shard, "_fill", stopping)
+        patch.setattr(pack_shard, "fill_shard", stopping)
         with pytest.raises(Interrupted):
             run(tree, tmp_path / "out", stop=stop)
     failing.clear()
