@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,7 +18,7 @@ from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import holder_of
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.study import on_ray
-from hrfr_fast.study.execution import task_of
+from hrfr_fast.study.execution import execute_runs
 from hrfr_fast.study.run import planned, run_study
 from hrfr_fast.study.states import SAME
 
@@ -129,19 +130,6 @@ def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
     assert tables(study) == tables(sequential) and steps(run) == list(range(1, 61))
 
 
-def test_a_users_mistake_ends_the_study_and_is_not_tried_again(
-    ray_cluster: Cluster, asked: Asked, tmp_path: Path
-) -> None:
-    held = tmp_path / "study" / "runs" / "seed0" / "lowres32"
-    (held / "checkpoints").mkdir(parents=True)
-    (held / "checkpoints" / "last.safetensors").touch()
-    with pytest.raises(UsageError, match="lowres32, seed 0: .*lowres32 holds a checkpoint already"):
-        asked.run(tmp_path / "study", "ray")
-    assert "its worker" not in (held / "log.txt").read_text()
-    with pytest.raises(UsageError, match="3: no node of the cluster has so many cores"):
-        run_study(["lowres32"], asked.packed, tmp_path / "other", preset=str(asked.preset), on="ray", threads_per_run=3)
-
-
 def test_a_node_that_does_not_see_the_folder_is_named(
     asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,28 +145,58 @@ def test_a_node_that_does_not_see_the_folder_is_named(
         on_ray._seen_from("far", shared)
 
 
-def test_a_run_that_loses_every_worker_ends_the_study(asked: Asked, tmp_path: Path) -> None:
-    class Losing:
-        """A cluster of one core whose workers all die."""
+class Answering:
+    """A cluster of two cores, without Ray: the first call gives no estimates, each later one the ``error``."""
 
-        ray = type("ray", (), {"nodes": staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])})
-        sent = 0
+    ray = type("ray", (), {"nodes": staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])})
 
-        def submit(self, *_: object, **__: object) -> int:
-            self.sent += 1
-            return self.sent
+    def __init__(self, error: HrfrError) -> None:
+        self.error, self.sent = error, 0
+        self.cancelled: list[int] = []
 
-        def finished(self, calls: list[int], _: float) -> list[int]:
-            return calls
+    def submit(self, *_: object, **__: object) -> int:
+        self.sent += 1
+        return self.sent
 
-        def result(self, _: int) -> None:
-            raise on_ray.TaskLost("gone")
+    def finished(self, calls: list[int], _: float) -> list[int]:
+        return calls[:1]
 
-    plan = planned(["lowres32"], asked.packed, tmp_path, preset=str(asked.preset), device="cpu")
-    cluster = Losing()
-    executor = on_ray.OnRay(cluster, plan, 0, StopFlag())
-    executor.start(task_of(plan.runs[0], plan))
-    with pytest.raises(HrfrError, match="lowres32, seed 0: its worker was lost 4 times"):
-        for _ in range(10):
-            assert not executor.executed()
-    assert cluster.sent == 1 + on_ray.LOSSES
+    def result(self, call: int) -> dict[Path, float]:
+        if call == 1:
+            return {}
+        raise self.error
+
+    def cancel(self, calls: list[int]) -> None:
+        self.cancelled += calls
+
+
+@pytest.mark.parametrize(
+    "error,match,sent",
+    [
+        (UsageError("lowres32, seed 0: no such split"), "^lowres32, seed 0: no such split$", 3),
+        (on_ray.TaskLost("gone"), "lowres32, seed 0: its worker was lost 4", 3 + 2 * on_ray.LOSSES),
+        (
+            Interrupted("somebody stopped the node"),
+            "lowres32, seed 0: its worker was lost 4",
+            3 + 2 * on_ray.LOSSES,
+        ),
+    ],
+)
+def test_a_mistake_is_not_tried_again_and_a_loss_three_times(
+    asked: Asked, tmp_path: Path, error: HrfrError, match: str, sent: int
+) -> None:
+    """Either ends the study, and the other run that is under way is stopped."""
+    plan = planned(["lowres32", "highres32"], asked.packed, tmp_path, preset=str(asked.preset), device="cpu")
+    cluster, stop = Answering(error), StopFlag()
+    executor = on_ray.OnRay(cast(Cluster, cluster), plan, 0, stop)
+    with pytest.raises(HrfrError, match=match):
+        execute_runs(plan, dict.fromkeys([run.directory for run in plan.runs], "new"), executor, stop)
+    assert (cluster.sent, cluster.cancelled) == (sent, [sent]), "estimates, two runs and what was tried again"
+
+
+def test_what_the_cluster_has_not_is_refused(asked: Asked, tmp_path: Path) -> None:
+    cluster = cast(Cluster, Answering(HrfrError()))
+    for device, threads, match in (("cpu", 3, "3: no node .* so many cores"), ("cuda", 0, "has no GPU")):
+        plan = planned(["lowres32"], asked.packed, tmp_path, preset=str(asked.preset), device=device)
+        with pytest.raises(UsageError, match=match):
+            on_ray.OnRay(cluster, plan, threads, StopFlag())
