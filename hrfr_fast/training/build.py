@@ -121,7 +121,6 @@ def build(settings: TrainSettings) -> RunSetup:
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
     splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
-    cpu_kernels = cpu_kernels_choice(settings.execution.cpu_kernels, compute, settings.execution.compile)
 
     def model() -> tuple[nn.Module, nn.Module]:
         """Embedder and head, decided by the seed and the parents."""
@@ -132,7 +131,7 @@ def build(settings: TrainSettings) -> RunSetup:
         if regime.inherit_head:
             refuse_other_people(parents[0], classes, people)
         head = build_classifier(settings, regime, classes, parents, compute)
-        if cpu_kernels:
+        if cpu_kernels_choice(settings.execution.cpu_kernels, compute, settings.execution.compile):
             use_cpu_kernels(backbone, head)
         return backbone, head
 
