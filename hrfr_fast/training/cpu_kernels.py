@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def cpu_kernels_choice(choice: str, compute: "Compute", compile: str) -> bool:
     """Whether to use the kernels, for ``auto | on | off``.
 
-    auto: on every CPU, unless the step is to be compiled. Measured at 32 and 144 px, widths 16 and 64, in bfloat16 and
-    float32, with AVX-512 and with AVX2 they were faster in every case (``benchmarks/RESULTS.md``).
+    auto: on every CPU, unless the step is to be compiled. The step was faster in every case that was measured, 1.1 to
+    1.7 times (``benchmarks/RESULTS.md``, "Steps on a CPU").
 
     Args:
         compile: ``--compile`` as asked for; torch.compile cannot follow these kernels.
