@@ -71,6 +71,9 @@ class Regime(Checked):
     batchnorm: Literal["moving", "frozen"] = "moving"
     """What BatchNorm layers taken from a parent do while their weights train: "moving": use the batch's statistics and
     follow them; "frozen": use the running statistics and keep them. A part that does not train keeps them anyway."""
+    tune: Literal["full", "output", "lora"] = "full"
+    """What of the parents' weights trains in the parts of a phase: all of them, the output layer alone, or low-rank
+    adapters beside them (their rank and layers are settings)."""
     second_view: bool = False
     """Show each highres face twice in one batch: as it is and degraded to low resolution, under one label."""
     consistency: float = Field(default=0.0, ge=0)
@@ -121,6 +124,10 @@ class Regime(Checked):
         _require(
             not self.inherit_head or (self.model == "single" and bool(self.parents)),
             "inherit_head needs a single model with a parent",
+        )
+        _require(
+            self.tune == "full" or bool(self.parents and self.phases),
+            f'tune = "{self.tune}" keeps the weights of a parent: it needs one, and phases that train',
         )
         _require(
             bool(self.parents) or self.batchnorm == "moving",

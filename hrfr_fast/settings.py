@@ -123,8 +123,10 @@ class ModelSettings(Checked):
 class TuningSettings(Checked):
     """What trains of the weights that a run has from its parents."""
 
-    tune: Literal["full", "output", "lora"] = _setting(
-        "full", "of a parent's weights train all, the output layer alone, or low-rank adapters beside them"
+    tune: Literal["regime", "full", "output", "lora"] = _setting(
+        "regime",
+        "of a parent's weights train all, the output layer alone, or low-rank adapters beside them; regime: as the"
+        " regime says, all unless it names another",
     )
     lora_rank: int = _setting(8, "rank of the adapters", ge=1)
     lora_alpha: Annotated[float | None, unset(0)] = _setting(

@@ -12,6 +12,7 @@ from hrfr_fast.runtime.files import write_json
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
 from hrfr_fast.study.plan import StudyRun
 from hrfr_fast.training.recipes import with_recipe
+from hrfr_fast.training.tuning import as_the_regime_tunes
 
 SAME = "study-job.json"
 """In each run directory: the settings it was asked for, the digest of its data, its parents and its threads."""
@@ -63,7 +64,7 @@ def _known(path: Path) -> dict[str, Any]:
     """The ``identity_of`` the run, as written when it was begun."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]))
+        known["settings"] = _compared(TrainSettings().replaced(**known["settings"]), Regime(**known["regime"]))
         known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
         return known
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
@@ -81,13 +82,14 @@ def _trained_on_the_same(run: StudyRun, packed: Packed) -> bool:
 
 def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
     """What decides a run's result: settings, the regime's fields, the data."""
-    return {"settings": _compared(run.settings), "regime": run.regime.model_dump(mode="json"), "data_digest": digest}
+    settings, regime = _compared(run.settings, run.regime), run.regime.model_dump(mode="json")
+    return {"settings": settings, "regime": regime, "data_digest": digest}
 
 
-def _compared(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that decide a result; what is not set as the network has it, which earlier versions wrote out."""
-    whole = with_recipe(settings, [settings.model.backbone])
-    return {name: value for name, value in whole.flat().items() if name not in NOT_COMPARED}
+def _compared(settings: TrainSettings, regime: Regime) -> dict[str, Any]:
+    """The settings that decide a result; what is not set as network and regime have it."""
+    whole = as_the_regime_tunes(with_recipe(settings, [settings.model.backbone]), regime).flat()
+    return {name: value for name, value in whole.items() if name not in NOT_COMPARED}
 
 
 def parents_of(run: StudyRun) -> dict[str, str]:

@@ -29,7 +29,7 @@ from hrfr_fast.training.parents import Parent, find_parents, people_digest, refu
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
-from hrfr_fast.training.tuning import add_tuning, tuned_phases
+from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
 
 if TYPE_CHECKING:
     from hrfr_fast.model.backbone import BackboneSettings
@@ -110,6 +110,7 @@ def build(settings: TrainSettings) -> RunSetup:
     compute = choose_compute(settings.execution.device, settings.execution.precision)
     settings = settings.replaced(precision=compute.precision)  # a resumed run must not choose again
     packed, regime = open_packed(settings.data), regime_named(settings.regime)
+    settings = as_the_regime_tunes(settings, regime)
     parents, regime_phases = find_parents(regime, settings), tuned_phases(settings.tuning, regime)
     training_splits(packed, regime, settings)  # refuses where one is missing
     origin = _origin(packed, regime, parents, settings.run_directory)

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any
 from hrfr_fast.regimes import Phase, Regime
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.words import counted
-from hrfr_fast.settings import TuningSettings
+from hrfr_fast.settings import TrainSettings, TuningSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
 INHERITED = ("body", "output")
 """Parts that come from parents where there are some."""
+
+
+def as_the_regime_tunes(settings: TrainSettings, regime: Regime) -> TrainSettings:
+    """``settings`` with ``tune`` as the regime says, where they leave it to the regime."""
+    return settings.replaced(tune=regime.tune) if settings.tuning.tune == "regime" else settings
 
 
 def refuse_without_parent(tuning: TuningSettings, regime: Regime) -> None:

@@ -64,6 +64,17 @@ def backbone_of(tensors):
     return {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
 
 
+def test_a_regime_says_what_is_tuned_unless_the_settings_do(settings, tmp_path):
+    own = tmp_path / "adapters.toml"
+    CHILD.replaced(name="adapters", tune="lora").save(own)
+    by_regime = settings.replaced(regime=str(own), out=str(tmp_path / "regime"), init=settings.out)
+    assert build(by_regime).settings.tuning.tune == "lora"
+    assert build(by_regime.replaced(tune="full")).settings.tuning.tune == "full"
+    assert build(settings).settings.tuning.tune == "full"  # as every regime without a parent
+    with pytest.raises(UsageError, match="tune = .output. keeps the weights of a parent"):
+        REGIMES["lowres32"].replaced(name="wrong", tune="output")
+
+
 def test_output_alone(settings, tmp_path):
     child = settings.replaced(tune="output", out=str(tmp_path / "child"), init=settings.out)
     trainer = run(child)
