@@ -87,8 +87,7 @@ def identity_of(run: StudyRun, digest: str) -> dict[str, Any]:
 
 
 def _compared(settings: TrainSettings, regime: Regime) -> dict[str, Any]:
-    """The settings that decide a result; what is not set as network and regime have it, which earlier versions wrote
-    out."""
+    """The settings that decide a result; what is not set as network and regime have it."""
     whole = as_the_regime_tunes(with_recipe(settings, [settings.model.backbone]), regime).flat()
     return {name: value for name, value in whole.items() if name not in NOT_COMPARED}
 
