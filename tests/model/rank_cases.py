@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hrfr_fast.model import heads
-from hrfr_fast.model.backbones.base import _frozen_statistics
+from hrfr_fast.model.backbones.base import frozen_statistics
 from hrfr_fast.model.class_shards import ClassShard
 from hrfr_fast.model.partial_fc import ClassSampling, sample_classes
 from hrfr_fast.model.sync_batchnorm import convert_sync_batchnorm
@@ -46,7 +46,7 @@ def plain(model, images):
 def recomputed(model, images):
     for layer in model:
         images = checkpoint(
-            layer, images, use_reentrant=False, preserve_rng_state=False, context_fn=_frozen_statistics(layer)
+            layer, images, use_reentrant=False, preserve_rng_state=False, context_fn=frozen_statistics(layer)
         )
     return images
 
