@@ -54,6 +54,7 @@ def _correctness(make: Maker) -> list[Stage]:
         Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
         make.noise("small", 30),
         make.script("bf16 compiled and captured against fp32 eager", "curve", 150),
+        make.script("kernels of the step", "kernels", 60, data=False),
         make.script("head of 52500 classes", "head", 30),
         make.script("failures", "failures", 50),
         make.script("resumed", "resume", 40),
@@ -71,6 +72,7 @@ def _rates(make: Maker) -> list[Stage]:
     return [
         make.environment(),
         make.noise("classes", 40),
+        make.script("kernels of the step", "kernels", 60, data=False),
         make.script("steps at 32 px", "modes", 110, "--regime", "lowres32"),
         Stage(
             "whole runs and an eager step", (
