@@ -54,7 +54,6 @@ def _correctness(make: Maker) -> list[Stage]:
         Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
         make.noise("small", 30),
         make.script("bf16 compiled and captured against fp32 eager", "curve", 150),
-        make.script("kernels of the step", "kernels", 60, data=False),
         make.script("head of 52500 classes", "head", 30),
         make.script("failures", "failures", 50),
         make.script("resumed", "resume", 40),
@@ -72,8 +71,8 @@ def _rates(make: Maker) -> list[Stage]:
     return [
         make.environment(),
         make.noise("classes", 40),
-        make.script("kernels of the step", "kernels", 60, data=False),
         make.script("steps at 32 px", "modes", 110, "--regime", "lowres32"),
+        make.script("kernels of the step", "kernels", 90, data=False),
         Stage(
             "whole runs and an eager step", (
                 str(bench / "train_step.py"), "--data", str(make.data), "--out", str(make.out), "--engine", "resident",
