@@ -74,6 +74,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     on_cuda = device == "cuda"
     if on_cuda:
         torch.backends.cudnn.benchmark = True  # shapes are static: let cuDNN time its algorithms once
+        torch.backends.cudnn.benchmark_limit = 0  # all of them, not the first ten
     else:
         keep_freed_memory()
     if precision == "auto":

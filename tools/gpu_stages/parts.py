@@ -72,6 +72,7 @@ def _rates(make: Maker) -> list[Stage]:
         make.environment(),
         make.noise("classes", 40),
         make.script("steps at 32 px", "modes", 110, "--regime", "lowres32"),
+        make.script("kernels of the step", "kernels", 90, data=False),
         Stage(
             "whole runs and an eager step", (
                 str(bench / "train_step.py"), "--data", str(make.data), "--out", str(make.out), "--engine", "resident",

@@ -205,7 +205,7 @@ def _image_means(found: Statistics) -> Tensor:
 
 def _gate(means: Tensor, norm: Norm, squeeze: Tensor, excite: Tensor) -> tuple[Tensor, ...]:
     """Each image's means before and after BN, [B, C]; hidden values, [B, hidden]; the gate, [B, C]. In float32."""
-    with torch.autocast(means.device.type, enabled=False):
+    with _without_autocast(means):
         pooled = torch.addcmul(norm.bias, means - norm.mean, norm.inverse_std * norm.weight)
         hidden = (pooled @ squeeze.to(pooled.dtype).t()).relu_()
         return means, pooled, hidden, (hidden @ excite.to(pooled.dtype).t()).sigmoid_()
@@ -223,11 +223,16 @@ def _gate_gradients(
     if factor is not None:
         by_gate = by_gate * factor[:, None]
     by_excited = by_gate * gate * (1 - gate)
-    with torch.autocast(gate.device.type, enabled=False):
+    with _without_autocast(gate):
         by_hidden = (by_excited @ excite.to(gate.dtype)) * (hidden > 0)
         by_excite, by_squeeze = by_excited.t() @ hidden, by_hidden.t() @ pooled
         by_pooled = by_hidden @ squeeze.to(gate.dtype)
     return by_pooled, by_squeeze.to(squeeze.dtype), by_excite.to(excite.dtype)
+
+
+def _without_autocast(tensor: Tensor) -> torch.autocast:
+    device = "cpu" if tensor.is_meta else tensor.device.type  # on the meta device launches are only counted
+    return torch.autocast(device, enabled=False)
 
 
 def _maps(rows: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""What the interpreter runs must also compile, within a multiprocessor's registers and shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton exists for Linux only")
+
+SCRIPT = """
+import json
+import torch
+from triton.runtime import driver
+from benchmarks import kernel_costs
+from hrfr_fast.model.backbones.improved_resnet import IRBlock
+from hrfr_fast.model.backbones.table import IR_VARIANTS
+from hrfr_fast.model.kernels.network import run_block
+
+driver.set_active(kernel_costs.Card(90))
+needs = {}
+with kernel_costs.counted(needs) as moved:
+    with torch.device("meta"):
+        block = IRBlock(64, 64, 1, IR_VARIANTS["adaface"], squeeze_excite=True, first=False)
+        for convolution in (block.residual[1], block.residual[4]):
+            convolution.bfloat16()
+        maps = torch.empty(64, 64, 16, 16, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        run_block(block, maps.requires_grad_(), None, True)[0].sum().backward()
+    network = sum(number for _, number in moved)
+    kernel_costs.take_head_step(128, 500)
+print(json.dumps({"needs": list(needs.values()), "maps": network / maps.nbytes}))
+"""
+
+
+def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    needs = {name: more for name, _, *more in found["needs"]}
+    assert {"statistics C=64", "normalise C=64 gated added next", "gradient C=512 by_class"} <= needs.keys()
+    assert all(spilled == 0 for _, spilled, _, _ in needs.values())
+    assert all(shared <= 227 << 10 for _, _, shared, _ in needs.values())
+    assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "four run at a time"
+    assert all(needs[name][3] == "wgmma" for name in needs if name.startswith(("softmax", "gradient C")))
+    # Two BNs of 8 passes, one of which adds the shortcut's gradient, and the gated sum's 4 + 5; sums beside: 5 % here.
+    assert 8 + 1 + 8 + 9 < found["maps"] < 1.1 * 26

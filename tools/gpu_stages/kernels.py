@@ -1,0 +1,141 @@
+"""The GPU's kernels of the step: parity with torch, each one's bytes a second, and the step with and without them."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
+from hrfr_fast.model.heads import MarginHead, build_head
+from hrfr_fast.model.kernels import norm_launch as launch
+from hrfr_fast.model.kernels.head import computes
+from hrfr_fast.runtime.device import Compute, choose_compute, kernels_run_on
+from tools.gpu_stages.layers import seconds
+from tools.gpu_stages.report import StageReport, stage_report
+
+SIZES = {32: 1024, 144: 256}
+"""Side of the input in pixels -> images in the batch."""
+MORE, LARGEST = 1.5, 0.02
+"""How much further from float32 than torch's own 16-bit step the kernels may be, and a head from the chunked one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    report = stage_report(__doc__, arguments)
+    compute = choose_compute(report.device, "fp32" if report.dry else "auto")
+    if not kernels_run_on(compute.device):
+        report.add("kernels", left_out="no CUDA device, and no interpreter (TRITON_INTERPRET=1)")
+        return report.exit_code
+    for size, batch in ({16: 4} if report.dry else SIZES).items():
+        report.attempt(f"step at {size} px", compare_steps, compute, size, batch, 8 if report.dry else 64)
+        report.attempt(f"kernels at {size} px", time_kernels, compute, size, batch)
+    report.attempt("head", compare_heads, compute)
+    return report.exit_code
+
+
+def compare_steps(report: StageReport, compute: Compute, size: int, batch: int, width: int) -> None:
+    """Embeddings, gradients and running statistics of irse18 with and without the kernels, and the time of a step."""
+    plain = compute.place(build_backbone(BackboneSettings(size, width=width))).train()
+    if report.dry:
+        plain.body = plain.body[:1]
+        plain.output = nn.Sequential(nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * (size // 2) ** 2, 4))
+    ours, exact = copy.deepcopy(plain), copy.deepcopy(plain)
+    ours.gpu_kernels = True
+    images = torch.randn(batch, 3, size, size, device=compute.device).to(compute.image_dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def step(network: Callable[[Tensor], Tensor]) -> Tensor:
+        with compute.autocast():
+            made = network(images).float()
+        (made.sigmoid() * made).sum().backward()
+        return made.detach()
+
+    results = []
+    for network in (ours, plain):
+        made = step(network)
+        results.append((made, *(joined(tensors) for tensors in (gradients(network), network.buffers()))))
+    made = exact(images.float())
+    (made.sigmoid() * made).sum().backward()
+    wanted = (made.detach(), joined(gradients(exact)), joined(exact.buffers()))
+    off, torch_off = ([difference(one, right) for one, right in zip(found, wanted, strict=True)] for found in results)
+    holds = all(one <= MORE * other + 1e-4 for one, other in zip(off, torch_off, strict=True))
+    timed = {"kernels": seconds(lambda: step(ours), compute), "eager": seconds(lambda: step(plain), compute)}
+    compiled = torch.compile(plain) if not report.dry else None
+    if compiled is not None:
+        timed["compiled"] = seconds(lambda: step(compiled), compute)
+    report.check(
+        f"irse18 of {size} px, batch {batch}: kernels and torch against float32", holds, difference=off,
+        torchs=torch_off, seconds=timed, images_per_second={name: batch / time for name, time in timed.items()},
+        ratio=min(time for name, time in timed.items() if name != "kernels") / timed["kernels"],
+    )  # fmt: skip
+
+
+def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -> None:
+    """Each kernel on the largest map of the network, and the rate of a copy of it."""
+    channels = 8 if report.dry else 64
+    rows, gradient, shortcut = (
+        torch.randn(batch, size, size, channels, device=compute.device).to(compute.image_dtype) for _ in range(3)
+    )
+    weight, bias, slope = (torch.rand(channels, device=compute.device) for _ in range(3))
+    gate = torch.rand(batch, channels, device=compute.device)
+    found = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
+    norm = launch.Norm(*launch.merged(found, 1e-5, None), weight, bias)
+    groups, totals = launch.groups_of_batch(rows, launch.GROUPS), torch.rand(2, channels, device=compute.device)
+    cases: dict[str, tuple[int, Callable[[], object]]] = {
+        "copy": (2, lambda: shortcut.copy_(rows)),
+        "statistics": (1, lambda: launch.statistics(rows, found.groups)),
+        "merge": (0, lambda: launch.merged(found, 1e-5, None)),
+        "normalise, PReLU": (2, lambda: launch.normalised(rows, norm, "prelu", slope)),
+        "gate, sum, next statistics": (
+            3, lambda: launch.normalised(rows, norm, gate=gate, shortcut=shortcut, measure=True),
+        ),
+        "gradient sums, PReLU": (2, lambda: launch.gradient_sums(rows, gradient, norm, groups, "prelu", slope)),
+        "map gradient, PReLU": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, "prelu", slope)),
+        "map gradient, gate": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, gate=gate, pooled=gate)),
+    }  # fmt: skip
+    for name, (maps, work) in cases.items():
+        time = seconds(work, compute)
+        report.add(f"{size} px: {name}", seconds=time, gigabytes_per_second=maps * rows.nbytes / time / 1e9)
+
+
+def compare_heads(report: StageReport, compute: Compute) -> None:
+    """The fused softmax against chunks: losses, gradients by class vectors, time and peak memory."""
+    classes, batch, size = (40, 5, 16) if report.dry else (52_500, 1024, 512)
+    chunked = build_head("arcface", size, classes).to(compute.device)
+    chunked.matmul_dtype = torch.float32 if report.dry else torch.bfloat16
+    if not computes(compute.device, chunked.matmul_dtype, size):
+        report.add("head", left_out="this card has too little shared memory for the fused softmax")
+        return
+    fused = copy.deepcopy(chunked)
+    fused.gpu_kernels, chunked.chunk_entries = True, 16 if report.dry else chunked.chunk_entries
+    embeddings = torch.randn(batch, size, device=compute.device, requires_grad=True)
+    labels = torch.randint(classes, (batch,), device=compute.device)
+
+    def step(head: MarginHead) -> Tensor:
+        loss: Tensor = head(embeddings, labels)
+        loss.backward()
+        return loss.detach()
+
+    results, timed = [], {}
+    for name, head in (("fused", fused), ("chunked", chunked)):
+        results.append((step(head), head.weight.grad.clone() if head.weight.grad is not None else head.weight))
+        timed[name] = seconds(lambda head=head: step(head), compute)  # type: ignore[misc]
+    off = max(difference(one, other) for one, other in zip(*results, strict=True))
+    report.check(f"head, {classes:,} classes, batch {batch}", off < LARGEST, difference=off, seconds=timed)
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def joined(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-6))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
