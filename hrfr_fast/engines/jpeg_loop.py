@@ -86,7 +86,7 @@ def _end(typing_context, address, decoder):
 def _decode(data, offsets, lengths, modes, start, decompress, end, out, failed):
     size = out.shape[1]
     for chunk in numba.prange((len(offsets) + CHUNK - 1) // CHUNK):
-        decoder = _start(start)  # type: ignore[call-arg, var-annotated]  # an intrinsic: numba adds the first argument
+        decoder = _start(start)  # type: ignore[var-annotated]
         for b in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(offsets))):
             record = data[offsets[b] : offsets[b] + lengths[b]]
             picture = out[b].reshape(size * size * 3)
