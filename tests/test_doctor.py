@@ -27,6 +27,11 @@ def test_a_healthy_machine_needs_no_fix():
     assert "60.0 GiB" in report.engines[0].text, "0.6 of the free device memory is for pixels"
 
 
+def test_a_cpu_is_told_what_decodes_jpeg():
+    facts = replace(HEALTHY, gpus=(), driver="", cuda_usable=False, jpeg="libturbojpeg.so.0 decodes JPEG")
+    assert diagnose(facts).engines[0].text.endswith("(tbb threads); libturbojpeg.so.0 decodes JPEG")
+
+
 @pytest.mark.parametrize(
     "change,broken,fix",
     [

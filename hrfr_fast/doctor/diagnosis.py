@@ -96,7 +96,9 @@ def _resident(facts: Facts, gpu: bool) -> Verdict:
         if facts.threads == "workqueue"
         else ""
     )
-    return Verdict("resident", True, f"on the CPU, one kernel over {facts.cores} cores ({facts.threads} threads)", fix)
+    decoder = f"; {facts.jpeg}" if facts.jpeg else ""
+    text = f"on the CPU, one kernel over {facts.cores} cores ({facts.threads} threads){decoder}"
+    return Verdict("resident", True, text, fix)
 
 
 def _dali(facts: Facts, gpu: bool) -> Verdict:

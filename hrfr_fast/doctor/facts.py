@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class Facts:
     ffcv_error: str = ""
     threads: str = ""
     """numba's threading layer: tbb, omp or workqueue."""
+    jpeg: str = ""
+    """What decodes JPEG on the host, as a clause of a sentence."""
     kernel_error: str = ""
     lost_caches: tuple[str, ...] = ()
     """Environment variables of caches whose usual directory cannot be written to: what they hold is lost at exit."""
@@ -152,9 +155,15 @@ def _kernel_facts() -> dict[str, Any]:
         resample(pixel.reshape(-1), np.zeros(1, np.int64), 1, no_augmentation(1), out)
         if (out != pixel).any():
             return {"kernel_error": "the resampling kernel gives wrong pixels"}
-        return {"threads": str(numba.threading_layer())}
+        return {"threads": str(numba.threading_layer()), "jpeg": _jpeg()}
     except Exception as error:
         return {"kernel_error": _short(error)}
+
+
+def _jpeg() -> str:
+    from hrfr_fast.engines.turbojpeg import jpeg_decoder
+
+    return jpeg_decoder() if find_spec("simplejpeg") else "JPEG needs simplejpeg, which is not installed"
 
 
 def _version(package: str) -> str:

@@ -33,6 +33,8 @@ class Situation:
     host_free: int
     jpeg: bool
     """Whether any split holds JPEG images."""
+    decoder: str
+    """What decodes JPEG on the host, as a clause of a sentence."""
     dali: bool
     """Whether DALI is installed."""
     ffcv: bool
@@ -50,8 +52,9 @@ def pick_engine(asked: str, here: Situation) -> tuple[str, str]:
     if asked in ("dali", "ffcv"):
         return asked, slow.removeprefix("; ")
     if not here.on_cuda:
+        decoder = f"; {here.decoder}" if here.jpeg else ""
         return "resident", (
-            f"one kernel makes batches from the memory maps on all cores{slow}" if asked == "auto" else ""
+            f"one kernel makes batches from the memory maps on all cores{decoder}{slow}" if asked == "auto" else ""
         )
     needed = f"{gib(here.pixels)} of pixels"
     if here.pixels <= RESIDENT_SHARE * here.device_free:
@@ -121,14 +124,17 @@ def decoded_bytes(splits: "Iterable[Split]") -> int:
 def situation(stream: BatchStream, compute: "Compute") -> Situation:
     """The facts of this process, now."""
     from hrfr_fast.engines.dali import dali_is_installed
+    from hrfr_fast.engines.turbojpeg import jpeg_decoder
 
+    jpeg = any(split.encoding != "raw" for split in stream.splits)
     return Situation(
         on_cuda=compute.device.type == "cuda",
         pixels=decoded_bytes(stream.splits) // (stream.ranks if isinstance(stream, BlockStream) else 1),
         device_free=compute.free_memory(),
         shards=sum(part.path.stat().st_size for split in stream.splits for part in split.parts),
         host_free=free_memory(),
-        jpeg=any(split.encoding != "raw" for split in stream.splits),
+        jpeg=jpeg,
+        decoder=jpeg_decoder() if jpeg else "",
         dali=dali_is_installed(),
         ffcv=find_spec("ffcv") is not None,
     )

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrfr_fast.engines.turbojpeg import TurboJPEG, turbojpeg
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.system import threads_per_rank
 from hrfr_fast.sampling.augmentation import Augmentation
 
-JPEG_CHUNK = 64  # images a decoding task: few enough to spread over cores, enough to hide the cost of a task
+JPEG_CHUNK = 64  # images a task of simplejpeg: few enough to spread over cores, enough to hide the cost of a task
 
 
 @cache
@@ -27,7 +28,7 @@ def _decoders() -> ThreadPoolExecutor:
 
 
 def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> NDArray[np.uint8]:
-    """Decoded pixels, uint8 [n, size, size, 3] RGB; JPEG is decoded on all cores.
+    """Decoded pixels, uint8 [n, size, size, 3] RGB; JPEG is decoded on all cores. Raises DamageFound as ``Split.read``.
 
     ``pinned``: in page-locked memory, from which a copy to a GPU does not block; it lives as long as the array.
     """
@@ -38,15 +39,30 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
         from hrfr_fast.resampling.cpu import copy_records  # numba: 0.5 s to import
 
         copy_records(split.data, split.offsets[records], out)
-    elif len(records) <= JPEG_CHUNK:
-        out[:] = split.read(records)
+    elif (library := turbojpeg()) is not None:
+        _decode_compiled(split, records, library, out)
     else:
-
-        def decode(first: int) -> None:
-            out[first : first + JPEG_CHUNK] = split.read(records[first : first + JPEG_CHUNK])
-
-        list(_decoders().map(decode, range(0, len(records), JPEG_CHUNK)))
+        _decode_in_python(split, records, out)
     return out
+
+
+def _decode_compiled(split: Split, records: NDArray[np.int64], library: TurboJPEG, out: NDArray[np.uint8]) -> None:
+    """Decode by TurboJPEG. What it refuses goes to the reader, which raises DamageFound with file and record."""
+    from hrfr_fast.engines.jpeg_loop import decode_records  # numba: 0.5 s to import
+
+    places = split.offsets[records], split.lengths[records], split.modes[records]
+    for position in decode_records(split.data, *places, library, out).tolist():
+        out[position] = split.read(records[position])[0]
+
+
+def _decode_in_python(split: Split, records: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """Decode by simplejpeg, in threads where there are enough records."""
+
+    def decode(first: int) -> None:
+        out[first : first + JPEG_CHUNK] = split.read(records[first : first + JPEG_CHUNK])
+
+    tasks = range(0, len(records), JPEG_CHUNK)
+    list(_decoders().map(decode, tasks) if len(tasks) > 1 else map(decode, tasks))
 
 
 def pinned_empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,9 +158,12 @@ class SplitWriter:
         file.seek(0)
         file.write(beton.header_bytes(n, self.page_size, table_start, beton.binding_of(checksums)))
         file.write(metadata.data)
-        self.sync()
-        self.close()
-        digest, size = beton.file_digest(self.partial), os.path.getsize(self.partial)
+        file.flush()
+        with ThreadPoolExecutor(1, "hrfr-digest") as thread:  # while the disk is waited for
+            hashing = thread.submit(beton.file_digest, self.partial)
+            self.sync()
+            self.close()
+            digest, size = hashing.result(), os.path.getsize(self.partial)
         write_bytes(beton.checksum_path(self.path), checksums)
         os.replace(self.partial, self.path)
         fsync_directory(self.path.parent)

@@ -159,10 +159,11 @@ def test_a_missing_library_is_named_with_its_install_line(shards, monkeypatch, n
 
 HERE = Situation(
     on_cuda=True, pixels=4 * GIB, device_free=70 * GIB, shards=4 * GIB, host_free=60 * GIB, jpeg=False, dali=True,
-    ffcv=True,
+    ffcv=True, decoder="libturbojpeg.so.0 decodes JPEG",
 )  # fmt: skip
 CHOICES = {
     "a CPU": ("auto", replace(HERE, on_cuda=False, device_free=0), "resident", "memory maps"),
+    "a CPU, JPEG": ("auto", replace(HERE, on_cuda=False, jpeg=True), "resident", "; libturbojpeg.so.0 decodes JPEG"),
     "a CPU, too little memory": ("auto", replace(HERE, on_cuda=False, host_free=GIB), "resident", "expect the disk"),
     "it fits": ("auto", HERE, "resident", "4.0 GiB of pixels fit"),
     "JPEG that fits": ("auto", replace(HERE, jpeg=True), "resident", "decoded once"),

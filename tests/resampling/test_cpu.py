@@ -24,7 +24,7 @@ def pictures(count, size):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36)])
+@pytest.mark.parametrize("size,out", [(36, 144), (36, 32), (144, 32), (144, 144), (36, 36), (36, 12), (40, 33)])
 def test_kernel_agrees_with_the_float64_reference(name, size, out):
     count, settings = 12, SETTINGS[name]
     source = pictures(count, size)
@@ -38,7 +38,8 @@ def test_kernel_agrees_with_the_float64_reference(name, size, out):
     resample(source.ravel(), offsets, size, augmentation, result)
     expected = np.stack([execute(picture, augmentation, row, out) for row, picture in enumerate(source)])
     difference = np.abs(result - expected)
-    assert difference.max() <= 0.51 and difference.mean() < 0.3
+    # Half a level is the rounding itself; fixed point adds up to an eighth to either side, float32 next to nothing.
+    assert difference.max() <= (0.51 if "everything" in name else 0.7) and difference.mean() < 0.26
 
 
 def test_rows_choose_where_pictures_go():

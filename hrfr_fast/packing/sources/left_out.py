@@ -81,8 +81,7 @@ class LeftOut:
 
 def kind_of(name: str) -> str:
     """PICTURE for a name that is packed in its right place, else why a file of this name is left out."""
-    lower = name.lower()
-    if lower.endswith(EXTENSIONS):
+    if name.endswith(EXTENSIONS) or (lower := name.lower()).endswith(EXTENSIONS):
         return HIDDEN if name.startswith(".") else PICTURE
     if name.startswith(".") or name in (ALIGNMENT, REJECTED, LANDMARKS):
         return NOTHING
