@@ -123,9 +123,10 @@ def _threads(result: BenchResult) -> list[str]:
     machine, told = result.machine, []
     one = "OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 before the command"
     if machine.load > machine.cores:
+        tries = f", and try {one}, which can be many times as fast there" if machine.threads > 1 else ""
         told.append(
             f"other processes use these {machine.cores} cores, too (load average {machine.load:.1f}): compare ratios"
-            f" and not rates, and try {one}, which can be many times as fast there"
+            f" and not rates{tries}"
         )
     elif _threads_wait(result):
         told.append(
@@ -133,7 +134,7 @@ def _threads(result: BenchResult) -> list[str]:
             f" container with fewer cores than it sees, set OMP_NUM_THREADS to what it may use; else try a larger"
             f" --batch-size, or {one}"
         )
-    if not result.situation.on_cuda and machine.threads < machine.cores:
+    if not result.situation.on_cuda and machine.threads < machine.cores and machine.load <= machine.cores:
         told.append(f"torch computes with {machine.threads} of {machine.cores} cores: is OMP_NUM_THREADS set?")
     return told
 

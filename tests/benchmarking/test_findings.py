@@ -90,6 +90,12 @@ def test_what_slows_a_machine_down_is_told(machine, said):
     assert said in lines(replace(CPU, machine=replace(CPU.machine, **machine)), "warning")
 
 
+def test_one_thread_is_not_advised_to_a_run_that_has_it():
+    busy = replace(CPU.machine, load=7.3, threads=1)
+    told = lines(replace(CPU, machine=busy), "warning")
+    assert "load average 7.3" in told and "OMP_NUM_THREADS" not in told
+
+
 def test_a_wide_network_in_the_wrong_precision_is_advised_on_a_cpu():
     wide = replace(CPU, settings=TrainSettings(regime="lowres32", batch_size=128, precision="bf16", cpu_kernels="off"))
     told = lines(wide, "fix")
