@@ -36,7 +36,7 @@ def make_data(cache: Path, data: Path | None) -> dict[str, Faces]:
     elif (data / "faces").is_dir():
         made["ordinary"] = Faces(data, cache / "packed112")
     for name, faces in made.items():
-        for encoding in ("jpeg", "raw") if name == "study" else ("jpeg",):
+        for encoding in ("jpeg", "raw"):
             pack(faces.data if name == "study" else faces.data / "faces", faces.packed / encoding, encoding=encoding)
     return made
 
