@@ -97,13 +97,13 @@ def _free_port() -> int:
 
 def work(values: dict[str, Any]) -> None:
     """One process of a team: for each number on standard input, that many steps; answers with wall and CPU seconds."""
-    from benchmarks.training_steps import constant_batch
-    from benchmarks.trial import Trial
     from hrfr_fast.runtime.progress import console
     from hrfr_fast.runtime.ranks import current_ranks
     from hrfr_fast.runtime.shared_work import sharing_ranks
     from hrfr_fast.settings import TrainSettings
     from hrfr_fast.training.build import build
+    from hrfr_fast.training.timed_steps import constant_batch
+    from hrfr_fast.training.trial import Trial
 
     console.quiet = True
     with tempfile.TemporaryDirectory() as folder, sharing_ranks():

@@ -1,44 +1,14 @@
-"""Timing of training steps: timed steps, the memory they take, and what the device can reach at most."""
+"""What the device can reach at most, and the device memory that training steps take."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hrfr_fast.training.timed_steps import wait
 
 if TYPE_CHECKING:
     from hrfr_fast.runtime.device import Compute
-
-
-@dataclass
-class TimedSteps:
-    """A way to take training steps, and the rates that it reached."""
-
-    name: str
-    steps: Callable[[int], None]
-    """Takes the given number of steps and waits for the device."""
-    batch_size: int
-    details: dict[str, Any] = field(default_factory=dict)
-    rates: list[float] = field(default_factory=list)
-    count: int = 1
-    """Steps in a round."""
-
-    @property
-    def images_per_second(self) -> float:
-        return median(self.rates)
-
-    def calibrate(self, seconds: float) -> None:
-        """Warm up (compile, capture, fill caches) and choose ``count`` so that a round lasts ``seconds``."""
-        self.steps(2)
-        began = time.perf_counter()
-        self.steps(2)
-        self.count = max(2, round(2 * seconds / (time.perf_counter() - began)))
-
-    def round(self) -> None:
-        """Take ``count`` steps and keep their rate."""
-        began = time.perf_counter()
-        self.steps(self.count)
-        self.rates.append(self.count * self.batch_size / (time.perf_counter() - began))
 
 
 @dataclass(frozen=True)
@@ -67,14 +37,6 @@ def measure_ceilings(compute: "Compute") -> Ceilings:
         wait(compute)
         rates.append(2 * source.nbytes / (time.perf_counter() - began))
     return Ceilings(product, median(rates[2:]))
-
-
-def wait(compute: "Compute") -> None:
-    """Wait until the device has finished its queued work."""
-    import torch
-
-    if compute.device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def free_memory(compute: "Compute") -> int:

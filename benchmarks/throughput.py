@@ -1,8 +1,8 @@
 """Speed of loading: our engines beside the loaders in common use, on the same pictures.
 
-    python benchmarks/throughput.py            # about 4 minutes on 2 cores
+    python benchmarks/throughput.py            # under 4 minutes on 2 idle cores
     python benchmarks/throughput.py --quick    # under 1 minute
-    python benchmarks/throughput.py --record --compare
+    python benchmarks/throughput.py --record --compare --details
 
 Three groups of measurements: from JPEG (files for the peers, shards for us), from decoded pixels on disk ("raw"),
 and from decoded pixels in memory to uint8 batches ("pixels", the resampling alone).
@@ -11,11 +11,11 @@ and from decoded pixels in memory to uint8 batches ("pixels", the resampling alo
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,16 +25,23 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import record  # noqa: E402
 from benchmarks.command import run  # noqa: E402
+from benchmarks.face_data import make_data  # noqa: E402
 from benchmarks.measure import LoaderProcess, Result, compare  # noqa: E402
 from benchmarks.peers import ENGINES, PEERS, PIXELS  # noqa: E402
 from benchmarks.peers.base import Task  # noqa: E402
+from benchmarks.throughput_table import draw_table, show_table  # noqa: E402
+from hrfr_fast.regimes import regime_named  # noqa: E402
 
-REGIMES = ("lowres32", "lowres144", "highres144", "highlow144")
+CASES = (
+    ("lowres32", "jpeg"), ("lowres144", "jpeg"), ("faces112", "jpeg"), ("highres144", "jpeg"), ("lowres32", "raw"),
+    ("lowres144", "raw"),
+)  # fmt: skip
+"""Regime and encoding: 36 px to both sizes, and the sizes that are not resized. highlow144 is lowres144 and highres144
+in one batch, and raw pixels that are only copied tell less: ``--regime`` measures both encodings of any regime."""
 QUICK = ("lowres144",)
 QUICK_PEERS = ("torch+PIL", "torch+OpenCV", "stock FFCV", "stock DALI", "SPDL")
 ONCE, ONCE_IN = ("WebDataset", "LitData"), "lowres144"
 """Slow to open and never the best peer: one regime shows where they stand and keeps the whole at four minutes."""
-SCALE = "bench"
 
 
 @dataclass(frozen=True)
@@ -47,35 +54,27 @@ class Cell:
 
 
 def cells(
-    task: Task, regimes: tuple[str, ...], encodings: tuple[str, ...], engines: tuple[str, ...], peers: tuple[str, ...]
+    tasks: dict[str, Task], cases: Sequence[tuple[str, str]], engines: tuple[str, ...], peers: tuple[str, ...]
 ) -> list[Cell]:
-    """All tables, in the order in which they are measured."""
+    """All tables, in the order in which they are measured.
+
+    Args:
+        tasks: of ``study`` and ``ordinary`` faces, where there are any.
+        cases: regime and encoding of each.
+    """
     tables = []
-    for regime in regimes:
+    for regime, encoding in cases:
+        kind = "ordinary" if regime_named(regime).sources == ("faces",) else "study"
         shown = tuple(name for name in peers if name not in ONCE or regime == ONCE_IN)
-        for encoding in encodings:
-            tables.append(Cell("files", replace(task, regime=regime, encoding=encoding), (*engines, *shown)))
-    for regime in regimes:
+        if kind in tasks:
+            tables.append(Cell("files", replace(tasks[kind], regime=regime, encoding=encoding), (*engines, *shown)))
+    for regime in dict.fromkeys(regime for regime, _ in cases):
         if regime.startswith("lowres"):
-            pixels = replace(task, regime=regime, encoding="raw", dtype="uint8")
+            pixels = replace(tasks["study"], regime=regime, encoding="raw", dtype="uint8")
             # FFCV's copy is the upper bound for 32 px, where there is little to compute.
             bounds = tuple(name for name in PIXELS if regime == "lowres32" or name != "FFCV raw copy")
             tables.append(Cell("pixels", pixels, ("resident", *bounds)))
     return tables
-
-
-def make_data(cache: Path, data: Path | None) -> tuple[Path, Path]:
-    """The data tree, made where none is given, and its shards of both encodings; kept for the next run."""
-    from hrfr_fast.packing.pack import pack
-    from hrfr_fast.synthetic.data_tree import synthesize
-
-    if data is None:
-        data = cache / "tree"
-        synthesize(data, SCALE)  # completes it, or finds it whole
-    packed = cache / "packed"
-    for encoding in ("jpeg", "raw"):
-        pack(data, packed / encoding, encoding=encoding)
-    return data, packed
 
 
 def measure(tables: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
@@ -140,7 +139,11 @@ def main(
     batch_size: Annotated[int, typer.Option(help="pictures in a batch; 0: 256 on a CPU, 1024 on a GPU")] = 0,
     rounds: Annotated[int, typer.Option(help="rounds of each loader; 0: 3, 2 with --quick")] = 0,
     seconds: Annotated[float, typer.Option(help="least seconds of a round; 0: 0.12")] = 0.0,
-    out: Annotated[Path, typer.Option(help="where the JSON and the plot go")] = Path("benchmarks/out"),
+    plot: Annotated[Path | None, typer.Option(help="PNG file to draw the table to")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="print CPU time, memory and time to the first batch of each case, too")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="where the JSON and the history's plot go")] = Path("benchmarks/out"),
     record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
     compare_it: Annotated[bool, typer.Option("--compare", help="show the ratio to this machine's last record")] = False,
 ) -> None:
@@ -149,16 +152,19 @@ def main(
     from hrfr_fast.runtime.system import cores
 
     where = choose_compute(device).device.type
-    data, packed = make_data(cache, data)
+    faces = make_data(cache, data)
     start = time.perf_counter()
-    task = Task(
-        str(data), str(packed), str(cache / "formats"), "lowres144", "jpeg",
-        batch_size or (256 if where == "cpu" else 1024),
-        {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype, where, cores(),
-    )  # fmt: skip
+    chosen_dtype = {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype
+    tasks = {
+        kind: Task(
+            str(each.data), str(each.packed), str(cache / "formats"), "lowres144", "jpeg",
+            batch_size or (256 if where == "cpu" else 1024), chosen_dtype, where, cores(),
+        )
+        for kind, each in faces.items()
+    }  # fmt: skip
+    cases = [(name, encoding) for name in regime or QUICK for encoding in (("jpeg",) if quick else ("jpeg", "raw"))]
     tables = cells(
-        task, tuple(regime or (QUICK if quick else REGIMES)), ("jpeg",) if quick else ("jpeg", "raw"),
-        tuple(engine or ENGINES),
+        tasks, cases if regime or quick else CASES, tuple(engine or ENGINES),
         tuple(p for p in (peer or (QUICK_PEERS if quick else PEERS)) if p != "none"),
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
@@ -170,16 +176,25 @@ def main(
     rows = []
     for cell, results in measure(tables, rounds, seconds, out / "throughput.log"):
         new = [{**r.to_json(), "group": cell.group} for r in results]
-        show(cell, results, record.ratios({"results": new}, last) if last else {})
+        if details or compare_it:
+            show(cell, results, record.ratios({"results": new}, last) if last else {})
         rows += new
+    show_table(rows)
     entry = record.record(
-        "throughput", rows, batch_size=task.batch_size, device=where, rounds=rounds, seconds=seconds
+        "throughput", rows, batch_size=tasks["study"].batch_size, device=where, rounds=rounds, seconds=seconds
     )  # fmt: skip
-    (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
-    record.plot(entry, history, out / "throughput.png")
-    if record_it:
-        record.append(entry)
+    save(entry, out, history if record_it else None, plot)
     typer.echo(f"{time.perf_counter() - start:.0f} s; {out}/throughput.json, throughput.png, throughput.log")
+
+
+def save(entry: dict[str, Any], out: Path, history: list[dict[str, Any]] | None, plot: Path | None) -> None:
+    """Write what was measured to ``out``; draw ``plot``; ``history``: the records before, to append it to."""
+    (out / "throughput.json").write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+    record.plot(entry, record.read() if history is None else history, out / "throughput.png")
+    if plot:
+        draw_table(entry["results"], plot, f"{entry['machine']['cores']} cores, {entry['time'][:10]}")
+    if history is not None:
+        record.append(entry)
 
 
 if __name__ == "__main__":

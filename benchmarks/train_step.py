@@ -24,18 +24,16 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.command import run  # noqa: E402
 from benchmarks.record import record  # noqa: E402
-from benchmarks.step_timing import TimedSteps, free_memory, measure_ceilings, peak_bytes  # noqa: E402
+from benchmarks.step_timing import free_memory, measure_ceilings, peak_bytes  # noqa: E402
 from benchmarks.training_steps import (  # noqa: E402
-    ENDLESS,
     best_eager_steps,
-    constant_batch,
     eager_steps_beside_ours,
     plain_shape,
-    whole_run,
 )
-from benchmarks.trial import Trial  # noqa: E402
 from hrfr_fast.settings import TrainSettings, choices  # noqa: E402
 from hrfr_fast.training.build import build  # noqa: E402
+from hrfr_fast.training.timed_steps import ENDLESS, TimedSteps, constant_batch, whole_run  # noqa: E402
+from hrfr_fast.training.trial import Trial  # noqa: E402
 
 if TYPE_CHECKING:
     from benchmarks.roofline import Operation

@@ -1,42 +1,15 @@
-"""The training steps that are compared: ours over an engine or on one constant batch, and the eager step."""
+"""The common eager step that ours is compared with."""
 
-from collections.abc import Iterator
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 from benchmarks.peers.eager_step import EagerStep
-from benchmarks.step_timing import TimedSteps, free_memory, peak_bytes, wait
+from benchmarks.step_timing import free_memory, peak_bytes
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.training.timed_steps import TimedSteps, wait
 
 if TYPE_CHECKING:
-    from hrfr_fast.engines.base import Batch, Engine
     from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.training.trainer import Trainer
-
-ENDLESS = 10**7  # steps: a run long enough that --compile auto compiles on CUDA
-
-
-def whole_run(trainer: "Trainer", engine: "Engine") -> TimedSteps:
-    """The trainer's own loop body over an engine's batches, log lines included; verification left out."""
-    batches = engine.batches(0, ENDLESS * trainer.setup.stream.batch_size)
-    return _trainer_steps(trainer, f"whole run, {engine.name}", iter(batches))
-
-
-def constant_batch(trainer: "Trainer") -> TimedSteps:
-    """The same step, captured and compiled alike, on one batch that is already on the device."""
-    batch = next(iter(trainer.setup.engine.batches(0, trainer.setup.stream.batch_size)))
-    return _trainer_steps(trainer, "constant batch", repeat(batch))
-
-
-def _trainer_steps(trainer: "Trainer", name: str, batches: "Iterator[Batch]") -> TimedSteps:
-    def steps(count: int) -> None:
-        for _ in range(count):
-            trainer.step(next(batches))
-            if trainer.state.step % trainer.setup.settings.logging.log_every == 0:
-                trainer.log.read()
-        wait(trainer.setup.compute)
-
-    return TimedSteps(name, steps, trainer.setup.stream.batch_size)
 
 
 def best_eager_steps(trainer: "Trainer", batch_sizes: tuple[int, ...], seconds: float) -> TimedSteps:

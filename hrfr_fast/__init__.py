@@ -10,6 +10,7 @@ cheap:
     export, embed, compare_faces, search           hrfr_fast.deployment
     analyze                                        hrfr_fast.analysis
     run_study                                      hrfr_fast.study
+    bench                                          hrfr_fast.benchmarking
 """
 
 from importlib import import_module
@@ -39,11 +40,13 @@ _HOME = {
     "search": "hrfr_fast.deployment.search",
     "analyze": "hrfr_fast.analysis.run",
     "run_study": "hrfr_fast.study.run",
+    "bench": "hrfr_fast.benchmarking.measure",
 }
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.run import analyze as analyze
+    from hrfr_fast.benchmarking.measure import bench as bench
     from hrfr_fast.deployment.compare_faces import compare_faces as compare_faces
     from hrfr_fast.deployment.embed import embed as embed
     from hrfr_fast.deployment.export import export as export

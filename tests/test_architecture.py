@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "hrfr_fast"
 ROOMS = (
     "runtime", "reporting", "face_templates", "regimes", "settings", "format", "synthetic", "packing", "sampling",
     "resampling", "preparation", "engines", "model", "evaluation", "deployment", "training", "analysis", "study",
-    "doctor", "cli", "__main__",
+    "doctor", "benchmarking", "cli", "__main__",
 )  # fmt: skip
 """From the lowest to the highest; a room imports only itself and rooms before it. A room is a folder or a file."""
 PUBLIC = "__init__"

@@ -11,6 +11,7 @@ import typer
 from hrfr_fast.cli import deployment, judging
 from hrfr_fast.cli.adopt import adopt
 from hrfr_fast.cli.align import align
+from hrfr_fast.cli.bench import bench
 from hrfr_fast.cli.data_commands import check, inspect_command, pack, synth
 from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install, refuse_ranks, silent_but_rank_0
@@ -105,6 +106,9 @@ def doctor(
             typer.echo(f"fix: {fix}")
     if not report.works:
         raise HrfrError("no engine can work here; the fixes above come first")
+
+
+app.command()(bench)
 
 
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:

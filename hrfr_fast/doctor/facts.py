@@ -59,19 +59,19 @@ class Facts:
     lost_caches: tuple[str, ...] = ()
     """Environment variables of caches whose usual directory cannot be written to: what they hold is lost at exit."""
     disk: Disk | None = None
-    """None where the folder cannot be written to, and on all ranks but rank 0."""
+    """None where the folder cannot be written to, where none was given, and on all ranks but rank 0."""
 
 
-def collect_facts(folder: Path) -> Facts:
-    """The facts of this machine; a library that fails to load is a fact, too."""
-    if not folder.is_dir():
+def collect_facts(folder: Path | None) -> Facts:
+    """The facts of this machine; a library that fails to load is a fact, too. ``folder``: None leaves out its disk."""
+    if folder and not folder.is_dir():
         raise UsageError(f"{folder}: no such directory; give the one whose disk is to be measured")
     total, available = memory()
     found: dict[str, Any] = {}
     for collect in (_torch_facts, _compiler_facts, _dali_facts, _ffcv_facts, _kernel_facts):
         found |= collect()
     gpus, driver = _gpus()
-    disk = measure_disk(folder) if os.access(folder, os.W_OK) and current_ranks().is_main else None
+    disk = measure_disk(folder) if folder and os.access(folder, os.W_OK) and current_ranks().is_main else None
     return Facts(
         cores(), total, available, _shm(), gpus, driver, **found, lost_caches=use_writable_caches(), disk=disk
     )  # fmt: skip

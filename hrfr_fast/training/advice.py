@@ -1,7 +1,12 @@
 """What to try when a run goes wrong or would take days: only what this run can still change."""
 
+from typing import TYPE_CHECKING
+
 from hrfr_fast.runtime.system import gib, peak_memory
 from hrfr_fast.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from hrfr_fast.engines.choice import Situation
 
 LONG = 3600.0  # seconds of training on a CPU that nobody should find out about by waiting
 NARROW = 16  # the width that suits CPUs: a sixteenth of the full network's arithmetic
@@ -62,10 +67,58 @@ def of_a_slow_run(
     )
     if resumed:
         return f"{told} A run that was begun keeps its size; a new one could be smaller."
-    tries = [f"--width {NARROW} ({FASTER})"] if settings.model.width > NARROW and not inherits else []
-    tries += [f"--precision {fastest}"] if settings.execution.precision != fastest else []
+    tries = _lighter(settings, fastest, inherits)
     tries += ["fewer --steps" if settings.budget.steps else "fewer --epochs", "a smaller --batch-size (less memory)"]
     return f"{told} To make it bearable: {', '.join(tries)}; or train on a GPU."
+
+
+def _lighter(settings: TrainSettings, fastest: str, inherits: bool) -> list[str]:
+    """What makes each image cheaper on a CPU."""
+    tries = [f"--width {NARROW} ({FASTER})"] if settings.model.width > NARROW and not inherits else []
+    return tries + ([f"--precision {fastest}"] if settings.execution.precision != fastest else [])
+
+
+def of_a_slow_step(settings: TrainSettings, *, on_cuda: bool, by_host: bool, fastest: str) -> list[str]:
+    """What makes a step faster that is fed fast enough, at least one thing to try.
+
+    Args:
+        settings: of the run.
+        on_cuda: it runs on a GPU.
+        by_host: the host launches more slowly than the GPU computes.
+        fastest: the precision that suits this device.
+    """
+    asked = settings.execution
+    off = [name for name in ("compile", "graphs") if on_cuda and getattr(asked, name) == "off"]
+    off += ["gpu_kernels"] if on_cuda and asked.gpu_kernels == "off" else []
+    off += ["cpu_kernels"] if not on_cuda and asked.cpu_kernels == "off" else []
+    tries = [f"--{name.replace('_', '-')} auto in place of off" for name in off]
+    if by_host:
+        return [*tries, "a larger --batch-size"]
+    if on_cuda:
+        tries += [f"--precision {fastest}"] if asked.precision != fastest else []
+        tries += ["no --activation-checkpointing, where memory allows"] if asked.activation_checkpointing else []
+        return [*tries, "several GPUs (torchrun), or a smaller network: loader and launches leave nothing to gain"]
+    return [*tries, *_lighter(settings, fastest, inherits=bool(settings.init)), "a GPU, or a CPU with more cores"]
+
+
+def of_a_slow_loader(here: "Situation", faster: str, engine: str) -> list[str]:
+    """What makes batches come faster, at least one thing to try.
+
+    Args:
+        here: what the choice of the engine depends on.
+        faster: an engine that was measured to be faster; "" where there is none.
+        engine: that feeds the run.
+    """
+    tries = [f"--engine {faster}"] if faster else []
+    if here.on_cuda and engine == "ffcv" and not here.dali:
+        tries.append("pip install nvidia-dali-cuda120, which decodes and resamples on the GPU")
+    if here.jpeg and not (here.on_cuda and engine == "resident"):
+        slow_decoder = here.decoder.partition("; ")[2]
+        tries += [slow_decoder] if slow_decoder and not here.on_cuda else []
+        tries.append(f"pack --encoding raw, which leaves nothing to decode and takes {gib(here.pixels)}")
+    if here.shards > here.host_free:
+        tries.append("more memory, or a faster disk under the shards")
+    return tries or ["more CPU cores" if not here.on_cuda or engine != "resident" else "weaker --augment settings"]
 
 
 def in_words(seconds: float) -> str:

@@ -33,9 +33,14 @@ def training_splits(packed: Packed, regime: Regime, settings: TrainSettings) -> 
     return tuple(split.first(most) if most and most < split.identities else split for split in splits)
 
 
+def fitting_regimes(packed: Packed) -> list[str]:
+    """Names of the built-in regimes whose splits are packed, and which start from no other."""
+    return [one.name for one in REGIMES.values() if set(one.sources) <= set(packed.splits) and not one.parents]
+
+
 def _what_can_be_trained(packed: Packed) -> str:
     """The rest of a sentence: what is packed, and regimes for it; "" where there are none."""
-    fitting = [one.name for one in REGIMES.values() if set(one.sources) <= set(packed.splits) and not one.parents]
+    fitting = fitting_regimes(packed)
     return f"; there is {', '.join(packed.splits)}: choose --regime {' or '.join(fitting)}" if fitting else ""
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.report import StageReport, stage_report
 
 STEPS, SMOOTHED = 20, 5

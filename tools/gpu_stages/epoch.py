@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.step_timing import free_memory, peak_bytes
-from benchmarks.trial import Trial
 from hrfr_fast.runtime.errors import Interrupted
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.report import StageReport, parser_of
 
 

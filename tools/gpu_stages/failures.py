@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.step_timing import free_memory
-from benchmarks.trial import Trial
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import RunSetup, build
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.report import StageReport, stage_report
 
 MEMORY = 4 << 30  # bytes: enough for pixels, batches and weights, too little for the activations of 1,024 images

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.step_timing import free_memory, peak_bytes
-from benchmarks.training_steps import ENDLESS, constant_batch
-from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.timed_steps import ENDLESS, constant_batch
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.report import StageReport, parser_of
 
 BATCHES = {"lowres32": (1024, 256, 4096), "highlow144": (512, 128, 1024)}

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.trial import Trial
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.modes import BATCHES, BOTH, EAGER, Mode
 from tools.gpu_stages.report import StageReport, parser_of
 

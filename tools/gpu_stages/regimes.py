@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from math import isfinite
 
-from benchmarks.trial import Trial
 from hrfr_fast.regimes import CONTROLS, TABLE, in_order, regime_named
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.trial import Trial
 from tools.gpu_stages.report import StageReport, stage_report
 from tools.gpu_stages.runner import is_installed
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.trial import Trial, read_train_lines
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.trial import Trial, read_train_lines
 from tools.gpu_stages.report import StageReport, stage_report
 
 STEPS, STOP = 12, 6
