@@ -90,13 +90,15 @@ class Peers:
 
     def claim(self, exit_code: int) -> bool:
         """Whether this rank is the first to end with an error: then its message is the one."""
+        if self._code is not None:
+            return False
         try:
             first = self.store.add("failed", 1) == 1
             if first:
                 self.store.set("exit code", str(exit_code))
             self._knows()
         except RuntimeError:  # the store has gone with the process that kept it
-            return self._code is None and min(set(self.processes) - set(self.dead())) == self.ranks.rank
+            return min(set(self.processes) - set(self.dead())) == self.ranks.rank
         return first
 
     def keep_store(self) -> None:
