@@ -61,10 +61,12 @@ def main(module, sizes, folder):
     ranks = [context.Process(target=_rank, args=(rank, count, port, module, sizes, folder)) for rank in range(count)]
     for process in ranks:
         process.start()
-    while any(process.is_alive() for process in ranks):
-        multiprocessing.connection.wait([process.sentinel for process in ranks if process.is_alive()])
-        if any(process.exitcode for process in ranks if not process.is_alive()):
-            for process in ranks:
+    running = ranks
+    while running:  # never wait for none: ``wait`` of an empty list does not return
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        running = [process for process in running if process.is_alive()]
+        if any(process.exitcode for process in ranks):  # None while it runs
+            for process in running:
                 process.kill()
             return 1
     return max(process.exitcode for process in ranks)

@@ -108,9 +108,12 @@ def choose_engine(
     return build_resident_cuda(stream, device, dtype, verify=verify, say=say)
 
 
-def resident_pixels(asked: str, splits: "Iterable[Split]", compute: "Compute") -> int:
-    """Bytes of GPU memory that pixels will take: those of ``splits`` where the engine will be resident, else 0."""
-    pixels = decoded_bytes(splits)
+def resident_pixels(asked: str, splits: "Iterable[Split]", compute: "Compute", holders: int = 1) -> int:
+    """Bytes of GPU memory that pixels will take: those of ``splits`` where the engine will be resident, else 0.
+
+    ``holders``: ranks that each hold a part of them.
+    """
+    pixels = decoded_bytes(splits) // holders
     if compute.device.type != "cuda" or asked not in ("auto", "resident"):
         return 0
     return pixels if pixels <= RESIDENT_SHARE * compute.free_memory() else 0

@@ -62,6 +62,7 @@ def one_job(
             except Exception as error:
                 _ignore_sigterm()
                 raised = _of_the_job(error, peers, then)
+                peers.keep_store()
                 if raised is error:
                     raise
                 raise raised from None
@@ -77,7 +78,7 @@ class Peers:
     def __init__(self, store: "Store", ranks: Ranks) -> None:
         self.store, self.ranks, self.place = store, ranks, _place()
         store.set(f"process/{ranks.rank}", f"{self.place}|{os.getpid()}")
-        self._read = False
+        self._code: int | None = None
         self.processes: dict[int, tuple[str, int]] = {}
         for rank in range(ranks.count):
             place, _, process = store.get(f"process/{rank}").decode().rpartition("|")
@@ -89,31 +90,39 @@ class Peers:
 
     def claim(self, exit_code: int) -> bool:
         """Whether this rank is the first to end with an error: then its message is the one."""
+        if self._code is not None:
+            return False
         try:
-            if self.store.add("failed", 1) != 1:
-                return False
-            self.store.set("exit code", str(exit_code))
+            first = self.store.add("failed", 1) == 1
+            if first:
+                self.store.set("exit code", str(exit_code))
+            self._knows()
         except RuntimeError:  # the store has gone with the process that kept it
             return min(set(self.processes) - set(self.dead())) == self.ranks.rank
-        return True
+        return first
 
     def keep_store(self) -> None:
-        """Give the others time to read what this rank has claimed, where the store ends with rank 0: torchrun keeps
-        it in its own process, other launchers do not."""
-        if self.ranks.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            end = monotonic() + PATIENCE
-            while monotonic() < end and self.store.add("read", 0) < self.ranks.count - 1:
+        """Give the others time to read what a rank has claimed, where the store ends with rank 0: torchrun keeps it in
+        its own process, other launchers do not."""
+        if not self.ranks.is_main or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return
+        end, others = monotonic() + PATIENCE, set(self.processes) - {0}
+        with suppress(RuntimeError):
+            while others and monotonic() < end:
+                others -= {rank for rank in others if self.store.check([f"knows/{rank}"])} | set(self.dead())
                 sleep(0.02)
 
     def exit_code(self) -> int | None:
         """That of the rank which ended with an error, or None where none has said so."""
         with suppress(RuntimeError):
-            if self.store.check(["exit code"]):
-                if not self._read:
-                    self.store.add("read", 1)
-                self._read = True
-                return int(self.store.get("exit code"))
-        return None
+            if self._code is None and self.store.check(["exit code"]):
+                self._code = int(self.store.get("exit code"))
+                self._knows()
+        return self._code
+
+    def _knows(self) -> None:
+        """Tell rank 0 that this one knows how the job ends."""
+        self.store.set(f"knows/{self.ranks.rank}", "")
 
     def wait_until_all_are_done(self) -> None:
         """For as long as rank 0 verifies and reports, which no time limit of an exchange should cut short.
@@ -132,7 +141,8 @@ class Peers:
 
 
 class Watch:
-    """A thread that ends this process when another rank of this machine has died and the main thread does not notice.
+    """A thread that ends this process when another rank has ended with an error, or one of this machine has died, and
+    the main thread does not notice.
 
     It waits for the device or for a collective operation then, on GPUs until nccl's timeout.
     """
@@ -152,8 +162,8 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(WATCHED_EVERY):
-            dead = self.peers.dead()
-            if not dead or self._ended.wait(GRACE):
+            dead, code = self.peers.dead(), self.peers.exit_code()
+            if (not dead and code is None) or self._ended.wait(GRACE):
                 continue
             code = self.peers.exit_code()
             if code is None and self.peers.claim(1):
@@ -178,7 +188,6 @@ def _of_the_job(error: Exception, peers: Peers, then: Callable[[], str]) -> Exce
     if not peers.claim(code):
         return ReportedElsewhere(peers.exit_code() or code)
     _speaks = True
-    peers.keep_store()
     return error
 
 

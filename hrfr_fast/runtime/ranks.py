@@ -12,7 +12,7 @@ from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed import ProcessGroup, Store
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Ranks:
 ALONE = Ranks()
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """Set by torchrun alone; the four others by whoever starts ranks."""
+
+_ended: "ProcessGroup | None" = None
+"""The last group that was left. DistributedDataParallel refers to it, and where it would be the last to do so it ends
+gloo's threads while it holds Python's global lock, which one of them may wait for to free a tensor: both for ever."""
 
 
 def current_ranks() -> Ranks:
@@ -104,6 +108,8 @@ def process_group(ranks: Ranks, device: "torch.device", *, timeout_s: float = 36
     try:
         yield store
     finally:
+        global _ended
+        _ended = distributed.group.WORLD
         distributed.destroy_process_group()
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from hrfr_fast.engines.base import Engine
 from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import verifiable
-from hrfr_fast.format.reader import Packed, PairSet, open_packed
+from hrfr_fast.format.reader import Packed, PairSet, Split, open_packed
 from hrfr_fast.model.class_shards import ClassShard
 from hrfr_fast.model.lineage import data_record, pairs_as_known_to
 from hrfr_fast.regimes import Regime, regime_named
@@ -136,8 +136,8 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         refuse_other_people(parents[0], classes, people)
     synchronised = settings.model.sync_bn and ranks.distributed
     kernels = kernels_choice(settings.execution.gpu_kernels, compute, shape, synchronised=synchronised)
-    cpu_kernels = not synchronised and cpu_kernels_choice(
-        settings.execution.cpu_kernels, compute, settings.execution.compile
+    cpu_kernels = cpu_kernels_choice(
+        settings.execution.cpu_kernels, compute, settings.execution.compile, synchronised=synchronised
     )
     shard = class_shard(settings, classes, ranks, console.print)
     model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels, cpu_kernels)
@@ -147,8 +147,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         if regime_phases:
             longest = max(regime_phases, key=lambda phase: len(phase.train))
             set_trainable(backbone, head, longest.train, **freezing)
-        pixels = resident_pixels(settings.execution.engine, splits, compute)
-        found = largest_batch(backbone, head, regime.input_size, compute, settings.sampling.accumulate, pixels, ranks)
+        found = _largest_batch(settings, regime, splits, compute, ranks, backbone, head)
         if compute.device.type == "cuda":
             del backbone, head
             backbone, head = model()  # the trial moved BatchNorm's statistics
@@ -185,6 +184,19 @@ def _model(
     if cpu_kernels:
         use_cpu_kernels(backbone, head)
     return with_kernels(backbone, head, wanted=kernels)
+
+
+def _largest_batch(
+    settings: TrainSettings, regime: Regime, splits: tuple[Split, ...], compute: Compute, ranks: Ranks,
+    backbone: nn.Module, head: nn.Module,
+) -> int:  # fmt: skip
+    """The largest batch that fits and that ranks and blocks of faces can share; where none can, one to be refused."""
+    blocks, accumulate = settings.sampling.resident_shard or 1, settings.sampling.accumulate
+    holders = ranks.count if blocks > 1 else 1
+    pixels = resident_pixels(settings.execution.engine, splits, compute, holders)
+    found = largest_batch(backbone, head, regime.input_size, compute, accumulate, pixels, ranks)
+    unit = math.lcm(blocks, accumulate * ranks.count if ranks.distributed else 1)
+    return found // unit * unit or found
 
 
 def _refuse_trial_steps(head: nn.Module, compute: Compute) -> None:

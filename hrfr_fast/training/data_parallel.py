@@ -145,6 +145,8 @@ def _mean_in_bf16(ranks: Ranks, bucket: distributed.GradBucket) -> torch.futures
 
 def _ddp(module: nn.Module) -> "DistributedDataParallel":
     """Buffers are not sent with every step: ``average_buffers`` does it where somebody looks at them."""
+    # Said of 1x1 convolutions in channels-last, whose gradients differ in the strides of dimensions of one element.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has a new name for broadcast_buffers
         return nn.parallel.DistributedDataParallel(

@@ -22,10 +22,10 @@ from tests.picture_trees import jpeg
 
 
 @pytest.fixture
-def one_thread():
-    """torch's kernels sum in another order with another number of threads: as many here as a rank has."""
+def threads_of_a_rank():
+    """torch's kernels sum in another order with another number of threads: as many here as one of two ranks has."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
     yield
     torch.set_num_threads(before)
 
@@ -56,7 +56,9 @@ def start_ranks(count, *arguments):
     return [process.wait(120) for process in started]
 
 
-def test_two_ranks_give_the_bits_of_one_process_and_time_their_link(tiny_packed, tmp_path, one_thread, monkeypatch):
+def test_two_ranks_give_the_bits_of_one_process_and_time_their_link(
+    tiny_packed, tmp_path, threads_of_a_rank, monkeypatch
+):
     torch.manual_seed(0)
     runs = [tmp_path / "a", tmp_path / "b"]
     for run in runs:

@@ -2,7 +2,8 @@
 
 ``python rank_trainings.py PLAN`` reads a list of runs from a JSON file and takes them in turn; each rank leaves what it
 printed in ``OUT.RANK.stderr`` and a line a step in ``OUT.RANK.steps``: first sample, labels and sums of the pictures.
-Verification and report, which rank 0 makes alone, are left out: the run ends with its last checkpoint.
+Verification and report are left out: the run ends with its last checkpoint. A run without arguments is no training but
+``leave_group``.
 """
 
 import json
@@ -20,6 +21,8 @@ import torch._dynamo  # noqa: F401  by DistributedDataParallel
 
 import hrfr_fast.cli
 import hrfr_fast.resampling.cpu  # noqa: F401
+from hrfr_fast.runtime.ranks import current_ranks, process_group
+from hrfr_fast.training.data_parallel import DataParallel
 from hrfr_fast.training.trainer import Trainer, TrainResult
 
 STEP = Trainer.step
@@ -57,13 +60,25 @@ def rank_of_run(out, rank, ranks, port, arguments, ends):
     Trainer.finish = without_verification
     code = 70  # of a traceback
     try:
-        hrfr_fast.cli.main()
+        hrfr_fast.cli.main() if arguments else leave_group()
         code = 0
     except SystemExit as error:
         code = error.code or 0
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def leave_group():
+    """As at the end of a training: DistributedDataParallel goes at once after the group that it used."""
+    signal.alarm(60)
+    ranks = current_ranks()
+    with process_group(ranks, torch.device("cpu")):
+        parallel = DataParallel(ranks)
+        network = parallel.wrap(torch.nn.Linear(3, 3))
+        network(torch.ones(2, 3)).sum().backward()
+        parallel.wait()
+    del network
 
 
 def recorded(path, ends):

@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from hrfr_fast.runtime.device import Compute
+from hrfr_fast.regimes import regime_named
+from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.ranks import Ranks
+from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
+from hrfr_fast.training.build import _largest_batch
 
 META = Compute(torch.device("meta"), None, scaled=False)
 
@@ -52,6 +56,17 @@ def search(monkeypatch):
 )
 def test_the_largest_power_of_two_that_fits(search, most, accumulate, expected):
     assert search(most, accumulate=accumulate) == expected
+
+
+@pytest.mark.parametrize(
+    "ranks,blocks,accumulate,expected",
+    [(1, 0, 3, 128), (1, 6, 1, 126), (2, 6, 1, 126), (3, 0, 2, 126), (2, 8, 3, 120), (2, 200, 1, 128)],
+)
+def test_ranks_and_blocks_of_faces_can_share_it(ranks, blocks, accumulate, expected):
+    """On a CPU, where 128 is the most; a batch that cannot be shared is left to the stream to refuse."""
+    settings = TrainSettings(resident_shard=blocks or None, accumulate=accumulate)
+    given = settings, regime_named("lowres32"), (), choose_compute("cpu", "fp32"), Ranks(0, ranks, 0, ranks)
+    assert _largest_batch(*given, nn.Identity(), nn.Identity()) == expected
 
 
 @pytest.mark.parametrize(

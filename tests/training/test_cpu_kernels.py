@@ -17,6 +17,7 @@ def test_auto_is_on_on_a_cpu_unless_the_step_is_compiled() -> None:
     assert cpu_kernels_choice("auto", cpu, "auto") and cpu_kernels_choice("on", cpu, "off")
     assert not cpu_kernels_choice("off", cpu, "auto") and not cpu_kernels_choice("auto", cpu, "on")
     assert not cpu_kernels_choice("auto", GPU, "auto")
+    assert not cpu_kernels_choice("auto", cpu, "auto", synchronised=True)
 
 
 def test_on_says_what_it_cannot_be_on_with() -> None:
@@ -24,6 +25,8 @@ def test_on_says_what_it_cannot_be_on_with() -> None:
         cpu_kernels_choice("on", GPU, "off")
     with pytest.raises(UsageError, match="cannot be compiled"):
         cpu_kernels_choice("on", choose_compute("cpu", "fp32"), "on")
+    with pytest.raises(UsageError, match="leave --sync-bn out"):
+        cpu_kernels_choice("on", choose_compute("cpu", "fp32"), "off", synchronised=True)
 
 
 def test_a_run_with_them_uses_them_in_backbone_and_head() -> None:

@@ -48,6 +48,7 @@ def runs(tiny_packed, tmp_path_factory):
         {"ranks": 1, "out": "partial", "arguments": [*begins, *partial]},
         {"ranks": 2, "out": "partial stopped", "arguments": [*begins, *partial], "ends": [1, signal.SIGTERM, 2]},
         {"ranks": 3, "out": "partial on three", "arguments": goes_on, "copy_of": str(folder / "partial stopped")},
+        {"ranks": 2, "out": "group", "arguments": []},
         {"ranks": 3, "out": "uneven", "arguments": [*begins, "--accumulate", "3"]},
     ]
     (folder / "plan.json").write_text(json.dumps([one | {"out": str(folder / one["out"])} for one in plan]))
@@ -156,6 +157,12 @@ def test_a_users_mistake_is_told_once_and_ends_all_ranks(runs):
     told = printed(folder, "uneven", 3)
     assert ended["uneven"]["codes"] == [2, 2, 2] and told.count("error:") == 1 and "Traceback" not in told
     assert "a batch of 24 cannot be shared out among 3 ranks in 3 micro-batches each" in told
+
+
+def test_a_group_is_left_before_the_modules_that_used_it(runs):
+    """torch 2.13 then waits for ever, where the reducer of such a module is the last to refer to the group."""
+    folder, ended = runs
+    assert ended["group"]["codes"] == [0, 0], printed(folder, "group", 2)
 
 
 def test_one_process_has_no_group_and_no_wrapper(tiny_packed, tmp_path):
