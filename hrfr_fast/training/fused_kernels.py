@@ -79,7 +79,7 @@ def with_kernels(
             network.cpu_kernels = True
         head.fewer_passes = True
         if networks and not _compiled_before():
-            console.print("the CPU's kernels are compiled in the first step: about 15 seconds, once on this machine")
+            console.print("the CPU's kernels are compiled in the first step, once: about 15 seconds of CPU time")
         return backbone, head
     parts: list[str] = []
     for network in networks:
