@@ -47,15 +47,14 @@ def our_step(
     from hrfr_fast.engines.base import Batch
     from hrfr_fast.model.backbone import build_backbone
     from hrfr_fast.model.heads import build_head
-    from hrfr_fast.training.cpu_kernels import use_cpu_kernels
+    from hrfr_fast.training.fused_kernels import with_kernels
     from hrfr_fast.training.optim import build_optimizer
     from hrfr_fast.training.step import TrainStep
 
     torch.manual_seed(0)
     backbone = compute.place(build_backbone(settings)).train()
     head = build_head("arcface", settings.embedding_size, classes)
-    if kernels:
-        use_cpu_kernels(backbone, head)
+    with_kernels(backbone, head, compute, wanted=kernels)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     step = TrainStep(backbone, head, build_optimizer([backbone, head], lr=0.01), scaler, compute, clip_gradient=5.0)
     images = torch.rand(batch, 3, settings.input_size, settings.input_size).mul(2).sub(1)

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,36 +69,44 @@ class Need(NamedTuple):
 
 
 class Launches:
-    """The launches of a kernel: their bytes, and the code of each variant."""
+    """The launches of a kernel: their bytes, and the code of each variant, or of those called ``only``."""
 
-    def __init__(self, kernel: Any, moved: list[tuple[str, int]], needs: dict[tuple[Any, ...], Need] | None) -> None:
-        self.kernel, self.moved, self.needs = kernel, moved, needs
+    def __init__(
+        self, kernel: Any, moved: list[tuple[str, int]], needs: dict[tuple[Any, ...], Need] | None,
+        only: Collection[str] | None,
+    ) -> None:  # fmt: skip
+        self.kernel, self.moved, self.needs, self.only = kernel, moved, needs, only
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         def launch(*given: Any, **constants: Any) -> None:
             name = self.kernel.fn.__name__.removesuffix("_kernel")
             self.moved.append((name, sum(one.nbytes for one in given if isinstance(one, torch.Tensor))))
             key = (name, driver.active.get_current_device(), *sorted(constants.items(), key=str))
-            if self.needs is not None and key not in self.needs:
-                code = self.kernel.warmup(*given, grid=grid, **constants)
-                variant = "".join(
-                    f" {word.lower()}" for word, value in constants.items() if value is True and len(word) > 2
-                )
-                self.needs[key] = need(f"{name} C={constants.get('C', constants.get('D'))}{variant}", code)
+            if self.needs is None or key in self.needs:
+                return
+            marks = [f" {word.lower()}" for word, value in constants.items() if value is True and len(word) > 2]
+            variant = f"{name} C={constants.get('C', constants.get('D'))}{''.join(marks)}"
+            if self.only is None or variant in self.only:
+                self.needs[key] = need(variant, self.kernel.warmup(*given, grid=grid, **constants))
 
         return launch
 
 
 @contextmanager
-def counted(needs: dict[tuple[Any, ...], Need] | None) -> Iterator[list[tuple[str, int]]]:
-    """Inside, kernels are counted, and compiled for the active card where ``needs`` is given, but not run."""
+def counted(
+    needs: dict[tuple[Any, ...], Need] | None, only: Collection[str] | None = None
+) -> Iterator[list[tuple[str, int]]]:
+    """Inside, kernels are counted, and compiled for the active card where ``needs`` is given, but not run.
+
+    ``only``: names of the variants to compile; None: all.
+    """
     moved: list[tuple[str, int]] = []
     kernels = [
         (module, name) for module in (norm_triton, head_triton) for name in dir(module) if name[-7:] == "_kernel"
     ]
     before = [getattr(module, name) for module, name in kernels]
     for (module, name), kernel in zip(kernels, before, strict=True):
-        setattr(module, name, Launches(kernel, moved, needs))
+        setattr(module, name, Launches(kernel, moved, needs, only))
     try:
         yield moved
     finally:

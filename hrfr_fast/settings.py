@@ -233,16 +233,10 @@ class ExecutionSettings(Checked):
         "of a run over several ranks: each holds a part of the head's identities; auto: where these weigh 1 GB or more",
         speed_only=True,
     )
-    gpu_kernels: Choice = _setting(
+    fused_kernels: Choice = _setting(
         "auto",
-        "Triton kernels of our own for what stands between convolutions, and for the head; auto: on GPUs on which they"
-        " were measured to be faster",
-        speed_only=True,
-    )
-    cpu_kernels: Choice = _setting(
-        "auto",
-        "kernels of our own for what stands between convolutions, in training on a CPU; auto: where they were measured"
-        " to be faster",
+        "kernels of our own for what stands between convolutions, and for the head; auto: on CPUs, and on GPUs on which"
+        " they were measured to be faster",
         speed_only=True,
     )
     activation_checkpointing: bool = _setting(

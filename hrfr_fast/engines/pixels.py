@@ -4,6 +4,7 @@ Shared by the engines that work on the CPU and by evaluation.
 """
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -39,11 +40,26 @@ def fetch(split: Split, records: NDArray[np.int64], *, pinned: bool = False) -> 
         from hrfr_fast.resampling.cpu import copy_records  # numba: 0.5 s to import
 
         copy_records(split.data, split.offsets[records], out)
-    elif (library := turbojpeg()) is not None:
+    elif (library := turbojpeg()) is not None and _loops_may_run_here():
         _decode_compiled(split, records, library, out)
     else:
         _decode_in_python(split, records, out)
     return out
+
+
+def _loops_may_run_here() -> bool:
+    """Whether a parallel loop may run in this thread, while another may run one, too.
+
+    numba's own threads, which it uses where there is neither TBB nor OpenMP, end the process when two callers meet.
+    """
+    import numba
+
+    if threading.current_thread() is threading.main_thread():
+        return True
+    try:
+        return bool(numba.threading_layer() != "workqueue")
+    except ValueError:  # none has been started yet
+        return False
 
 
 def _decode_compiled(split: Split, records: NDArray[np.int64], library: TurboJPEG, out: NDArray[np.uint8]) -> None:

@@ -37,8 +37,8 @@ def use_writable_caches() -> tuple[str, ...]:
             os.environ[name] = str(folder / name.lower())
     if "NUMBA_CACHE_DIR" in lacking:
         console.print(
-            "no cache directory can be written to: the CPU's kernels are compiled at every start, which takes about"
-            " 15 seconds; set NUMBA_CACHE_DIR to a directory that can be written to, and they are kept",
+            "no cache directory can be written to: the CPU's kernels are compiled at every start, which takes half a"
+            " minute to a minute; set NUMBA_CACHE_DIR to a directory that can be written to, and they are kept",
             markup=False, highlight=False,
         )  # fmt: skip
     return lacking

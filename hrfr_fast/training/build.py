@@ -25,10 +25,9 @@ from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
-from hrfr_fast.training.cpu_kernels import cpu_kernels_choice, use_cpu_kernels
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
-from hrfr_fast.training.gpu_kernels import kernels_choice, with_kernels
+from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
@@ -134,13 +133,12 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     people, classes = people_digest(splits), sum(split.identities for split in splits)
     if regime.inherit_head:
         refuse_other_people(parents[0], classes, people)
-    synchronised = settings.model.sync_bn and ranks.distributed
-    kernels = kernels_choice(settings.execution.gpu_kernels, compute, shape, synchronised=synchronised)
-    cpu_kernels = cpu_kernels_choice(
-        settings.execution.cpu_kernels, compute, settings.execution.compile, synchronised=synchronised
-    )
+    kernels = kernels_choice(
+        settings.execution.fused_kernels, compute, shape, settings.execution.compile,
+        synchronised=settings.model.sync_bn and ranks.distributed,
+    )  # fmt: skip
     shard = class_shard(settings, classes, ranks, console.print)
-    model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels, cpu_kernels)
+    model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels)
     backbone, head = model()
     if settings.sampling.batch_size is None:
         _refuse_trial_steps(head, compute)
@@ -173,7 +171,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
 
 def _model(
     settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
-    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool, cpu_kernels: bool,
+    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool,
 ) -> tuple[nn.Module, nn.Module]:  # fmt: skip
     """Embedder and head, decided by the seed and the parents."""
     torch.manual_seed(settings.seed)
@@ -181,9 +179,7 @@ def _model(
     backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
     add_tuning(backbone, settings.tuning, regime)
     head = build_classifier(settings, regime, classes, parents, compute, shard)
-    if cpu_kernels:
-        use_cpu_kernels(backbone, head)
-    return with_kernels(backbone, head, wanted=kernels)
+    return with_kernels(backbone, head, compute, wanted=kernels)
 
 
 def _largest_batch(

@@ -23,14 +23,12 @@ def compile_choice(
         training_flops: floating-point operations of the whole run.
         peak: the device's measured FLOP/s in matrix products; None where it was not measured (a CPU).
         checkpointing: activations are recomputed, in a way that torch.compile cannot follow.
-        kernels: GPU kernels of our own do what torch.compile would make kernels for.
+        kernels: fused kernels do what torch.compile would make kernels for; they are not chosen with "on".
 
     Raises:
-        UsageError: "on" with ``checkpointing`` or ``kernels``.
+        UsageError: "on" with ``checkpointing``.
     """
     if kernels:
-        if choice == "on":
-            raise UsageError("--gpu-kernels are in place of compiled ones; leave --compile on or --gpu-kernels on out")
         return "off"
     if checkpointing:
         if choice == "on":

@@ -10,8 +10,16 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 
+HEAVIEST = {
+    "normalise C=64 gated added next",
+    "map_gradient C=64 gated pooled batch",
+    "softmax C=512",
+    "gradient C=512 by_class",
+}
+"""Of each kind the variant with most to hold; the others take as long to compile, and ``kernel_costs.py`` does."""
 SCRIPT = """
 import json
+import sys
 import torch
 from triton.runtime import driver
 from benchmarks import kernel_costs
@@ -21,7 +29,7 @@ from hrfr_fast.model.kernels.network import run_block
 
 driver.set_active(kernel_costs.Card(90))
 needs = {}
-with kernel_costs.counted(needs) as moved:
+with kernel_costs.counted(needs, sys.argv[1:]) as moved:
     with torch.device("meta"):
         block = IRBlock(64, 64, 1, IR_VARIANTS["adaface"], squeeze_excite=True, first=False)
         for convolution in (block.residual[1], block.residual[4]):
@@ -37,11 +45,11 @@ print(json.dumps({"needs": list(needs.values()), "maps": network / maps.nbytes})
 def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]])
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *HEAVIEST], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     needs = {name: more for name, _, *more in found["needs"]}
-    assert {"statistics C=64", "normalise C=64 gated added next", "gradient C=512 by_class"} <= needs.keys()
+    assert needs.keys() == HEAVIEST
     assert all(spilled == 0 for _, spilled, _, _ in needs.values())
     assert all(shared <= 227 << 10 for _, _, shared, _ in needs.values())
     assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "four run at a time"

@@ -73,6 +73,15 @@ def test_both_decoders_give_the_readers_pixels_and_its_errors(mixed, monkeypatch
                 fetch(mixed, np.array([0, broken, 1]))
 
 
+def test_a_thread_leaves_numbas_own_threads_to_the_main_one(mixed, monkeypatch):
+    """Two callers at once would end the process: DALI's thread decodes while the main one resamples for a test."""
+    whole = np.array([11, 0, 6])
+    monkeypatch.setattr("numba.threading_layer", lambda: "workqueue")
+    monkeypatch.setattr("hrfr_fast.engines.pixels._decode_compiled", None)  # to be called by nobody
+    with ThreadPoolExecutor(1) as threads:
+        assert np.array_equal(threads.submit(fetch, mixed, whole).result(), mixed.read(whole))
+
+
 @pytest.mark.parametrize("colours", ["grey", "progressive"])
 def test_other_kinds_of_jpeg_decode_alike(tmp_path, colours):
     cv2 = pytest.importorskip("cv2")

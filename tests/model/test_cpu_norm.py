@@ -1,5 +1,6 @@
 """BatchNorm kernels for CPUs beside torch's own layers: results, gradients, running statistics, threads."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hrfr_fast.model.backbones.improved_resnet import SqueezeExcite
+from hrfr_fast.model.kernels import cpu_threads
 from hrfr_fast.model.kernels.cpu_network import as_tensors
 from hrfr_fast.model.kernels.cpu_norm import gated_sum, normalise
 from hrfr_fast.model.kernels.cpu_threads import over_segments
@@ -144,8 +146,10 @@ def test_nan_and_infinity_are_seen() -> None:
     for number in (torch.nan, torch.inf):
         maps = torch.randn(2, 3, 4, 4)
         maps[0, 0, 0, 0] = number
-        made, _ = normalise(maps, as_tensors(layer(3)), torch.full((3,), 0.25))
+        norm = layer(3)
+        made, _ = normalise(maps, as_tensors(norm), torch.full((3,), 0.25))
         assert made[:, 0].isnan().any() and made[:, 1:].isfinite().all()
+        assert norm.running_var[0].isnan() and norm.running_var[1:].isfinite().all()  # type: ignore[index]
 
 
 def test_threads_change_no_bit() -> None:
@@ -170,5 +174,19 @@ def test_the_threads_do_each_segment_once_and_pass_errors_on() -> None:
         assert sorted(done) == list(range(37))
         with pytest.raises(ZeroDivisionError):
             over_segments(lambda first, last: first // (first - first), 37, 1 << 20)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_forked_child_waits_for_no_thread_that_it_does_not_have() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        over_segments(lambda first, last: None, 8, 1 << 20)
+        assert cpu_threads._pool.cache_info().currsize
+        if (child := os.fork()) == 0:
+            os._exit(cpu_threads._pool.cache_info().currsize)  # a pool without threads would keep each step's maps
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         torch.set_num_threads(before)

@@ -2,10 +2,10 @@
 
 numba's own teams would be a second one beside torch's, whose threads go on spinning for milliseconds after each
 operation and so take the cores from one another. These threads sleep when there is nothing to do; the calling thread
-works with them and never waits for one that has not begun, so a busy machine, or a fork that left them behind, only
-costs their help.
+works with them and never waits for one that has not begun, so a busy machine only costs their help.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -45,3 +45,7 @@ def over_segments(kernel: Callable[..., None], segments: int, numbers: int, *arg
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="hrfr-kernels")
+
+
+# A forked child has the pool but not its threads: work would wait in its queue for ever and keep the maps in memory.
+os.register_at_fork(after_in_child=_pool.cache_clear)

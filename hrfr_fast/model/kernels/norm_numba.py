@@ -127,7 +127,7 @@ def _moments(maps, channels, mean, spread):
     _fold(squares, spread)
     for channel in range(channels):
         mean[channel] += total[channel] / count
-        spread[channel] = max(0.0, spread[channel] - total[channel] * total[channel] / count)
+        spread[channel] = max(spread[channel] - total[channel] * total[channel] / count, 0.0)  # NaN stays NaN
 
 
 @_jit
