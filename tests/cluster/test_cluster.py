@@ -54,6 +54,17 @@ def test_calls_run_elsewhere_and_are_repeated_when_their_worker_dies(
         ray_cluster.result(ray_cluster.submit(os._exit, 1, retries=0))
 
 
+def test_words_of_ray_are_one_line_on_standard_error(
+    ray_cluster: cluster.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import worker
+
+    died = "A worker died or was killed while executing a task. To troubleshoot, see these logs.\nRaylet: 0123"
+    worker.print_to_stdstream({"lines": [died], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == "note: Ray says: A worker died or was killed while executing a task\n"
+
+
 def test_another_version_on_a_node_is_refused(ray_cluster: cluster.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "__version__", "0.0")
     with pytest.raises(UsageError, match=r"this machine 0\.0: install the same version"):

@@ -18,6 +18,7 @@ from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import holder_of
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.study import on_ray
+from hrfr_fast.study.cost import TimeLeft
 from hrfr_fast.study.execution import execute_runs
 from hrfr_fast.study.run import planned, run_study
 from hrfr_fast.study.states import SAME
@@ -114,7 +115,7 @@ def test_a_study_whose_worker_is_killed_has_the_same_tables(
 
 
 def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
-    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path
+    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = tmp_path / "study"
     run = study / "runs" / "seed0" / "lowres32"
@@ -128,6 +129,9 @@ def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
     assert steps(run) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
     asked.run(study, "here")
     assert tables(study) == tables(sequential) and steps(run) == list(range(1, 61))
+    with monkeypatch.context() as patched:
+        patched.setattr("hrfr_fast.study.run.connect", lambda on: pytest.fail("there is nothing left to send"))
+        asked.run(study, "ray")
 
 
 def test_a_node_that_does_not_see_the_folder_is_named(
@@ -192,6 +196,20 @@ def test_a_mistake_is_not_tried_again_and_a_loss_three_times(
     with pytest.raises(HrfrError, match=match):
         execute_runs(plan, dict.fromkeys([run.directory for run in plan.runs], "new"), executor, stop)
     assert (cluster.sent, cluster.cancelled) == (sent, [sent]), "estimates, two runs and what was tried again"
+
+
+def test_nodes_without_cores_and_a_cluster_that_shrinks(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nodes(*cores: float) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": count} if count else {}} for count in cores]
+
+    plan = planned(["lowres32", "highres32"], asked.packed, tmp_path, preset=str(asked.preset), device="cpu")
+    monkeypatch.setattr(Answering.ray, "nodes", staticmethod(lambda: nodes(0, 8)))  # `ray start --head --num-cpus 0`
+    executor = on_ray.OnRay(cast(Cluster, Answering(HrfrError())), plan, 0, StopFlag())
+    assert executor.share.cpus == 4 and executor.places() == 2
+    monkeypatch.setattr(Answering.ray, "nodes", staticmethod(lambda: nodes(0)))
+    assert executor.places() == 0 and TimeLeft({tmp_path: 5.0}).seconds(executor.places()) == 5
 
 
 def test_what_the_cluster_has_not_is_refused(asked: Asked, tmp_path: Path) -> None:

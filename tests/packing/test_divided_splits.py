@@ -112,11 +112,14 @@ def test_a_manifest_whose_files_do_not_add_up_is_refused(tree, tmp_path):
 
 
 def test_too_many_files_and_negative_numbers_are_refused(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("hrfr_fast.packing.pack_settings.MOST_FILES", 4)
+    monkeypatch.setattr("hrfr_fast.format.divided_writer.MOST_FILES", 4)
     with pytest.raises(UsageError, match=r"lowres would be 6 files, and 4 are the most; take at least 15"):
         run(tree, tmp_path / "out", shard_samples=10)
     with pytest.raises(UsageError, match="--shard-samples -1"):
         run(tree, tmp_path / "out", shard_samples=-1)
+    with pytest.raises(UsageError, match="lowres would be 6 files, and 4"):
+        synthesize_packed(tmp_path / "synthetic", "tiny", workers=1, show_progress=False, shard_samples=25)
+    assert not (tmp_path / "synthetic").exists()
 
 
 @pytest.mark.parametrize("wrong", ["journal", "fewer", "pages"])
