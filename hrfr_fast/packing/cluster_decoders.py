@@ -40,8 +40,10 @@ class ClusterDecoders(Decoders):
         """Connect now: it takes seconds, and hours of listing should not come before an error."""
         self.cluster()
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        self._connection.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.__exit__(kind, error, traceback)
 
     def _decoded(self, candidates: Candidates, first: int, target: Target) -> Iterator[Chunk]:
         if not candidates.in_workers:

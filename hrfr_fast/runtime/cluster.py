@@ -114,7 +114,7 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
 
     Raises:
         UsageError: Ray is not installed, or ``on`` has another form.
-        HrfrError: no cluster there.
+        HrfrError: no cluster there, or it has gone meanwhile.
     """
     address = _address(on)
     ray = _require_ray()
@@ -137,6 +137,11 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
     try:
         with _short_messages():
             yield _cluster(ray)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise HrfrError(
+            f"--on {on}: the connection to the cluster was lost ({_first_line(error)}); what is finished is kept: run"
+            " the same command again to continue"
+        ) from None
     finally:
         ray.shutdown()
 
