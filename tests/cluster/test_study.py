@@ -34,7 +34,7 @@ PRESET = """
 base = "cpu-small"
 seeds = 1
 batch = {32 = 8}
-steps = {lowres = 60, highres = 4, own = 4}
+steps = {lowres = 60, highres = 4, own = 40}
 looks = 0
 sides = [0]
 analysed = []
@@ -98,37 +98,34 @@ def steps(run: Path) -> list[int]:
     return [line["step"] for line in lines if line["kind"] == "train"]
 
 
-def test_a_study_whose_worker_is_killed_has_the_same_tables(
-    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_study_over_ray_whose_worker_is_killed_and_that_goes_on_without_ray_has_the_same_tables(
+    ray_cluster: Cluster,
+    asked: Asked,
+    sequential: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = tmp_path / "study" / "runs" / "seed0" / "lowres32"
-    with once_begun(run, lambda: os.kill(holder_of(run)["pid"], signal.SIGKILL)):
-        asked.run(tmp_path / "study", "ray")
+    """The worker of a parent is killed; Ctrl-C stops the child, which goes on here."""
+    study = tmp_path / "study"
+    run, child = study / "runs" / "seed0" / "lowres32", study / "runs" / "seed0" / "child"
+    with (
+        pytest.raises(Interrupted, match="same `hrfr-fast study` command continues") as stopped,
+        once_begun(run, lambda: os.kill(holder_of(run)["pid"], signal.SIGKILL)),
+        once_begun(child, lambda: os.kill(os.getpid(), signal.SIGINT)),
+    ):
+        asked.run(study, "ray")
     told = capsys.readouterr().err
     assert "1 node: 2 runs at once with 1 core each" in told and "lowres32, seed 0: its worker on" in told
-    assert tables(tmp_path / "study") == tables(sequential)
     assert steps(run) == list(range(1, 61))
     log = (run / "log.txt").read_text()
     assert log.count("lowres32, seed 0 on ") == 2 and "starting again" not in log, "it went on from its checkpoint"
     assert json.loads((run / SAME).read_text())["threads"] == 1
-    assert not list((tmp_path / "study").rglob(LOCK))
-
-
-def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
-    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = tmp_path / "study"
-    run = study / "runs" / "seed0" / "lowres32"
-    with (
-        pytest.raises(Interrupted, match="same `hrfr-fast study` command continues") as stopped,
-        once_begun(run, lambda: os.kill(os.getpid(), signal.SIGINT)),
-    ):
-        asked.run(study, "ray")
     assert stopped.value.exit_code == 130
-    assert "stopped during lowres32, seed 0" in (run / "log.txt").read_text()
-    assert steps(run) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
+    assert "stopped during child, seed 0" in (child / "log.txt").read_text()
+    assert steps(child) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
     asked.run(study, "here")
-    assert tables(study) == tables(sequential) and steps(run) == list(range(1, 61))
+    assert tables(study) == tables(sequential) and steps(child) == list(range(1, 41))
     with monkeypatch.context() as patched:
         patched.setattr("hrfr_fast.study.run.connect", lambda on: pytest.fail("there is nothing left to send"))
         asked.run(study, "ray")
