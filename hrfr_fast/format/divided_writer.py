@@ -9,6 +9,19 @@ from numpy.typing import ArrayLike
 from hrfr_fast.format import manifest
 from hrfr_fast.format.names import part_shard
 from hrfr_fast.format.writer import SplitWriter
+from hrfr_fast.runtime.errors import UsageError
+
+MOST_FILES = 1000  # of a split: each is opened, mapped and looked at by every process that reads it
+
+
+def refuse_too_many_files(split: str, samples: int, shard_samples: int) -> None:
+    """Raise UsageError where files of ``shard_samples`` (1 or more) of the ``samples`` of ``split`` are too many."""
+    files = -(-samples // shard_samples)
+    if files > MOST_FILES:
+        raise UsageError(
+            f"--shard-samples {shard_samples}: {split} would be {files:,} files, and {MOST_FILES:,} are the most; take"
+            f" at least {-(-samples // MOST_FILES):,}"
+        )
 
 
 class DividedWriter:

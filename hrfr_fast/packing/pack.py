@@ -20,7 +20,7 @@ from hrfr_fast.packing.sources.left_out import split_folders
 from hrfr_fast.packing.summary import PackSummary
 from hrfr_fast.packing.update import OutputUpdate
 from hrfr_fast.packing.workers import Decoders
-from hrfr_fast.runtime.cluster import check_on, connect
+from hrfr_fast.runtime.cluster import check_on
 from hrfr_fast.runtime.errors import IncompletePack, StrictRefusal, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import console
@@ -98,7 +98,7 @@ def _decoders(on: str, workers: int) -> Iterator[Decoders]:
         return
     from hrfr_fast.packing.cluster_decoders import ClusterDecoders
 
-    with connect(on, workers) as cluster, ClusterDecoders(cluster) as decoders:
+    with ClusterDecoders(on, workers) as decoders:
         yield decoders
 
 

@@ -27,6 +27,7 @@ from hrfr_fast.packing.pack_shard import (
     open_shard,
     source_of,
     too_many_unreadable,
+    unfinished,
 )
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.packing.sources.split_part import SplitPart, parts_of_split
@@ -57,6 +58,7 @@ class PartTables:
     name: str
     count: int
     size: int
+    samples: int
     used: NDArray[np.int64]
     labels: NDArray[np.int64]
     """int64, the final label of each of ``used``."""
@@ -82,7 +84,7 @@ def pack_parts(
         raise nothing_left(candidates, rejected)
     used = np.unique(np.concatenate([part.used for part in filled]))
     tables = [
-        PartTables(part.name, part.count, part.size, done.used, np.searchsorted(used, done.used))
+        PartTables(part.name, part.count, part.size, done.samples, done.used, np.searchsorted(used, done.used))
         for part, done in zip(parts, filled, strict=True)
         if done.samples
     ]
@@ -108,10 +110,10 @@ def _fill(
     advance: Callable[[int], None],
     stop: StopFlag | None,
 ) -> list[FilledPart]:
-    if decoders.cluster is not None:
+    if (cluster := decoders.cluster()) is not None:
         from hrfr_fast.packing.cluster_parts import fill_on_cluster
 
-        return fill_on_cluster(decoders.cluster, parts, work, key, advance, stop)
+        return fill_on_cluster(cluster, parts, work, key, advance, stop)
     return [
         fill_part(part, work, key, decoders, lambda done, first=part.first: advance(first + done), stop)  # type: ignore[misc]
         for part in parts
@@ -119,10 +121,10 @@ def _fill(
 
 
 def _finish(tables: list[PartTables], work: Path, key: dict[str, Any], decoders: Decoders) -> list[dict[str, Any]]:
-    if decoders.cluster is not None:
+    if (cluster := decoders.cluster()) is not None:
         from hrfr_fast.packing.cluster_parts import finish_on_cluster
 
-        return finish_on_cluster(decoders.cluster, tables, work, key)
+        return finish_on_cluster(cluster, tables, work, key)
     with ThreadPoolExecutor(min(cores(), FINISHING)) as pool:
         return list(pool.map(partial(finish_part, work=work, key=key), tables))
 
@@ -151,16 +153,18 @@ def finish_part(tables: PartTables, work: Path, key: dict[str, Any], compare: bo
 
     ``compare``: compare the pages with the journal's checksums first, where other machines wrote them.
 
-    Raises HrfrError where they differ.
+    Raises HrfrError where they differ, or the journal is not that of the whole part.
     """
     path = work / f"{tables.name}.beton"
     journal = Journal(work, tables.name, _part_key(key, tables.name))
     try:
         rows = journal.rows()
-        if compare and not holds(path.with_name(path.name + ".partial"), rows, tables.count, key["page_size"]):
+        whole = (journal.candidates, len(rows)) == (tables.count, tables.samples)
+        partial = unfinished(path)
+        if not whole or (compare and not holds(partial, rows, tables.count, key["page_size"])):
             raise HrfrError(
-                f"{path}: the pages are not what was written (two packers at work, or a disk that fails); run the same"
-                " command again to pack this part anew"
+                f"{path}: the pages or their journal are not what was written (two packers at work, or a disk that"
+                " fails); run the same command again to pack this part anew"
             )
         writer = SplitWriter(path, tables.count, tables.size, key["page_size"], rows)
         relabel = np.full(int(tables.used[-1]) + 1, -1, np.int64)

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hrfr_fast.format import beton
+from hrfr_fast.format.divided_writer import refuse_too_many_files
 from hrfr_fast.packing.sources.bcolz_pairs import CHANNELS
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import UsageError
-
-MOST_FILES = 1000  # of a split: each is opened, mapped and looked at by every process that reads it
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,5 @@ class PackSettings:
         """
         if candidates.paired or not 0 < self.shard_samples < candidates.count:
             return False
-        files = -(-candidates.count // self.shard_samples)
-        if files > MOST_FILES:
-            raise UsageError(
-                f"--shard-samples {self.shard_samples}: {candidates.name} would be {files:,} files, and {MOST_FILES:,}"
-                f" are the most; take at least {-(-candidates.count // MOST_FILES):,}"
-            )
+        refuse_too_many_files(candidates.name, candidates.count, self.shard_samples)
         return True

@@ -110,15 +110,21 @@ def finished_earlier(work: Path, key: dict[str, Any], candidates: Candidates) ->
 def open_shard(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple[Journal, SplitWriter]:
     """Journal and writer of the shard, both as the last run left them."""
     path = work / f"{candidates.name}.beton"
-    partial = path.with_name(path.name + ".partial")
-    if path.exists():
-        os.replace(path, partial)  # killed after the file was renamed, before the shard was marked as finished
+    partial = unfinished(path)
     journal = Journal(work, candidates.name, key)
     if journal.continued and not _may_continue(journal, partial, candidates, key["page_size"]):
         journal.remove()
         journal = Journal(work, candidates.name, key)
     restored = journal.rows() if journal.continued else None
     return journal, SplitWriter(path, candidates.count, candidates.size, key["page_size"], restored)
+
+
+def unfinished(path: Path) -> Path:
+    """The file that becomes ``path``; it is named so again where a kill came between its end and the next step."""
+    partial = path.with_name(path.name + ".partial")
+    if path.exists():
+        os.replace(path, partial)
+    return partial
 
 
 def _may_continue(journal: Journal, partial: Path, candidates: Candidates, page_size: int) -> bool:

@@ -29,9 +29,6 @@ def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
 class Decoders:
     """Context manager of ``workers`` processes that decode, or of this process alone for one worker."""
 
-    cluster: Cluster | None = None
-    """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
-
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
@@ -39,7 +36,9 @@ class Decoders:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -56,6 +55,10 @@ class Decoders:
             return (candidates.chunk(*span, target) for span in spans)
         calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
         return in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
+
+    def cluster(self) -> Cluster | None:
+        """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
+        return None
 
     def start(self) -> None:
         """Start the processes now, in the background: they take 0.3 s to import what decodes."""

@@ -7,13 +7,14 @@ needs this package, of the same version: other versions could give other bytes.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.system import cores
 from hrfr_fast.runtime.version import __version__
 
@@ -37,6 +38,8 @@ class Cluster:
     gpus: int
     ray: Any
     """The module, for what is not wrapped here."""
+    remote: Any
+    """``_run`` as Ray's function, made once: each one made is sent to the cluster and kept there."""
 
     def submit(
         self,
@@ -53,7 +56,7 @@ class Cluster:
             retries: how often it is started again where its worker or node is lost; what it raises is not retried.
         """
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries}
-        return self.ray.remote(_run).options(**options).remote(__version__, function, arguments)
+        return self.remote.options(**options).remote(__version__, function, arguments)
 
     def finished(self, calls: Sequence[Call], seconds: float) -> list[Call]:
         """Those of ``calls`` that have ended, after ``seconds`` at the latest, or as soon as one has."""
@@ -111,7 +114,7 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
 
     Raises:
         UsageError: Ray is not installed, or ``on`` has another form.
-        HrfrError: no cluster there.
+        HrfrError: no cluster there, or it has gone meanwhile.
     """
     address = _address(on)
     ray = _require_ray()
@@ -132,7 +135,13 @@ def connect(on: str, cpus: int = 0) -> Iterator[Cluster]:
             what += "; does it want a token (RAY_AUTH_MODE, RAY_AUTH_TOKEN)?" if address.startswith("ray://") else ""
             raise HrfrError(f"--on {on}: {what} ({_first_line(error)})") from None
     try:
-        yield _cluster(ray)
+        with _short_messages():
+            yield _cluster(ray)
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise HrfrError(
+            f"--on {on}: the connection to the cluster was lost ({_first_line(error)}); what is finished is kept: run"
+            " the same command again to continue"
+        ) from None
     finally:
         ray.shutdown()
 
@@ -158,7 +167,7 @@ def _require_ray() -> Any:
 
 def _cluster(ray: Any) -> Cluster:
     resources = ray.cluster_resources()
-    return Cluster(max(1, int(resources.get("CPU", 0))), int(resources.get("GPU", 0)), ray)
+    return Cluster(max(1, int(resources.get("CPU", 0))), int(resources.get("GPU", 0)), ray, ray.remote(_run))
 
 
 @contextmanager
@@ -173,6 +182,28 @@ def _signal_handlers_kept() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _short_messages() -> Iterator[None]:
+    """A context in which Ray's messages are a line each on standard error.
+
+    Of a worker that died it prints a paragraph about its own log files on standard output, which no setting of Ray's
+    changes.
+    """
+
+    def show(data: Mapping[str, Any], **_: Any) -> None:
+        for message in data["lines"]:
+            sentence = str(message).strip().partition(". ")[0].partition("\n")[0].rstrip(".")
+            console.print(f"note: Ray says: {sentence}", markup=False, highlight=False)
+
+    module: Any = import_module("ray._private.worker")
+    shown = getattr(module, "print_to_stdstream", None)  # a version that has it elsewhere prints its own words
+    module.print_to_stdstream = show
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = shown
 
 
 def _first_line(error: BaseException) -> str:

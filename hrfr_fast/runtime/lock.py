@@ -37,8 +37,9 @@ def on_behalf_of(directory: Path, patience: float = 0.0) -> Iterator[None]:
     """A context whose locks are taken for whoever holds ``directory``, who lets no two processes work on one part of
     it: the next one for a part is started after the last has ended.
 
-    So on a file system without ``flock`` a lock that was taken for the same ``directory`` by a process on another
-    machine, which cannot be asked whether it runs, is taken over.
+    So on a file system without ``flock`` a lock that was taken for the same holder of ``directory`` by a process on
+    another machine, which cannot be asked whether it runs, is taken over. A later holder knows nothing of the processes
+    of an earlier one and takes over none of theirs.
 
     Args:
         patience: seconds to wait for a lock that is in use: the server of a network file system ends the locks of a
@@ -46,7 +47,7 @@ def on_behalf_of(directory: Path, patience: float = 0.0) -> Iterator[None]:
     """
     global _behalf, _patience
     before = _behalf, _patience
-    _behalf, _patience = str(directory.resolve()), patience
+    _behalf, _patience = _identity_of_holder(directory), patience
     try:
         yield
     finally:
@@ -66,6 +67,15 @@ def holder_of(directory: Path) -> dict[str, Any]:
         return _read_holder(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _identity_of_holder(directory: Path) -> str:
+    """Which process holds ``directory``, in words that no other one has; "" where nobody does."""
+    holder = holder_of(directory)
+    if not holder:
+        return ""
+    process = f"process {holder['pid']} of {holder['host']} since {holder['since']} (born {holder['born']})"
+    return f"{directory.resolve()}, held by {process}"
 
 
 @contextmanager

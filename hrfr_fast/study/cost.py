@@ -113,7 +113,7 @@ class TimeLeft:
     def seconds(self, places: int = 1) -> float:
         """Where so many runs are executed at once, each as fast as one."""
         slower = self.taken / self.done if self.done else 1.0
-        return slower * sum(self.planned.values()) / min(places, max(1, len(self.planned)))
+        return slower * sum(self.planned.values()) / max(1, min(places, len(self.planned)))
 
 
 def images_to_verify(packed: Packed) -> int:

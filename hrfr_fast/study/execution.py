@@ -15,7 +15,7 @@ from hrfr_fast.runtime.words import counted
 from hrfr_fast.study.cost import TimeLeft
 from hrfr_fast.study.plan import StudyPlan, StudyRun
 from hrfr_fast.study.schedule import startable
-from hrfr_fast.study.score import score_run
+from hrfr_fast.study.score import is_scored, score_run
 from hrfr_fast.study.states import begin, status, threads_of
 
 GO_ON = "the same `hrfr-fast study` command continues there"
@@ -112,6 +112,13 @@ def task_of(run: StudyRun, plan: StudyPlan, threads: int = 0) -> RunTask:
         run, plan.out, plan.device, resolutions=plan.preset.sides if detailed else (), identify=detailed,
         probe=run.label in plan.preset.probed, threads=threads,
     )  # fmt: skip
+
+
+def is_done(task: RunTask, packed: Packed) -> bool:
+    """Whether the run is trained and scored: then ``execute`` would do nothing."""
+    return status(task.run, packed) == "finished" and is_scored(
+        task.run.directory, packed, resolutions=task.resolutions, identify=task.identify, probe=task.probe
+    )
 
 
 def execute(task: RunTask, packed: Packed, *, show_progress: bool, patience: float = 0.0) -> None:

@@ -24,11 +24,9 @@ from hrfr_fast.runtime.progress import console, messages_in
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.words import counted
 from hrfr_fast.study.cost import estimates
-from hrfr_fast.study.execution import GO_ON, Executed, RunTask, execute
+from hrfr_fast.study.execution import GO_ON, Executed, RunTask, execute, is_done
 from hrfr_fast.study.plan import StudyPlan, StudyRun
 from hrfr_fast.study.schedule import Node, share_of
-from hrfr_fast.study.score import is_scored
-from hrfr_fast.study.states import status
 from hrfr_fast.training.resuming import with_absolute_paths
 
 LOSSES = 3
@@ -90,9 +88,10 @@ class OnRay:
         )
 
     def nodes(self) -> list[Node]:
-        """Nodes that are there now."""
+        """Nodes that are there now, but for those that lend no core, as many a head node."""
         alive = [node["Resources"] for node in self.cluster.ray.nodes() if node["Alive"]]
-        return [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive] or [Node(1)]
+        nodes = [Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive]
+        return [node for node in nodes if node.cpus] or [Node(1)]
 
     def places(self) -> int:
         return self.share.places(self.nodes())
@@ -116,10 +115,7 @@ class OnRay:
 
     def start(self, task: RunTask) -> None:
         """Give the run to a worker, unless all its work is done."""
-        directory = task.run.directory
-        if status(task.run, self.packed) == "finished" and is_scored(
-            directory, self.packed, resolutions=task.resolutions, identify=task.identify, probe=task.probe
-        ):
+        if is_done(task, self.packed):
             self._executed.append(Executed(task.run, 0.0))
             return
         self._calls[self._send(task)] = (task, time.monotonic())
@@ -132,6 +128,8 @@ class OnRay:
             try:
                 where = self.cluster.result(call)
             except (TaskLost, Interrupted) as error:  # or told to stop by somebody else than this study
+                if self.flag:
+                    continue  # Ctrl-C at a terminal reaches what runs on this machine, too
                 self._lost(task, error)
                 self._calls[self._send(task)] = (task, began)
                 continue

@@ -19,7 +19,15 @@ from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.study.cost import estimates
-from hrfr_fast.study.execution import GO_ON, Executor, InThisProcess, execute_runs, stop_here
+from hrfr_fast.study.execution import (
+    GO_ON,
+    Executor,
+    InThisProcess,
+    execute_runs,
+    is_done,
+    stop_here,
+    task_of,
+)
 from hrfr_fast.study.plan import StudyPlan, make_plan
 from hrfr_fast.study.presets import preset_named
 from hrfr_fast.study.states import status
@@ -68,7 +76,8 @@ def run_study(
         # Refuses a run that does not fit before hours are spent.
         states = {run.directory: status(run, plan.packed) for run in plan.runs}
         with StopFlag() as stop:
-            with _executor(on, plan, threads_per_run, stop, show_progress) as executor:
+            done = all(is_done(task_of(run, plan), plan.packed) for run in plan.runs)
+            with _executor(HERE if done else on, plan, threads_per_run, stop, show_progress) as executor:
                 execute_runs(plan, states, executor, stop, threads_per_run)
             findings, unanswered = _analyse(plan, show_progress)
             stop_here(stop, plan)

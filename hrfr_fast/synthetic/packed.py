@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.format import beton, manifest, names
-from hrfr_fast.format.divided_writer import DividedWriter
+from hrfr_fast.format.divided_writer import DividedWriter, refuse_too_many_files
 from hrfr_fast.format.writer import SplitWriter
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_array
@@ -50,11 +50,14 @@ def synthesize_packed(
         As ``synthesize``.
 
     Raises:
-        UsageError: ``out`` holds something else, or a negative ``shard_samples``.
+        UsageError: ``out`` holds something else, or a ``shard_samples`` that is negative or gives too many files.
         Interrupted: stopped.
     """
     chosen, out = find_scale(scale), Path(out)
     settings = _settings(scale, seed, strengths, shard_samples)
+    for split, spec in chosen.splits().items():
+        if shard_samples:
+            refuse_too_many_files(split, spec.identities * spec.pictures, shard_samples)
     evaluation: list[NDArray[np.uint8]] = []
     entries: dict[str, Any] = {}
     with (

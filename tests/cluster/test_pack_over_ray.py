@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hrfr_fast.packing import cluster_parts
+from hrfr_fast.packing import cluster_decoders, cluster_parts
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.sources.identity_folders import FolderSource
 from hrfr_fast.packing.sources.source_candidates import SourceCandidates
@@ -60,13 +60,16 @@ def worker_that_dies_once(mark):
 
 
 @pytest.mark.parametrize("shard_samples", [0, 20])
-def test_bytes_are_those_of_a_local_pack_though_a_worker_dies(tree, tmp_path, in_the_way, shard_samples):
+def test_bytes_are_those_of_a_local_pack_though_a_worker_dies(tree, tmp_path, in_the_way, monkeypatch, shard_samples):
     (tree / "lowres/l004/2.jpg").write_bytes(b"broken")
     for path in (tree / "lowres/l010").iterdir():
         path.write_bytes(b"broken")
     run(tree, tmp_path / "local", shard_samples=shard_samples)
     in_the_way(worker_that_dies_once(tmp_path / "mark"))
     run(tree, tmp_path / "ray", shard_samples=shard_samples, on="ray")
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster_decoders, "connect", lambda *_: pytest.fail("there is nothing to pack"))
+        assert run(tree, tmp_path / "ray", shard_samples=shard_samples, on="ray").nothing_to_do
     assert (tmp_path / "mark").exists() and content(tmp_path / "ray") == content(tmp_path / "local")
 
 

@@ -18,6 +18,7 @@ from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import holder_of
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.study import on_ray
+from hrfr_fast.study.cost import TimeLeft
 from hrfr_fast.study.execution import execute_runs
 from hrfr_fast.study.run import planned, run_study
 from hrfr_fast.study.states import SAME
@@ -33,7 +34,7 @@ PRESET = """
 base = "cpu-small"
 seeds = 1
 batch = {32 = 8}
-steps = {lowres = 60, highres = 4, own = 4}
+steps = {lowres = 60, highres = 4, own = 40}
 looks = 0
 sides = [0]
 analysed = []
@@ -97,37 +98,37 @@ def steps(run: Path) -> list[int]:
     return [line["step"] for line in lines if line["kind"] == "train"]
 
 
-def test_a_study_whose_worker_is_killed_has_the_same_tables(
-    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_study_over_ray_whose_worker_is_killed_and_that_goes_on_without_ray_has_the_same_tables(
+    ray_cluster: Cluster,
+    asked: Asked,
+    sequential: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = tmp_path / "study" / "runs" / "seed0" / "lowres32"
-    with once_begun(run, lambda: os.kill(holder_of(run)["pid"], signal.SIGKILL)):
-        asked.run(tmp_path / "study", "ray")
+    """The worker of a parent is killed; Ctrl-C stops the child, which goes on here."""
+    study = tmp_path / "study"
+    run, child = study / "runs" / "seed0" / "lowres32", study / "runs" / "seed0" / "child"
+    with (
+        pytest.raises(Interrupted, match="same `hrfr-fast study` command continues") as stopped,
+        once_begun(run, lambda: os.kill(holder_of(run)["pid"], signal.SIGKILL)),
+        once_begun(child, lambda: os.kill(os.getpid(), signal.SIGINT)),
+    ):
+        asked.run(study, "ray")
     told = capsys.readouterr().err
     assert "1 node: 2 runs at once with 1 core each" in told and "lowres32, seed 0: its worker on" in told
-    assert tables(tmp_path / "study") == tables(sequential)
     assert steps(run) == list(range(1, 61))
     log = (run / "log.txt").read_text()
     assert log.count("lowres32, seed 0 on ") == 2 and "starting again" not in log, "it went on from its checkpoint"
     assert json.loads((run / SAME).read_text())["threads"] == 1
-    assert not list((tmp_path / "study").rglob(LOCK))
-
-
-def test_ctrl_c_saves_every_run_and_the_study_goes_on_without_ray(
-    ray_cluster: Cluster, asked: Asked, sequential: Path, tmp_path: Path
-) -> None:
-    study = tmp_path / "study"
-    run = study / "runs" / "seed0" / "lowres32"
-    with (
-        pytest.raises(Interrupted, match="same `hrfr-fast study` command continues") as stopped,
-        once_begun(run, lambda: os.kill(os.getpid(), signal.SIGINT)),
-    ):
-        asked.run(study, "ray")
     assert stopped.value.exit_code == 130
-    assert "stopped during lowres32, seed 0" in (run / "log.txt").read_text()
-    assert steps(run) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
+    assert "stopped during child, seed 0" in (child / "log.txt").read_text()
+    assert steps(child) and not (study / "report.html").exists() and not list(study.rglob(LOCK))
     asked.run(study, "here")
-    assert tables(study) == tables(sequential) and steps(run) == list(range(1, 61))
+    assert tables(study) == tables(sequential) and steps(child) == list(range(1, 41))
+    with monkeypatch.context() as patched:
+        patched.setattr("hrfr_fast.study.run.connect", lambda on: pytest.fail("there is nothing left to send"))
+        asked.run(study, "ray")
 
 
 def test_a_node_that_does_not_see_the_folder_is_named(
@@ -192,6 +193,20 @@ def test_a_mistake_is_not_tried_again_and_a_loss_three_times(
     with pytest.raises(HrfrError, match=match):
         execute_runs(plan, dict.fromkeys([run.directory for run in plan.runs], "new"), executor, stop)
     assert (cluster.sent, cluster.cancelled) == (sent, [sent]), "estimates, two runs and what was tried again"
+
+
+def test_nodes_without_cores_and_a_cluster_that_shrinks(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nodes(*cores: float) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": count} if count else {}} for count in cores]
+
+    plan = planned(["lowres32", "highres32"], asked.packed, tmp_path, preset=str(asked.preset), device="cpu")
+    monkeypatch.setattr(Answering.ray, "nodes", staticmethod(lambda: nodes(0, 8)))  # `ray start --head --num-cpus 0`
+    executor = on_ray.OnRay(cast(Cluster, Answering(HrfrError())), plan, 0, StopFlag())
+    assert executor.share.cpus == 4 and executor.places() == 2
+    monkeypatch.setattr(Answering.ray, "nodes", staticmethod(lambda: nodes(0)))
+    assert executor.places() == 0 and TimeLeft({tmp_path: 5.0}).seconds(executor.places()) == 5
 
 
 def test_what_the_cluster_has_not_is_refused(asked: Asked, tmp_path: Path) -> None:

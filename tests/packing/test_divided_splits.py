@@ -8,8 +8,9 @@ import pytest
 from hrfr_fast.format.inspect import inspect_packed
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
+from hrfr_fast.packing import pack_parts
 from hrfr_fast.packing.pack import pack
-from hrfr_fast.runtime.errors import DamageFound, UsageError
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.synthetic.packed import synthesize_packed
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -111,11 +112,56 @@ def test_a_manifest_whose_files_do_not_add_up_is_refused(tree, tmp_path):
 
 
 def test_too_many_files_and_negative_numbers_are_refused(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("hrfr_fast.packing.pack_settings.MOST_FILES", 4)
+    monkeypatch.setattr("hrfr_fast.format.divided_writer.MOST_FILES", 4)
     with pytest.raises(UsageError, match=r"lowres would be 6 files, and 4 are the most; take at least 15"):
         run(tree, tmp_path / "out", shard_samples=10)
     with pytest.raises(UsageError, match="--shard-samples -1"):
         run(tree, tmp_path / "out", shard_samples=-1)
+    with pytest.raises(UsageError, match="lowres would be 6 files, and 4"):
+        synthesize_packed(tmp_path / "synthetic", "tiny", workers=1, show_progress=False, shard_samples=25)
+    assert not (tmp_path / "synthetic").exists()
+
+
+@pytest.mark.parametrize("wrong", ["journal", "fewer", "pages"])
+def test_a_part_that_two_packers_wrote_to_is_packed_anew(tree, tmp_path, monkeypatch, wrong):
+    """A machine that was given up may go on: its lines in the journal are not taken for the whole part."""
+    out, finish = tmp_path / "out", pack_parts.finish_part
+
+    def of_another(tables, work, key, compare=False):
+        if tables.name == "lowres-00001":
+            if wrong == "pages":
+                with open(work / "lowres-00001.beton.partial", "r+b") as file:
+                    file.truncate(PAGE)
+            elif wrong == "journal":
+                with open(work / "lowres-00001.rows", "r+b") as file:
+                    file.write(b"x")
+            else:
+                lines = (work / "lowres-00001.journal").read_bytes().splitlines(keepends=True)
+                (work / "lowres-00001.journal").write_bytes(lines[0])
+        return finish(tables, work, key, compare=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pack_parts, "finish_part", of_another)
+        with pytest.raises(HrfrError, match=r"lowres-00001\.beton: .*to pack this part anew"):
+            run(tree, out, shard_samples=20)
+    assert not (out / "manifest.json").exists()
+    run(tree, out, shard_samples=20)
+    run(tree, tmp_path / "fresh", shard_samples=20)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in (tmp_path / "fresh").iterdir()
+    }
+
+
+def test_tables_are_written_again_where_a_worker_died_after_them(tree, tmp_path, monkeypatch):
+    finish = pack_parts.finish_part
+
+    def twice(tables, work, key, compare=False):
+        return finish(tables, work, key, True) and finish(tables, work, key, True)
+
+    run(tree, tmp_path / "once", shard_samples=20)
+    monkeypatch.setattr(pack_parts, "finish_part", twice)
+    run(tree, tmp_path / "twice", shard_samples=20)
+    assert open_packed(tmp_path / "twice").manifest == open_packed(tmp_path / "once").manifest
 
 
 def test_synthetic_faces_are_packed_into_several_files(tmp_path):

@@ -94,23 +94,31 @@ def test_without_locks_the_name_in_the_file_decides(tmp_path, monkeypatch):
 
 def test_a_part_of_what_one_holder_vouches_for_is_taken_over_from_a_machine_that_is_gone(tmp_path, monkeypatch):
     refuse_flock(monkeypatch, errno.ENOLCK)
-    part = tmp_path / "whole" / "part"
-    with on_behalf_of(tmp_path / "whole"), directory_lock(part):
-        holder = holder_of(part) | {"host": "elsewhere"}
-    assert holder["behalf"] == str(tmp_path / "whole") and not holder_of(part)
-    part.mkdir(parents=True)
-    (part / NAME).write_text(json.dumps(holder))
-    for other in (None, tmp_path / "another"):
-        with (
-            on_behalf_of(other) if other else nullcontext(),
-            pytest.raises(UsageError, match="on elsewhere"),
-        ):
-            directory_lock(part).__enter__()
-    with on_behalf_of(tmp_path / "whole"), directory_lock(part):
-        assert holder_of(part)["pid"] == os.getpid()
-    (part / NAME).write_text(json.dumps(holder | {"host": socket.gethostname()}))
-    with on_behalf_of(tmp_path / "whole"), pytest.raises(UsageError):
-        directory_lock(part).__enter__()  # of this machine it is known that it runs
+    whole, another = tmp_path / "whole", tmp_path / "another"
+    part = whole / "part"
+    with directory_lock(another), directory_lock(whole):
+        with on_behalf_of(whole), directory_lock(part):
+            holder = holder_of(part) | {"host": "elsewhere"}
+        assert holder["behalf"].startswith(f"{whole}, held by process {os.getpid()} of") and not holder_of(part)
+        part.mkdir(parents=True)
+        (part / NAME).write_text(json.dumps(holder))
+        for other in (None, another):
+            with (
+                on_behalf_of(other) if other else nullcontext(),
+                pytest.raises(UsageError, match="on elsewhere"),
+            ):
+                directory_lock(part).__enter__()
+        with on_behalf_of(whole), directory_lock(part):
+            assert holder_of(part)["pid"] == os.getpid()
+        (part / NAME).write_text(json.dumps(holder | {"host": socket.gethostname()}))
+        with on_behalf_of(whole), pytest.raises(UsageError):
+            directory_lock(part).__enter__()  # of this machine it is known that it runs
+        (part / NAME).write_text(json.dumps(holder))
+    with on_behalf_of(whole), pytest.raises(UsageError, match="on elsewhere"):
+        directory_lock(part).__enter__()  # nobody holds the whole
+    monkeypatch.setattr("hrfr_fast.runtime.lock.os.getpid", lambda: os.getppid())
+    with directory_lock(whole), on_behalf_of(whole), pytest.raises(UsageError, match="on elsewhere"):
+        directory_lock(part).__enter__()  # another process holds it, after the first was killed
 
 
 def test_a_lock_that_ends_soon_is_waited_for(tmp_path, system):
