@@ -89,8 +89,7 @@ def of_a_slow_step(settings: TrainSettings, *, on_cuda: bool, by_host: bool, fas
     """
     asked = settings.execution
     off = [name for name in ("compile", "graphs") if on_cuda and getattr(asked, name) == "off"]
-    off += ["gpu_kernels"] if on_cuda and asked.gpu_kernels == "off" else []
-    off += ["cpu_kernels"] if not on_cuda and asked.cpu_kernels == "off" else []
+    off += ["fused_kernels"] if asked.fused_kernels == "off" else []
     tries = [f"--{name.replace('_', '-')} auto in place of off" for name in off]
     if by_host:
         return [*tries, "a larger --batch-size"]

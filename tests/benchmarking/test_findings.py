@@ -97,7 +97,9 @@ def test_one_thread_is_not_advised_to_a_run_that_has_it():
 
 
 def test_a_wide_network_in_the_wrong_precision_is_advised_on_a_cpu():
-    wide = replace(CPU, settings=TrainSettings(regime="lowres32", batch_size=128, precision="bf16", cpu_kernels="off"))
+    wide = replace(
+        CPU, settings=TrainSettings(regime="lowres32", batch_size=128, precision="bf16", fused_kernels="off")
+    )
     told = lines(wide, "fix")
-    assert all(flag in told for flag in ("--width 16", "--precision fp32", "--cpu-kernels auto"))
+    assert all(flag in told for flag in ("--width 16", "--precision fp32", "--fused-kernels auto"))
     assert "--width 16" not in lines(CPU, "fix")
