@@ -57,7 +57,8 @@ def test_an_exported_model_knows_the_thresholds_of_its_run(run, tmp_path):
     export(run, tmp_path / "m.onnx", show_progress=False)
     pictures = (run.parent / "a.png", run.parent / "b.png")
     ours, theirs = (compare_faces(model, *pictures, device="cpu") for model in (run, tmp_path / "m.onnx"))
-    assert abs(ours.cosine - theirs.cosine) < 1e-5 and ours.threshold == theirs.threshold == Threshold(**AT)
+    assert abs(ours.cosine - theirs.cosine) < 2e-3  # a run is computed in bfloat16 where the CPU has it, the file never
+    assert ours.threshold == theirs.threshold == Threshold(**AT)
 
 
 @pytest.mark.parametrize(

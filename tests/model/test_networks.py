@@ -141,16 +141,16 @@ def test_stochastic_depth_keeps_the_expectation(name):
     """Each block's factors: 0 or 1 / P(kept) a sample, as often as the settings say, more the deeper the block."""
     network = build_backbone(BackboneSettings(16, width=8, embedding_size=8, name=name, drop_path=0.6)).train()
     maps, last = torch.zeros(20_000, 1), len(network.body) - 1
-    assert network._branch_factors(0, maps) == ()
+    assert network.branch_factors(0, maps) == ()
     for number in (1, last):
-        (factors,) = network._branch_factors(number, maps)
+        (factors,) = network.branch_factors(number, maps)
         share = 0.6 * number / last
         assert factors.shape == (network.residual_branches, 20_000)
         assert set(factors.unique().tolist()) == {0, torch.tensor(1 / (1 - share)).item()}
         assert (factors == 0).float().mean().item() == pytest.approx(share, abs=0.015)
         assert factors.mean().item() == pytest.approx(1, abs=0.04)
     network.eval()
-    assert network._branch_factors(last, maps) == ()
+    assert network.branch_factors(last, maps) == ()
 
 
 def test_a_branch_that_is_left_out_leaves_the_shortcut():

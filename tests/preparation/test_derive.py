@@ -68,7 +68,7 @@ def test_pixels_are_the_crop_of_the_template_antialiased(tree, aligned):
         expected = [reference.separable(image, *down).clip(0, 255) for image in source]
         for path in folder.iterdir():
             found = read(path).astype(float)
-            assert min(np.abs(found - image).max() for image in expected) <= 0.51
+            assert min(np.abs(found - image).max() for image in expected) <= 0.7
 
 
 def test_pairs_are_balanced_each_once_and_true(tree):
