@@ -42,7 +42,9 @@ def pack(source: Path, out: Path, shard_samples: int) -> dict[str, float]:
     command = [sys.executable, "-m", "hrfr_fast", "pack", str(source), "--out", str(out), "--workers", "1"]
     command += ["--shard-samples", str(shard_samples)]
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", MEASURED, *command], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command], check=True, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     cpu, peak = json.loads(done.stdout.splitlines()[-1])
     return {"cpu_seconds": cpu, "wall_seconds": time.perf_counter() - start, "peak_mib": peak}
 

@@ -121,7 +121,7 @@ def need(name: str, code: Any) -> Need:
         file.write(ptx)
         file.flush()
         command = [str(PTXAS), "-v", f"-arch=sm_{architecture}{'a' if architecture == 90 else ''}", file.name]
-        report = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, text=True, check=True).stderr
+        report = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, encoding="utf-8", check=True).stderr
     registers = int(re.findall(r"Used (\d+) registers", report)[0])
     spilled = sum(int(number) for number in re.findall(r"(\d+) bytes spill", report))
     cores = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else ""

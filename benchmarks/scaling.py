@@ -53,7 +53,7 @@ class Team:
             environment = shared | ({name: str(value) for name, value in place.items()} if ranks > 1 else {})
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, __file__, "--worker", *options], env=environment, text=True,
+                    [sys.executable, __file__, "--worker", *options], env=environment, encoding="utf-8",
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 )
             )  # fmt: skip

@@ -170,9 +170,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     rounds, seconds = rounds or (2 if quick else 3), seconds or 0.12
     history = record.read()
-    last = record.last_alike({"benchmark": "throughput", "machine": record.machine()}, history) if compare_it else None
-    if compare_it and last is None:
-        typer.echo("no earlier record of this kind of machine to compare with")
+    last = last_record(history) if compare_it else None
     rows = []
     for cell, results in measure(tables, rounds, seconds, out / "throughput.log"):
         new = [{**r.to_json(), "group": cell.group} for r in results]
@@ -185,6 +183,14 @@ def main(
     )  # fmt: skip
     save(entry, out, history if record_it else None, plot)
     typer.echo(f"{time.perf_counter() - start:.0f} s; {out}/throughput.json, throughput.png, throughput.log")
+
+
+def last_record(history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The latest record of this kind of machine; where there is none, says so."""
+    last = record.last_alike({"benchmark": "throughput", "machine": record.machine()}, history)
+    if last is None:
+        typer.echo("no earlier record of this kind of machine to compare with")
+    return last
 
 
 def save(entry: dict[str, Any], out: Path, history: list[dict[str, Any]] | None, plot: Path | None) -> None:

@@ -55,9 +55,6 @@ def synthesize_packed(
     """
     chosen, out = find_scale(scale), Path(out)
     settings = _settings(scale, seed, strengths, shard_samples)
-    for split, spec in chosen.splits().items():
-        if shard_samples:
-            refuse_too_many_files(split, spec.identities * spec.pictures, shard_samples)
     evaluation: list[NDArray[np.uint8]] = []
     entries: dict[str, Any] = {}
     with (
@@ -95,6 +92,8 @@ def _settings(scale: str, seed: int, strengths: Strengths, shard_samples: int) -
     check_seed(seed)
     if shard_samples < 0:
         raise UsageError(f"--shard-samples {shard_samples}: it takes 0 or more")
+    for split, spec in find_scale(scale).splits().items() if shard_samples else ():
+        refuse_too_many_files(split, spec.identities * spec.pictures, shard_samples)
     settings = {"scale": scale, "seed": seed, "strengths": asdict(strengths)}
     return settings | ({"shard_samples": shard_samples} if shard_samples else {})
 

@@ -61,7 +61,7 @@ def test_training_goes_on_from_it(project, tmp_path):
     assert metadata["backbone"]["name"] == "ir18" and metadata["parents"][0]["trained_on"].keys() == {"adopted"}
     with pytest.raises(UsageError, match="holds a checkpoint already: choose another --out"):
         train(settings.replaced(out=str(folder / "run")), show_progress=False)
-    again = evaluate(result.run, device="cpu")["hres"]
+    again = evaluate(result.run, device="cpu", precision="fp32")["hres"]
     assert again.verification.accuracy == result.results["hres"].verification.accuracy
     assert any("it stems from a public checkpoint" in note for note in again.to_json()["notes"])
 

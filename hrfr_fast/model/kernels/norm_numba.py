@@ -24,9 +24,7 @@ from hrfr_fast.runtime.caches import numba_keeps_kernels
 ROW = 512  # numbers of a row, about: its sums, factors and terms lie in the first-level cache
 
 _KEPT = numba_keeps_kernels()
-# No assumption about infinities and NaN: a loss that diverges must be seen to. No contraction of products and sums
-# either: the process that compiles a kernel and those that load it from disk do not contract the same ones (the loaded
-# copy is optimised once more), so that their trainings differed in the last bits.
+# Nothing is assumed of infinities and NaN, and no product and sum become one operation (docs/decisions/58: bits).
 _jit = numba.njit(cache=_KEPT, fastmath={"nsz"}, nogil=True)
 
 
