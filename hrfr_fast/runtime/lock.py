@@ -172,7 +172,8 @@ def _write_holder(descriptor: int) -> dict[str, Any]:
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-    fsync(descriptor)  # for other machines that share the file system
+    with suppress(OSError):  # for other machines that share the file system; a full disk is told where data are written
+        fsync(descriptor)
     return holder
 
 
