@@ -1,6 +1,6 @@
 """Speed of loading: our engines beside the loaders in common use, on the same pictures.
 
-    python benchmarks/throughput.py            # under 4 minutes on 2 idle cores
+    python benchmarks/throughput.py            # some minutes on 2 cores
     python benchmarks/throughput.py --quick    # under 1 minute
     python benchmarks/throughput.py --record --compare --details
 

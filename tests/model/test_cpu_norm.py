@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hrfr_fast.model.backbones.improved_resnet import SqueezeExcite
 from hrfr_fast.model.kernels import cpu_threads
-from hrfr_fast.model.kernels.cpu_network import as_tensors
+from hrfr_fast.model.kernels.batch_norm import as_tensors
 from hrfr_fast.model.kernels.cpu_norm import gated_sum, normalise
 from hrfr_fast.model.kernels.cpu_threads import over_segments
 

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 from hrfr_fast.model.kernels import norm_launch  # noqa: E402
-from hrfr_fast.model.kernels.norm import BatchNorm, gated_sum, normalise  # noqa: E402
+from hrfr_fast.model.kernels.batch_norm import BatchNorm  # noqa: E402
+from hrfr_fast.model.kernels.norm import gated_sum, normalise  # noqa: E402
 
 DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),

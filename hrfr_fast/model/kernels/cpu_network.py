@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hrfr_fast.model.backbones.base import frozen_statistics
 from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone, IRBlock, SqueezeExcite
-from hrfr_fast.model.kernels.cpu_norm import BatchNorm, gated_sum, normalise
+from hrfr_fast.model.kernels.batch_norm import as_tensors
+from hrfr_fast.model.kernels.cpu_norm import gated_sum, normalise
 
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
@@ -78,12 +79,3 @@ def run_layers(layers: "list[nn.Module] | nn.Sequential", maps: Tensor) -> Tenso
 def _fits(layer: nn.Module, maps: Tensor) -> bool:
     """Whether the kernels can compute ``layer``: an ordinary BatchNorm of their number formats."""
     return type(layer) is nn.BatchNorm2d and maps.dtype in (torch.float32, torch.bfloat16) and maps.numel() > 0
-
-
-def as_tensors(norm: nn.Module) -> BatchNorm:
-    """A BatchNorm2d layer in the mode that it is in."""
-    norm = cast(nn.BatchNorm2d, norm)
-    return BatchNorm(
-        norm.weight, norm.bias, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var),
-        norm.num_batches_tracked, cast(float, norm.momentum), norm.eps, norm.training,
-    )  # fmt: skip

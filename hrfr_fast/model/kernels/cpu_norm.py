@@ -12,7 +12,7 @@ BN + PReLU forward and backward on 16 x 16 x 144 x 144, one core with AVX-512: b
 so; float32 100 ms and 15 ms. torch's PReLU alone writes its slope's gradient as a whole map.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hrfr_fast.model.kernels import cpu_launch as launch
+from hrfr_fast.model.kernels.batch_norm import BatchNorm
 from hrfr_fast.model.kernels.cpu_launch import Array, Moments, channels_last
-
-
-class BatchNorm(NamedTuple):
-    """A BatchNorm layer as tensors, [C] each."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    counter: Tensor | None
-    """``num_batches_tracked``; None: not counted."""
-    momentum: float
-    eps: float
-    training: bool
-    """Whether it normalises by the batch's statistics and moves the running ones."""
 
 
 def normalise(

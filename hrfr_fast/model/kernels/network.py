@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hrfr_fast.model.backbones.base import frozen_statistics
 from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone, IRBlock, SqueezeExcite
-from hrfr_fast.model.kernels.norm import BatchNorm, gated_sum, normalise
+from hrfr_fast.model.kernels.batch_norm import as_tensors
+from hrfr_fast.model.kernels.norm import gated_sum, normalise
 from hrfr_fast.model.kernels.norm_launch import Statistics
 
 
@@ -22,7 +23,7 @@ def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     norms = [block.residual[0] for block in blocks] + [cast(nn.Sequential, backbone.output)[0]]
     slope: Any = activation.weight if isinstance(activation, nn.PReLU) else None
     maps, _, known = normalise(
-        convolution(images), batch_norm(norm), "relu" if slope is None else "prelu", slope, measure=norms[0].training
+        convolution(images), as_tensors(norm), "relu" if slope is None else "prelu", slope, measure=norms[0].training
     )
     for number, block in enumerate(blocks):
         measure, factors = norms[number + 1].training, backbone.branch_factors(number, maps)
@@ -33,7 +34,7 @@ def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
             )  # fmt: skip
         else:
             maps, known = run_block(block, maps, known, measure, *factors)
-    maps = normalise(maps, batch_norm(norms[-1]), known=known)[0]
+    maps = normalise(maps, as_tensors(norms[-1]), known=known)[0]
     return cast(Tensor, cast(nn.Sequential, backbone.output)[1:](maps))
 
 
@@ -44,25 +45,16 @@ def run_block(
     layers: list[Any] = list(block.residual)
     gate = layers.pop() if isinstance(layers[-1], SqueezeExcite) else None
     first, convolution, *middle, activation, strided, last = layers
-    residual, bypass, _ = normalise(maps, batch_norm(first), known=known, bypass=True)
+    residual, bypass, _ = normalise(maps, as_tensors(first), known=known, bypass=True)
     residual = convolution(residual)
     if middle:
-        residual = normalise(residual, batch_norm(middle[0]), "prelu", activation.weight)[0]
+        residual = normalise(residual, as_tensors(middle[0]), "prelu", activation.weight)[0]
     else:
         residual = activation(residual)
     if isinstance(block.shortcut, nn.Sequential):
-        shortcut: Tensor = normalise(block.shortcut[:-1](bypass), batch_norm(block.shortcut[-1]))[0]
+        shortcut: Tensor = normalise(block.shortcut[:-1](bypass), as_tensors(block.shortcut[-1]))[0]
     else:
         shortcut = block.shortcut(bypass)
     squeeze, excite = (gate.squeeze.weight.flatten(1), gate.excite.weight.flatten(1)) if gate else (None, None)
     factor = None if factors is None else factors[0]
-    return gated_sum(strided(residual), batch_norm(last), shortcut, squeeze, excite, factor, measure=measure)
-
-
-def batch_norm(norm: nn.Module) -> BatchNorm:
-    """A BatchNorm2d layer in the mode that it is in."""
-    norm = cast(nn.BatchNorm2d, norm)
-    return BatchNorm(
-        norm.weight, norm.bias, cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var),
-        norm.num_batches_tracked, cast(float, norm.momentum), norm.eps, norm.training,
-    )  # fmt: skip
+    return gated_sum(strided(residual), as_tensors(last), shortcut, squeeze, excite, factor, measure=measure)

@@ -13,29 +13,14 @@ torch's own operations move 1 + 2 and 2 + 3 for a BN, 2 and 3 or more for its ac
 for its product, 3 for the sum, and as much again backward; PReLU's slope takes a map of float32 besides.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrfr_fast.model.kernels import norm_launch as launch
+from hrfr_fast.model.kernels.batch_norm import BatchNorm
 from hrfr_fast.model.kernels.norm_launch import Groups, Norm, Running, Statistics, as_rows
-
-
-class BatchNorm(NamedTuple):
-    """A BatchNorm layer as tensors."""
-
-    weight: Tensor
-    """[C], as all of them."""
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-    counter: Tensor | None
-    """``num_batches_tracked``; None: not counted."""
-    momentum: float
-    eps: float
-    training: bool
-    """Whether it normalises by the batch's statistics and moves the running ones."""
 
 
 def normalise(
