@@ -77,7 +77,9 @@ def test_embeddings_gradients_and_statistics(case, device):
         right, torchs, ours = (value.double() for value in values)
         scale = right.norm() + 1e-3 * right.numel() ** 0.5
         ours_off, torch_off = (float((value - right).norm() / scale) for value in (ours, torchs))
-        assert ours_off < 2e-6 + 4 * torch_off, (ours_off, torch_off)
+        # The gradient of a bias before a BatchNorm of 4 pictures cancels to nearly nothing, and rounding is all that is
+        # left of it: over 60 seeds it was off by up to 7 times as much as torch's. A wrong formula is off by 1e-2.
+        assert ours_off < 5e-6 + 16 * torch_off, (ours_off, torch_off)
 
     compare(made)
     assert network.state_dict().keys() == plain.state_dict().keys()

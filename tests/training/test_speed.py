@@ -145,7 +145,7 @@ def test_a_profiled_run_says_what_limits_it_and_leaves_trace_and_table(tiny_pack
     table = (tmp_path / "run" / "profile" / "table.txt").read_text().splitlines()
     counts = {line[:58].strip(): line[58:].split()[0] for line in table}
     assert counts["step: forward"] == counts["step: update"] == "1.0", "per step, over two steps"
-    convolutions = 1 + 8 * 2 + 3 + 8 * 2  # stem, blocks, projections, SE
+    convolutions = 1 + 8 * 2 + 3  # stem, blocks, projections; squeeze-and-excitation is two matrix products
     # oneDNN's operator, or PyTorch's own where it takes the batch itself (one thread).
     operators = counts.keys() & {"aten::mkldnn_convolution", "aten::_slow_conv2d_forward"}
     assert sum(float(counts[operator]) for operator in operators) == convolutions
