@@ -76,6 +76,9 @@ class Regime(Checked):
     adapters beside them (their rank and layers are settings)."""
     second_view: bool = False
     """Show each highres face twice in one batch: as it is and degraded to low resolution, under one label."""
+    degradation: Literal["downsample", "native"] = "downsample"
+    """What the degraded view undergoes: "downsample": to ``degrade_min`` to ``degrade_max`` pixels; "native": blur,
+    downsampling, noise and JPEG as the settings ``degradation`` say, and upscaling by any kernel."""
     consistency: float = Field(default=0.0, ge=0)
     """lambda: weight of mean(1 - cos) between the two views' embeddings."""
     highres_share: float | None = Field(default=None, gt=0, lt=1)
@@ -115,6 +118,8 @@ class Regime(Checked):
         _require(both or not self.second_view, "second_view needs sources lowres, highres in this order")
         _require(both or self.highres_share is None, "highres_share needs sources lowres, highres in this order")
         _require(self.second_view or not self.consistency, "consistency needs second_view = true")
+        plain = self.degradation == "downsample"
+        _require(self.second_view or plain, 'degradation = "native" needs second_view = true')
 
     def _check_parents(self) -> None:
         wanted = "exactly two parents" if self.model == "fused" else "at most one parent"
@@ -213,13 +218,21 @@ CONTROLS = (
 )  # fmt: skip
 """What the regimes of the table are to be compared with, beside each other."""
 
+REMEDIES = (
+    _regime(
+        "matched-views", BOTH, 144, "crossres144-views, the second view degraded as native low-resolution pictures are",
+        second_view=True, degradation="native", highres_share=0.2, budget="lowres",
+    ),
+)  # fmt: skip
+"""What may close the gap between the two resolutions."""
+
 ORDINARY = (
     _regime("faces112", ("faces",), 112, "an ordinary set of faces at 112 px"),
     _regime("faces32", ("faces",), 32, "an ordinary set of faces, shrunk to 32 px"),
 )
 """For a set of one resolution, which is no part of the study."""
 
-REGIMES = {regime.name: regime for regime in TABLE + CONTROLS + ORDINARY}
+REGIMES = {regime.name: regime for regime in TABLE + CONTROLS + REMEDIES + ORDINARY}
 
 
 def regime_named(name: str) -> Regime:

@@ -65,7 +65,8 @@ class SamplingSettings(Checked):
     degrade_min: int = _setting(28, "fewest pixels a side of the degraded second view", ge=1)
     degrade_max: int = _setting(44, "most pixels a side of the degraded second view")
     kernels: str = _setting(
-        "linear,box", "kernels of the degraded second view, of cubic, linear, box; test views use cubic"
+        "linear,box",
+        "kernels of the degraded second view, of cubic, linear, box, nearest, lanczos; test views use cubic",
     )
 
 
@@ -99,6 +100,44 @@ class AugmentSettings(Checked):
             raise ValueError(
                 f"degrade_min is {self.degrade_min} and degrade_max {self.degrade_max}; 1 <= min <= max is needed"
             )
+        return self
+
+
+class DegradationSettings(Checked):
+    """What second views undergo in regimes whose degradation is "native"; see ``sampling.degradation``.
+
+    The defaults are published ranges: blur and noise are GFPGAN's (Wang et al. 2021, section 4.1: sigma up to 10 of 512
+    px, noise up to 15), JPEG is BSRGAN's (Zhang et al. 2021: quality 30 to 95, three pictures in four), and grey noise
+    Real-ESRGAN's (Wang et al. 2021: two pictures in five). Raises UsageError for values out of range.
+    """
+
+    side_min: float = _setting(0.1, "smallest side of the degraded picture, as a share of the source's", gt=0, le=1)
+    side_max: float = _setting(0.5, "its largest side, as a share of the source's", gt=0, le=1)
+    blur: float = _setting(1.0, "probability of an optical blur", ge=0, le=1)
+    blur_min: float = _setting(0.0, "its smallest sigma, as a share of the source's side", ge=0, le=0.1)
+    blur_max: float = _setting(0.02, "its largest sigma, as a share of the source's side", ge=0, le=0.1)
+    noise: float = _setting(1.0, "probability of noise", ge=0, le=1)
+    noise_min: float = _setting(0.0, "its smallest standard deviation in pixel values", ge=0, le=64)
+    noise_max: float = _setting(15.0, "its largest standard deviation in pixel values", ge=0, le=64)
+    noise_grey: float = _setting(0.4, "probability that noise is the same in all three channels", ge=0, le=1)
+    jpeg: float = _setting(0.75, "probability of JPEG compression", ge=0, le=1)
+    jpeg_min: int = _setting(30, "its lowest quality", ge=1, le=100)
+    jpeg_max: int = _setting(95, "its highest quality", ge=1, le=100)
+    down: str = _setting(
+        "cubic,linear,box,nearest,lanczos", "kernels of the downsampling, each with an optional weight: cubic:2,box"
+    )
+    up: str = _setting("cubic,linear,box,nearest,lanczos", "kernels of the upscaling, each with an optional weight")
+    orders: str = _setting(
+        "blur-down-noise-jpeg,blur-down-jpeg-noise,down-blur-noise-jpeg,down-blur-jpeg-noise",
+        "orders of the steps, each with an optional weight",
+    )
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        for name in ("side", "blur", "noise", "jpeg"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if low > high:
+                raise ValueError(f"{name}_min is {low:g} and {name}_max {high:g}; min <= max is needed")
         return self
 
 
@@ -263,8 +302,9 @@ class LoggingSettings(Checked):
 class TrainSettings(Checked):
     """Everything that decides what a run computes, and how fast.
 
-    The constructor takes the flat names of all groups, and ``augment`` as AugmentSettings or a mapping. Raises
-    UsageError for an unknown name, a wrong type or a value out of range.
+    The constructor takes the flat names of all groups, and ``augment`` and ``degradation`` as their classes or as
+    mappings, ``degradation`` as a TOML file, too. Raises UsageError for an unknown name, a wrong type or a value out of
+    range.
     """
 
     regime: PathText = _setting("highlow144", f"what is trained on what: {', '.join(REGIMES)}, or a .toml file of one")
@@ -276,6 +316,7 @@ class TrainSettings(Checked):
     seed: int = _setting(0, "decides weights, order and augmentation", ge=0, lt=2**63)
     sampling: SamplingSettings = SamplingSettings()
     augment: AugmentSettings = AugmentSettings()
+    degradation: DegradationSettings = DegradationSettings()
     model: ModelSettings = ModelSettings()
     tuning: TuningSettings = TuningSettings()
     loss: LossSettings = LossSettings()
@@ -306,21 +347,18 @@ class TrainSettings(Checked):
         return Path(self.out or f"runs/{regime_named(self.regime).name}")
 
     def flat(self) -> dict[str, Any]:
-        """Name -> value over all groups, ``augment`` as a dict of its own: what ``settings.toml`` holds, and None."""
+        """Name -> value over all groups, each of TABLES as a dict of its own: what files of settings hold, and None."""
         values = {field.name: field.of(self) for field in flat_fields()}
-        return values | {"augment": dict(self.augment)}
+        return values | {table: dict(getattr(self, table)) for table in TABLES}
 
     def replaced(self, **values: Any) -> Self:
         """A copy with some values (flat names) replaced, checked again. Raises UsageError."""
-        augment = dict(self.augment) | dict(values.get("augment", {}))
-        return type(self)(**self.flat() | values | {"augment": augment})
+        tables = {table: dict(getattr(self, table)) | _table(table, values.get(table, {})) for table in TABLES}
+        return type(self)(**self.flat() | values | tables)
 
     def updated(self, values: Mapping[str, Any], origin: str) -> Self:
         """These settings with some (flat names) replaced. Raises UsageError naming ``origin`` for a value that does not
         fit."""
-        augment = values.get("augment", {})
-        if not isinstance(augment, Mapping):
-            raise UsageError(f"{origin}: augment must be a table of settings, it is {augment!r}")
         try:
             return self.replaced(**values)
         except UsageError as error:
@@ -329,6 +367,10 @@ class TrainSettings(Checked):
     def save(self, path: str | Path) -> None:
         """Write as TOML, atomically."""
         write_toml(path, {name: value for name, value in self.flat().items() if value is not None})
+
+
+TABLES: dict[str, type[Checked]] = {"augment": AugmentSettings, "degradation": DegradationSettings}
+"""Groups that are tables of their own in files, whose names need not differ from those of other groups."""
 
 
 class SettingField(NamedTuple):
@@ -366,14 +408,19 @@ class SettingField(NamedTuple):
 
 
 def flat_fields() -> Iterator[SettingField]:
-    """Every setting but those of ``augment``, group after group."""
+    """Every setting but those of TABLES, group after group."""
     for name, info in TrainSettings.model_fields.items():
         group = info.annotation
         if isinstance(group, type) and issubclass(group, Checked):
-            if name != "augment":
+            if name not in TABLES:
                 yield from (SettingField(one, name, field) for one, field in group.model_fields.items())
         else:
             yield SettingField(name, "", info)
+
+
+def degradation_fields() -> Iterator[SettingField]:
+    """The settings of ``degradation``."""
+    yield from (SettingField(name, "degradation", one) for name, one in DegradationSettings.model_fields.items())
 
 
 def augment_fields() -> Iterator[SettingField]:
@@ -395,8 +442,8 @@ def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flat values under the groups they belong to. Raises UsageError for an unknown name."""
     groups: dict[str, Any] = {}
     for name, value in values.items():
-        if name == "augment":
-            groups[name] = value if isinstance(value, AugmentSettings) else _augment(value)
+        if name in TABLES:
+            groups[name] = value if isinstance(value, TABLES[name]) else _checked_table(name, value)
         elif name not in _GROUP_OF:
             raise UsageError(unknown_name(name, _GROUP_OF))
         elif _GROUP_OF[name]:
@@ -410,11 +457,23 @@ def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _augment(values: Mapping[str, Any]) -> AugmentSettings:
+def _checked_table(name: str, value: Any) -> Checked:
     try:
-        return AugmentSettings(**values)
+        return TABLES[name](**_table(name, value))
     except UsageError as error:
-        raise UsageError(f"augmentation: {error}") from None
+        raise UsageError(f"{'augmentation' if name == 'augment' else name}: {error}") from None
+
+
+def _table(name: str, value: Any) -> dict[str, Any]:
+    """The settings of one of TABLES; those of ``degradation`` may be in a file. Raises UsageError."""
+    if isinstance(value, TABLES[name]):
+        return dict(value)
+    if name == "degradation" and isinstance(value, str | Path):
+        content = read_toml(value, "a degradation")
+        value = content.get("degradation", content)
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} must be a table of settings, it is {value!r}")
+    return dict(value)
 
 
 def load_settings(path: str | Path, base: TrainSettings | None = None) -> TrainSettings:

@@ -26,6 +26,11 @@ def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
         _option("config", Path | None, None, "TOML file of settings; flags win over it"),
         _option("resume", bool, False, "continue the run in --out from its last checkpoint", "--resume"),
     ]
+    parameters.append(
+        _option("degradation", str | None, None,
+                "TOML file of how second views are degraded where the regime's degradation is native, as"
+                " `hrfr-fast match-degradation` writes it; not given: published ranges")
+    )  # fmt: skip
     for field in flat_fields():
         # Round brackets: help texts are Rich markup, where square ones vanish.
         unset = "auto" if field.name == "batch_size" else "not set"

@@ -7,7 +7,9 @@ slices and resuming are those of every other engine; DALI's readers shuffle only
 The graph: JPEG is decoded (by nvJPEG on a GPU), raw pixels are copied once; then degradation, box resampling, blur,
 colour and erasing as DALI operators in float32, one clamp and one rounding or cast at the end. DALI lacks three things:
 
-* an interpolation with a *box* filter: the few images degraded with it are downsampled on the host;
+* an interpolation with a *box* filter: the few images degraded with it are downsampled on the host, as are those of
+  the filters nearest and lanczos, and those that undergo the whole chain of a native degradation: DALI's JPEG
+  distortion has other numbers (chroma halved, its own DCT), and its noise a generator of its own;
 * blur with sigma 0, which means "choose one" to DALI: images without blur bypass the operator;
 * bfloat16: float16 leaves the pipeline and is converted on the device, one cheap pass.
 """

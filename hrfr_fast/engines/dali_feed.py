@@ -10,8 +10,8 @@ from hrfr_fast.engines.base import FirstUseChecksums
 from hrfr_fast.engines.pace import STEPS_AHEAD
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format.reader import Split
-from hrfr_fast.resampling.spec import BOX
-from hrfr_fast.sampling.augmentation import no_augmentation
+from hrfr_fast.resampling.spec import BOX, LANCZOS, NEAREST
+from hrfr_fast.sampling.augmentation import Augmentation, no_augmentation
 from hrfr_fast.sampling.stream import BatchPart, BatchSpec, BatchStream
 from hrfr_fast.settings import AugmentSettings
 
@@ -30,7 +30,7 @@ INPUTS = {
     "colour": ("FLOAT", 2, ""),
     "small": ("FLOAT", 0, ""),  # size in pixels to degrade to
     "filter": ("INT32", 0, ""),
-    "boxed": ("FLOAT", 3, "HWC"),  # the image already degraded, where the filter is BOX
+    "boxed": ("FLOAT", 3, "HWC"),  # the image already degraded, where that was done on the host
     "sigma": ("FLOAT", 0, ""),  # of the blur, in pixels
     "anchor": ("FLOAT", 1, ""),  # y, x of the erased rectangle, in pixels
     "shape": ("FLOAT", 1, ""),
@@ -130,15 +130,15 @@ def _input(part: BatchPart, labels: NDArray[np.int64], stream: BatchStream, pinn
     else:  # raw; or mixed, which is decoded here
         images = fetch(split, part.records, pinned=pinned)
     names = argument_names(stream.augment)
-    given: dict[str, Any] = {
-        "roi_start": augmentation.box[:, [1, 0]],
-        "roi_end": augmentation.box[:, [3, 2]],
-        "colour": augmentation.colour,
-    }
+    chained = augmentation.order[:, None] >= 0  # the host has already cut out the box
+    box = np.where(chained, np.array([0, 0, 1, 1], np.float32), augmentation.box)
+    given: dict[str, Any] = {"roi_start": box[:, [1, 0]], "roi_end": box[:, [3, 2]], "colour": augmentation.colour}
     if "small" in names:
+        on_host = _degraded_on_host(augmentation)
         given["small"] = augmentation.degrade.astype(np.float32)
-        given["filter"] = np.where(augmentation.degrade > 0, augmentation.filter, np.int32(NOT_DEGRADED))
-        given["boxed"] = _box_degraded(part)
+        filter = np.where(on_host, np.int32(BOX), augmentation.filter)
+        given["filter"] = np.where(augmentation.degrade > 0, filter, np.int32(NOT_DEGRADED))
+        given["boxed"] = _host_degraded(part, np.flatnonzero(on_host), size)
     if "sigma" in names:
         given["sigma"] = augmentation.blur * np.float32(size)
     if "shape" in names:
@@ -148,15 +148,30 @@ def _input(part: BatchPart, labels: NDArray[np.int64], stream: BatchStream, pinn
     return PipelineInput(images, labels, arguments)
 
 
-def _box_degraded(part: BatchPart) -> list[NDArray[np.float32]]:
-    """Each image that is degraded with the box filter, downsampled; a black pixel in place of every other."""
-    from hrfr_fast.resampling.cpu import downsample  # numba: 0.5 s to import
+def _degraded_on_host(augmentation: Augmentation) -> NDArray[np.bool_]:
+    """Which images are degraded by what DALI lacks: some filters, and the chain, whose JPEG differs from its own."""
+    lacking = np.isin(augmentation.filter, (BOX, NEAREST, LANCZOS))
+    return np.asarray((augmentation.degrade > 0) & (lacking | (augmentation.order >= 0)))
+
+
+def _host_degraded(part: BatchPart, rows: NDArray[np.int64], size: int) -> list[NDArray[np.float32]]:
+    """The images at ``rows`` downsampled, after the chain their boxes at ``size``; a black pixel for every other."""
+    from hrfr_fast.resampling.cpu import crop, downsample  # numba: 0.5 s to import
+    from hrfr_fast.resampling.low_resolution import low_resolution_images
 
     augmentation, black_pixel = part.augmentation, np.zeros((1, 1, 3), np.float32)
-    rows = np.flatnonzero((augmentation.degrade > 0) & (augmentation.filter == BOX))
     degraded = [black_pixel] * len(augmentation.degrade)
-    for row, image in zip(rows.tolist(), fetch(part.split, part.records[rows]), strict=True):
-        degraded[row] = downsample(image, int(augmentation.degrade[row]), BOX)
+    if not len(rows):
+        return degraded
+    pixels, chosen = fetch(part.split, part.records[rows]), augmentation.take(rows)
+    begins = np.arange(len(rows), dtype=np.int64) * pixels[0].size
+    small = low_resolution_images(pixels.reshape(-1), begins, part.split.size, chosen)
+    for number, row in enumerate(rows.tolist()):
+        picture = small[number]
+        if picture is None:
+            degraded[row] = downsample(pixels[number], int(chosen.degrade[number]), int(chosen.filter[number]))
+        else:
+            degraded[row] = crop(picture, chosen.box[number], size, int(chosen.up[number]))
     return degraded
 
 

@@ -23,7 +23,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from hrfr_fast.resampling.spec import BOX, BOX_TIE, CUBIC, ERASE_VALUE, KEYS_A, LINEAR
+from hrfr_fast.resampling.spec import BOX, BOX_TIE, CUBIC, ERASE_VALUE, KEYS_A, LANCZOS, LINEAR, NEAREST
 from hrfr_fast.runtime.caches import numba_keeps_kernels
 from hrfr_fast.sampling.augmentation import Augmentation
 
@@ -36,6 +36,9 @@ FOUR, SIX = (0,) * 4, (0,) * 6
 
 _KEPT = numba_keeps_kernels()
 _jit = numba.njit(cache=_KEPT, fastmath={"contract", "nsz", "arcp", "nnan", "ninf"}, nogil=True)
+
+
+_no_pictures = np.empty(0, np.uint8)
 
 
 def resample(
@@ -63,7 +66,12 @@ def resample(
     data.flags.writeable = (
         False  # of this view: memory maps are read-only, and so one kernel is compiled for them and for arrays
     )
-    _resample_batch(data, offsets, size, *augmentation, out, rows)
+    small, begins = _no_pictures, offsets
+    if (augmentation.order >= 0).any():
+        from hrfr_fast.resampling.low_resolution import low_resolution  # it needs the filters of this file
+
+        small, begins = low_resolution(data, offsets, size, augmentation)
+    _resample_batch(data, offsets, size, *augmentation[:6], augmentation.up, small, begins, out, rows)
 
 
 def downsample(image: NDArray[np.uint8], small: int, filter: int) -> NDArray[np.float32]:
@@ -85,6 +93,22 @@ def _downsample(pixels, size, small, filter):
     return out
 
 
+def crop(image: NDArray[np.uint8], box: NDArray[np.float32], out_size: int, filter: int) -> NDArray[np.float32]:
+    """The ``box`` (see Augmentation) of one uint8 image [size, size, 3], unrounded float32 [out_size, out_size, 3]."""
+    return np.asarray(_crop(np.ascontiguousarray(image).reshape(-1), image.shape[0], box, out_size, filter))
+
+
+@_jit
+def _crop(pixels, size, box, out_size, filter):
+    source = np.empty(size * 3 * size, np.float32)
+    intermediate = np.empty((size, out_size * 3), np.float32)
+    out = np.empty((out_size, out_size * 3), np.float32)
+    _transpose_in(pixels, size, source)
+    _horizontal(source, size, box[0], box[2], filter, intermediate, out_size, size)
+    _vertical(intermediate, size, box[1], box[3], filter, np.float32(1), out)
+    return out.reshape(out_size, out_size, 3)
+
+
 def copy_records(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
     """Copy the records at ``offsets`` (int64 [B]) of ``data`` into the rows of ``out`` (uint8, B rows, contiguous)."""
     data = data.view(np.ndarray)
@@ -99,7 +123,7 @@ def _copy_records(data, offsets, out):
 
 
 @numba.njit(cache=_KEPT, parallel=True, nogil=True)
-def _resample_batch(data, offsets, size, box, colour, degrade, filter, blur, erase, out, rows):
+def _resample_batch(data, offsets, size, box, colour, degrade, filter, blur, erase, up, small, begins, out, rows):
     out_size = out.shape[1]
     largest = max(size, np.max(degrade)) if len(degrade) else size
     pitch = (4 * size + LANES - 1) // LANES * LANES
@@ -115,7 +139,8 @@ def _resample_batch(data, offsets, size, box, colour, degrade, filter, blur, era
             degraded_first = degrade[b] > 0 and degrade[b] != size
             finished_later = blur[b] > 0 or erase[b, 2] > erase[b, 0]
             taps = _fixed_taps(box[b], size, out_size)
-            if not degraded_first and not finished_later and taps and _is_fixed_gain(colour[b]):
+            chained = len(small) > 0 and begins[b] >= 0
+            if not degraded_first and not chained and not finished_later and taps and _is_fixed_gain(colour[b]):
                 _widen(pixels, size, pitch, fixed_source)
                 picture = out[rows[b]].reshape(out_size, out_size * 3)
                 if taps == 4:
@@ -123,22 +148,27 @@ def _resample_batch(data, offsets, size, box, colour, degrade, filter, blur, era
                 else:
                     _fixed(fixed_source, size, pitch, box[b], colour[b, 0, 0], SIX, fixed_intermediate, picture)
                 continue
-            _transpose_in(pixels, size, source)
-            frame, frame_size = source, size
-            if degraded_first:
+            frame, frame_size, enlarging = source, size, CUBIC
+            if chained:
+                frame, frame_size, enlarging = degraded, degrade[b], up[b]
+                _transpose_in(small[begins[b] : begins[b] + frame_size * frame_size * 3], frame_size, degraded)
+            else:
+                _transpose_in(pixels, size, source)
+            if degraded_first and not chained:
                 _degrade(source, size, degrade[b], filter[b], degraded)
                 frame, frame_size = degraded, degrade[b]
             x0, y0, x1, y1 = box[b, 0], box[b, 1], box[b, 2], box[b, 3]
-            _horizontal(frame, frame_size, x0, x1, CUBIC, intermediate, out_size, frame_size)
+            _horizontal(frame, frame_size, x0, x1, enlarging, intermediate, out_size, frame_size)
             gain = _apply_colour(intermediate, frame_size, out_size, colour[b])
             if finished_later:
-                _vertical(intermediate, frame_size, y0, y1, gain, result)
+                _vertical(intermediate, frame_size, y0, y1, enlarging, gain, result)
                 if blur[b] > 0:
                     _gaussian_blur(result, out_size, blur[b] * out_size)
                 _erase(result, out_size, erase[b])
                 _store_rows(result, out[rows[b]].reshape(out_size, out_size * 3))
             else:
-                _vertical_rounded(intermediate, frame_size, y0, y1, gain, out[rows[b]].reshape(out_size, out_size * 3))
+                picture = out[rows[b]].reshape(out_size, out_size * 3)
+                _vertical_rounded(intermediate, frame_size, y0, y1, enlarging, gain, picture)
 
 
 @_jit
@@ -152,7 +182,7 @@ def _transpose_in(pixels, size, source):
 
 @_jit
 def _weight(t, filter):
-    if filter == BOX:
+    if filter in (BOX, NEAREST):
         return 1.0 if -0.5 + BOX_TIE < t <= 0.5 + BOX_TIE else 0.0
     t = abs(t)
     if filter == CUBIC:
@@ -161,6 +191,10 @@ def _weight(t, filter):
         if t < 2:
             return ((KEYS_A * t - 5 * KEYS_A) * t + 8 * KEYS_A) * t - 4 * KEYS_A
         return 0.0
+    if filter == LANCZOS:
+        if t < 1e-8:
+            return 1.0
+        return 3 * math.sin(math.pi * t) * math.sin(math.pi * t / 3) / (math.pi * t) ** 2 if t < 3 else 0.0
     return max(1 - t, 0.0)
 
 
@@ -171,8 +205,8 @@ def _taps(start, stop, size, out_size, filter, first, weights):
     Positions are float64: a float32 position near 144 is off by 1e-5 px, on noise 0.01 of a pixel value.
     """
     step = (np.float64(stop) - np.float64(start)) * size / out_size
-    filter_scale = max(1.0, abs(step))
-    radius = (2.0 if filter == CUBIC else 1.0 if filter == LINEAR else 0.5) * filter_scale
+    filter_scale = 1.0 if filter == NEAREST else max(1.0, abs(step))
+    radius = (2.0 if filter == CUBIC else 1.0 if filter == LINEAR else 3.0 if filter == LANCZOS else 0.5) * filter_scale
     count = min(int(math.ceil(2 * radius)) + (0 if filter_scale == 1.0 else 1), weights.shape[1])
     if filter == CUBIC and filter_scale == 1.0:
         _cubic_taps(np.float64(start) * size, step, out_size, first, weights)
@@ -207,7 +241,7 @@ def _cubic_taps(origin, step, out_size, first, weights):
 
 @_jit
 def _max_taps(start, stop, size, out_size):
-    return int(math.ceil(4 * max(1.0, abs(stop - start) * size / out_size))) + 2
+    return int(math.ceil(6 * max(1.0, abs(stop - start) * size / out_size))) + 2
 
 
 @_jit
@@ -306,12 +340,12 @@ def _store_levels(levels, line, target):
 
 
 @_jit
-def _vertical_rounded(intermediate, size, start, stop, gain, out):
+def _vertical_rounded(intermediate, size, start, stop, filter, gain, out):
     """Vertical pass with the final clamp and rounding: intermediate [y][x] to out [i][x]."""
     out_size, width = out.shape
     first = np.empty(out_size, np.int64)
     weights = np.empty((out_size, _max_taps(start, stop, size, out_size)), np.float32)
-    count = _taps(start, stop, size, out_size, CUBIC, first, weights)
+    count = _taps(start, stop, size, out_size, filter, first, weights)
     line = np.empty(width, np.float32)
     for i in range(out_size):
         if count == 4:
@@ -333,12 +367,12 @@ def _vertical_rounded(intermediate, size, start, stop, gain, out):
 
 
 @_jit
-def _vertical(intermediate, size, start, stop, gain, result):
+def _vertical(intermediate, size, start, stop, filter, gain, result):
     """Vertical pass in float32, for images that are blurred or erased before the rounding."""
     out_size = result.shape[0]
     first = np.empty(out_size, np.int64)
     weights = np.empty((out_size, _max_taps(start, stop, size, out_size)), np.float32)
-    count = _taps(start, stop, size, out_size, CUBIC, first, weights)
+    count = _taps(start, stop, size, out_size, filter, first, weights)
     for i in range(out_size):
         _weighted_rows(intermediate, size, first[i], weights[i], count, gain, result[i])
 

@@ -1,6 +1,7 @@
 """Resampling as it is defined here: what the CPU's kernel, the matrix products and the GPU's kernels all compute.
 
-Filters: cubic (Keys 1981 with a = -0.5), linear (triangle) and box, widened by the shrink factor as PIL and DALI do.
+Filters: cubic (Keys 1981 with a = -0.5), linear (triangle), box and Lanczos of three lobes (Duchon 1979), widened by
+the shrink factor as PIL and DALI do; and nearest, which is the box filter never widened.
 The centre of output pixel i lies at ``c = x0 + (i + 0.5) * step`` in source pixels, ``step = (x1 - x0) / out``; source
 pixel j (centre j + 0.5) weighs ``f((j + 0.5 - c) / s)`` with ``s = max(1, |step|)``, the weights normalised to sum 1; a
 tap beyond the edge reads the edge pixel; float32 between the two passes; one clamp and one rounding (half up) at the
@@ -13,7 +14,9 @@ change here ``touch cpu.py``.
 
 from hrfr_fast.sampling.augmentation import FILTERS
 
-CUBIC, LINEAR, BOX = (FILTERS.index(name) for name in ("cubic", "linear", "box"))
+CUBIC, LINEAR, BOX, NEAREST, LANCZOS = (
+    FILTERS.index(name) for name in ("cubic", "linear", "box", "nearest", "lanczos")
+)
 KEYS_A = -0.5
 """Parameter of the cubic filter: Catmull-Rom."""
 BOX_TIE = 1e-4

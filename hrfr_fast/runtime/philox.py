@@ -21,6 +21,7 @@ DERIVATION = 8
 RANKS = 9
 CLASS_SAMPLING = 10
 BLOCKS = 11
+NOISE = 12
 
 
 def philox(

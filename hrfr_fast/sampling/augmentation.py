@@ -5,7 +5,8 @@ so that a face drawn twice in an epoch, or seen as two views, differs. Engines e
 themselves, which is why they agree.
 
 Order of execution: degrade (downsample to a few pixels), resample the crop box to the output, blur, colour, erase, then
-one clamp and one rounding.
+one clamp and one rounding. Where ``order`` is not negative, the degradation is the chain of ``sampling.degradation``:
+optical blur, downsampling, noise and JPEG, whose result is a picture of whole pixel values.
 """
 
 from typing import NamedTuple
@@ -18,8 +19,13 @@ from hrfr_fast.settings import AugmentSettings
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MIDDLE_VALUE = np.float32(127.5)
-FILTERS = ("cubic", "linear", "box")
-"""Filters of the degradation, by index: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
+FILTERS = ("cubic", "linear", "box", "nearest", "lanczos")
+"""Filters of the degradation, by index: Catmull-Rom cubic (a = -0.5), triangle, box and Lanczos of three lobes, all
+antialiased, and the nearest pixel, which is not. New ones are appended: plans hold the index."""
+DRAWN_FILTERS = 3
+"""``AugmentSettings.degrade`` draws among the first three."""
+PLAIN = -1
+"""``Augmentation.order`` of an image that is downsampled at most."""
 
 
 class Augmentation(NamedTuple):
@@ -37,6 +43,19 @@ class Augmentation(NamedTuple):
     """[B] sigma as a share of the output's size; 0: none."""
     erase: NDArray[np.float32]
     """[B, 4] x0, y0, x1, y1 as shares of the output; empty where x1 <= x0."""
+    order: NDArray[np.int32]
+    """[B] index into ``degradation.ORDERS``; PLAIN: the fields below are not used."""
+    up: NDArray[np.int32]
+    """[B] index into FILTERS: the filter by which the degraded picture is resampled to the output."""
+    optics: NDArray[np.float32]
+    """[B] sigma of the blur before or after downsampling, as a share of the frame's side; 0: none."""
+    noise: NDArray[np.int32]
+    """[B, 2] standard deviation of the noise of each channel alone, and of all three together, in units of
+    ``degradation.NOISE_UNIT`` pixel values."""
+    noise_key: NDArray[np.int64]
+    """[B] key, below 2**63, of the generator that gives every pixel its noise."""
+    jpeg: NDArray[np.int32]
+    """[B] quality of the JPEG compression, 1 to 100; 0: none."""
 
     def take(self, rows: NDArray[np.int64]) -> "Augmentation":
         """The parameters of some of the images."""
@@ -58,6 +77,12 @@ def no_augmentation(count: int, *, degrade: int = 0) -> Augmentation:
         np.zeros(count, np.int32),
         np.zeros(count, np.float32),
         np.zeros((count, 4), np.float32),
+        np.full(count, PLAIN, np.int32),
+        np.zeros(count, np.int32),
+        np.zeros(count, np.float32),
+        np.zeros((count, 2), np.int32),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int32),
     )
 
 
@@ -113,7 +138,7 @@ def _draw_degradation(augmentation: Augmentation, settings: AugmentSettings, dra
     choices = settings.degrade_max - settings.degrade_min + 1
     size = settings.degrade_min + (drawn[:, 1] * choices).astype(np.int32)
     augmentation.degrade[:] = np.where(drawn[:, 0] < settings.degrade, size, 0)
-    augmentation.filter[:] = (drawn[:, 2] * len(FILTERS)).astype(np.int32)
+    augmentation.filter[:] = (drawn[:, 2] * DRAWN_FILTERS).astype(np.int32)
 
 
 def _erased(settings: AugmentSettings, drawn: NDArray[np.float32], shape: NDArray[np.float32]) -> NDArray[np.float32]:

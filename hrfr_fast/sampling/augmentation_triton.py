@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from hrfr_fast.runtime.philox import AUGMENT
-from hrfr_fast.sampling.augmentation import FILTERS, LUMA
+from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, LUMA
 from hrfr_fast.settings import AugmentSettings
 
 FIELDS = (
@@ -24,7 +24,7 @@ FLIP, SHIFT, ZOOM, BRIGHTNESS, CONTRAST, SATURATION, GREY, BLUR, BLUR_SIGMA, ERA
 )
 TAG = tl.constexpr(AUGMENT << 16)
 LUMA_R, LUMA_G, LUMA_B = (tl.constexpr(float(value)) for value in LUMA)
-FILTER_COUNT = tl.constexpr(float(len(FILTERS)))
+FILTER_COUNT = tl.constexpr(float(DRAWN_FILTERS))
 LOG_ASPECT = tl.constexpr(float(np.log(np.float32(3.3))))
 
 

@@ -23,11 +23,11 @@ LOW = 0xFFFFFFFF
 FACTOR_0, FACTOR_1 = int(MULTIPLIER_0), int(MULTIPLIER_1)
 
 
-def philox_words(seed: int, epoch: Tensor, position: Tensor, *, purpose: int, block: int = 0) -> list[Tensor]:
+def philox_words(seed: int | Tensor, epoch: Tensor, position: Tensor, *, purpose: int, block: int = 0) -> list[Tensor]:
     """``philox`` for tensors: four int64 tensors with values in [0, 2**32).
 
     Args:
-        seed: 0 <= seed < 2**64.
+        seed: 0 <= seed < 2**64; or an int64 tensor of seeds below 2**63, which broadcasts with the others.
         epoch, position: int64 tensors that broadcast, 0 <= each < 2**32.
         purpose: one of the constants of ``runtime.philox``; the view is 0.
 

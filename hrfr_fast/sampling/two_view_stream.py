@@ -5,7 +5,9 @@ for the rest. Each split has an order of its own, numbered by batch, so that a r
 parts of a batch (one a rank and micro-batch) has that composition: lowres in front, adjacent views at the end.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,21 @@ from hrfr_fast.settings import AugmentSettings
 
 SHARP, DEGRADED = 1, 2  # views; 0 is that of lowres faces, which share epochs and positions with these
 FILTER_BLOCK = 6  # of random numbers, after those of draw_augmentation
+
+
+class DegradedView(Protocol):
+    """How the second view of a face is degraded."""
+
+    def on_top_of(self, augment: AugmentSettings) -> AugmentSettings:
+        """``augment`` with ranges that hold this degradation."""
+        ...
+
+    def draw(
+        self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64], view: int,
+        size: int,
+    ) -> Augmentation:  # fmt: skip
+        """The augmentation of the views of the samples (cycle, index), int64 [K], of sources of ``size`` pixels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,11 +60,12 @@ class SecondView:
         return augment.replaced(degrade=1.0, degrade_min=self.smallest, degrade_max=self.largest)
 
     def draw(
-        self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64]
-    ) -> Augmentation:
-        """The augmentation of the degraded views of the samples (cycle, index), two int64 arrays [K]."""
-        augmentation = draw_augmentation(self.on_top_of(augment), seed, cycle, index, view=DEGRADED)
-        drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=DEGRADED, block=FILTER_BLOCK))[:, 0]
+        self, augment: AugmentSettings, seed: int, cycle: NDArray[np.int64], index: NDArray[np.int64], view: int,
+        size: int,
+    ) -> Augmentation:  # fmt: skip
+        """The augmentation of the views of the samples (cycle, index), int64 [K]; ``size`` of the sources is unused."""
+        augmentation = draw_augmentation(self.on_top_of(augment), seed, cycle, index, view=view)
+        drawn = uniform(philox(seed, cycle, index, purpose=AUGMENT, view=view, block=FILTER_BLOCK))[:, 0]
         numbers = np.array([FILTERS.index(name) for name in self.filters], np.int32)
         augmentation.filter[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
         return augmentation
@@ -75,7 +93,7 @@ class TwoViewStream:
     splits: tuple[Split, Split]
     seed: int
     every_view: AugmentSettings
-    second_view: SecondView
+    second_view: DegradedView
     size: int
     batch_size: int
     pairs: int
@@ -147,8 +165,8 @@ class TwoViewStream:
             inside = cycle == one_cycle
             records[inside] = permutation(self.seed, int(one_cycle), split.samples, SHUFFLE_HIGHRES)[index[inside]]
         sharp = draw_augmentation(self.every_view, self.seed, cycle, index, view=SHARP)
-        degraded = self.second_view.draw(self.every_view, self.seed, cycle, index)
-        views = zip(sharp, degraded, strict=True)
+        degraded = self.second_view.draw(self.every_view, self.seed, cycle, index, DEGRADED, split.size)
+        views: Iterator[tuple[Any, Any]] = zip(sharp, degraded, strict=True)
         adjacent = (np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in views)
         return BatchPart(split, rows, np.repeat(records, 2), Augmentation(*adjacent))
 

@@ -10,6 +10,7 @@ from hrfr_fast.reporting.page import Table, embedded, write_page
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.toml_files import read_toml
 from hrfr_fast.runtime.words import counted, plural
+from hrfr_fast.settings import TABLES
 from hrfr_fast.training.metrics import read_metrics
 
 TEMPLATE = Path(__file__).parent / "templates" / "run_report.html.j2"
@@ -92,6 +93,7 @@ def _provenance(run: Path, settings: dict[str, Any]) -> dict[str, object]:
         "hrfr-fast": metadata["hrfr_fast"],
         "again": f"hrfr-fast train --config {shlex.quote(str((run / 'settings.toml').absolute()))} --out OTHER",
     }
-    flat = {name: value for name, value in settings.items() if name != "augment"}
-    flat |= {f"augment.{name}": value for name, value in settings.get("augment", {}).items()}
+    flat = {name: value for name, value in settings.items() if name not in TABLES}
+    for table in TABLES:
+        flat |= {f"{table}.{name}": value for name, value in settings.get(table, {}).items()}
     return known | flat

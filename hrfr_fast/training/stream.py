@@ -5,9 +5,10 @@ from hrfr_fast.regimes import REGIMES, Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.sampling.block_stream import BlockStream
+from hrfr_fast.sampling.degradation import NativeView
 from hrfr_fast.sampling.sampler import Sampler, draws_for_share
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
-from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream, pairs_for_share
+from hrfr_fast.sampling.two_view_stream import DegradedView, SecondView, TwoViewStream, pairs_for_share
 from hrfr_fast.settings import TrainSettings
 
 
@@ -61,8 +62,7 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
             raise UsageError(f"--resident-shard: regime {regime.name}, which pairs views of faces, needs all of them")
         if share == 0:
             raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
-        kernels = tuple(kernel.strip() for kernel in settings.sampling.kernels.split(","))
-        view = SecondView(settings.sampling.degrade_min, settings.sampling.degrade_max, kernels)
+        view = _degraded_view(regime, settings)
         pairs = pairs_for_share(share, batch_size, first, second, settings.sampling.accumulate)
         return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
@@ -76,6 +76,13 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
     draws = draws_for_share(share, first, second) if second else None
     sampler = Sampler(settings.seed, first, second, draws)
     return SingleViewStream(splits, sampler, settings.augment, regime.input_size, batch_size, ranks.rank, ranks.count)
+
+
+def _degraded_view(regime: Regime, settings: TrainSettings) -> DegradedView:
+    if regime.degradation == "native":
+        return NativeView(settings.degradation)
+    kernels = tuple(kernel.strip() for kernel in settings.sampling.kernels.split(","))
+    return SecondView(settings.sampling.degrade_min, settings.sampling.degrade_max, kernels)
 
 
 def _refuse_uneven(batch_size: int, accumulate: int, ranks: Ranks) -> None:
