@@ -8,7 +8,7 @@ cheap:
     TrainSettings, train, adopt                    hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
     export, embed, compare_faces, search           hrfr_fast.deployment
-    analyze                                        hrfr_fast.analysis
+    analyze, match_degradation                     hrfr_fast.analysis
     run_study                                      hrfr_fast.study
     bench                                          hrfr_fast.benchmarking
 """
@@ -39,12 +39,14 @@ _HOME = {
     "compare_faces": "hrfr_fast.deployment.compare_faces",
     "search": "hrfr_fast.deployment.search",
     "analyze": "hrfr_fast.analysis.run",
+    "match_degradation": "hrfr_fast.analysis.degradation_match",
     "run_study": "hrfr_fast.study.run",
     "bench": "hrfr_fast.benchmarking.measure",
 }
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from hrfr_fast.analysis.degradation_match import match_degradation as match_degradation
     from hrfr_fast.analysis.run import analyze as analyze
     from hrfr_fast.benchmarking.measure import bench as bench
     from hrfr_fast.deployment.compare_faces import compare_faces as compare_faces

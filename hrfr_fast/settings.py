@@ -123,8 +123,9 @@ class DegradationSettings(Checked):
     jpeg: float = _setting(0.75, "probability of JPEG compression", ge=0, le=1)
     jpeg_min: int = _setting(30, "its lowest quality", ge=1, le=100)
     jpeg_max: int = _setting(95, "its highest quality", ge=1, le=100)
-    down: str = _setting(
-        "cubic,linear,box,nearest,lanczos", "kernels of the downsampling, each with an optional weight: cubic:2,box"
+    down: str = _setting(  # without lanczos, by which the analyses make the view that no training has used
+        "cubic,linear,box,nearest",
+        "kernels of the downsampling, of these and lanczos, each with an optional weight: cubic:2,box",
     )
     up: str = _setting("cubic,linear,box,nearest,lanczos", "kernels of the upscaling, each with an optional weight")
     orders: str = _setting(

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hrfr_fast.regimes import REGIMES
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
+from hrfr_fast.settings import DegradationSettings
 
 LOW_RESOLUTION = 36  # pixels of the view LR36
 
@@ -27,6 +29,21 @@ class Model:
     def sees_no_detail(self) -> bool:
         """Whether its input is so small that a high-resolution view is shrunk as far as a low-resolution one."""
         return self.input_size <= LOW_RESOLUTION
+
+    def degraded_to(self, pixels: int, source: int) -> bool | None:
+        """Whether the run may have degraded training faces of ``source`` pixels a side to ``pixels``; None: its
+        settings are unknown."""
+        if not self.settings:
+            return None
+        regime, augment = REGIMES.get(str(self.settings.get("regime"))), self.settings.get("augment", {})
+        if regime and regime.degradation == "native":
+            native = DegradationSettings(**self.settings.get("degradation", {}))
+            ranges = [(round(native.side_min * source), round(native.side_max * source))]
+        else:
+            ranges = [(self.settings.get("degrade_min", 0), self.settings.get("degrade_max", -1))]  # of second views
+        if augment.get("degrade", 0) > 0:
+            ranges.append((augment.get("degrade_min", 0), augment.get("degrade_max", -1)))
+        return any(low <= pixels <= high for low, high in ranges)
 
     @property
     def label(self) -> str:

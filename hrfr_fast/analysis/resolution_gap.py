@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.analysis.embedding_cache import HELD_OUT, HR, LR32, LR36, EmbeddingCache, View
+from hrfr_fast.analysis.embedding_cache import HELD_OUT, HR, LR32, LR36, EmbeddingCache
 from hrfr_fast.analysis.finding import CaptionedFigure, Finding
 from hrfr_fast.analysis.intervals import (
     RESAMPLES,
@@ -103,7 +103,7 @@ def probe(
     both_identities = np.concatenate([identities, identities])
     for number in np.unique(fold):
         inside = fold == number
-        fitted = _classifier(kind, int(2 * (~inside).sum()))
+        fitted = classifier(kind, int(2 * (~inside).sum()))
         both = np.concatenate([embeddings_hr[~inside], embeddings_lr[~inside]])
         fitted.fit(both, np.arange(len(both)) >= len(both) // 2)
         scores[:count][inside] = fitted.predict_proba(embeddings_hr[inside])[:, 1]
@@ -134,7 +134,8 @@ def folds_of(identities: NDArray[np.int64], folds: int, seed: int) -> NDArray[np
     return fold
 
 
-def _classifier(kind: str, examples: int) -> Any:
+def classifier(kind: str, examples: int) -> Any:
+    """An unfitted probe of ``kind`` for so many examples. Raises UsageError for an unknown kind."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
@@ -219,18 +220,8 @@ def probe_model(cache: EmbeddingCache, model: Model) -> tuple[dict[str, Any], di
         )  # fmt: skip
         probes[f"{kind} {LR36.name} to {HELD_OUT.name}"] = transferred
         numbers[HELD_OUT.name][f"{kind}_fitted_on_{LR36.name}"] = transferred.to_json()
-    numbers[HELD_OUT.name]["trained_on"] = _trained_on(model, HELD_OUT)
+    numbers[HELD_OUT.name]["trained_on"] = model.degraded_to(HELD_OUT.size, cache.faces.size)
     return numbers, probes
-
-
-def _trained_on(model: Model, view: View) -> bool | None:
-    """Whether the run may have degraded its training faces to the size of ``view``; None: its settings are unknown."""
-    if not model.settings:
-        return None
-    augment = model.settings.get("augment", {})
-    second_view = model.settings  # the same names, for the degraded second view of crossres regimes
-    degradations = [second_view] + ([augment] if augment.get("degrade", 0) > 0 else [])
-    return any(sizes.get("degrade_min", 0) <= view.size <= sizes.get("degrade_max", -1) for sizes in degradations)
 
 
 def analyse(cache: EmbeddingCache, out: Path) -> Finding:

@@ -17,7 +17,7 @@ from hrfr_fast.cli.derive import derive
 from hrfr_fast.cli.failing import fail, how_to_install, refuse_ranks, silent_but_rank_0
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.cli.options import with_setting_options
-from hrfr_fast.cli.output import print_exchange, print_findings, print_plan, print_results
+from hrfr_fast.cli.output import print_exchange, print_findings, print_matched, print_plan, print_results
 from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
@@ -166,6 +166,24 @@ def analyze(
     print_findings(findings, as_json)
     if not as_json:
         typer.echo(f"numbers and figures: {out}")
+
+
+@app.command()
+def match_degradation(
+    packed: Annotated[Path, typer.Argument(help="directory written by pack --dev-identities")],
+    run: Annotated[Path, typer.Argument(help="run directory or checkpoint that was trained on it")],
+    out: Annotated[Path, typer.Option(help="settings to write, for train --degradation")] = Path("degradation.toml"),
+    candidates: Annotated[int, typer.Option(help="how many degradations to try at random")] = 27,
+    neighbours: Annotated[int, typer.Option(help="how many to try near the best of them")] = 9,
+    seed: Annotated[int, typer.Option(help="of halves, folds, candidates and drawn degradations")] = 0,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
+) -> None:
+    """Choose the degradation of sharp faces that a network cannot tell from native low resolution."""
+    from hrfr_fast.analysis.degradation_match import match_degradation as run_match
+
+    matched = run_match(packed, run, out=out, candidates=candidates, neighbours=neighbours, device=device, seed=seed)
+    print_matched(matched)
+    typer.echo(f"settings: {out}; use them with: hrfr-fast train --regime matched-views --degradation {out}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from hrfr_fast.analysis.degradation_match import MatchedDegradation
     from hrfr_fast.analysis.finding import Finding
     from hrfr_fast.doctor.links import Exchange
     from hrfr_fast.evaluation.evaluate import PairResult
@@ -51,6 +52,22 @@ def print_exchange(exchange: "Exchange | None") -> None:
         typer.echo(f"slow link: {text}")
     if not named:
         typer.echo("no link is slow: each carries at least half of what the fastest of its kind does")
+
+
+def print_matched(matched: "MatchedDegradation") -> None:
+    from hrfr_fast.runtime.terminal import print_rows, print_values
+
+    rows = [
+        (name, f"{found.mean:.3f} +- {found.error:.3f}", f"{held_out.mean:.3f} +- {held_out.error:.3f}")
+        for name, found, held_out in zip(
+            matched.searched, matched.searched.values(), matched.held_out.values(), strict=True
+        )
+    ]
+    title = "AUC of a probe that tells degraded from native faces; 0.500: it cannot"
+    print_rows(("degradation", "identities of the search", "other identities"), rows, title=title, right=(1, 2))
+    sharp, native = matched.pictures
+    typer.echo(f"{matched.candidates} degradations tried on {sharp:,} sharp and {native:,} native development pictures")
+    print_values("chosen", dict(matched.settings))
 
 
 def print_plan(runs: "list[PlannedRun]") -> None:

@@ -9,7 +9,7 @@ from hrfr_fast.engines.pixels import resample_records, to_model_input
 from hrfr_fast.format.reader import PairSet, Split
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.runtime.shared_work import in_order, own_share
-from hrfr_fast.sampling.augmentation import no_augmentation
+from hrfr_fast.sampling.augmentation import Augmentation, no_augmentation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,7 @@ def embed(
     *,
     records: NDArray[np.int64] | None = None,
     degrade: int = 0,
+    augmentation: Augmentation | None = None,
     batch_size: int = 128,
     unit: bool = True,
     ranks: Ranks = ALONE,
@@ -40,6 +41,7 @@ def embed(
         size: input size of the backbone in pixels; the whole frame is resampled to it.
         records: which pictures, int64 [n]; None for all.
         degrade: size in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
+        augmentation: n rows to execute in place of that.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
         ranks: all of them call this alike, with a process group between them.
 
@@ -55,7 +57,11 @@ def embed(
     def embedded(start: int) -> NDArray[np.float32]:
         batch = records[start : start + batch_size]
         pixels = np.empty((len(batch), size, size, 3), np.uint8)
-        resample_records(split, batch, no_augmentation(len(batch), degrade=degrade), pixels)
+        if augmentation is None:
+            shown = no_augmentation(len(batch), degrade=degrade)
+        else:
+            shown = augmentation.take(np.arange(start, start + len(batch)))
+        resample_records(split, batch, shown, pixels)
         images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
         total = backbone(images).float() + backbone(images.flip(3)).float()
         return np.asarray((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
