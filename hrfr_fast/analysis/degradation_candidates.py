@@ -50,7 +50,9 @@ def neighbour(random: np.random.Generator, near: DegradationSettings, side: floa
 
 def _rounded(values: dict[str, Any]) -> DegradationSettings:
     """Settings with numbers of three digits and their bounds in order."""
-    given = {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()}
+    given: dict[str, Any] = {
+        name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in values.items()
+    }
     limits = {"side": (0.02, 1.0), "blur": (0.0, 0.1), "noise": (0.0, 64.0)}
     for name, (least, most) in limits.items():
         low, high = given.get(f"{name}_min", 0.0), given[f"{name}_max"]

@@ -112,11 +112,7 @@ def match_degradation(
             for one, other in zip(native.halves(seed), sharp.halves(seed), strict=True)
         ]  # fmt: skip
         chosen = _search(halves[0], native.split.size / sharp.split.size, candidates, neighbours, seed)
-        shown: dict[str, Drawn] = {
-            "downsampling": _todays(model.settings),
-            "published": NativeView(DegradationSettings()),
-        }
-        shown |= {"matched": NativeView(chosen)}
+        shown = _compared(model.settings, chosen)
         searched, held_out = ({name: half.auc(view) for name, view in shown.items()} for half in halves)
     counts = (len(sharp.records), len(native.records))
     matched = MatchedDegradation(chosen, searched, held_out, candidates + neighbours, counts, notes)
@@ -134,12 +130,16 @@ def _refuse_too_few(candidates: int, neighbours: int, most_pictures: int) -> Non
             raise UsageError(f"{name} is {value}; it must be {fewest} or more")
 
 
-def _todays(settings: dict[str, Any]) -> SecondView:
-    """The plain downsampling of second views that the run's settings, or the defaults, ask for."""
+def _compared(settings: dict[str, Any], chosen: DegradationSettings) -> dict[str, Drawn]:
+    """The degradations that are reported: plain downsampling as the run has it, the defaults, and ``chosen``."""
     names = ("degrade_min", "degrade_max", "kernels")
     sampling = TrainSettings(**{name: settings[name] for name in names if name in settings}).sampling
     kernels = tuple(kernel.strip() for kernel in sampling.kernels.split(","))
-    return SecondView(sampling.degrade_min, sampling.degrade_max, kernels)
+    return {
+        "downsampling": SecondView(sampling.degrade_min, sampling.degrade_max, kernels),
+        "published": NativeView(DegradationSettings()),
+        "matched": NativeView(chosen),
+    }
 
 
 class _Half:
