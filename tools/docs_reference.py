@@ -13,7 +13,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from hrfr_fast.cli import app
-from hrfr_fast.regimes import CONTROLS, ORDINARY, TABLE
+from hrfr_fast.regimes import CONTROLS, ORDINARY, REMEDIES, TABLE
+from hrfr_fast.settings import degradation_fields
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -49,7 +50,13 @@ def _settings(command: Any) -> str:
         "for the inner hyphens. Options that begin with `--augment-` are keys of the table `[augment]` there. A run "
         "keeps the values it was trained with in `settings.toml`, which is itself a valid `--config`.\n"
     )
-    return f"{head}\n{_table(command.params)}"
+    rows = [f"| `{field.name}` | {_escaped(str(field.info.description))} (default: {field.info.default}) |"
+            for field in degradation_fields()]  # fmt: skip
+    table = "\n".join(["| key | meaning |", "|---|---|", *rows])
+    return (
+        f"{head}\n{_table(command.params)}\n## The table `[degradation]`\n\nIn a file for `--degradation`, see"
+        f" [how to degrade](../how-to/degrade.md), and in `settings.toml`.\n\n{table}\n"
+    )
 
 
 def _name(argument: Any) -> str:
@@ -76,7 +83,10 @@ def _default(parameter: Any) -> str:
 
 def _regimes() -> str:
     parts = ["# Regimes\n\nEach is data (`hrfr_fast/regimes.py`): no code asks for a regime by its name.\n"]
-    for title, regimes in (("The ten regimes", TABLE), ("Controls", CONTROLS), ("For an ordinary set", ORDINARY)):
+    groups = (
+        ("The ten regimes", TABLE), ("Controls", CONTROLS), ("Remedies", REMEDIES), ("For an ordinary set", ORDINARY),
+    )  # fmt: skip
+    for title, regimes in groups:
         rows = ["| regime | trained on | input | starts from | what it is |", "|---|---|---|---|---|"]
         rows += [
             f"| `{regime.name}` | {', '.join(regime.sources)} | {regime.input_size} px "
