@@ -13,7 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from hrfr_fast.cli import app
-from hrfr_fast.regimes import CONTROLS, ORDINARY, TABLE
+from hrfr_fast.regimes import CONTROLS, ORDINARY, REMEDIES, TABLE
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -76,11 +76,14 @@ def _default(parameter: Any) -> str:
 
 def _regimes() -> str:
     parts = ["# Regimes\n\nEach is data (`hrfr_fast/regimes.py`): no code asks for a regime by its name.\n"]
-    for title, regimes in (("The ten regimes", TABLE), ("Controls", CONTROLS), ("For an ordinary set", ORDINARY)):
+    tables = {
+        "The ten regimes": TABLE, "Controls": CONTROLS, "Remedies": REMEDIES, "For an ordinary set": ORDINARY,
+    }  # fmt: skip
+    for title, regimes in tables.items():
         rows = ["| regime | trained on | input | starts from | what it is |", "|---|---|---|---|---|"]
         rows += [
             f"| `{regime.name}` | {', '.join(regime.sources)} | {regime.input_size} px "
-            f"| {', '.join(regime.parents) or '-'} | {_escaped(regime.summary)} |"
+            f"| {', '.join((*regime.parents, *filter(None, (regime.teacher,)))) or '-'} | {_escaped(regime.summary)} |"
             for regime in regimes
         ]
         parts.append(f"## {title}\n\n" + "\n".join(rows) + "\n")
