@@ -1,6 +1,8 @@
 """The experiments of the study, as data: what is trained on what, from which checkpoint, which parts move, how long.
 
 Code elsewhere reads these fields and never a regime's name. A regime of one's own is a TOML file of the same fields.
+
+Longer than 300 lines because every field, its rules and the table of experiments stand here and nowhere else.
 """
 
 import re
@@ -81,6 +83,17 @@ class Regime(Checked):
     downsampling, noise and JPEG as the settings ``degradation`` say, and upscaling by any kernel."""
     consistency: float = Field(default=0.0, ge=0)
     """lambda: weight of mean(1 - cos) between the two views' embeddings."""
+    contrast: float = Field(default=0.0, ge=0)
+    """lambda: weight of the stop-gradient contrast, which draws each degraded view to its sharp view as a slowly moving
+    copy of the network embeds it, and away from other people (``training/two_view_losses.py``)."""
+    domain_norm: Literal["shared", "statistics", "separate"] = "shared"
+    """BatchNorm's statistics: one for all pictures, or one a domain, of low resolution (native and degraded) and of
+    high; "separate": scale and shift, too, are one a domain (``model/domain_norm.py``)."""
+    teacher: str = ""
+    """A frozen network that embeds the sharp views, for the student to come close to: the name of a regime, whose run
+    is trained first, or the path of a run or checkpoint (anything with a slash)."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Weight of the distances to the teacher's embeddings and relations (``training/two_view_losses.py``)."""
     highres_share: float | None = Field(default=None, gt=0, lt=1)
     """Share of highres among a batch's pictures; None: as they come."""
     budget: str = "own"
@@ -103,6 +116,7 @@ class Regime(Checked):
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
         self._check_sources()
+        self._check_remedies()
         self._check_parents()
         self._check_phases()
         _require(self.budget in BUDGETS, f"budget is {self.budget!r}; it must be one of {', '.join(BUDGETS)}")
@@ -120,6 +134,21 @@ class Regime(Checked):
         _require(self.second_view or not self.consistency, "consistency needs second_view = true")
         plain = self.degradation == "downsample"
         _require(self.second_view or plain, 'degradation = "native" needs second_view = true')
+
+    def _check_remedies(self) -> None:
+        _require(self.second_view or not self.contrast, "contrast needs second_view = true")
+        # Every micro-batch then holds both domains, as many rows of each as of every other.
+        _require(
+            self.second_view or self.domain_norm == "shared",
+            f'domain_norm = "{self.domain_norm}" needs second_view = true',
+        )
+        _require(
+            self.model == "single" or self.domain_norm == "shared",
+            f'domain_norm = "{self.domain_norm}" needs a single model',
+        )
+        _require(self.second_view or not self.teacher, "a teacher needs second_view = true")
+        _require(bool(self.teacher) or not self.distillation, "distillation needs a teacher")
+        _require(self.name != self.teacher, "it cannot be its own teacher")
 
     def _check_parents(self) -> None:
         wanted = "exactly two parents" if self.model == "fused" else "at most one parent"
@@ -218,13 +247,27 @@ CONTROLS = (
 )  # fmt: skip
 """What the regimes of the table are to be compared with, beside each other."""
 
+_VIEWS: dict[str, Any] = {"second_view": True, "highres_share": 0.2, "budget": "lowres"}
+
 REMEDIES = (
     _regime(
         "matched-views", BOTH, 144, "crossres144-views, the second view degraded as native low-resolution pictures are",
-        second_view=True, degradation="native", highres_share=0.2, budget="lowres",
+        degradation="native", **_VIEWS,
+    ),
+    _regime(
+        "remedy-contrast", BOTH, 144, "both views; the degraded one drawn to the sharp one's, away from other people",
+        contrast=0.2, **_VIEWS,
+    ),
+    _regime(
+        "remedy-norm", BOTH, 144, "both views; BatchNorm with statistics of low and of high resolution",
+        domain_norm="statistics", **_VIEWS,
+    ),
+    _regime(
+        "remedy-distillation", BOTH, 144, "both views; both drawn to where highres144 puts the sharp one",
+        teacher="highres144", distillation=1.0, **_VIEWS,
     ),
 )  # fmt: skip
-"""What may close the gap between the two resolutions."""
+"""Further remedies for the gap between the two resolutions, one a regime."""
 
 ORDINARY = (
     _regime("faces112", ("faces",), 112, "an ordinary set of faces at 112 px"),
@@ -265,14 +308,20 @@ def is_checkpoint(parent: str) -> bool:
     return "/" in parent or parent.endswith(".safetensors")
 
 
+def needed_regimes(regime: Regime) -> tuple[str, ...]:
+    """Names of the regimes whose runs have to be there before one of ``regime`` starts: parents, and its teacher."""
+    names = (*regime.parents, *([regime.teacher] if regime.teacher else []))
+    return tuple(dict.fromkeys(name for name in names if not is_checkpoint(name)))
+
+
 def in_order(names: Iterable[str]) -> list[str]:
-    """``names`` and the regimes they start from, each once, parents first, else as given.
+    """``names`` and the regimes they need (``needed_regimes``), each once, these first, else as given.
 
     Args:
         names: of regimes, or their .toml files; the result holds them as they were given.
 
     Raises:
-        UsageError: an unknown regime; a parent that is neither built in nor among ``names``; a circle of parents.
+        UsageError: an unknown regime; a parent or teacher that is neither built in nor among ``names``; a circle.
     """
     given = list(names)
     path_of = {regime_named(name).name: name for name in given}
@@ -283,11 +332,9 @@ def in_order(names: Iterable[str]) -> list[str]:
             return
         if name in children:
             raise UsageError(f"regimes that start from each other: {' -> '.join([*children, name])}")
-        for parent in regime_named(name).parents:
-            if is_checkpoint(parent):
-                continue
+        for parent in needed_regimes(regime_named(name)):
             if parent not in path_of and parent not in REGIMES:
-                raise UsageError(f"regime {name} starts from {parent}, which is no built-in regime and was not given")
+                raise UsageError(f"regime {name} needs {parent}, which is no built-in regime and was not given")
             visit(path_of.get(parent, parent), (*children, name))
         ordered.append(name)
 

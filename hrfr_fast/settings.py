@@ -187,7 +187,7 @@ class TuningSettings(Checked):
 
 
 class LossSettings(Checked):
-    """The margin-softmax head, and the consistency loss between two views of a face."""
+    """The margin-softmax head, and the losses between two views of a face, which two-view regimes may add to it."""
 
     head: Literal["arcface", "cosface", "sphereface", "combined", "adaface", "softmax"] = _setting(
         "arcface", "margin-softmax head"
@@ -204,6 +204,34 @@ class LossSettings(Checked):
     )
     consistency: Annotated[float | None, unset(negative=True)] = _setting(
         None, "lambda of the consistency loss between two views of a face; negative: the regime's", ge=0
+    )
+    contrast: Annotated[float | None, unset(negative=True)] = _setting(
+        None,
+        "weight of the stop-gradient contrast between a degraded view, its sharp view and other people; negative: the"
+        " regime's",
+        ge=0,
+    )
+    contrast_scale: Annotated[float | None, unset(0)] = _setting(
+        None, "its scale s, which multiplies cosines; 0: the head's", gt=0
+    )
+    contrast_ema: float = _setting(
+        0.999, "decay of the moving copy of the network that embeds the sharp side of the contrast", ge=0, lt=1
+    )
+    contrast_queue: int = _setting(0, "past embeddings of that copy to contrast with, too; 0: those of the batch", ge=0)
+    distillation: Annotated[float | None, unset(negative=True)] = _setting(
+        None,
+        "weight of 20 (1 - cos) between both views and the teacher's embedding of the sharp one; negative: the"
+        " regime's",
+        ge=0,
+    )
+    distillation_relations: float = _setting(
+        4.0,
+        "weight of the distance between the degraded views' cosines with the teacher's sharp ones and the teacher's"
+        " own, times that of the distillation",
+        ge=0,
+    )
+    teacher: Annotated[PathText | None, unset("")] = _setting(
+        None, "run or checkpoint of the frozen teacher; the run of the regime's teacher beside --out if not given"
     )
 
 

@@ -90,7 +90,7 @@ def _regimes() -> str:
         rows = ["| regime | trained on | input | starts from | what it is |", "|---|---|---|---|---|"]
         rows += [
             f"| `{regime.name}` | {', '.join(regime.sources)} | {regime.input_size} px "
-            f"| {', '.join(regime.parents) or '-'} | {_escaped(regime.summary)} |"
+            f"| {', '.join((*regime.parents, *filter(None, (regime.teacher,)))) or '-'} | {_escaped(regime.summary)} |"
             for regime in regimes
         ]
         parts.append(f"## {title}\n\n" + "\n".join(rows) + "\n")

@@ -42,12 +42,23 @@ def export(
         typer.Option(help="pictures to check the file on; the run's packed faces if not given; may be repeated"),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="the run's packed directory, where it is not found")] = None,
+    domain: Annotated[
+        str, typer.Option(help="of a run with BatchNorm by resolution: low or high, which pictures the file is for")
+    ] = "",
 ) -> None:
     """Write a model for other programs, and check the file against the model on faces."""
     from hrfr_fast.deployment.export import export as run_export
 
     result = run_export(
-        run, out, format=format, input=input, flip_sum=flip_sum, precision=precision, check=check or (), data=data
+        run,
+        out,
+        format=format,
+        input=input,
+        flip_sum=flip_sum,
+        precision=precision,
+        check=check or (),
+        data=data,
+        domain=domain,
     )
     typer.echo("\n".join(result.lines()))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.deployment.pictures import PictureFiles, framed_batch
 from hrfr_fast.deployment.run_thresholds import RunThresholds, thresholds_of
-from hrfr_fast.evaluation.embedder import open_embedder
+from hrfr_fast.evaluation.embedder import embed_resampled, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
 from hrfr_fast.runtime.errors import UsageError
@@ -96,7 +96,7 @@ def compare_faces(
     embedder = open_embedder(model, device=device, flags=flags)
     images = _pixels([first, second])
     faces = framed_batch(images, embedder.size)
-    left, right = embedder.embed(faces).astype(np.float64)
+    left, right = embed_resampled(embedder, faces, [min(image.shape[:2]) for image in images]).astype(np.float64)
     known = thresholds_of(embedder)
     comparison = Comparison(float(left @ right), _threshold(known, far), known.pairs, _sizes(images, embedder.size))
     if picture:

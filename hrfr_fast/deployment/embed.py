@@ -18,7 +18,7 @@ from hrfr_fast.deployment.pictures import Pictures, framed_batch, open_pictures
 from hrfr_fast.deployment.unfinished import DONE, REJECTED, UNREADABLE, Unfinished
 from hrfr_fast.engines.prefetch import prefetch
 from hrfr_fast.evaluation.description import EMBEDDING_RULE
-from hrfr_fast.evaluation.embedder import Embedder, open_embedder
+from hrfr_fast.evaluation.embedder import Embedder, embed_resampled, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.packing.picture_files import Unreadable
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, StrictRefusal, UsageError
@@ -225,10 +225,12 @@ class _Batch:
     reasons: dict[int, tuple[int, str]]
     """Number -> status and reason."""
     resampled: dict[str, int]
+    sides: list[int]
+    """Of those with ``values``, in pixels, before they were resampled."""
 
     def embedded(self, embedder: Embedder) -> "_Batch":
         """With embeddings for pixels."""
-        return replace(self, values=embedder.embed(self.values)) if len(self.numbers) else self
+        return replace(self, values=embed_resampled(embedder, self.values, self.sides)) if len(self.numbers) else self
 
     def put_into(self, work: Unfinished) -> None:
         if len(self.numbers):
@@ -258,7 +260,8 @@ def _decoded(
         sizes = Counter(f"{image.shape[1]}x{image.shape[0]}" for image in images.values())
         sizes.pop(f"{size}x{size}", None)
         kept = np.array(list(images), np.int64)
-        yield _Batch(numbers.stop, kept, framed_batch(list(images.values()), size), reasons, dict(sizes))
+        sides = [min(image.shape[:2]) for image in images.values()]
+        yield _Batch(numbers.stop, kept, framed_batch(list(images.values()), size), reasons, dict(sizes), sides)
 
 
 def _name(pictures: Pictures, number: int) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.deployment.check_faces import CheckFaces, faces_to_calibrate, faces_to_check
+from hrfr_fast.deployment.exported_domain import choose_domain
 from hrfr_fast.deployment.formats import SUFFIXES, WRITERS, Embed
 from hrfr_fast.deployment.int8_cost import Int8Cost, int8_cost
 from hrfr_fast.deployment.run_thresholds import (
@@ -23,6 +24,7 @@ from hrfr_fast.deployment.run_thresholds import (
 from hrfr_fast.evaluation.description import HALF, EmbedderDescription
 from hrfr_fast.format import alignment_record
 from hrfr_fast.format.reader import Packed
+from hrfr_fast.model.domain_norm import LOW
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.files import fsync_directory
 from hrfr_fast.runtime.version import __version__
@@ -84,6 +86,7 @@ def export(
     precision: str = "fp32",
     check: Sequence[str | Path] = (),
     data: str | Path | None = None,
+    domain: str = "",
     show_progress: bool = True,
 ) -> ExportResult:
     """Write the model of a run to a file for other programs, and check the file against the model.
@@ -98,9 +101,11 @@ def export(
         check: pictures to check the file on (files, folders, lists); the run's own packed faces if not given, or
             synthetic ones where those are gone.
         data: where the run's packed data are, if they are not found.
+        domain: of a run with BatchNorm by resolution "low" or "high": the file is for pictures of that one.
 
     Raises:
-        UsageError: no such run; a combination that a format does not have; a package that is not installed.
+        UsageError: no such run; no ``domain`` where there are two, or one where there is none;
+            a combination that a format does not have; a package that is not installed.
         HrfrError: the file's embeddings are not those of the model; nothing is written then.
     """
     from hrfr_fast.evaluation.embedder import BackboneEmbedder, open_embedder
@@ -109,6 +114,7 @@ def export(
     model = open_embedder(run, device="cpu", precision="fp32")
     if not isinstance(model, BackboneEmbedder):
         raise UsageError(f"{run}: it is exported already; give a run directory or a .safetensors checkpoint")
+    choose_domain(model, domain)
     path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
     if path.is_dir() or path.resolve() == model.weights.resolve():
         what = "a folder" if path.is_dir() else "the checkpoint that is exported"
@@ -116,14 +122,14 @@ def export(
     packed = data_of(model.metadata, model.weights, data)
     given = [Path(path) for path in check]
     faces = faces_to_check(model.size, given, packed)
-    thresholds = _thresholds(model, packed, precision, show_progress)
+    thresholds = NO_THRESHOLDS if domain == LOW else _thresholds(model, packed, precision, show_progress)
     description = _description(model, packed, format, input, flip_sum, precision, thresholds)
     calibration = faces_to_calibrate(model.size, given, packed) if precision == "int8" else None
     task = _Task(path, format, model, packed, faces, calibration, show_progress)
     description, cosines, cost = task.write(description)
     return ExportResult(
         path, description, faces.origin, len(cosines), float(cosines.min()), float(cosines.mean()), cost,
-        _notes(format, description, calibration),
+        _notes(format, description, calibration, low=domain == LOW),
     )  # fmt: skip
 
 
@@ -170,12 +176,16 @@ class _Task:
         return description, cosines, cost
 
 
-def _notes(format: str, description: EmbedderDescription, calibration: CheckFaces | None) -> list[str]:
+def _notes(
+    format: str, description: EmbedderDescription, calibration: CheckFaces | None, *, low: bool = False
+) -> list[str]:
     notes = [f"opset {_opset()}"] if format == "onnx" else []
     if calibration:
         notes.append(f"calibrated on {len(calibration.pixels)} faces ({calibration.origin})")
     if description.thresholds:
         return [*notes, f"thresholds from {description.threshold_pairs}"]
+    if low:
+        return [*notes, "no thresholds: those of the run are of its pairs' own resolution, not of low-resolution faces"]
     return [*notes, "no thresholds: the run has not been evaluated, and its pairs are not here"]
 
 

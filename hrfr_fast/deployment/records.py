@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.engines.pixels import resample_records
-from hrfr_fast.evaluation.embedder import Embedder
+from hrfr_fast.evaluation.embedder import Embedder, embed_resampled
 from hrfr_fast.evaluation.embedding import distinct_pictures
 from hrfr_fast.format.reader import PairSet, Split
 from hrfr_fast.runtime.progress import progress_bar
@@ -37,7 +37,9 @@ def scores_of_pairs(
     with progress_bar(show_progress) as bar:
         task = bar.add_task(f"{title or embedder.name} on {pairs.name}", total=len(unique), note="")
         for batch in batches(len(unique)):
-            embeddings[batch] = embedder.embed(record_pixels(pairs.split, unique[batch], embedder.size))
+            embeddings[batch] = embed_resampled(
+                embedder, record_pixels(pairs.split, unique[batch], embedder.size), [pairs.split.size] * len(batch)
+            )
             bar.advance(task, len(batch))
     exact = embeddings.astype(np.float64)
     return np.einsum("pd,pd->p", exact[rows[0::2]], exact[rows[1::2]])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hrfr_fast.deployment.embeddings_file import SUFFIXES, Embeddings, read_embeddings
 from hrfr_fast.deployment.nearest import nearest
 from hrfr_fast.deployment.pictures import framed_batch, open_pictures
-from hrfr_fast.evaluation.embedder import Embedder, open_embedder
+from hrfr_fast.evaluation.embedder import Embedder, embed_resampled, open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console, progress_bar
@@ -133,6 +133,7 @@ def _embedded(embedder: Embedder, paths: Sequence[Path], show_progress: bool) ->
                 else:
                     console.print(f"left out: {pictures.name(number)}: {image}", markup=False, highlight=False)
             if images:
-                rows.append(embedder.embed(framed_batch(images, embedder.size)))
+                sides = [min(image.shape[:2]) for image in images]
+                rows.append(embed_resampled(embedder, framed_batch(images, embedder.size), sides))
             bar.advance(task, len(numbers))
     return Embeddings(names, np.concatenate(rows) if rows else np.empty((0, embedder.dimension), np.float32), {})

@@ -3,6 +3,7 @@
 A run's backbone is one, a model in another file format another. Protocols know nothing but this interface.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
     from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
     from hrfr_fast.runtime.device import Compute
+
+
+Sides = Sequence[int] | NDArray[np.int64] | None
+"""Sides in pixels that pictures had before they were resampled to an embedder's input."""
 
 
 class Embedder(Protocol):
@@ -92,18 +97,43 @@ class BackboneEmbedder:
     def dimension(self) -> int:
         return int(self.metadata["backbone"]["embedding_size"])
 
-    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        total = self.embed_unscaled(images)
+    @property
+    def by_resolution(self) -> bool:
+        """Whether its BatchNorm has statistics of its own for low and for high resolution."""
+        from hrfr_fast.model.domain_norm import domains_of
+
+        return domains_of(self.backbone) is not None
+
+    def embed(self, images: NDArray[np.uint8], sides: Sides = None) -> NDArray[np.float32]:
+        total = self.embed_unscaled(images, sides)
         return np.asarray(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12))
 
-    def embed_unscaled(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.sums(images, flip_sum=self._flip_sum)
+    def embed_unscaled(self, images: NDArray[np.uint8], sides: Sides = None) -> NDArray[np.float32]:
+        return self.sums(images, flip_sum=self._flip_sum, sides=sides)
 
-    def sums(self, images: NDArray[np.uint8], *, flip_sum: bool) -> NDArray[np.float32]:
-        """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB."""
+    def sums(self, images: NDArray[np.uint8], *, flip_sum: bool, sides: Sides = None) -> NDArray[np.float32]:
+        """f(x) + f(flip x), or f(x), as it is: float32 [N, dimension] for uint8 [N, size, size, 3] RGB.
+
+        ``sides``: of the pictures before they were resampled, [N]; without them all have the input's size.
+        """
+        from hrfr_fast.model.domain_norm import domain_of_side
+
+        if not self.by_resolution:
+            return self._sums(images, flip_sum, "")
+        sides = np.full(len(images), self.size) if sides is None else np.asarray(sides)
+        domains = np.array([domain_of_side(self.backbone, int(side)) for side in sides])
+        total = np.empty((len(images), self.dimension), np.float32)
+        for domain in np.unique(domains):
+            total[domains == domain] = self._sums(images[domains == domain], flip_sum, str(domain))
+        return total
+
+    def _sums(self, images: NDArray[np.uint8], flip_sum: bool, domain: str) -> NDArray[np.float32]:
+        """``sums`` of pictures of one domain."""
         import torch
 
-        with torch.inference_mode(), self._compute.autocast():
+        from hrfr_fast.model.domain_norm import in_domain
+
+        with in_domain(self.backbone, domain), torch.inference_mode(), self._compute.autocast():
             pixels = torch.from_numpy(images).to(self._compute.device)
             inputs = to_model_input(pixels, self._compute.image_dtype)
             total = self.backbone(inputs).float()
@@ -130,6 +160,20 @@ class BackboneEmbedder:
             "trained_on": sorted(trained_on(self.metadata)),
             "precision": self._compute.precision,
         }
+
+
+def embed_resampled(
+    embedder: Embedder, images: NDArray[np.uint8], sides: Sides, *, unit: bool = True
+) -> NDArray[np.float32]:
+    """``embedder.embed`` of pictures that had these ``sides`` before they were resampled, which some models ask for.
+
+    ``unit``: rows of norm 1; else f(x) + f(flip x) as it is, of an embedder that gives it.
+    """
+    if isinstance(embedder, BackboneEmbedder):
+        return embedder.embed(images, sides) if unit else embedder.embed_unscaled(images, sides)
+    if unit or not isinstance(embedder, UnscaledEmbedder):
+        return embedder.embed(images)
+    return embedder.embed_unscaled(images)
 
 
 def open_embedder(

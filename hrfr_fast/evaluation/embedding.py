@@ -29,6 +29,7 @@ def embed(
     batch_size: int = 128,
     unit: bool = True,
     ranks: Ranks = ALONE,
+    swap_domain: bool = False,
 ) -> NDArray[np.float32]:
     """Embeddings of a split's pictures.
 
@@ -44,11 +45,14 @@ def embed(
         augmentation: n rows to execute in place of that.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
         ranks: all of them call this alike, with a process group between them.
+        swap_domain: with BatchNorm by resolution take the statistics of the other one: the price of a wrong flag.
 
     Returns:
         float32 [n, D], rows of norm 1 where ``unit``.
     """
     import torch
+
+    from hrfr_fast.model.domain_norm import domain_of_side, in_domain
 
     records = np.arange(split.samples) if records is None else records
     modes = [(module, module.training) for module in backbone.modules()]  # so that frozen parts stay in eval mode
@@ -57,17 +61,17 @@ def embed(
     def embedded(start: int) -> NDArray[np.float32]:
         batch = records[start : start + batch_size]
         pixels = np.empty((len(batch), size, size, 3), np.uint8)
-        if augmentation is None:
-            shown = no_augmentation(len(batch), degrade=degrade)
-        else:
-            shown = augmentation.take(np.arange(start, start + len(batch)))
-        resample_records(split, batch, shown, pixels)
+        plain = no_augmentation(len(batch), degrade=degrade)
+        given = augmentation and augmentation.take(np.arange(start, start + len(batch)))
+        resample_records(split, batch, given or plain, pixels)
         images = to_model_input(torch.from_numpy(pixels).to(compute.device), compute.image_dtype)
         total = backbone(images).float() + backbone(images.flip(3)).float()
         return np.asarray((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
 
     starts = range(0, len(records), batch_size)
-    with torch.inference_mode(), compute.autocast():
+    side = min(split.size, degrade or split.size)
+    domain = domain_of_side(backbone, side, swapped=swap_domain)
+    with torch.inference_mode(), compute.autocast(), in_domain(backbone, domain):
         rows = list(in_order(ranks, map(embedded, own_share(ranks, starts)), len(starts), everywhere=True))
     for module, training in modes:
         module.training = training
@@ -76,23 +80,28 @@ def embed(
 
 def pair_scores(
     backbone: "nn.Module", pairs: PairSet, size: int, compute: "Compute", *, degrade: int | tuple[int, int] = 0,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ALONE, swap_domain: bool = False,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Cosine of every pair, float64 [P]. A picture of several pairs is embedded once in each view.
 
     ``degrade``: the view of all pictures, or of every pair's (first, second) picture; (0, 36) is HR-LR.
-    ``ranks``: see ``embed``.
+    ``ranks``, ``swap_domain``: see ``embed``.
     """
     unique, rows = distinct_pictures(pairs.split)
     first, second = degrade if isinstance(degrade, tuple) else (degrade, degrade)
     if first == second:
-        shown = embed(backbone, pairs.split, size, compute, records=unique, degrade=first, ranks=ranks)
+        shown = embed(
+            backbone, pairs.split, size, compute, records=unique, degrade=first, ranks=ranks, swap_domain=swap_domain
+        )
         embeddings = shown.astype(np.float64)
         return np.einsum("pd,pd->p", embeddings[rows[0::2]], embeddings[rows[1::2]])
     faces = []
     for position, view in enumerate((first, second)):
         needed, rows_needed = np.unique(rows[position::2], return_inverse=True)
-        shown = embed(backbone, pairs.split, size, compute, records=unique[needed], degrade=view, ranks=ranks)
+        shown = embed(
+            backbone, pairs.split, size, compute, records=unique[needed], degrade=view, ranks=ranks,
+            swap_domain=swap_domain,
+        )  # fmt: skip
         faces.append(shown.astype(np.float64)[rows_needed])
     return np.einsum("pd,pd->p", *faces)
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ class PairResult:
     """Caveats of the model and the view; those of the pairs are added."""
     thresholds: tuple[Threshold, ...] = ()
     """At each FAR; none where no intervals were asked for."""
+    accuracy_swapped: float | None = None
+    """Of a model with BatchNorm by resolution: the accuracy where every picture is taken for one of the other
+    resolution; None for other models, and where no intervals were asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The fields of ``Verification.to_json``, the kind of pairs, the view, the caveats and the thresholds.
@@ -49,6 +53,8 @@ class PairResult:
             "notes": [*caveats(self.pairs), *self.notes],
         }
         facts["thresholds"] = [threshold.to_json() for threshold in self.thresholds]
+        if self.accuracy_swapped is not None:
+            facts["accuracy_swapped"] = self.accuracy_swapped
         counts = {"overlap": dict(self.pairs.overlap), "defects": asdict(self.pairs.defects)}
         return self.verification.to_json() | facts | counts
 
@@ -72,23 +78,40 @@ def evaluate_pairs(
     degrade: int | tuple[int, int] = 0,
     resamples: int = 2000,
     ranks: Ranks = ALONE,
+    with_price: bool = True,
 ) -> dict[str, PairResult]:
     """Verification of ``backbone`` (input of ``size`` px) on each pair set, by name.
 
     ``degrade``: the view (``views.py``) of all test faces, or of every pair's (first, second) face.
     ``ranks``: share the embedding (see ``embed``); rank 0 scores, and the others get no results.
+    ``with_price``: of a model with BatchNorm by resolution report what wrong flags would cost, for a second embedding.
     """
+    from hrfr_fast.model.domain_norm import domains_of
+
     results = {}
+    with_price = with_price and domains_of(backbone) is not None
     for pairs in pair_sets:
-        scores = pair_scores(backbone, pairs, size, compute, degrade=degrade, ranks=ranks)
+        in_view = partial(pair_scores, backbone, pairs, size, compute, degrade=degrade, ranks=ranks)
+        scores = in_view()
+        swapped = in_view(swap_domain=True) if with_price else None
         if not ranks.is_main:
             continue
         verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
         thresholds = thresholds_at_fars(scores, pairs.same, pairs.identities, resamples=resamples) if resamples else []
-        results[pairs.name] = PairResult(
-            pairs, verification, view_name(degrade), view_notes(degrade, size, pairs.split.size), tuple(thresholds)
-        )
+        notes = view_notes(degrade, size, pairs.split.size)
+        accuracy = None
+        if swapped is not None:
+            accuracy = verify(swapped, pairs.same, pairs.identities, resamples=0).accuracy
+            notes = (*notes, _price_of_a_wrong_flag(verification.accuracy, accuracy))
+        results[pairs.name] = PairResult(pairs, verification, view_name(degrade), notes, tuple(thresholds), accuracy)
     return results
+
+
+def _price_of_a_wrong_flag(accuracy: float, swapped: float) -> str:
+    return (
+        f"with each picture taken for one of the other resolution (BatchNorm's statistics swapped) accuracy is"
+        f" {swapped:.2%}, {100 * (swapped - accuracy):+.2f} points"
+    )
 
 
 def verifiable(pair_sets: Iterable[PairSet], say: Callable[[str], None]) -> list[PairSet]:

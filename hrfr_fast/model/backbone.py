@@ -8,6 +8,7 @@ from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
 from hrfr_fast.model.backbones.mobilefacenet import MobileFaceNetBackbone
 from hrfr_fast.model.backbones.table import ImprovedResNet, MobileFaceNet, VisionTransformer
 from hrfr_fast.model.backbones.vision_transformer import VisionTransformerBackbone
+from hrfr_fast.model.domain_norm import add_domains
 
 __all__ = ["Backbone", "BackboneSettings", "build_backbone"]
 
@@ -20,4 +21,7 @@ _KINDS: dict[type, type[Backbone]] = {
 
 def build_backbone(settings: BackboneSettings) -> Backbone:
     """A freshly initialised network; torch's global generator decides the weights."""
-    return _KINDS[type(settings.architecture)](settings)
+    network = _KINDS[type(settings.architecture)](settings)
+    if settings.domain_norm != "shared":
+        network.domains = add_domains(network, settings.domain_norm)
+    return network

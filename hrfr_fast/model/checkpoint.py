@@ -79,6 +79,16 @@ def load_module(
         raise UsageError(f"{path}: {prefix} does not fit: {error}") from None
 
 
+def load_tensor(path: Path, name: str) -> torch.Tensor:
+    """One tensor of a weights file, on the CPU. Raises UsageError where there is none of that name."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        if name not in file.keys():  # noqa: SIM118
+            raise UsageError(f"{path}: it holds no {name}")
+        return cast(torch.Tensor, file.get_tensor(name))
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values with torch.save, atomically."""
     with atomic_write(path) as file:

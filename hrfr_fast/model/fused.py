@@ -36,6 +36,10 @@ class FusedSettings:
                 f"a fused model of {self.input_size} px needs branches of {self.input_size} px and of at most that; "
                 f"these are of {large.input_size} and {small.input_size} px"
             )
+        if any(branch.domain_norm != "shared" for branch in self.branches):
+            raise UsageError(
+                "a fused model's branches need one BatchNorm for all pictures; these have one a resolution"
+            )
         combined_size = large.embedding_size + small.embedding_size
         if not self.fusion and self.embedding_size != combined_size:
             raise UsageError(f"without a fusion layer embedding_size is {combined_size}, not {self.embedding_size}")

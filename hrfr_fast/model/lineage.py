@@ -44,10 +44,12 @@ def pairs_digest(entry: Mapping[str, Any]) -> str:
 
 
 def trained_on(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Split -> its digests in the training data of the checkpoint and its parents; WHOLE -> digests of whole packs."""
+    """Split -> its digests in the training data of the checkpoint, its parents and its teacher; WHOLE -> digests of
+    whole packs."""
     data = metadata["data"]
     found = {name: {digest} for name, digest in data.get("splits", {WHOLE: data["digest"]}).items()}
-    for parent in metadata.get("parents", []):
+    teacher = metadata.get("teacher")
+    for parent in [*metadata.get("parents", []), *([teacher] if teacher else [])]:
         for name, digests in parent.get("trained_on", {WHOLE: [parent["data_digest"]]}).items():
             found.setdefault(name, set()).update(digests)
     return {name: sorted(digests) for name, digests in found.items()}

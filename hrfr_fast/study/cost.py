@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hrfr_fast.format.reader import Packed
-from hrfr_fast.regimes import Regime, is_checkpoint
+from hrfr_fast.regimes import Regime, needed_regimes
 from hrfr_fast.study.plan import StudyPlan, StudyRun
 
 STEPS = 3
@@ -33,7 +33,7 @@ def time_steps(plan: StudyPlan) -> dict[int, Throughput]:
     """Throughput by input size, of runs without parents in this study. Writes to a temporary directory only."""
     chosen: dict[int, StudyRun] = {}
     for run in sorted(plan.runs, key=lambda run: len(run.regime.parents)):
-        if run.regime.phases and all(is_checkpoint(parent) for parent in run.regime.parents):
+        if run.regime.phases and not needed_regimes(run.regime):
             chosen.setdefault(run.regime.input_size, run)
     with tempfile.TemporaryDirectory(prefix="hrfr-study-") as folder:
         return {size: _time_steps(run, Path(folder) / str(size)) for size, run in chosen.items()}

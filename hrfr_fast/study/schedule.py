@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrfr_fast.regimes import is_checkpoint
+from hrfr_fast.regimes import needed_regimes
 from hrfr_fast.study.plan import StudyRun
 
 
@@ -48,8 +48,8 @@ def startable(runs: Sequence[StudyRun], finished: Collection[Path], started: Col
 
 
 def parent_directories(run: StudyRun) -> list[Path]:
-    """Directories of the study's runs that ``run`` starts from: those of its own seed."""
-    return [run.directory.parent / name for name in run.regime.parents if not is_checkpoint(name)]
+    """Directories of the study's runs that ``run`` needs, as parents or as its teacher: those of its own seed."""
+    return [run.directory.parent / name for name in needed_regimes(run.regime)]
 
 
 def share_of(runs: Sequence[StudyRun], nodes: Sequence[Node], *, on_gpu: bool, threads: int = 0) -> Share:

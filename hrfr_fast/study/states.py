@@ -6,7 +6,7 @@ from typing import Any
 
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed
-from hrfr_fast.regimes import Regime, is_checkpoint
+from hrfr_fast.regimes import Regime, needed_regimes
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
@@ -93,13 +93,11 @@ def _compared(settings: TrainSettings, regime: Regime) -> dict[str, Any]:
 
 
 def parents_of(run: StudyRun) -> dict[str, str]:
-    """Parent -> digest of its last checkpoint as it is now; "" where it has none yet."""
+    """Parent or teacher -> digest of its last checkpoint as it is now; "" where it has none yet."""
     from hrfr_fast.model.checkpoint import weights_path
 
     digests = {}
-    for name in run.regime.parents:
-        if is_checkpoint(name):
-            continue
+    for name in needed_regimes(run.regime):
         try:
             digests[name] = file_digest(weights_path(run.directory.parent / name))
         except UsageError:

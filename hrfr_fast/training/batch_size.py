@@ -73,9 +73,11 @@ def _fits(backbone: "nn.Module", head: "nn.Module", count: int, size: int, compu
     """Whether forward and backward of ``count`` pictures fit. What a failed try held goes with these local names."""
     import torch
 
+    from hrfr_fast.model.domain_norm import LOW, in_domain
+
     try:
         images = torch.zeros(count, 3, size, size, dtype=compute.image_dtype, device=compute.device)
-        with compute.autocast():
+        with compute.autocast(), in_domain(backbone, LOW):
             embeddings = backbone(images.to(memory_format=torch.channels_last))
         head(embeddings, torch.zeros(count, dtype=torch.int64, device=compute.device)).backward()
         fits = True

@@ -14,6 +14,7 @@ from hrfr_fast.engines.choice import choose_engine, resident_pixels
 from hrfr_fast.evaluation.evaluate import verifiable
 from hrfr_fast.format.reader import Packed, PairSet, Split, open_packed
 from hrfr_fast.model.class_shards import ClassShard
+from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lineage import data_record, pairs_as_known_to
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.device import Compute, choose_compute
@@ -21,7 +22,6 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.ranks import ALONE, Ranks, from_main
 from hrfr_fast.sampling.stream import BatchStream
-from hrfr_fast.sampling.two_view_stream import TwoViewStream
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.batch_size import largest_batch
 from hrfr_fast.training.compiling import compile_choice
@@ -29,17 +29,19 @@ from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
 from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
-from hrfr_fast.training.objective import ConsistencyLoss
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
 from hrfr_fast.training.sharding import add_sampling, class_shard
 from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
+from hrfr_fast.training.teacher import find_teacher, take_class_vectors
 from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
+from hrfr_fast.training.two_views import objective_and_references, tell_rows, with_domains
 
 if TYPE_CHECKING:
     from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.model.fused import FusedSettings
+    from hrfr_fast.training.references import References
     from hrfr_fast.training.step import Objective
 
 
@@ -86,6 +88,10 @@ class RunSetup:
     phases: list[ScheduledPhase]
     total_steps: int
     execution: Execution
+    teacher: Parent | None = None
+    """Whose embeddings the run learns from."""
+    references: "References | None" = None
+    """Networks without gradient that the objective compares with: a moving copy, the teacher."""
 
     @property
     def peak_rate(self) -> float:
@@ -122,14 +128,14 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     packed, regime = open_packed(settings.data), regime_named(settings.regime)
     settings = as_the_regime_tunes(settings, regime)
     parents, regime_phases = find_parents(regime, settings), tuned_phases(settings.tuning, regime)
-    training_splits(packed, regime, settings)  # refuses where one is missing
-    origin = _origin(packed, regime, parents, settings.run_directory)
-    pair_sets = _pair_sets(packed, origin)
+    splits = training_splits(packed, regime, settings)
     settings = completed(settings, regime, parents, console.print)
-    shape = shape_of(settings, regime, parents)
+    teacher = find_teacher(regime, settings)
+    origin = _origin(packed, regime, parents, teacher, settings.run_directory)
+    pair_sets = _pair_sets(packed, origin)
+    shape = with_domains(shape_of(settings, regime, parents), regime, splits, parents, settings, ranks)
     frozen_statistics = _freezes_statistics(settings, regime, parents)
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
-    splits = training_splits(packed, regime, settings)
     people, classes = people_digest(splits), sum(split.identities for split in splits)
     if regime.inherit_head:
         refuse_other_people(parents[0], classes, people)
@@ -152,9 +158,11 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
             console.print(f"batch size {found}: the largest that fits")
         settings = settings.replaced(batch_size=found)
     batch_size = settings.sampling.batch_size or 0
+    take_class_vectors(head, teacher, regime, splits, console.print)
     add_sampling(head, settings, batch_size)
     stream = build_stream(packed, settings, batch_size, ranks)
-    objective = _objective(settings, regime, stream, head)
+    tell_rows(backbone, stream, settings)
+    objective, references = objective_and_references(settings, regime, stream, backbone, head, teacher, compute)
     engine = choose_engine(settings, stream, compute, console.print)
     steps = settings.budget.steps or max(1, math.ceil(settings.budget.epochs * stream.epoch_length / batch_size))
     phases = schedule_phases(regime_phases, steps)
@@ -165,14 +173,14 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     synchronise(backbone, settings, ranks)
     return RunSetup(
         settings, regime, ranks, compute, packed, parents, origin, pair_sets, shape, backbone, head, people,
-        frozen_statistics, stream, objective, engine, phases, total_steps, execution,
+        frozen_statistics, stream, objective, engine, phases, total_steps, execution, teacher, references,
     )  # fmt: skip
 
 
 def _model(
     settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
     compute: Compute, classes: int, shard: ClassShard | None, kernels: bool,
-) -> tuple[nn.Module, nn.Module]:  # fmt: skip
+) -> tuple[nn.Module, MarginHead]:  # fmt: skip
     """Embedder and head, decided by the seed and the parents."""
     torch.manual_seed(settings.seed)
     checkpointing = settings.execution.activation_checkpointing
@@ -203,9 +211,10 @@ def _refuse_trial_steps(head: nn.Module, compute: Compute) -> None:
         )
 
 
-def _origin(packed: Packed, regime: Regime, parents: list[Parent], run: Path) -> dict[str, Any]:
-    """What checkpoints record of data and parents."""
-    return {"data": data_record(packed, regime.sources, run), "parents": [parent.to_json(run) for parent in parents]}
+def _origin(packed: Packed, regime: Regime, parents: list[Parent], teacher: Parent | None, run: Path) -> dict[str, Any]:
+    """What checkpoints record of data, parents and teacher."""
+    data, taught = data_record(packed, regime.sources, run), {"teacher": teacher.to_json(run)} if teacher else {}
+    return {"data": data, "parents": [parent.to_json(run) for parent in parents], **taught}
 
 
 def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
@@ -226,18 +235,6 @@ def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[P
     if policy == "frozen" and not parents:
         raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent")
     return policy == "frozen"
-
-
-def _objective(settings: TrainSettings, regime: Regime, stream: BatchStream, head: nn.Module) -> "Objective":
-    """The head's loss, with the consistency loss between two views where the regime or the settings ask for one."""
-    given = settings.loss.consistency
-    weight = regime.consistency if given is None else given
-    if not isinstance(stream, TwoViewStream):
-        if given:
-            raise UsageError(f"consistency is {given}; regime {regime.name} has no second view to compare with")
-        return head
-    pairs = stream.pairs // (stream.ranks * settings.sampling.accumulate)
-    return ConsistencyLoss(head, pairs, weight) if weight else head
 
 
 def _execution(

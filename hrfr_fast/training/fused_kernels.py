@@ -46,18 +46,22 @@ def kernels_choice(
     Raises:
         UsageError: "on" where they cannot be.
     """
-    obstacle = "" if choice == "off" else _obstacle(compute, compile, synchronised)
+    obstacle = "" if choice == "off" else _obstacle(compute, shape, compile, synchronised)
     if choice == "on" and obstacle:
         raise UsageError(f"--fused-kernels on: {obstacle}, or use --fused-kernels auto")
+    if obstacle and getattr(shape, "domain_norm", "shared") != "shared":
+        console.print(f"fused kernels are off: {obstacle.partition(';')[0]}")
     if choice == "off" or obstacle:
         return False
     return choice == "on" or compute.device.type == "cpu" or _measured_faster(compute, shape)
 
 
-def _obstacle(compute: "Compute", compile: str, synchronised: bool) -> str:
+def _obstacle(compute: "Compute", shape: "BackboneSettings | FusedSettings", compile: str, synchronised: bool) -> str:
     """Why the kernels cannot be used, and what would help; "" where they can."""
     from hrfr_fast.runtime.device import kernels_run_on
 
+    if getattr(shape, "domain_norm", "shared") != "shared":
+        return "they know one BatchNorm for all rows, and this network has one a resolution; leave domain_norm out"
     if compile == "on":
         return "they are in place of compiled ones; leave --compile on out"
     if synchronised:

@@ -26,6 +26,10 @@ class TrainingLog:
     def __init__(self, setup: RunSetup, state: TrainState, timer: StepTimer, *, board: bool) -> None:
         self.setup, self.state, self.timer, self.board = setup, state, timer, board
         self.losses = LossBuffer()
+        self.terms: tuple[str, ...] = ()
+        """Names of the terms of the loss, where there are several; their losses stand beside the whole."""
+        self.last_terms: dict[str, float] = {}
+        """Means of the terms over the last line."""
         self.last_loss = math.nan
         """Mean of the last line; not a number before the first."""
         self.rate = math.nan
@@ -38,6 +42,11 @@ class TrainingLog:
         if not self.setup.ranks.is_main:
             return NoMetrics()
         return Metrics(self.setup.run, self.state.samples, board=self.board)
+
+    def add(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> None:
+        """Keep a step's loss and its terms, scalars on the device."""
+        self.terms = tuple(terms)
+        self.losses.add(torch.stack([loss, *terms.values()]) if terms else loss)
 
     def begin(self) -> None:
         """Open the metrics files now: what a run that was killed wrote after its checkpoint is dropped, and comes again
@@ -59,14 +68,18 @@ class TrainingLog:
             self.losses.close(line, self.state.parallel.mean)
         with self.timer.blocked():
             ready = self.losses.read(everything)
-        for line, losses in ready:
+        for line, found in ready:
+            losses = found[:, 0] if found.ndim > 1 else found
+            means = found.mean(axis=0).tolist()[1:] if found.ndim > 1 else []
+            self.last_terms = dict(zip(self.terms, means, strict=True))
             bad = np.flatnonzero(~np.isfinite(losses))
             if len(bad):
                 self._refuse(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
             self.last_loss = float(losses.mean())
             if self.setup.settings.budget.plateau:
                 self.state.plateau.losses += losses.tolist()
-            self.metrics.write("train", **line, loss=self.last_loss)
+            named = {f"loss_{name}": value for name, value in self.last_terms.items()}
+            self.metrics.write("train", **line, loss=self.last_loss, **named)
 
     def _refuse(self, step: int, loss: float) -> None:
         last = self.setup.checkpoint("last.safetensors")
@@ -76,7 +89,9 @@ class TrainingLog:
 
     def note(self, accuracy: float | None) -> str:
         """What stands beside the progress bar."""
-        loss = f"loss {self.last_loss:.3f} · " if math.isfinite(self.last_loss) else ""  # none is read yet
+        terms = ", ".join(f"{name} {value:.2f}" for name, value in self.last_terms.items())
+        terms = f" ({terms})" if len(self.last_terms) > 1 else ""
+        loss = f"loss {self.last_loss:.3f}{terms} · " if math.isfinite(self.last_loss) else ""  # none is read yet
         last = self.timer.last
         speed = f" · {last.images_per_second:,.0f} images/s ({last.limit})" if last else ""
         best = f" · accuracy {accuracy:.1%}" if accuracy is not None else ""

@@ -26,14 +26,16 @@ class Metrics:
             self._board = Board(run / "tensorboard", kept[-1]["step"] if kept else 0) if board else None
 
     def write(self, kind: str, **values: Any) -> None:
-        """Append a line, and its SCALARS to TensorBoard. ``values`` hold "step", verifications also "pairs"."""
+        """Append a line, and its SCALARS and the terms of the loss to TensorBoard. ``values`` hold "step",
+        verifications also "pairs"."""
         with writing(self.path):
             self._file.write(json.dumps({"kind": kind, **values}) + "\n")
             self._file.flush()
         prefix = f"{values['pairs']}/" if kind == "verification" else ""
         if self._board is None:
             return
-        scalars = {f"{kind}/{prefix}{name}": values[name] for name in SCALARS if name in values}
+        names = [*SCALARS, *(name for name in values if name.startswith("loss_"))]
+        scalars = {f"{kind}/{prefix}{name}": values[name] for name in names if name in values}
         with writing(self._board.path):
             self._board.add(scalars, values["step"])
 

@@ -14,8 +14,9 @@ from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
 from hrfr_fast.training.parents import Parent, parent_paths, paths_in
+from hrfr_fast.training.teacher import teacher_path
 
-PLACES = ("data", "init", "out")
+PLACES = ("data", "init", "teacher", "out")
 """Settings that say where something lies: digests prove that it is the same, so they may change."""
 
 
@@ -36,8 +37,10 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
     known = checkpoint.read_metadata(last) if last.exists() else {}
     data = [given.data] if given.data != defaults["data"] else [*_data_places(saved, known, run), given.data]
     places = {"regime": regime, "out": str(run), "data": _find_data(data, known, run), "init": given.init or saved.init}
+    places["teacher"] = given.loss.teacher or saved.loss.teacher
     here = saved.updated(places | changed, str(run))
-    return here.updated({"init": _find_parents(here, known, saved)}, str(run))
+    found = {"init": _find_parents(here, known, saved), "teacher": _find_teacher(here, known, saved)}
+    return here.updated(found, str(run))
 
 
 def refuse_changes(given: TrainSettings, asked: Iterable[str]) -> None:
@@ -65,6 +68,7 @@ def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
         "data": os.path.abspath(settings.data),
         "out": os.path.abspath(settings.run_directory),
         "init": ",".join(map(os.path.abspath, paths_in(settings.init))),
+        "teacher": os.path.abspath(settings.loss.teacher) if settings.loss.teacher else "",
         "regime": os.path.abspath(regime) if regime.endswith(".toml") else regime,
     }
     return settings.updated(places, "settings.toml")
@@ -72,11 +76,7 @@ def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
 
 def result_settings(settings: TrainSettings) -> dict[str, Any]:
     """What a checkpoint keeps of the settings: those that decide the result, but not where files lie."""
-    return {
-        name: value
-        for name, value in settings.flat().items()
-        if name not in (*SPEED_ONLY, "data", "init", "out", "regime")
-    }
+    return {name: value for name, value in settings.flat().items() if name not in (*SPEED_ONLY, *PLACES, "regime")}
 
 
 def refuse_mixture(run: Path, state: Mapping[str, Any], settings: TrainSettings, total_steps: int) -> None:
@@ -171,7 +171,23 @@ def _find_parents(here: TrainSettings, known: Mapping[str, Any], saved: TrainSet
     return ",".join(found) if here.init or found != paths else ""
 
 
-def _find_parent(looked: list[str], record: Mapping[str, Any], run: Path) -> str:
+def _find_teacher(here: TrainSettings, known: Mapping[str, Any], saved: TrainSettings) -> str:
+    """What ``teacher`` of the resumed run ``here`` has to be; "" where it lies beside it, as by default."""
+    path, run = teacher_path(regime_named(here.regime), here), here.run_directory
+    if path is None:
+        return here.loss.teacher or ""
+    record, looked = known.get("teacher", {}), [path]
+    if here.loss.teacher == saved.loss.teacher:  # the user names no other
+        looked += map(str, candidate_paths(path, _from_run(path, saved), run))
+        looked += map(str, candidate_paths(record["path"], record.get("from_run", ""), run) if record else [])
+    found = _find_parent(looked, record, run, "the teacher", "--teacher")
+    return found if here.loss.teacher or found != path else ""
+
+
+def _find_parent(
+    looked: list[str], record: Mapping[str, Any], run: Path, what: str = "the checkpoint it started from",
+    flag: str = "--init",
+) -> str:  # fmt: skip
     """The first of ``looked`` that is the checkpoint of ``record``; without a record, which only a checkpoint of the
     run has, the first: it starts again."""
     problems = {}
@@ -186,8 +202,8 @@ def _find_parent(looked: list[str], record: Mapping[str, Any], run: Path) -> str
     if not record:
         return looked[0]
     raise UsageError(
-        f"{run}: the checkpoint it started from was not found; looked at\n{_listed(problems)}\n"
-        "Say where it is now with --init, or train the run anew"
+        f"{run}: {what} was not found; looked at\n{_listed(problems)}\n"
+        f"Say where it is now with {flag}, or train the run anew"
     )
 
 

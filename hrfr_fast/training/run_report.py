@@ -83,12 +83,18 @@ def _results_table(results: dict[str, Any]) -> Table:
     return Table(("pairs", "kind", "number", "accuracy, 95 % interval", "AUC", "EER", *rates), rows)
 
 
+def _terms(line: dict[str, Any]) -> str:
+    terms = {name.removeprefix("loss_"): value for name, value in line.items() if name.startswith("loss_")}
+    return ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+
+
 def _provenance(run: Path, settings: dict[str, Any]) -> dict[str, object]:
     logged = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
     metadata = read_metadata(run / "checkpoints" / "last.safetensors")
     known: dict[str, object] = {
         "steps": f"{metadata['step']:,} ({counted(metadata['samples'], 'sample')}, epoch {metadata['epoch']:g})",
         "last training loss": f"{logged[-1]['loss']:.4f}" if logged else "none logged",
+        **({"its terms, unweighted": _terms(logged[-1])} if logged and "loss_margin" in logged[-1] else {}),
         "data": f"{metadata['data']['path']} (digest {metadata['data']['digest']})",
         "hrfr-fast": metadata["hrfr_fast"],
         "again": f"hrfr-fast train --config {shlex.quote(str((run / 'settings.toml').absolute()))} --out OTHER",

@@ -200,6 +200,7 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from hrfr_fast.model.backbone import Backbone
+    from hrfr_fast.model.domain_norm import LOW, in_domain
 
     use_lasting_cache()  # counting loads torch's compiler, which would settle for a directory in /tmp
     network = copy.deepcopy(backbone).to("meta")
@@ -208,7 +209,7 @@ def training_flops(backbone: "nn.Module", size: int) -> float:
             part.activation_checkpointing = False  # what is computed twice is no more work done
             part.gpu_kernels = False  # the same operations, which torch can count
     counted = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter, in_domain(network, LOW):
         embeddings = network(torch.empty(2, 3, size, size, device="meta"))
         if embeddings.requires_grad:
             embeddings.sum().backward()

@@ -44,6 +44,8 @@ class TrainState:
         decay = setup.settings.optimizer.ema
         self.average = WeightAverage(setup.backbone, setup.head, decay) if decay else None
         """Of the weights; what is evaluated and kept for others, where there is one."""
+        self.references = setup.references
+        """Networks without gradient that the loss compares with, where there are some."""
         self.plateau = Plateau(setup.settings.budget.plateau or 0)
         self.next_eval = self.validation_after()
         """Epoch after which the next validation is due."""
@@ -111,6 +113,7 @@ class TrainState:
             setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
             accumulate=settings.sampling.accumulate, clip_gradient=settings.optimizer.clip_gradient,
             compile=how.compile, graphs=how.graphs, parallel=self.parallel, say=console.print,
+            references=self.references,
         )  # fmt: skip
         self.phase = number
         return self.take_step
@@ -128,7 +131,9 @@ class TrainState:
 
     def average_statistics(self) -> None:
         """Give BatchNorm's running statistics their means over ranks, before somebody looks at the model."""
-        averages = (self.average.backbone, self.average.head) if self.average else ()
+        averages = [self.average.backbone, self.average.head] if self.average else []
+        if self.references is not None and self.references.copy is not None:
+            averages.append(self.references.copy.backbone)
         self.parallel.average_buffers([self.setup.backbone, self.setup.head, *averages])
 
     def take_over_findings(self) -> None:
@@ -161,6 +166,7 @@ class TrainState:
             "head": setup.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer, setup.head),
             "average": self.average.state_dict() if self.average else None,
+            "references": self.references.state() if self.references is not None else None,
             "scaler": self.scaler.state_dict(),
             **random,
         }
@@ -191,6 +197,8 @@ class TrainState:
             restore_optimizer(self.optimizer, state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if self.references is not None:
+            self.references.restore(state["references"])
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(self.parallel, state, setup.settings.seed)
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]

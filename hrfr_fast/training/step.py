@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hrfr_fast.training.data_parallel import DataParallel
 
-    Objective = Callable[[Tensor, Tensor, int | Tensor], Tensor]
+    Objective = Callable[..., Tensor]
 
 
 class TrainStep:
@@ -49,6 +49,8 @@ class TrainStep:
         graphs: capture the whole step as a CUDA graph; auto, on or off as before.
         parallel: the exchanges with other ranks, each of which takes the step on its share of the batch. The loss that
             a call returns is that of this rank's share.
+        references: from a micro-batch's images and labels to a fourth argument of the objective, without gradient;
+            None: it takes three.
         say: told what is prepared, how long it took, and what could not be.
     """
 
@@ -65,6 +67,7 @@ class TrainStep:
         compile: str = "off",
         graphs: str = "off",
         parallel: "DataParallel | None" = None,
+        references: "Callable[[Tensor, Tensor], Any] | None" = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         from torch import nn
@@ -79,7 +82,8 @@ class TrainStep:
         self._parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
         self._modules = [module for part in self._parts for module in part.modules()]
         self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
-        self.parallel = parallel or DataParallel()
+        self.parallel, self.references = parallel or DataParallel(), references
+        self._owned = [*self._parts, *([references] if isinstance(references, nn.Module) else [])]
         self._rows, self._gradients = SampledRows(objective), ShardedGradients(self._parts)
         self._not_compiled()
         self._graph: StepGraph | None = None
@@ -92,6 +96,15 @@ class TrainStep:
             return self._graph.replay(batch.images, batch.labels, number)
         return self._take(batch.images, batch.labels, self._on_device(number) if self.compile != "off" else number)
 
+    def terms(self) -> "dict[str, Tensor]":
+        """The margin loss and the other terms of the last step's loss by name, unweighted; {} where it is the first
+        alone."""
+        from hrfr_fast.training.objective import TwoViewLoss
+
+        if not isinstance(self.objective, TwoViewLoss):
+            return {}
+        return dict(zip(self.objective.names, (self.objective.sums / self.accumulate).unbind(), strict=True))
+
     @property
     def prepares_next(self) -> bool:
         """Whether the next call will compile or capture before its step, which takes seconds to minutes."""
@@ -103,15 +116,20 @@ class TrainStep:
         import torch
         from torch.profiler import record_function
 
+        from hrfr_fast.training.objective import TwoViewLoss
+
         total = torch.zeros((), device=self.compute.device)
         parts = self.accumulate
         self._rows.take(self.optimizer, labels, number)
+        if isinstance(self.objective, TwoViewLoss):
+            self.objective.sums.zero_()
         for left, some, theirs in zip(reversed(range(parts)), images.chunk(parts), labels.chunk(parts), strict=True):
             with self.parallel.no_exchange(self._wrapped) if left else nullcontext():
                 with record_function("step: forward"):
                     with self.compute.autocast():
                         embeddings = self._forward(some)
-                    loss = self._loss(embeddings, theirs, number) / parts
+                    more = () if self.references is None else (self.references(some, theirs),)
+                    loss = self._loss(embeddings, theirs, number, *more) / parts
                 with record_function("step: backward"):
                     self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -202,7 +220,7 @@ class TrainStep:
         self.compile = "off"
 
     def _try_out(self, batch: Batch) -> None:
-        with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+        with unchanged(self._owned, self.optimizer, self.scaler, self.compute.device):
             self._take(batch.images, batch.labels, self._on_device(0))
             self._wait()
 
@@ -213,7 +231,7 @@ class TrainStep:
         began, why = time.perf_counter(), ""
         learning_rates_on_device(self.optimizer, batch.images)
         try:
-            with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+            with unchanged(self._owned, self.optimizer, self.scaler, self.compute.device):
                 times = WARM_UP_OF_RANKS if self.parallel.ranks.distributed else WARM_UP
                 warm_up(self._take, batch.images, batch.labels, times)
                 self._graph = StepGraph(self._take, batch.images, batch.labels)

@@ -129,6 +129,9 @@ class Trainer:
             console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
             if note := data_note(parent.metadata, setup.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
+        if setup.teacher is not None:
+            teacher = setup.teacher
+            console.print(f"taught by {teacher.weights} ({teacher.metadata['regime']})", markup=False, highlight=False)
         if setup.parents and setup.phases:
             console.print(f"--tune {setup.settings.tuning.tune} {count_trained(setup.backbone)}", highlight=False)
 
@@ -189,7 +192,9 @@ class Trainer:
             ) from None
         if state.average:
             state.average.update(state.step)
-        self.log.losses.add(loss)
+        if state.references is not None:
+            state.references.update(state.step)
+        self.log.add(loss, state.take_step.terms())
         self.profiler.step()
         state.step += 1
 
@@ -230,7 +235,7 @@ class Trainer:
         self.save()
         results: dict[str, PairResult] = {}
         if not self.setup.ranks.is_main:
-            validation.embed_for_main()
+            validation.embed_for_main(last=True)
             validation.write_best()
             report = run / "report" / "report.html"
             return TrainResult(run, self.state.step, self.log.last_loss, results, report, self.timer.whole())

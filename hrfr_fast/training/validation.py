@@ -37,7 +37,13 @@ class Validation:
         """
         setup, (backbone, _) = self.setup, self.state.evaluated
         results = evaluate_pairs(
-            backbone, setup.stream.size, pair_sets, setup.compute, resamples=resamples, ranks=setup.ranks
+            backbone,
+            setup.stream.size,
+            pair_sets,
+            setup.compute,
+            resamples=resamples,
+            ranks=setup.ranks,
+            with_price=bool(resamples),
         )
         for name, result in results.items():
             values = result.verification.to_json()
@@ -48,10 +54,10 @@ class Validation:
             )  # fmt: skip
         return results
 
-    def embed_for_main(self) -> None:
-        """On all ranks but rank 0: embed this one's share of all pair sets."""
+    def embed_for_main(self, *, last: bool = False) -> None:
+        """On all ranks but rank 0: embed this one's share of all pair sets. ``last``: of the results with intervals."""
         setup, (backbone, _) = self.setup, self.state.evaluated
-        evaluate_pairs(backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks)
+        evaluate_pairs(backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks, with_price=last)
 
     def on_the_way(self, metrics: Metrics | NoMetrics) -> None:
         """Verify without intervals; validation pairs, where there are some, choose ``best`` and tell plateaus."""

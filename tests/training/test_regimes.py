@@ -246,9 +246,9 @@ def test_lambda_is_the_regimes_or_a_setting(settings, tmp_path):
         return build(settings.replaced(regime=regime, out=str(tmp_path / "run"), **changes))
 
     pulled, views = built("crossres144"), built("crossres144-views", highres_share=-1.0, batch_size=40)
-    assert (pulled.objective.consistency, pulled.objective.pairs) == (1.0, 2)
+    assert (pulled.objective.terms[0].weight, pulled.objective.pairs) == (1.0, 2)
     assert views.objective is views.head and views.stream.pairs == 4, "a fifth of 40 rows, two rows a face"
-    assert built("crossres144-views", consistency=0.5).objective.consistency == 0.5
+    assert built("crossres144-views", consistency=0.5).objective.terms[0].weight == 0.5
     assert built("crossres144", consistency=0.0).objective is not None
     assert built("crossres144", accumulate=2).objective.pairs == 1
     with pytest.raises(UsageError, match="highres_share must be above 0"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.embedder import Embedder, UnscaledEmbedder
+from hrfr_fast.evaluation.embedder import Embedder, UnscaledEmbedder, embed_resampled
 from hrfr_fast.evaluation.protocols.form import Pictures
 from hrfr_fast.packing.decode import decode_whole
 from hrfr_fast.packing.picture_files import Rejected
@@ -75,9 +75,7 @@ def embedded_batches(
         HrfrError: a picture is missing, or is not one that can be decoded whole.
         Interrupted: after Ctrl-C.
     """
-    embed = embedder.embed
-    if pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder):
-        embed = embedder.embed_unscaled
+    unit = not (pictures.norms_weigh and isinstance(embedder, UnscaledEmbedder))
     with (
         StopFlag(launched=ranks.distributed) as stop,
         progress_bar(show_progress and ranks.is_main) as bar,
@@ -93,7 +91,8 @@ def embedded_batches(
             numbers = range(start, min(start + BATCH, len(pictures)))
             decoded = list(threads.map(lambda number: face_picture(pictures, number), numbers))
             images = np.stack([framed(image, embedder.size, crop, pictures.not_square) for image in decoded])
-            return start, embed(images), [f"{image.shape[1]}x{image.shape[0]}" for image in decoded]
+            rows = embed_resampled(embedder, images, [min(image.shape[:2]) for image in decoded], unit=unit)
+            return start, rows, [f"{image.shape[1]}x{image.shape[0]}" for image in decoded]
 
         starts = range(0, len(pictures), BATCH)
         for start, rows, found in in_order(ranks, map(embedded, own_share(ranks, starts)), len(starts)):

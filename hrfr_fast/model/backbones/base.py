@@ -16,7 +16,9 @@ from hrfr_fast.model.backbones.table import (
     Architecture,
     ImprovedResNet,
     MobileFaceNet,
+    VisionTransformer,
 )
+from hrfr_fast.model.domain_norm import KINDS, Domains
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.validation import unknown_name
 
@@ -34,6 +36,8 @@ class BackboneSettings:
     ``drop_path``: stochastic depth, the probability with which the last block's residual branch is left out for a
     sample in training; it rises linearly from 0 at the first block (Huang et al., ECCV 2016).
     ``normalisation``: among ``NORMALISATIONS``, of weights that were trained with another one than half.
+    ``domain_norm``: among ``domain_norm.KINDS``, whether BatchNorm has statistics of its own for low and high
+    resolution; then ``domain_limit`` is the largest side in pixels of a picture of low resolution.
     """
 
     input_size: int = 144
@@ -44,6 +48,8 @@ class BackboneSettings:
     variant: str = ""
     drop_path: float = 0.0
     normalisation: str = "half"
+    domain_norm: str = "shared"
+    domain_limit: int = 0
 
     def __post_init__(self) -> None:
         if self.input_size < 16 or self.input_size % 16:
@@ -60,6 +66,10 @@ class BackboneSettings:
             raise UsageError(f"backbone {self.name} has no variant {self.variant!r}; ir networks: {[*IR_VARIANTS]}")
         if self.normalisation not in NORMALISATIONS:
             raise UsageError(unknown_name(self.normalisation, NORMALISATIONS))
+        if self.domain_norm not in KINDS:
+            raise UsageError(unknown_name(self.domain_norm, KINDS))
+        if self.domain_norm != "shared" and isinstance(self.architecture, VisionTransformer):
+            raise UsageError(f"domain_norm is {self.domain_norm!r}; {self.name} has no BatchNorm in its blocks")
         if not 0 <= self.drop_path < 1:
             raise UsageError(f"drop_path is {self.drop_path}; it must lie in [0, 1)")
         if self.drop_path and isinstance(self.architecture, MobileFaceNet):
@@ -77,7 +87,7 @@ class Backbone(nn.Module):
     A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
     in the backward pass instead of keeping them. ``gpu_kernels`` and ``cpu_kernels``: compute what stands between
     convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and in training on
-    a CPU, with numba.
+    a CPU, with numba. ``domains``: which rows are of low resolution, where BatchNorm asks.
     """
 
     stem: nn.Module
@@ -94,11 +104,18 @@ class Backbone(nn.Module):
         self.activation_checkpointing = False
         self.gpu_kernels = False
         self.cpu_kernels = False
+        self.domains: Domains | None = None
         factor, offset = _from_half(settings.normalisation)
         self.register_buffer("input_factor", factor, persistent=False)
         self.register_buffer("input_offset", offset, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.domains is None:
+            return self.embedded(images)
+        return self.domains.restored(self.embedded(self.domains.ordered(images)))
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """The embeddings of ``images``, in their order."""
         maps = self.stem(self.normalised(images))
         for number, block in enumerate(self.body):
             given = (maps, *self.branch_factors(number, maps))

@@ -109,7 +109,7 @@ class ImprovedResNetBackbone(Backbone):
         )
         self.apply(initialise_convolutional)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def embedded(self, images: Tensor) -> Tensor:
         if self.gpu_kernels:
             from hrfr_fast.model.kernels.network import embed  # it needs Triton
 
@@ -118,4 +118,4 @@ class ImprovedResNetBackbone(Backbone):
             from hrfr_fast.model.kernels.cpu_network import embed as embed_on_cpu  # it needs numba: 0.5 s to import
 
             return embed_on_cpu(self, self.normalised(images))
-        return super().forward(images)
+        return super().embedded(images)

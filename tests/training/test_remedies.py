@@ -1,0 +1,265 @@
+"""Contrast, BatchNorm by resolution and distillation in real runs: off they change no bit, on they train and resume."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from hrfr_fast import regimes
+from hrfr_fast.deployment.export import export
+from hrfr_fast.evaluation.embedder import open_embedder
+from hrfr_fast.evaluation.embedding import embed
+from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.model import checkpoint
+from hrfr_fast.model.domain_norm import HIGH, LOW, domains_of, in_domain
+from hrfr_fast.model.lineage import trained_on
+from hrfr_fast.regimes import REGIMES, REMEDIES, Regime, in_order
+from hrfr_fast.runtime.device import choose_compute
+from hrfr_fast.runtime.errors import Interrupted, UsageError
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.build import build
+from hrfr_fast.training.resuming import resumed_settings
+from hrfr_fast.training.trainer import Trainer, train
+
+pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smaller():
+    """The same regimes at 48 instead of 144 px."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, regime in REGIMES.items():
+            patch.setitem(REGIMES, name, regime.replaced(input_size=min(regime.input_size, 48)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_packed):
+    return TrainSettings(
+        regime="crossres144-views", data=str(tiny_packed), steps=3, batch_size=8, width=8, embedding_size=16,
+        device="cpu", eval_every=0, log_every=1, learning_rate=0.05, highres_share=0.5, dropout=0.1, precision="fp32",
+        contrast_queue=12,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(settings, tmp_path_factory):
+    """A directory of runs with the teacher of remedy-distillation."""
+    runs = tmp_path_factory.mktemp("runs")
+    train(settings.replaced(regime="highres144", highres_share=-1.0, out=str(runs / "highres144")), show_progress=False)
+    return runs
+
+
+class StopAfter:
+    """Stands in for StopFlag: a signal after so many steps."""
+
+    signal_number = signal.SIGTERM
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __bool__(self):
+        self.steps -= 1
+        return self.steps == 0
+
+
+def run(settings, stop_after=0, resume=False):
+    settings = resumed_settings(settings) if resume else settings
+    with Trainer(build(settings), show_progress=False) as trainer:
+        if resume:
+            trainer.state.restore()
+        trainer.start()
+        if stop_after:
+            with pytest.raises(Interrupted):
+                trainer.loop(StopAfter(stop_after))
+        else:
+            trainer.loop(StopAfter(0))
+            trainer.save()
+    return trainer
+
+
+def weights(trainer):
+    setup = trainer.setup
+    return {**setup.backbone.state_dict(), **{f"head.{name}": value for name, value in setup.head.state_dict().items()}}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("regime", ["remedy-contrast", "remedy-distillation"])
+def test_a_term_of_weight_0_leaves_every_bit_as_it_is(settings, tmp_path, regime):
+    off = {"contrast": 0.0, "distillation": 0.0}
+    views = run(settings.replaced(out=str(tmp_path / "views")))
+    without = run(settings.replaced(out=str(tmp_path / "off"), regime=regime, **off))
+    assert without.setup.objective is without.setup.head and without.setup.references is None
+    assert without.setup.teacher is None and equal(weights(views), weights(without))
+
+
+def test_the_networks_to_compare_with_draw_nothing_and_move_nothing(settings, tmp_path):
+    """With a weight that rounds away the run is the one without: dropout, statistics and order are untouched."""
+    views = run(settings.replaced(out=str(tmp_path / "views")))
+    faint = run(settings.replaced(out=str(tmp_path / "faint"), regime="remedy-contrast", contrast=1e-30))
+    assert faint.state.references.copy is not None and equal(weights(views), weights(faint))
+
+
+@pytest.mark.parametrize("head", ["arcface", "adaface"])
+@pytest.mark.parametrize("regime", [remedy.name for remedy in REMEDIES])
+def test_a_remedy_resumes_with_the_same_bits(settings, teacher, tmp_path, regime, head):
+    changes = {"regime": regime, "teacher": str(teacher / "highres144"), "head": head}
+    whole = run(settings.replaced(out=str(tmp_path / "whole"), **changes))
+    out = settings.replaced(out=str(tmp_path / "halves"), **changes)
+    run(out, stop_after=2)
+    halves = run(out, resume=True)
+    assert equal(weights(whole), weights(halves))
+    assert whole.setup.regime == REGIMES[regime] == regimes.load_regime(tmp_path / "whole" / "regime.toml")
+    first, second = (trainer.state.references for trainer in (whole, halves))
+    if regime == "remedy-contrast":
+        assert equal(first.state(), second.state())
+        labels = first.copy.queue_labels  # 4 native and 2 sharp rows a step: the newest 12 of 18
+        assert (labels >= 0).all() and not torch.equal(labels, torch.full_like(labels, labels[0].item()))
+        torch.testing.assert_close(first.copy.queue.norm(dim=1), torch.ones(12))
+
+
+def test_each_term_stands_in_the_log(settings, teacher, tmp_path):
+    """The loss of every line is the margin loss and the terms with their weights."""
+    out = settings.replaced(
+        out=str(tmp_path / "run"), regime="remedy-distillation", teacher=str(teacher / "highres144"), contrast=0.2,
+        consistency=0.5, distillation=0.7, accumulate=2,
+    )  # fmt: skip
+    result = train(out, show_progress=False)
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    factors = {"margin": 1.0, "consistency": 0.5, "contrast": 0.2, "distillation": 0.7, "relations": 2.8}
+    for line in trained:
+        assert line["loss"] == pytest.approx(sum(factors[name] * line[f"loss_{name}"] for name in factors), rel=1e-5)
+    assert len(trained) == 3 and "contrast" in (result.run / "report" / "report.html").read_text()
+
+
+def test_the_teacher_is_known_by_its_digest_and_its_people_count_as_seen(settings, teacher, tmp_path):
+    trainer = run(settings.replaced(regime="remedy-distillation", out=str(teacher / "student")))
+    setup = trainer.setup
+    vectors = checkpoint.load_tensor(setup.teacher.weights, "head.weight")
+    fresh = build(settings.replaced(regime="remedy-distillation", out=str(teacher / "other"))).head.weight
+    first = setup.stream.splits[0].identities
+    cosine = torch.nn.functional.cosine_similarity(fresh[first:], vectors)
+    assert len(vectors) == setup.stream.splits[1].identities and cosine.min() > 1 - 1e-6
+    metadata = checkpoint.read_metadata(setup.checkpoint("last.safetensors"))
+    assert metadata["teacher"]["regime"] == "highres144" and {"lowres", "highres"} == set(trained_on(metadata))
+    assert in_order(["remedy-distillation"]) == ["highres144", "remedy-distillation"]
+    other = settings.replaced(regime="remedy-distillation", out=str(teacher / "student"))
+    moved = teacher / "moved"
+    (teacher / "highres144").rename(moved)
+    try:
+        with pytest.raises(UsageError, match="the teacher was not found"):
+            resumed_settings(other)
+        with pytest.raises(UsageError, match="learns from highres144"):
+            build(settings.replaced(regime="remedy-distillation", out=str(teacher / "third")))
+        assert resumed_settings(other.replaced(teacher=str(moved))).loss.teacher == str(moved)
+    finally:
+        moved.rename(teacher / "highres144")
+
+
+def test_what_does_not_fit_is_refused_in_words(settings, teacher, tmp_path):
+    distilled = settings.replaced(
+        regime="remedy-distillation", teacher=str(teacher / "highres144"), out=str(tmp_path / "run")
+    )
+    with pytest.raises(UsageError, match="--embedding-size 16"):
+        build(distilled.replaced(embedding_size=32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGIMES, "remedy-distillation", REGIMES["remedy-distillation"].replaced(input_size=32))
+        with pytest.raises(UsageError, match="takes 48 px .* 32 px; .*input_size = 48"):
+            build(distilled)
+    with pytest.raises(UsageError, match="contrast is 0.1; regime highlow144 has no second view"):
+        build(settings.replaced(regime="highlow144", contrast=0.1))
+    with pytest.raises(UsageError, match="has no teacher"):
+        build(settings.replaced(regime="crossres144", distillation=1.0))
+    with pytest.raises(UsageError, match="two faces of high resolution"):
+        build(settings.replaced(regime="remedy-norm", accumulate=2, out=str(tmp_path / "run")))
+    for fields, words in (
+        ({"contrast": 0.1}, "contrast needs second_view"), ({"domain_norm": "separate"}, "needs second_view"),
+        ({"teacher": "highres144"}, "teacher needs second_view"),
+        ({"second_view": True, "distillation": 1.0}, "distillation needs a teacher"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=words):
+            Regime(name="wrong", sources=("lowres", "highres"), input_size=48, **fields)
+
+
+@pytest.fixture(scope="module")
+def normalised(settings, tmp_path_factory):
+    """A finished run with BatchNorm by resolution."""
+    out = tmp_path_factory.mktemp("norm") / "remedy-norm"
+    return train(settings.replaced(regime="remedy-norm", out=str(out), steps=12), show_progress=False)
+
+
+def test_faces_are_embedded_by_their_recorded_resolution(normalised, tiny_packed):
+    """Views of 36 px and native low resolution take the low statistics, sharp ones the high; a swap is another one."""
+    compute = choose_compute("cpu", "fp32")
+    backbone, metadata = load_backbone(normalised.run / "checkpoints" / "last.safetensors", compute)
+    assert metadata["backbone"]["domain_norm"] == "statistics" and metadata["backbone"]["domain_limit"] == 72
+    norm = next(part for part in backbone.modules() if hasattr(part, "high_mean"))
+    assert not torch.equal(norm.running_mean, norm.high_mean)
+    faces = open_packed(tiny_packed).splits["highres_eval"]
+    seen = {}
+    for name, more in (("sharp", {}), ("degraded", {"degrade": 36}), ("swapped", {"swap_domain": True})):
+        seen[name] = embed(backbone, faces, 48, compute, records=np.arange(4), **more)
+    embedder = open_embedder(normalised.run, device="cpu", precision="fp32")
+    from hrfr_fast.deployment.records import record_pixels
+
+    pixels = record_pixels(faces, np.arange(4), 48)
+    np.testing.assert_allclose(embedder.embed(pixels, [144] * 4), seen["sharp"], atol=1e-5)
+    np.testing.assert_allclose(embedder.embed(pixels, [36] * 4), seen["swapped"], atol=1e-5)
+    mixed = embedder.embed(pixels, [36, 144, 36, 144])
+    np.testing.assert_allclose(mixed, np.where([[1], [0], [1], [0]], seen["swapped"], seen["sharp"]), atol=1e-5)
+    assert np.abs(seen["sharp"] - seen["swapped"]).max() > 1e-3
+    with in_domain(backbone, LOW):
+        assert domains_of(backbone).of_all == LOW
+    assert domains_of(backbone).of_all == ""
+
+
+def test_the_price_of_a_wrong_flag_is_reported(normalised):
+    for result in evaluate(normalised.run, device="cpu").values():
+        found = result.to_json()
+        assert 0 <= found["accuracy_swapped"] <= 1 and any("statistics swapped" in note for note in found["notes"])
+    known = json.loads((normalised.run / "results.json").read_text())
+    assert all("accuracy_swapped" in entry for entry in known.values())
+
+
+def test_an_exported_file_holds_one_domain(normalised, tmp_path):
+    with pytest.raises(UsageError, match="--domain low and once with --domain high"):
+        export(normalised.run, tmp_path / "model.safetensors", format="safetensors")
+    results = [
+        export(normalised.run, tmp_path / f"{domain}.safetensors", format="safetensors", domain=domain)
+        for domain in (LOW, HIGH)
+    ]
+    assert min(result.least_cosine for result in results) > 0.9999
+    low, high = (checkpoint.load_tensor(result.out, "stem.1.running_mean") for result in results)
+    whole = normalised.run / "checkpoints" / "last.safetensors"
+    assert torch.equal(low, checkpoint.load_tensor(whole, "backbone.stem.1.running_mean"))
+    assert torch.equal(high, checkpoint.load_tensor(whole, "backbone.stem.1.high_mean"))
+    with pytest.raises(UsageError, match="give low or high"):
+        export(normalised.run, tmp_path / "model.safetensors", format="safetensors", domain="middle")
+
+
+CHILD = Regime(
+    name="remedy-child", sources=("lowres", "highres"), input_size=48, parents=("crossres144-views",), second_view=True,
+    highres_share=0.2, contrast=0.2, domain_norm="statistics", teacher="highres144", distillation=1.0, tune="lora",
+    budget="lowres",
+)  # fmt: skip
+
+
+def test_adapters_and_all_remedies_at_once(settings, teacher):
+    """A fine-tuned run with low-rank adapters and AdaFace takes every remedy on top, and resumes with the same bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(REGIMES, "remedy-child", CHILD)
+        run(settings.replaced(out=str(teacher / "crossres144-views")))
+        tuned = settings.replaced(regime="remedy-child", head="adaface", lora_rank=2)
+        whole = run(tuned.replaced(out=str(teacher / "remedy-child")))
+        halves = tuned.replaced(out=str(teacher / "remedy-child-halves"))
+        run(halves, stop_after=2)
+        assert equal(weights(whole), weights(run(halves, resume=True)))
+        assert set(whole.setup.objective.names) == {"margin", "contrast", "distillation", "relations"}
+        assert in_order(["remedy-child"]) == ["crossres144-views", "highres144", "remedy-child"]
