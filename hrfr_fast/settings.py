@@ -326,6 +326,9 @@ class LoggingSettings(Checked):
     profile: Annotated[int | None, unset(0)] = _setting(
         None, "record this many steps: a trace and a table in the run's profile/; 0: none", speed_only=True, ge=1
     )
+    verify_on: Literal["all", "development"] = _setting(
+        "all", "the pair sets that a run verifies itself on; development: test pairs are left to others"
+    )
 
 
 class TrainSettings(Checked):

@@ -132,7 +132,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     settings = completed(settings, regime, parents, console.print)
     teacher = find_teacher(regime, settings)
     origin = _origin(packed, regime, parents, teacher, settings.run_directory)
-    pair_sets = _pair_sets(packed, origin)
+    pair_sets = _pair_sets(packed, origin, settings.logging.verify_on)
     shape = with_domains(shape_of(settings, regime, parents), regime, splits, parents, settings, ranks)
     frozen_statistics = _freezes_statistics(settings, regime, parents)
     freezing = {"keep_statistics": frozen_statistics, "adapters_only": settings.tuning.tune == "lora"}
@@ -217,8 +217,11 @@ def _origin(packed: Packed, regime: Regime, parents: list[Parent], teacher: Pare
     return {"data": data, "parents": [parent.to_json(run) for parent in parents], **taught}
 
 
-def _pair_sets(packed: Packed, origin: dict[str, Any]) -> list[PairSet]:
-    pair_sets = verifiable([pairs_as_known_to(origin, pairs, packed) for pairs in packed.pairs.values()], console.print)
+def _pair_sets(packed: Packed, origin: dict[str, Any], verify_on: str) -> list[PairSet]:
+    """``verify_on``: "all" or "development"."""
+    known = [pairs_as_known_to(origin, pairs, packed) for pairs in packed.pairs.values()]
+    wanted = [pairs for pairs in known if verify_on in ("all", pairs.kind)]
+    pair_sets = verifiable(wanted, console.print)
     if not pair_sets:
         console.print(f"warning: {packed.path} has no pairs to verify on: nothing will tell what this run learns")
     return pair_sets
