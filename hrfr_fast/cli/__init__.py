@@ -196,7 +196,8 @@ def study(
         Path, typer.Option(help="where runs, tables and the report go; an unfinished study continues")
     ] = Path("study"),
     preset: Annotated[
-        str, typer.Option(help="full, cpu-small, cpu-faces, or a .toml file of one: budgets, width, seeds")
+        str,
+        typer.Option(help="full, cpu-small, cpu-faces, remedies, remedies-faces, or a .toml file of one"),
     ] = "full",
     seeds: Annotated[
         int, typer.Option(help="how many; 0: as the preset says. Three are needed to tell regimes apart")

@@ -18,7 +18,9 @@ from hrfr_fast.runtime.version import __version__
 from hrfr_fast.study.compare import HR_HR, HR_LR, Comparison, ScoredRuns, compare, level_of, units_of
 from hrfr_fast.study.findings import findings_of
 from hrfr_fast.study.plan import StudyPlan, StudyRun
-from hrfr_fast.study.remedy import RemedyResult, remedy_of
+from hrfr_fast.study.remedies.collect import remedies_of
+from hrfr_fast.study.remedies.results import RemediesResult
+from hrfr_fast.study.remedy import remedy_of
 from hrfr_fast.study.results import (
     AnalysisFigure,
     AnalysisResult,
@@ -72,7 +74,8 @@ def _with_comparison(results: StudyResults, plan: StudyPlan, pairs: PairSet) -> 
         contrasts=comparison.contrasts(plan, regimes),
         dose=comparison.doses(plan),
         space=space,
-        remedy=_remedy(plan, comparison, space),
+        remedy=remedy_of(*_criterion_data(plan, comparison, space)),
+        remedies=_remedies(plan, comparison, space),
     )
 
 
@@ -90,7 +93,8 @@ def _space(plan: StudyPlan, scored: ScoredRuns) -> SpaceResult | None:
     return space_of(spaces, faces.labels)
 
 
-def _remedy(plan: StudyPlan, comparison: Comparison, space: SpaceResult | None) -> RemedyResult | None:
+def _criterion_data(plan: StudyPlan, comparison: Comparison, space: SpaceResult | None) -> tuple[Any, ...]:
+    """The arguments of ``remedy_of``."""
     faces = plan.packed.splits.get(FACES)
     probes = {
         label: {seed: scores.probe for seed, scores in seeds.items()} for label, seeds in comparison.scored.items()
@@ -98,7 +102,14 @@ def _remedy(plan: StudyPlan, comparison: Comparison, space: SpaceResult | None) 
     tar = {label: rates["0.01"] for label, rates in comparison.rates[HR_LR].items()}
     ranks = {label: regime.effective_rank for label, regime in space.regimes.items()} if space else {}
     labels = faces.labels if faces else None
-    return remedy_of(comparison.outcomes[HR_HR], tar, comparison.units, probes, labels, ranks)
+    return comparison.outcomes[HR_HR], tar, comparison.units, probes, labels, ranks
+
+
+def _remedies(plan: StudyPlan, comparison: Comparison, space: SpaceResult | None) -> RemediesResult | None:
+    if plan.preset.remedies is None:
+        return None
+    *_, probes, labels, ranks = _criterion_data(plan, comparison, space)
+    return remedies_of(plan, comparison, probes, labels, ranks)
 
 
 def _data_facts(plan: StudyPlan) -> DataFacts:

@@ -89,7 +89,7 @@ class Comparison:
                 label: {seed: run.by_resolution[size] for seed, run in seeds.items() if size in run.by_resolution}
                 for label, seeds in self.scored.items()
             }
-            for label, found in _outcomes(_verified(known, self.pairs), self.pairs).items():
+            for label, found in outcomes_of(verified_of(known, self.pairs), self.pairs).items():
                 accuracy = summarize(found.accuracy, self.units)
                 curves.setdefault(label, []).append(ResolutionAccuracy(**vars(accuracy), pixels=size))
         return curves
@@ -122,9 +122,9 @@ def compare(pairs: PairSet, scored: ScoredRuns) -> Comparison:
         view: {label: {seed: found.by_view[view] for seed, found in seeds.items()} for label, seeds in scored.items()}
         for view in CROSS_RESOLUTION_VIEWS
     }
-    verified = {view: _verified(scores[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
-    found = {view: _outcomes(verified[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
-    rates = {view: _rates(scores[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
+    verified = {view: verified_of(scores[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
+    found = {view: outcomes_of(verified[view], pairs) for view in CROSS_RESOLUTION_VIEWS}
+    rates = {view: rates_of(scores[view], verified[view], pairs) for view in (HR_HR, HR_LR)}
     return Comparison(pairs, scored, verified, found, rates)
 
 
@@ -149,7 +149,8 @@ def budgets_differ(a: RegimeResult, b: RegimeResult) -> str:
     )
 
 
-def _verified(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verification]]:
+def verified_of(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verification]]:
+    """By label and seed, without intervals."""
     return {
         label: {seed: verify(cosines, pairs.same, pairs.identities, resamples=0) for seed, cosines in seeds.items()}
         for label, seeds in scores.items()
@@ -157,14 +158,16 @@ def _verified(scores: Scores, pairs: PairSet) -> dict[str, dict[int, Verificatio
     }
 
 
-def _outcomes(verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet) -> dict[str, Outcomes]:
+def outcomes_of(verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet) -> dict[str, Outcomes]:
+    """By label, all resampled together."""
     correct = {label: {seed: found.correct for seed, found in seeds.items()} for label, seeds in verified.items()}
     return resample_outcomes(correct, pairs.same, pairs.identities) if correct else {}
 
 
-def _rates(
+def rates_of(
     scores: Scores, verified: Mapping[str, Mapping[int, Verification]], pairs: PairSet
 ) -> dict[str, dict[str, Estimate]]:
+    """By label and "auc", "eer", "0.1" ... (TAR at that FAR)."""
     result: dict[str, dict[str, Estimate]] = {}
     for label, seeds in scores.items():
         order = sorted(seeds)

@@ -14,6 +14,7 @@ from hrfr_fast.runtime.system import given_cores
 from hrfr_fast.runtime.words import counted
 from hrfr_fast.study.cost import TimeLeft
 from hrfr_fast.study.plan import StudyPlan, StudyRun
+from hrfr_fast.study.remedies.development import is_scored_on_development, score_development
 from hrfr_fast.study.schedule import startable
 from hrfr_fast.study.score import is_scored, score_run
 from hrfr_fast.study.states import begin, status, threads_of
@@ -36,6 +37,10 @@ class RunTask:
     """To compute with; 0: as many as the run was begun with, or ``cores`` where that says nothing."""
     cores: int = 0
     """That it is given; 0: all of the machine."""
+    tests: bool = True
+    """Score it on the test faces."""
+    remedies: bool = False
+    """It is one of a study of remedies: score it on development faces, too; the space is not aligned."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ def execute_runs(
                 if len(started) >= places:
                     break
                 stop_here(stop, plan)
-                _announce(run, plan, states[run.directory], time_left.seconds(places))
+                if not (plan.preset.remedies and not plan.tests and states[run.directory] == "finished"):
+                    _announce(run, plan, states[run.directory], time_left.seconds(places))
                 started[run.directory] = run
                 executor.start(task_of(run, plan, threads))
             for done in executor.executed():
@@ -110,15 +116,19 @@ def task_of(run: StudyRun, plan: StudyPlan, threads: int = 0) -> RunTask:
     detailed = plan.detailed(run)
     return RunTask(
         run, plan.out, plan.device, resolutions=plan.preset.sides if detailed else (), identify=detailed,
-        probe=run.label in plan.preset.probed, threads=threads,
+        probe=plan.probed(run), threads=threads, tests=plan.tests, remedies=plan.preset.remedies is not None,
     )  # fmt: skip
 
 
 def is_done(task: RunTask, packed: Packed) -> bool:
     """Whether the run is trained and scored: then ``execute`` would do nothing."""
-    return status(task.run, packed) == "finished" and is_scored(
-        task.run.directory, packed, resolutions=task.resolutions, identify=task.identify, probe=task.probe
-    )
+    directory = task.run.directory
+    if status(task.run, packed) != "finished" or (task.remedies and not is_scored_on_development(directory, packed)):
+        return False
+    return not task.tests or is_scored(
+        directory, packed, resolutions=task.resolutions, identify=task.identify, probe=task.probe,
+        align=not task.remedies,
+    )  # fmt: skip
 
 
 def execute(task: RunTask, packed: Packed, *, show_progress: bool, patience: float = 0.0) -> None:
@@ -170,11 +180,15 @@ def _score(task: RunTask, packed: Packed) -> None:
 
     directory = task.run.directory
     precision = load_settings(directory / "settings.toml").execution.precision
+    compute = choose_compute(task.device, precision)
     with directory_lock(directory):
-        score_run(
-            directory, packed, choose_compute(task.device, precision),
-            resolutions=task.resolutions, identify=task.identify, probe=task.probe,
-        )  # fmt: skip
+        if task.remedies:
+            score_development(directory, packed, compute)
+        if task.tests:
+            score_run(
+                directory, packed, compute, resolutions=task.resolutions, identify=task.identify, probe=task.probe,
+                align=not task.remedies,
+            )  # fmt: skip
 
 
 class InThisProcess:

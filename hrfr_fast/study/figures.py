@@ -9,6 +9,7 @@ import numpy as np
 from hrfr_fast.reporting.canvas import attempt
 from hrfr_fast.reporting.figures import COLOURS, dots, figure_file, legend_above, percent
 from hrfr_fast.study import curves
+from hrfr_fast.study.remedies import figures as remedies_figures
 from hrfr_fast.study.results import ContrastResult, DoseResult, MainVerification, RegimeResult, StudyResults
 
 CAPTIONS = {
@@ -33,7 +34,7 @@ CAPTIONS = {
     "dose": "Accuracy against how much high resolution is given: the share of its identities, with which its share of "
     "a batch falls too, and the share of its images in every batch. At 0 the run with as many steps and none of it.",
 }
-STAGES = ("regime", "control", "dose")
+STAGES = ("regime", "control", "dose", "remedy")
 """Each has a colour in the figure of accuracies."""
 
 
@@ -54,6 +55,7 @@ def write_figures(out: Path, results: StudyResults) -> dict[str, Path]:
     }  # fmt: skip
     wanted = {name: (draw, *data) for name, (draw, *data) in wanted.items() if data[0]}
     wanted |= {f"regime-{label}": (curves.of_regime, regime, out) for label, regime in trained.items()}
+    wanted |= remedies_figures.wanted(results)
     files = {name: folder / f"{name}.png" for name in wanted}
     return {name: files[name] for name, (draw, *data) in wanted.items() if attempt(draw, files[name], *data)}
 

@@ -26,7 +26,7 @@ class StudyRun:
     regime: Regime
     seed: int
     stage: str
-    """"regime", "control", or one of APART."""
+    """"regime", "control", one of APART, or in a study of remedies one of those in ``remedies/plan.py``."""
     settings: TrainSettings
     dose: dict[str, float] | None = None
     """``{"highres_identities": share}`` or ``{"highres_share": share}``."""
@@ -59,6 +59,10 @@ class StudyPlan:
     packed: Packed
     out: Path
     device: str = "auto"
+    tests: bool = True
+    """Whether runs are scored on the test faces; before remedies are chosen they are on development faces alone."""
+    shown: tuple[str, ...] = ()
+    """Labels whose embeddings are analysed; none: as the preset says."""
 
     @property
     def labels(self) -> list[str]:
@@ -68,6 +72,10 @@ class StudyPlan:
     def detailed(self, run: StudyRun) -> bool:
         """Whether ``run`` also gets the resolution curve and identification."""
         return run.seed < self.preset.detailed_seeds and run.stage not in APART
+
+    def probed(self, run: StudyRun) -> bool:
+        """Whether ``run`` gets the probe of the true resolution: of remedies every one."""
+        return self.preset.remedies is not None or run.label in self.preset.probed
 
     def of(self, label: str) -> list[StudyRun]:
         """The runs of one label, by seed."""

@@ -11,6 +11,7 @@ from hrfr_fast.evaluation.views import HR
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
 from hrfr_fast.runtime.validation import Checked, unset
+from hrfr_fast.study.candidates import CANDIDATES, MORE_VALUES, WITH_ADAFACE, Remedies
 
 
 class Preset(Checked):
@@ -60,6 +61,8 @@ class Preset(Checked):
     """Shares of the highres identities in the dose-response stage; none and all are runs of the study itself."""
     dose_shares: tuple[Annotated[float, Gt(0), Lt(1)], ...] = Field(default=(0.05, 0.2, 0.4), strict=False)
     """Shares of highres pictures among highlow144's batches of the same stage."""
+    remedies: Remedies | None = None
+    """What a study of remedies compares, in place of the regimes; None: a study of regimes."""
 
     @field_validator("batch")
     @classmethod
@@ -110,6 +113,20 @@ PRESETS = {
             epochs={"lowres": 4.0, "highres": 40.0, "finetune": 8.0, "fused": 8.0, "own": 8.0}, plateau=3,
             batch={"32": 32, "144": 32}, looks=3, sides=(12, 24, 36, 72, HR),
             settings=_NARROW | {"embedding_size": 256},
+        ),
+        Preset(
+            name="remedies",
+            summary="the ablation of remedies at full width, 20 passes over lowres, 3 seeds; for a GPU", seeds=3,
+            epochs={"lowres": 20.0, "highres": 120.0, "finetune": 20.0, "fused": 20.0, "own": 20.0}, plateau=3,
+            looks=10, detailed_seeds=3, sphere=(), remedies=Remedies(candidates=MORE_VALUES + WITH_ADAFACE),
+        ),
+        Preset(
+            name="remedies-faces",
+            summary="the ablation of remedies on some thousand real faces and two CPU cores: a quarter of the width, "
+            "360 steps of 32 faces, 3 seeds", seeds=3,
+            steps={"lowres": 360, "highres": 360, "finetune": 360, "fused": 360, "own": 360},
+            batch={"32": 32, "144": 32}, looks=0, detailed_seeds=3, sides=(8, 12, 16, 24, 36, 72, HR), sphere=(),
+            settings=_NARROW | {"embedding_size": 256}, remedies=Remedies(candidates=CANDIDATES),
         ),
     )
 }  # fmt: skip

@@ -71,13 +71,13 @@ def remedy_of(
     if REMEDY not in accuracy:
         return RemedyResult(probe_auc, {}, "undecided") if areas else None
     against = {
-        other: _against(other, accuracy, tar, units, areas, people, ranks or {})
+        other: criteria_of(REMEDY, other, accuracy, tar, units, areas, people, ranks or {})
         for other in AGAINST
         if other in accuracy
     }
     verdict = "undecided"
     if AGAINST[0] in against:
-        verdict = _verdict(against[AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
+        verdict = verdict_of(against[AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
     return RemedyResult(probe_auc, against, verdict)
 
 
@@ -92,7 +92,8 @@ def probe_areas(probes: Probes, identities: NDArray[np.int64]) -> dict[str, dict
     return result
 
 
-def _against(
+def criteria_of(
+    remedy: str,
     other: str,
     accuracy: Mapping[str, Outcomes],
     tar: Mapping[str, Estimate],
@@ -101,18 +102,20 @@ def _against(
     people: int,
     ranks: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Criterion]:
+    """The criterion's quantities of regime ``remedy`` against ``other``; the arguments are ``remedy_of``'s, with
+    ``areas`` of ``probe_areas`` and the number of ``people`` probed."""
     rows: dict[str, Criterion] = {}
-    for kind, area in areas.get(REMEDY, {}).items():
+    for kind, area in areas.get(remedy, {}).items():
         if kind in areas.get(other, {}):
             change = summarize(area.minus(areas[other][kind]), people, rate=False)
             low, high = change.interval
             rows[f"probe AUC, {kind}"] = Criterion(**vars(change), met=_met((-high, -low), 0.0))
-    change = summarize(tar[REMEDY].minus(tar[other]), units, rate=False)
+    change = summarize(tar[remedy].minus(tar[other]), units, rate=False)
     rows["TAR at FAR 1e-2, HR-LR"] = Criterion(**vars(change), met=_met(change.interval, 0.0))
-    change = summarize(accuracy[REMEDY].accuracy.minus(accuracy[other].accuracy), units, rate=False)
+    change = summarize(accuracy[remedy].accuracy.minus(accuracy[other].accuracy), units, rate=False)
     rows["accuracy, HR-HR"] = Criterion(**vars(change), met=_met(change.interval, TOLERATED))
-    if REMEDY in ranks and other in ranks:
-        rows["effective rank"] = _ratio(ranks[REMEDY], ranks[other])
+    if remedy in ranks and other in ranks:
+        rows["effective rank"] = _ratio(ranks[remedy], ranks[other])
     return rows
 
 
@@ -129,11 +132,17 @@ def _met(interval: Interval, bound: float) -> str:
     return "yes" if low > bound else "opposite" if high < bound else "no"
 
 
-def _verdict(rows: Mapping[str, Criterion], seeds: int) -> str:
-    deciding = [row.met for name, row in rows.items() if "LR36" not in name]  # on a degradation never trained on
+def deciding(quantity: str) -> bool:
+    """Whether a quantity decides: probes do on a degradation that was never trained on."""
+    return "LR36" not in quantity
+
+
+def verdict_of(rows: Mapping[str, Criterion], seeds: int) -> str:
+    """ "success", "failed" or "undecided"."""
+    met = [row.met for name, row in rows.items() if deciding(name)]
     probed = any(name.startswith("probe") for name in rows)
     if seeds < FEWEST_SEEDS or not probed:
         return "undecided"
-    if "opposite" in deciding:
+    if "opposite" in met:
         return "failed"
-    return "success" if all(met == "yes" for met in deciding) else "undecided"
+    return "success" if all(one == "yes" for one in met) else "undecided"

@@ -12,6 +12,7 @@ from hrfr_fast.reporting.page import EmbeddedImage, embedded, write_page
 from hrfr_fast.runtime.words import counted
 from hrfr_fast.study import report_tables
 from hrfr_fast.study.figures import CAPTIONS, write_figures
+from hrfr_fast.study.remedies import report as remedies_report
 from hrfr_fast.study.report_tables import percent, with_interval
 from hrfr_fast.study.results import ContrastResult, StudyFinding, StudyResults
 
@@ -30,7 +31,7 @@ def write_study_report(out: Path, results: StudyResults) -> Path:
         out / "report.html",
         TEMPLATE,
         title="Study",
-        question=QUESTION,
+        question=remedies_report.QUESTION if results.remedies else QUESTION,
         headline=_headline(results),
         cautions=list(_cautions(results)),
         synthetic=SYNTHETIC if results.data.synthetic else "",
@@ -40,6 +41,7 @@ def write_study_report(out: Path, results: StudyResults) -> Path:
         findings=[_finding(finding) for finding in results.claims],
         exploratory=_exploratory(results),
         remedy=_remedy(results),
+        remedies=remedies_report.section_of(results, out),
         images=_images(write_figures(out, results), results),
         regimes=list(results.regimes),
         analyses=_analyses(results, out),
@@ -55,7 +57,7 @@ def _images(drawn: dict[str, Path], results: StudyResults) -> dict[str, Embedded
         name: embedded(drawn[name], caption.split(".")[0], caption)
         for name, caption in CAPTIONS.items()
         if name in drawn
-    }
+    } | remedies_report.captioned(drawn)
     for label, regime in results.regimes.items():
         if (name := f"regime-{label}") in drawn:
             caption = f"{regime.summary}. Training loss, accuracy while training and ROC, one colour for each seed."
@@ -165,11 +167,16 @@ def _remedy(results: StudyResults) -> dict[str, Any] | None:
 
 
 def _analyses(results: StudyResults, out: Path) -> list[dict[str, Any]]:
+    taken = remedies_report.taken_figures(results)
     return [
         {
             "question": answer.question,
             "lines": answer.answer.splitlines(),
-            "images": [embedded(out / figure.file, answer.question, figure.caption) for figure in answer.figures],
+            "images": [
+                embedded(out / figure.file, answer.question, figure.caption)
+                for figure in answer.figures
+                if figure.file not in taken
+            ],
         }
         for answer in results.findings
     ]

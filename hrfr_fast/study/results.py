@@ -11,6 +11,7 @@ from typing import Any
 from hrfr_fast.evaluation.bootstrap import LEVEL
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.study.plan import APART
+from hrfr_fast.study.remedies.results import RemediesResult
 from hrfr_fast.study.remedy import RemedyResult
 from hrfr_fast.study.score import Identification
 from hrfr_fast.study.space import SpaceResult
@@ -235,6 +236,8 @@ class StudyResults:
     dose: list[DoseResult] | None = None
     space: SpaceResult | None = None
     remedy: RemedyResult | None = None
+    remedies: RemediesResult | None = None
+    """Of a study of remedies alone."""
     format: str = FORMAT
 
     def verified(self, *, apart: bool = True) -> dict[str, MainVerification]:
@@ -252,6 +255,8 @@ class StudyResults:
             values = {key: value for key, value in values.items() if value is not None}
         elif self.space is None:
             del values["space"]
+        if self.remedies is None:
+            values.pop("remedies", None)
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
 

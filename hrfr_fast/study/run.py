@@ -30,6 +30,8 @@ from hrfr_fast.study.execution import (
 )
 from hrfr_fast.study.plan import StudyPlan, make_plan
 from hrfr_fast.study.presets import preset_named
+from hrfr_fast.study.remedies.plan import Stages
+from hrfr_fast.study.remedies.stages import known_plan, run_stages
 from hrfr_fast.study.states import status
 
 HERE = "here"
@@ -51,7 +53,7 @@ def run_study(
     """Run, or continue, a study; returns its report.
 
     Args:
-        regimes: names, .toml files, or "all".
+        regimes: names, .toml files, or "all"; with a preset of remedies labels of those.
         data: directory written by ``hrfr-fast pack``.
         preset: a name or a .toml file, see ``presets.py``.
         seeds: how many; 0: as the preset says.
@@ -73,15 +75,27 @@ def run_study(
     if on != HERE:
         check_on(on)
     with directory_lock(plan.out), writing(plan.out, lambda: f"What is finished is kept, and {GO_ON}"):
-        # Refuses a run that does not fit before hours are spent.
-        states = {run.directory: status(run, plan.packed) for run in plan.runs}
         with StopFlag() as stop:
-            done = all(is_done(task_of(run, plan), plan.packed) for run in plan.runs)
-            with _executor(HERE if done else on, plan, threads_per_run, stop, show_progress) as executor:
-                execute_runs(plan, states, executor, stop, threads_per_run)
+
+            def execute_plan(part: StudyPlan) -> None:
+                _execute(part, on, threads_per_run, stop, show_progress)
+
+            if plan.preset.remedies:
+                plan = run_stages(stages_of(plan, regimes), execute_plan)
+            else:
+                execute_plan(plan)
             findings, unanswered = _analyse(plan, show_progress)
             stop_here(stop, plan)
         return _report(plan, findings, unanswered)
+
+
+def _execute(plan: StudyPlan, on: str, threads: int, stop: StopFlag, show_progress: bool) -> None:
+    """Train and score all runs of ``plan``, wherever they are to be executed."""
+    # Refuses a run that does not fit before hours are spent.
+    states = {run.directory: status(run, plan.packed) for run in plan.runs}
+    done = all(is_done(task_of(run, plan), plan.packed) for run in plan.runs)
+    with _executor(HERE if done else on, plan, threads, stop, show_progress) as executor:
+        execute_runs(plan, states, executor, stop, threads)
 
 
 @contextmanager
@@ -106,20 +120,40 @@ def planned(
     device: str = "auto",
     dose: bool = False,
 ) -> StudyPlan:
-    """The plan of ``run_study`` with the same arguments."""
-    return make_plan(regimes, preset_named(preset), open_packed(data), out, seeds=seeds, device=device, dose=dose)
+    """The plan of ``run_study`` with the same arguments; of remedies as far as it is known."""
+    chosen, packed = preset_named(preset), open_packed(data)
+    if chosen.remedies is None:
+        return make_plan(regimes, chosen, packed, out, seeds=seeds, device=device, dose=dose)
+    if dose:
+        raise UsageError(f"preset {chosen.name} compares remedies; --dose is for a study of regimes")
+    if seeds < 0:
+        raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
+    numbers = tuple(range(seeds or chosen.seeds))
+    return known_plan(Stages(chosen, packed, Path(out), numbers, device, _wanted(regimes)))
+
+
+def stages_of(plan: StudyPlan, regimes: list[str]) -> Stages:
+    """The stages of the study of remedies that ``plan`` is of. ``regimes``: see ``run_study``."""
+    return Stages(plan.preset, plan.packed, plan.out, plan.seeds, plan.device, _wanted(regimes))
+
+
+def _wanted(regimes: list[str]) -> tuple[str, ...]:
+    """Labels of remedies; none where all are wanted."""
+    return () if "all" in regimes else tuple(regimes)
 
 
 def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[str, str]]:
     """Answers of the embedding analyses for the preset's regimes, first seed; question -> why it has no answer."""
     from hrfr_fast.analysis.run import QUESTIONS, IncompleteAnalysis, analyze
 
-    labels = [label for label in plan.preset.analysed if label in plan.labels]
+    labels = [label for label in plan.shown or plan.preset.analysed if label in plan.labels]
     chosen: list[str | Path] = [plan.of(label)[0].directory for label in labels]
     # Filter kernels of one seed start equal; those of a second seed show how similar training alone makes them.
     kernels: list[str | Path] = [run.directory for label in labels[:2] for run in plan.of(label)[:2]]
     spheres: list[str | Path] = [run.directory for run in plan.runs if run.stage == "sphere"]
     other_questions = [question for question in QUESTIONS if question != "kernels"]
+    if plan.preset.remedies:  # the maps of the space, and the pairs that changed sides
+        other_questions, kernels, spheres = ["resolution_gap", "failures"], [], []
     findings: list[Finding] = []
     unanswered: dict[str, str] = {}
     for runs, folder, questions in (

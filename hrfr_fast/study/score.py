@@ -88,7 +88,7 @@ def main_pairs(packed: Packed) -> PairSet | None:
 
 def score_run(
     run: Path, packed: Packed, compute: "Compute", *, resolutions: tuple[int, ...] = (), identify: bool = False,
-    probe: bool = False,
+    probe: bool = False, align: bool = True,
 ) -> RunScores:  # fmt: skip
     """Embed the test faces with ``run``'s last checkpoint, unless the same was done before.
 
@@ -96,12 +96,13 @@ def score_run(
         resolutions: of the accuracy-by-resolution curve, in pixels, 0 for the faces as they are; none: no curve.
         identify: 1:N identification on highres_eval.
         probe: the classifier that guesses the true resolution, and the embedding space.
+        align: the embedding space after alignment, too, which takes long.
     """
     from hrfr_fast.evaluation.evaluate import load_backbone
     from hrfr_fast.model.checkpoint import weights_path
 
     weights = weights_path(run)
-    asked = _asked(weights, packed, resolutions, identify, probe)
+    asked = _asked(weights, packed, resolutions, identify, probe, align)
     known = read_run_scores(run, asked)
     if known is not None:
         return known
@@ -109,7 +110,7 @@ def score_run(
     size = metadata["backbone"]["input_size"]
     arrays = _pair_arrays(backbone, size, packed, compute, resolutions)
     if probe:
-        arrays |= _probe_arrays(backbone, size, packed, compute)
+        arrays |= _probe_arrays(backbone, size, packed, compute, align)
     ranks = _identify(backbone, size, packed, compute) if identify else None
     with atomic_write(run / "scores.npz") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -119,19 +120,22 @@ def score_run(
 
 
 def is_scored(
-    run: Path, packed: Packed, *, resolutions: tuple[int, ...] = (), identify: bool = False, probe: bool = False
-) -> bool:
+    run: Path, packed: Packed, *, resolutions: tuple[int, ...] = (), identify: bool = False, probe: bool = False,
+    align: bool = True,
+) -> bool:  # fmt: skip
     """Whether ``score_run`` with the same arguments would find its work done."""
     from hrfr_fast.model.checkpoint import weights_path
 
-    return read_run_scores(run, _asked(weights_path(run), packed, resolutions, identify, probe)) is not None
+    return read_run_scores(run, _asked(weights_path(run), packed, resolutions, identify, probe, align)) is not None
 
 
-def _asked(weights: Path, packed: Packed, resolutions: tuple[int, ...], identify: bool, probe: bool) -> dict[str, Any]:
+def _asked(
+    weights: Path, packed: Packed, resolutions: tuple[int, ...], identify: bool, probe: bool, align: bool
+) -> dict[str, Any]:
     """What scores are of, as ``judged.json`` keeps it."""
     return {
         "format": FORMAT, "weights": file_digest(weights), "data": packed.digest, "sides": list(resolutions),
-        "identify": identify, "probe": probe,
+        "identify": identify, "probe": probe, **({} if align else {"align": False}),
     }  # fmt: skip
 
 
@@ -178,7 +182,7 @@ def _pair_arrays(
 
 
 def _probe_arrays(
-    backbone: "nn.Module", size: int, packed: Packed, compute: "Compute"
+    backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", align: bool
 ) -> dict[str, NDArray[np.float64]]:
     """Embedding space; linear and kNN probes trained on LR36, tested on it and on a degradation never trained on."""
     from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
@@ -199,7 +203,7 @@ def _probe_arrays(
         for name, tested in (("LR36", low), (HELD_OUT.name, np.concatenate(unseen))):
             found = probe(high, low, faces.labels, kind=kind, tested_lr=tested, resamples=0)
             arrays[f"probe/{kind} {name}"] = found.scores
-    space = arrays_of(high, low, faces.labels, compute.device)
+    space = arrays_of(high, low, faces.labels, compute.device, align=align)
     return arrays | {f"space/{name}": values for name, values in space.items()}
 
 

@@ -62,18 +62,21 @@ def arrays_of(
     low: NDArray[np.floating],
     identities: NDArray[np.int64],
     device: "torch.device | str" = "cpu",
+    *,
+    align: bool = True,
 ) -> dict[str, NDArray[np.float64]]:
     """The arrays that are kept of one run's embedding space.
 
     Args:
         high, low: [N, D] unit rows, the images as they are and shrunk to 36 px and back.
         identities: int64 [N].
+        align: fit maps of one view onto the other, too.
 
     Returns:
         "across": HR-LR cosines of all pairs of ``identity_pairs``; "pairs <method>": those of the tested half after
         mapping; "views <method>": the probe's confidence in low resolution there, [2N']; "effective rank": [1].
-        Empty where no identity has two images; without enough identities to fit on half of them the first and the
-        last alone.
+        Empty where no identity has two images; without ``align``, or enough identities to fit on half of them, the
+        first and the last alone.
     """
     from hrfr_fast.analysis.maps import unit
     from hrfr_fast.analysis.resolution_gap import probe
@@ -83,7 +86,7 @@ def arrays_of(
         return {}
     pairs = identity_pairs(identities, ordered=True)
     arrays = {"across": pairs.cosines(high, low), "effective rank": np.array([effective_rank(high)])}
-    if not _divisible(identities):
+    if not align or not _divisible(identities):
         return arrays
     fitted = fitting_half(identities)
     tested = identity_pairs(identities[~fitted], ordered=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.files import write_bytes, write_json
+from hrfr_fast.study.remedies.tables import csv_rows
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.summary import Interval, Summary
 
@@ -25,7 +26,8 @@ def write_tables(results: StudyResults, out: Path) -> None:
 
 def tables(results: StudyResults) -> dict[str, Rows]:
     """Every table as flat rows, by name."""
-    return _of_regimes(results) | _of_comparisons(results)
+    of_remedies = csv_rows(results.remedies) if results.remedies else {}
+    return _of_regimes(results) | _of_comparisons(results) | of_remedies
 
 
 def _of_regimes(results: StudyResults) -> dict[str, Rows]:

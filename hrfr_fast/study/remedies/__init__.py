@@ -1,0 +1,1 @@
+"""A study of remedies: tuned and chosen on development pairs alone, then judged once on the test pairs."""

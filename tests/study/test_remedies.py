@@ -1,0 +1,296 @@
+"""Remedies: how they are put together, chosen, calibrated and judged, on made numbers; then a tiny study of them."""
+
+import importlib
+import json
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
+from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.pack import pack
+from hrfr_fast.regimes import regime_named
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.settings import DegradationSettings
+from hrfr_fast.study import execution
+from hrfr_fast.study.candidates import Candidate, Remedies
+from hrfr_fast.study.presets import PRESETS
+from hrfr_fast.study.remedies import judge
+from hrfr_fast.study.remedies.calibration import calibration
+from hrfr_fast.study.remedies.choice import ranking, read_choice
+from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
+from hrfr_fast.study.remedies.plan import Stages
+from hrfr_fast.study.remedies.results import Choice, Evidence
+from hrfr_fast.study.remedies.stages import match_to_native, read_known
+from hrfr_fast.study.report import write_study_report
+from hrfr_fast.study.results import StudyResults
+from hrfr_fast.study.run import planned, run_study
+
+pytest.importorskip("sklearn.metrics")  # of the probes, now: it sets variables of the environment
+
+BASE = regime_named("highlow144")
+
+
+def remedy(name, **settings):
+    return Remedy(name, regime_named(name), settings)
+
+
+def test_two_remedies_together_have_the_fields_of_both():
+    found = combine(BASE, [remedy("remedy-contrast"), remedy("crossres144", head="adaface")])
+    assert found.regime is not None and found.settings == {"head": "adaface"}
+    one, other = regime_named("remedy-contrast"), regime_named("crossres144")
+    assert (found.regime.contrast, found.regime.consistency) == (one.contrast, other.consistency)
+    assert found.regime.second_view and found.regime.highres_share == other.highres_share
+    assert found.regime.sources == BASE.sources and found.regime.budget == BASE.budget
+
+
+def test_remedies_that_contradict_or_add_nothing_are_not_put_together():
+    contrast = regime_named("remedy-contrast")
+    stronger = Remedy("stronger", contrast.replaced(name="stronger", contrast=0.7), {})
+    refused = combine(BASE, [remedy("remedy-contrast"), stronger])
+    assert refused.regime is None and "two values of contrast: 0.2 and 0.7" in refused.why_not
+    views = remedy("crossres144-views")
+    assert "together are crossres144" in combine(BASE, [views, remedy("crossres144")]).why_not
+    found, why = first_that_fits(BASE, [remedy("remedy-contrast"), views, stronger, remedy("crossres144")], 2)
+    assert found is not None and found.parts == ("remedy-contrast", "crossres144"), "ranks 0 + 3 before 1 + 2"
+    assert len(why) == 3 - 1 and all(why)
+
+
+def test_candidates_are_checked():
+    with pytest.raises(UsageError, match="no regime is called 'nothing'"):
+        Candidate(regime="nothing")
+    with pytest.raises(UsageError, match="consistency needs second_view"):
+        Candidate(regime="highlow144", label="mine", trials=({"consistency": 1.0},))
+    with pytest.raises(UsageError, match="twice"):
+        Remedies(candidates=(Candidate(regime="crossres144"), Candidate(regime="crossres144")))
+    with pytest.raises(UsageError, match="label of its own"):
+        Candidate(regime="crossres144", changes={"consistency": 2.0}).variants()
+    variants = Candidate(regime="crossres144", trials=({"consistency": 2.0},)).variants()
+    assert [label for label, _ in variants] == ["crossres144", "crossres144-try1"]
+    assert variants[0][1] == regime_named("crossres144") and variants[1][1].consistency == 2.0
+    for preset in PRESETS.values():  # every control is a candidate
+        names = [one.name for one in preset.remedies.candidates] if preset.remedies else []
+        assert {one.control for one in (preset.remedies.candidates if names else ())} <= {"", *names}
+
+
+class MadePairs(NamedTuple):
+    """What ``calibration`` reads of a pair set."""
+
+    same: np.ndarray
+    identities: np.ndarray
+
+    def __len__(self):
+        return len(self.same)
+
+
+def test_one_threshold_has_the_far_that_counting_gives():
+    rng = np.random.default_rng(0)
+    same = np.arange(600) < 300
+    people = rng.integers(0, 80, 1200).astype(np.int32)
+    people[1::2][same] = people[0::2][same]
+    views = {name: np.round(rng.normal(0.3 * same + shift, 0.2), 3) for name, shift in (("12", 0.2), ("144", 0.0))}
+    pairs = MadePairs(same, people)
+    across = {"HR-LR36": views["144"]}
+    found = calibration({0: views | across, 1: views | across}, pairs, "144", far=0.05, resamples=200)
+    for on, chosen in (("all", ["12", "144"]), ("sharp", ["144"])):
+        impostors = np.sort(np.concatenate([views[name][~same] for name in chosen]))[::-1]
+        lowest = min(score for score in impostors if (impostors >= score).mean() <= 0.05 + 1e-12)
+        threshold = (lowest + impostors[impostors < lowest].max()) / 2
+        for name in views:
+            far, frr = found[on].far[name], found[on].frr[name]
+            assert far.values == pytest.approx([(views[name][~same] >= threshold).mean()] * 2)
+            assert frr.values == pytest.approx([(views[name][same] < threshold).mean()] * 2)
+        spread = found[on].far["12"].values - found[on].far["144"].values
+        assert found[on].spread.values == pytest.approx(np.abs(spread)) and spread[0] > 0.02, "not calibrated"
+        low, high = np.quantile(found[on].far["12"].resampled[:, 0], [0.025, 0.975])
+        assert low < found[on].far["12"].values[0] < high
+
+
+def made(gains, spread=0.002, seeds=3, resamples=400):
+    """Estimates of a base and of remedies that are ``gains`` better, label -> estimate."""
+    rng = np.random.default_rng(1)
+    base = 0.6 + rng.normal(0, 0.02, (resamples, seeds))
+    found = {"base": Estimate(tuple(range(seeds)), np.full(seeds, 0.6), base)}
+    for label, gain in gains.items():
+        noise = rng.normal(0, spread, seeds)
+        change = gain + noise + rng.normal(0, spread, (resamples, 1))
+        found[label] = Estimate(tuple(range(seeds)), 0.6 + gain + noise, base + change)
+    return found
+
+
+def measured(probe, tar, accuracy, ranks=None):
+    areas = {label: {"linear LR56-Lanczos": one} for label, one in made(probe).items()}
+    outcomes = {label: Outcomes(np.zeros((1, 3)), one) for label, one in made(accuracy).items()}
+    return judge.Measured(outcomes, made(tar), areas, ranks or {}, 200, 200)
+
+
+def test_a_remedy_succeeds_where_every_part_holds_after_holm():
+    found = measured(
+        probe={"good": -0.2, "half": -0.2, "bad": 0.2}, tar={"good": 0.1, "half": 0.0, "bad": 0.1},
+        accuracy={"good": 0.01, "half": 0.01, "bad": 0.01},
+    )  # fmt: skip
+    rows = judge.verdicts(found, "base", {"good": "half", "half": "", "bad": "not there"}, family=5)
+    assert [row.verdict for row in rows] == ["success", "undecided", "failed"]
+    assert [row.p_holm for row in rows] == holm([row.p for row in rows], 5)
+    assert list(rows[0].against) == ["base", "half"] and list(rows[2].against) == ["base"]
+    assert rows[2].p == 1.0, "the probe went the wrong way"
+    weak = measured(probe={"r": -0.2}, tar={"r": 0.007}, accuracy={"r": 0.01})
+    alone, among_many = (judge.verdicts(weak, "base", {"r": ""}, family=family)[0] for family in (1, 100))
+    assert alone.verdict == "success" and among_many.verdict == "undecided", (alone.p, among_many.p_holm)
+    assert 0 < rows[0].detectable[judge.TAR] < rows[0].against["base"][judge.TAR].value
+    best = judge.recommended(rows, ["bad", "half", "good"])
+    text = judge.statement(rows, "base", best, 200, 3, "identities")
+    assert best == "good" and text.startswith("Recommended: good")
+    none = judge.statement(rows[1:], "base", "", 200, 3, "identities")
+    assert "failed: bad; undecided: half" in none and "smallest changes" in none and "four times out of five" in none
+
+
+def test_a_collapsed_space_or_a_loss_beyond_half_a_point_is_no_success():
+    lost = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": -0.03})
+    assert judge.verdicts(lost, "base", {"r": ""}, family=1)[0].verdict == "failed"
+    ranks = {"base": {str(seed): 20.0 for seed in range(3)}, "r": {"0": 20.0, "1": 20.0, "2": 9.0}}
+    collapsed = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": 0.01}, ranks=ranks)
+    (row,) = judge.verdicts(collapsed, "base", {"r": ""}, family=1)
+    assert row.verdict == "failed" and row.p == 1.0
+
+
+def test_the_best_score_comes_first_and_what_is_out_does_not_come(tmp_path):
+    evidence = [
+        Evidence("a", {}, 1.0, 0.1, ""),
+        Evidence("b", {}, 0.4, 0.9, "collapsed"),
+        Evidence("c", {}, 1, 0.3, ""),
+    ]
+    assert ranking(evidence) == ["c", "a"]
+    choice = Choice("rule", "now", "data", "base", [0], {"a 0": "digest"}, evidence, ["c", "a"], [], ["why"])
+    choice.save(tmp_path / "choice.json")
+    assert read_choice(tmp_path / "choice.json") == choice
+    assert read_choice(tmp_path / "none.json") is None
+    (tmp_path / "choice.json").write_text("{}")
+    with pytest.raises(UsageError, match="cannot be read as a choice"):
+        read_choice(tmp_path / "choice.json")
+
+
+PRESET = """
+base = "cpu-small"
+seeds = 1
+batch = {32 = 16, 144 = 8}
+steps = {lowres = 3, highres = 3, own = 3}
+looks = 1
+sides = [12, 0]
+sphere = []
+settings = {width = 8, embedding_size = 16, log_every = 1}
+[remedies]
+match = false
+[[remedies.candidates]]
+regime = "crossres144-views"
+[[remedies.candidates]]
+regime = "crossres144"
+control = "crossres144-views"
+[[remedies.candidates]]
+regime = "highlow144"
+label = "adaface"
+settings = {head = "adaface"}
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tiny_tree, tmp_path_factory):
+    """Packed data, preset and directory of a study of remedies; whether the choice was there whenever tests were."""
+    root = tmp_path_factory.mktemp("remedies")
+    pack(tiny_tree, root / "packed", workers=1, dev_identities=4, show_progress=False)
+    (root / "brief.toml").write_text(PRESET)
+    scored = []
+    original = execution.score_run
+
+    def score_run(run, *arguments, **options):
+        scored.append((root / "study" / "choice.json").exists())
+        return original(run, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "score_run", score_run)
+        run_study(
+            ["all"], root / "packed", root / "study", preset=str(root / "brief.toml"), device="cpu",
+            show_progress=False,
+        )  # fmt: skip
+    return root, scored
+
+
+def test_no_test_pair_is_looked_at_before_the_choice_is_written(study):
+    root, scored = study
+    assert len(scored) >= 4 and all(scored)
+    files = root.glob("study/runs/*/*/metrics.jsonl")
+    lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {line["pairs_kind"] for line in lines if line["kind"] == "verification"} == {"development"}
+    choice = read_choice(root / "study" / "choice.json")
+    assert {one.label for one in choice.evidence} == {"crossres144-views", "crossres144", "adaface"}
+    assert set(choice.ranking) <= {one.label for one in choice.evidence}
+
+
+def test_the_report_of_remedies_shows_what_was_found(study, tmp_path):
+    root, _ = study
+    values = json.loads((root / "study" / "results.json").read_text())
+    assert StudyResults.from_json(values).to_json() == values
+    judged = {row["label"]: row for row in values["remedies"]["judged"]}
+    assert {row["verdict"] for row in judged.values()} == {"undecided"}, "one seed decides nothing"
+    assert list(judged["crossres144"]["against"]) == ["highlow144", "crossres144-views"]
+    assert judged["adaface"]["cost"]["parameters"] == 1.0 and judged["adaface"]["cost"]["training_time"] > 0
+    page = (root / "study" / "report.html").read_text()
+    assert values["remedies"]["statement"] in page and "It takes at least 3 seeds" in page
+    assert "failures-highlow144-" in " ".join(figure["file"] for row in values["findings"] for figure in row["figures"])
+    assert "Findings to reproduce" not in page and "HR-LR36" in page
+    evil = "<script>alert(1)</script>"
+    values["remedies"]["judged"][0] |= {"summary": evil}
+    values["remedies"]["choice"]["refused"] = [evil]
+    values["remedies"]["statement"] = evil
+    for name in ("runs", "analysis"):
+        (tmp_path / name).symlink_to(root / "study" / name)
+    page = write_study_report(tmp_path, StudyResults.from_json(values)).read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 3
+
+
+def test_the_same_command_reuses_the_choice(study):
+    root, _ = study
+    arguments = (["all"], root / "packed", root / "study")
+    before = (root / "study" / "choice.json").read_bytes()
+    plan = planned(*arguments, preset=str(root / "brief.toml"), device="cpu")
+    assert all((run.directory / "checkpoints" / "last.safetensors").exists() for run in plan.runs)
+    assert open_packed(root / "packed").digest == json.loads(before)["data_digest"]
+    with pytest.raises(UsageError, match="no remedy 'highres32'"):
+        planned(["highres32"], root / "packed", root / "study", preset=str(root / "brief.toml"))
+    with pytest.raises(UsageError, match="--dose is for a study of regimes"):
+        planned(*arguments, preset=str(root / "brief.toml"), dose=True)
+
+
+def test_a_study_of_remedies_needs_development_pairs(tiny_packed, tmp_path):
+    (tmp_path / "brief.toml").write_text(PRESET)
+    with pytest.raises(UsageError, match="no development pairs of highres"):
+        run_study(["all"], tiny_packed, tmp_path / "study", preset=str(tmp_path / "brief.toml"), device="cpu")
+
+
+def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_probes_view_unseen(study, monkeypatch):
+    """Its settings are written with their evidence, and the filter of the tested view is not among them."""
+    root, _ = study
+    matching = importlib.import_module("hrfr_fast.analysis.degradation_match")
+    auc = SimpleNamespace(mean=0.6, error=0.02)
+    found = SimpleNamespace(
+        settings=DegradationSettings(down="lanczos:2,box,cubic:0", noise_max=7.0), searched={"matched": auc},
+        held_out={"matched": auc},
+    )  # fmt: skip
+    monkeypatch.setattr(matching, "match_degradation", lambda *_, **__: found)
+    preset = PRESETS["remedies-faces"]
+    out = root / "matched"
+    stages = Stages(preset, open_packed(root / "packed"), out, (0,), "cpu")
+    base = root / "study" / "runs" / "seed0" / "highlow144"
+    plan = SimpleNamespace(of=lambda label: [SimpleNamespace(directory=base)])
+    out.mkdir()
+    settings = match_to_native(stages, plan)
+    assert settings["down"] == "box" and settings["noise_max"] == 7.0
+    assert read_known(stages).degradation == settings
+    runs = {run.label: run for run in stages.judged(settings, {}).runs}
+    assert runs["matched-views"].settings.degradation.noise_max == 7.0
+    assert runs["matched-views"].settings.degradation.down == "box"
+    assert runs["crossres144-views"].settings.degradation == DegradationSettings()
+    assert {run.settings.logging.verify_on for run in runs.values()} == {"development"}
+    assert "highres144" in runs and list(runs)[0] == "highlow144", "the teacher is trained, too"
