@@ -98,3 +98,12 @@ def test_the_regime_of_the_how_to_page_can_be_loaded(tmp_path):
 
 def test_the_preset_behind_the_picture_can_be_loaded():
     assert load_preset(ROOT / "docs" / "assets" / "example-study.toml").seeds >= 2
+
+
+def test_the_preset_of_remedies_on_its_page_can_be_loaded(tmp_path):
+    page = (ROOT / "docs" / "how-to" / "remedies.md").read_text(encoding="utf-8")
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block
+    (tmp_path / "mine.toml").write_text(block[1], encoding="utf-8")
+    remedies = load_preset(tmp_path / "mine.toml").remedies
+    assert remedies and [candidate.name for candidate in remedies.candidates][-1] == "adaface"
