@@ -233,8 +233,10 @@ def study(
     report = run_study(
         names, data, out, preset=preset, seeds=seeds, device=device, dose=dose, on=on, threads_per_run=threads_per_run
     )
-    contrasts = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))["contrasts"]
-    for one in contrasts:
+    results = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))
+    if "remedies" in results:
+        typer.echo(results["remedies"]["statement"])
+    for one in results["contrasts"]:
         if one["fixed"]:
             typer.echo(one["sentence"])
     typer.echo(f"report: {report}")

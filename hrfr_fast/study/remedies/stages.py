@@ -74,7 +74,8 @@ def known_plan(stages: Stages) -> StudyPlan:
     if trials is None:
         return plan
     labels = set(plan.labels)
-    return replace(plan, runs=(*(run for run in trials.runs if run.label not in labels), *plan.runs))
+    # After the base, by which a dry run estimates the time: files of the regimes that are tried are not there yet.
+    return replace(plan, runs=(*plan.runs, *(run for run in trials.runs if run.label not in labels)))
 
 
 def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
