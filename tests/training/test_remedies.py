@@ -220,6 +220,16 @@ def test_faces_are_embedded_by_their_recorded_resolution(normalised, tiny_packed
     assert domains_of(backbone).of_all == ""
 
 
+def test_training_rows_are_told_apart_as_the_stream_composes_them(settings, tmp_path):
+    """Every micro-batch: as many native rows in front as the network was told, then sharp and degraded of one face."""
+    setup = build(settings.replaced(regime="remedy-norm", batch_size=16, accumulate=2, out=str(tmp_path / "run")))
+    domains, spec = domains_of(setup.backbone), setup.stream.batch_spec(16)
+    assert (domains.native, domains.pairs, domains.of_all) == (4, 2, "")
+    for labels in spec.labels.reshape(2, 8):
+        high = labels >= setup.stream.splits[0].identities
+        assert high.tolist() == [False] * 4 + [True] * 4 and (labels[4::2] == labels[5::2]).all()
+
+
 def test_the_price_of_a_wrong_flag_is_reported(normalised):
     for result in evaluate(normalised.run, device="cpu").values():
         found = result.to_json()
