@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 CANDIDATES, NEIGHBOURS, KEPT_SHARE = 27, 9, 3
 """Random candidates, the published ranges among them; neighbours of the best; one in so many goes on to the next
 round, which has so many times the pictures."""
+REST = "both at half size"
+"""Name of the AUC between the two sets of faces where neither shows its own resolution."""
+FEWEST_PICTURES = 100
+"""Of each resolution in a round, where there are as many: the AUC of fewer says little."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class MatchedDegradation:
 
     settings: DegradationSettings
     searched: dict[str, Auc]
-    """On the identities that the search used: "downsampling" (the run's second view), "published" (the default ranges)
-    and "matched"."""
+    """On the identities that the search used: "downsampling" (the run's second view), "published" (the default ranges),
+    "matched", and REST, which no degradation can take away."""
     held_out: dict[str, Auc]
     """The same on the other half of the identities."""
     candidates: int
@@ -113,7 +117,7 @@ def match_degradation(
         ]  # fmt: skip
         chosen = _search(halves[0], native.split.size / sharp.split.size, candidates, neighbours, seed)
         shown = _compared(model.settings, chosen)
-        searched, held_out = ({name: half.auc(view) for name, view in shown.items()} for half in halves)
+        searched, held_out = (half.all(shown) for half in halves)
     counts = (len(sharp.records), len(native.records))
     matched = MatchedDegradation(chosen, searched, held_out, candidates + neighbours, counts, notes)
     for line in notes:
@@ -158,10 +162,22 @@ class _Half:
 
     def auc(self, view: Drawn, share: float = 1.0, stage: str = "chosen") -> Auc:
         """How well a probe tells the native faces from the sharp ones in ``view``, on a ``share`` of the pictures."""
-        rows, some = (order[: max(20, round(share * len(order)))] for order in (self._native_order, self._sharp_order))
+        orders, fewest = (self._native_order, self._sharp_order), FEWEST_PICTURES
+        rows, some = (order[: max(fewest, round(share * len(order)))] for order in orders)
         sharp = self.sharp.chosen(some)
         shown = self._embedded(sharp, view, stage)
         return probe_auc(self._native[rows], self.native.identities[rows], shown, sharp.identities, self.seed)
+
+    def all(self, shown: dict[str, Drawn]) -> dict[str, Auc]:
+        """The AUC of each view, and REST."""
+        return {name: self.auc(view) for name, view in shown.items()} | {REST: self.rest()}
+
+    def rest(self) -> Auc:
+        """The same where native and sharp faces are both downsampled to half the native size: what is left tells the
+        two sets of people and cameras apart, and no degradation can take it away."""
+        view = SecondView(self.native.split.size // 2, self.native.split.size // 2, ("cubic",))
+        native, sharp = (self._embedded(faces, view, "both sets") for faces in (self.native, self.sharp))
+        return probe_auc(native, self.native.identities, sharp, self.sharp.identities, self.seed)
 
     def _embedded(self, faces: Faces, view: Drawn | None, stage: str) -> NDArray[np.float32]:
         from hrfr_fast.evaluation.embedding import embed
@@ -187,6 +203,8 @@ def _search(half: _Half, side: float, candidates: int, neighbours: int, seed: in
     if neighbours:
         near = [neighbour(random, finalists[0][1], side) for _ in range(neighbours)]
         finalists += _halved(half, near, "near the best")
+    published = DegradationSettings()  # a small round may have dropped it: what is chosen is no worse
+    finalists.append((half.auc(NativeView(published)).distance, published))
     return min(finalists, key=lambda one: one[0])[1]
 
 

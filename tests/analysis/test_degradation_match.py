@@ -9,7 +9,7 @@ import torch
 
 from hrfr_fast.analysis.degradation_candidates import neighbour, random_candidate
 from hrfr_fast.analysis.degradation_faces import development_faces, probe_auc
-from hrfr_fast.analysis.degradation_match import match_degradation
+from hrfr_fast.analysis.degradation_match import REST, match_degradation
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
@@ -57,7 +57,7 @@ def test_it_writes_settings_with_their_evidence_and_the_same_again(packed_with_d
     assert match_degradation(packed_with_development, run, **options) == matched
     assert TrainSettings(degradation=str(out)).degradation == matched.settings
     evidence = tomllib.loads(out.read_text())["evidence"]
-    assert evidence["candidates"] == 6 and set(evidence["searched"]) == {"downsampling", "published", "matched"}
+    assert evidence["candidates"] == 6 and set(evidence["searched"]) == {"downsampling", "published", "matched", REST}
     for half in (matched.searched, matched.held_out):
         assert all(0 <= auc.mean <= 1 and auc.error >= 0 for auc in half.values())
     assert matched.searched["matched"].distance <= matched.searched["published"].distance + 1e-9
