@@ -57,9 +57,17 @@ class MatchedDegradation:
     """Sharp and native development pictures."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def nothing_to_match(self) -> bool:
+        """Whether plain downsampling is told from native faces no better, within two standard errors, than the two sets
+        are where neither shows its own resolution: the order of the other numbers is then noise."""
+        plain, rest = self.held_out["downsampling"], self.held_out[REST]
+        return plain.distance <= rest.distance + 2 * float(np.hypot(plain.error, rest.error))
+
     def save(self, path: str | Path) -> None:
         """Write as a TOML file for ``train --degradation``, with the evidence beside the settings."""
         evidence: dict[str, Any] = {"candidates": self.candidates, "notes": list(self.notes)}
+        evidence["nothing_to_match"] = self.nothing_to_match
         evidence |= {"sharp_pictures": self.pictures[0], "native_pictures": self.pictures[1]}
         for half, values in (("searched", self.searched), ("held_out", self.held_out)):
             evidence[half] = {name: {"auc": auc.mean, "standard_error": auc.error} for name, auc in values.items()}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hrfr_fast.analysis.degradation_candidates import neighbour, random_candidate
-from hrfr_fast.analysis.degradation_faces import development_faces, probe_auc
-from hrfr_fast.analysis.degradation_match import REST, match_degradation
+from hrfr_fast.analysis.degradation_faces import Auc, development_faces, probe_auc
+from hrfr_fast.analysis.degradation_match import REST, MatchedDegradation, match_degradation
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
@@ -61,6 +61,15 @@ def test_it_writes_settings_with_their_evidence_and_the_same_again(packed_with_d
     for half in (matched.searched, matched.held_out):
         assert all(0 <= auc.mean <= 1 and auc.error >= 0 for auc in half.values())
     assert matched.searched["matched"].distance <= matched.searched["published"].distance + 1e-9
+
+
+def test_what_no_degradation_takes_away_is_the_measure_of_the_rest():
+    def matched(plain, rest):
+        held_out = {"downsampling": Auc(plain, 0.02), REST: Auc(rest, 0.02)}
+        return MatchedDegradation(DegradationSettings(), {}, held_out, 2, (10, 10))
+
+    assert matched(0.9, 0.89).nothing_to_match and matched(0.55, 0.5).nothing_to_match
+    assert not matched(0.9, 0.6).nothing_to_match
 
 
 def test_only_development_pictures_are_read(packed_with_development):
