@@ -14,6 +14,7 @@ from hrfr_fast.engines.base import Batch
 from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.rank_failures import is_lost_connection
+from hrfr_fast.training.clipping import clip_in_step, clips_in_step, forget
 from hrfr_fast.training.compiling import use_lasting_cache
 from hrfr_fast.training.cuda_graph import WARM_UP, WARM_UP_OF_RANKS, StepGraph, learning_rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
@@ -125,13 +126,17 @@ class TrainStep:
 
         if isinstance(self.objective, torch.nn.Module):
             self.parallel.average_buffers([self.objective])  # AdaFace's averages, which the next step's loss reads
-        if self.clip_gradient or self._gradients.peers:
+        in_step = bool(self.clip_gradient) and not self._gradients.peers and clips_in_step(self.optimizer)
+        if (self.clip_gradient and not in_step) or self._gradients.peers:
             self.scaler.unscale_(self.optimizer)
             self._gradients.share_overflow(self.optimizer, self.scaler)
-        if self.clip_gradient:
+        if in_step:
+            clip_in_step(self.optimizer, self.scaler, self.clip_gradient)
+        elif self.clip_gradient:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             self._gradients.clip(parameters, self.clip_gradient)
         self.scaler.step(self.optimizer)  # with a fused optimiser the device decides whether a step is skipped
+        forget(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
