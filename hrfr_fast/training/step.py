@@ -50,6 +50,7 @@ class TrainStep:
         graphs: capture the whole step as a CUDA graph; auto, on or off as before.
         parallel: the exchanges with other ranks, each of which takes the step on its share of the batch. The loss that
             a call returns is that of this rank's share.
+        choose: settles, before anything is prepared, what ``auto`` leaves open, as ``fastest_way.choose_way`` does.
         say: told what is prepared, how long it took, and what could not be.
     """
 
@@ -66,6 +67,7 @@ class TrainStep:
         compile: str = "off",
         graphs: str = "off",
         parallel: "DataParallel | None" = None,
+        choose: "Callable[[TrainStep, Batch], None] | None" = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         from torch import nn
@@ -77,11 +79,11 @@ class TrainStep:
         self.scaler, self.compute = scaler, compute
         self.accumulate, self.clip_gradient = accumulate, clip_gradient
         self.compile, self.graphs, self.say = compile, graphs, say
-        self._parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
-        self._modules = [module for part in self._parts for module in part.modules()]
-        self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
-        self.parallel = parallel or DataParallel()
-        self._rows, self._gradients = SampledRows(objective), ShardedGradients(self._parts)
+        self.trained_parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
+        self._modules = [module for part in self.trained_parts for module in part.modules()]
+        self._parameters = [parameter for part in self.trained_parts for parameter in part.parameters()]
+        self.parallel, self._choose = parallel or DataParallel(), choose
+        self._rows, self._gradients = SampledRows(objective), ShardedGradients(self.trained_parts)
         self._not_compiled()
         self._graph: StepGraph | None = None
         self._state: tuple[bool, ...] = ()
@@ -155,6 +157,9 @@ class TrainStep:
         """Compile and capture, where that is still to be done; a call does it too."""
         if not self.prepares_next:
             return
+        if self._choose is not None:
+            choose, self._choose = self._choose, None
+            choose(self, batch)
         if self.compile != "off" and self._forward is self._wrapped[0]:
             self._compile(batch)
         self._graph = None  # gives its memory back before another is captured
@@ -165,6 +170,25 @@ class TrainStep:
                 if self.compile != "off":
                     self._compile(batch)
         self._state = self._modes()
+
+    def executed(self, compile: str, graphs: str) -> "TrainStep":
+        """The same step on the same model, executed in another way, whose preparation says nothing."""
+        return TrainStep(
+            self.backbone, self.objective, self.optimizer, self.scaler, self.compute, accumulate=self.accumulate,
+            clip_gradient=self.clip_gradient, compile=compile, graphs=graphs, parallel=self.parallel,
+        )  # fmt: skip
+
+    def take_over(self, other: "TrainStep") -> None:
+        """Use what ``other``, a step on the same model, has compiled."""
+        self._wrapped, self._forward, self._loss = other._wrapped, other._forward, other._loss
+
+    def release_graph(self) -> None:
+        """Give the memory of a captured graph back; the next step captures again."""
+        import torch
+
+        self._graph, self._state = None, ()
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _not_compiled(self) -> None:
         """Backbone and objective as they are; with several ranks wrapped anew, as after a step that failed half-way."""
@@ -207,22 +231,22 @@ class TrainStep:
         self.compile = "off"
 
     def _try_out(self, batch: Batch) -> None:
-        with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+        with unchanged(self.trained_parts, self.optimizer, self.scaler, self.compute.device):
             self._take(batch.images, batch.labels, self._on_device(0))
-            self._wait()
+            self.wait()
 
     def _capture(self, batch: Batch) -> None:
-        if len(self._parts) < 2:
+        if len(self.trained_parts) < 2:
             self._go_on_without_graph("its objective is not a module")
             return
         began, why = time.perf_counter(), ""
         learning_rates_on_device(self.optimizer, batch.images)
         try:
-            with unchanged(self._parts, self.optimizer, self.scaler, self.compute.device):
+            with unchanged(self.trained_parts, self.optimizer, self.scaler, self.compute.device):
                 times = WARM_UP_OF_RANKS if self.parallel.ranks.distributed else WARM_UP
                 warm_up(self._take, batch.images, batch.labels, times)
                 self._graph = StepGraph(self._take, batch.images, batch.labels)
-                self._wait()
+                self.wait()
         except Exception as error:  # of many kinds; a mistake of ours will show again without the graph
             self._refuse_lost(error)
             why = _first_line(error)
@@ -236,7 +260,7 @@ class TrainStep:
 
         what, self._graph = "the step cannot be captured as a CUDA graph", None
         try:
-            self._wait()
+            self.wait()
             if self.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
         except RuntimeError as error:  # some errors of CUDA's come back from every later call
@@ -256,7 +280,8 @@ class TrainStep:
             raise HrfrError(f"{what}: {why}. Train with {instead}.")
         self.say(f"{what}: {why}; going on without")
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device has finished its queued work."""
         import torch
 
         if self.compute.device.type == "cuda":
