@@ -20,6 +20,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MIDDLE_VALUE = np.float32(127.5)
 FILTERS = ("cubic", "linear", "box")
 """Filters of the degradation, by index: Catmull-Rom cubic (a = -0.5), triangle, box; all antialiased."""
+FILTER_BLOCK = 6
+"""Of random numbers, after those of ``draw_augmentation``: the filter of a second view, among those of its regime."""
 
 
 class Augmentation(NamedTuple):
