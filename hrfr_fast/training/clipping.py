@@ -39,8 +39,9 @@ def clip_in_step(optimizer: "optim.Optimizer", scaler: "GradScaler", largest: fl
 
 
 def _scale(scaler: "GradScaler", like: "Tensor") -> "Tensor":
-    scale: Tensor = scaler._get_scale_async()
-    return scale.to(like.device)
+    """The loss scale, on the device of ``like``; it is there once a loss was scaled."""
+    scale = scaler._get_scale_async()
+    return like.new_ones(()) if scale is None else scale.to(like.device)
 
 
 def forget(optimizer: "optim.Optimizer") -> None:
