@@ -182,11 +182,10 @@ def main(
         )
         for kind, each in faces.items()
     }  # fmt: skip
-    cases = [(name, encoding) for name in regime or QUICK for encoding in (("jpeg",) if quick else ("jpeg", "raw"))]
-    tables = cells(
-        tasks, cases if regime or quick else CASES, tuple(engine or ENGINES),
-        tuple(p for p in (peer or (PEERS if every else USUAL_PEERS)) if p != "none"),
-    )  # fmt: skip
+    encodings = ("jpeg",) if quick else ("jpeg", "raw")
+    cases = [(name, encoding) for name in regime or QUICK for encoding in encodings] if regime or quick else CASES
+    peers = tuple(name for name in (peer or (PEERS if every else USUAL_PEERS)) if name != "none")
+    tables = cells(tasks, cases, tuple(engine or ENGINES), peers)
     out.mkdir(parents=True, exist_ok=True)
     rounds, seconds = rounds or (2 if quick else 3), seconds or 0.1
     history = record.read()

@@ -47,9 +47,9 @@ def main(more: list[str], cores: int) -> int:
             others.append((process, printed))
         codes = [subprocess.run(command(chosen[0], 0, more), cwd=ROOT, env=environment, check=False).returncode]
         codes += [process.wait() for process, _ in others]
-        for _, printed in others:
-            printed.seek(0)
-            sys.stdout.write(printed.read().decode("utf-8", "replace"))
+        for _, shown in others:
+            shown.seek(0)
+            sys.stdout.write(shown.read().decode("utf-8", "replace"))
     return exit_code(codes)
 
 

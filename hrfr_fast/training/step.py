@@ -178,10 +178,6 @@ class TrainStep:
             clip_gradient=self.clip_gradient, compile=compile, graphs=graphs, parallel=self.parallel,
         )  # fmt: skip
 
-    def take_over(self, other: "TrainStep") -> None:
-        """Use what ``other``, a step on the same model, has compiled."""
-        self._wrapped, self._forward, self._loss = other._wrapped, other._forward, other._loss
-
     def release_graph(self) -> None:
         """Give the memory of a captured graph back; the next step captures again."""
         import torch
@@ -200,6 +196,10 @@ class TrainStep:
         self._wrapped = network, loss
         self._forward: Callable[[Tensor], Tensor] = network
         self._loss: Objective = loss
+
+    def take_over(self, other: "TrainStep") -> None:
+        """Use what ``other``, a step on the same model, has compiled."""
+        self._wrapped, self._forward, self._loss = other._wrapped, other._forward, other._loss
 
     def _compile(self, batch: Batch) -> None:
         """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""
