@@ -93,9 +93,9 @@ class TimeLimit:
     """When a measurement stops, by ``clock``."""
 
     share: float = math.inf
-    """No round after the first begins that would end after this."""
+    """No loader is opened after this, and no round after the first begins that would end after it."""
     end: float = math.inf
-    """No loader is opened after this."""
+    """Nothing begins after this."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -112,7 +112,7 @@ def compare(
     problems: dict[LoaderProcess, str] = {}
     with ExitStack() as stack:
         for loader in loaders:
-            if limit.clock() > limit.end:
+            if limit.clock() > min(limit.share, limit.end):
                 problems[loader] = TIME_IS_UP
                 continue
             try:

@@ -45,8 +45,8 @@ USUAL_PEERS = ("stock FFCV", "SPDL", "torch+OpenCV", "torch+PIL", "stock DALI")
 ONCE, ONCE_IN = ("WebDataset", "LitData"), "lowres144"
 """One regime shows where they stand."""
 MINUTES, MINUTES_OF_ALL, MINUTES_QUICK = 3.3, 9.0, 0.7
-"""Of measuring. Each table has its share of what is left: one that opens slowly is measured in fewer rounds, and what
-has not begun when the time is up is named."""
+"""Of measuring. Each table has its share of what is left: one that opens slowly is measured in fewer rounds, and a
+loader that has not begun when the share is used up is named."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,7 @@ def main(
     from hrfr_fast.runtime.device import choose_compute
     from hrfr_fast.runtime.system import cores
 
-    where = choose_compute(device).device.type
-    faces = make_data(cache, data)
+    where, faces = choose_compute(device).device.type, make_data(cache, data)
     start = time.perf_counter()
     chosen_dtype = {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype
     tasks = {
@@ -187,8 +186,7 @@ def main(
     peers = tuple(name for name in (peer or (PEERS if every else USUAL_PEERS)) if name != "none")
     tables = cells(tasks, cases, tuple(engine or ENGINES), peers)
     out.mkdir(parents=True, exist_ok=True)
-    rounds, seconds = rounds or (2 if quick else 3), seconds or 0.1
-    history = record.read()
+    rounds, seconds, history = rounds or (2 if quick else 3), seconds or 0.1, record.read()
     last = last_record(history) if compare_it else None
     rows = []
     minutes = minutes or (MINUTES_QUICK if quick else MINUTES_OF_ALL if every else MINUTES)
