@@ -34,7 +34,7 @@ lint: setup
 	$(VENV)/bin/mypy
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python tools/run_tests.py
 
 coverage: setup
 	$(VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered

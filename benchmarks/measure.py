@@ -5,7 +5,9 @@ threads, memory and caches of one measurement never reach the next. The children
 runs, the others wait with full queues, which each empties, untimed, before its next round.
 """
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -86,13 +88,33 @@ class LoaderProcess:
         self._process.join(10)
 
 
-def compare(loaders: list[LoaderProcess], task: Task, rounds: int, seconds: float) -> Iterator[Result]:
+@dataclass(frozen=True)
+class TimeLimit:
+    """When a measurement stops, by ``clock``."""
+
+    share: float = math.inf
+    """No loader is opened after this, and no round after the first begins that would end after it."""
+    end: float = math.inf
+    """Nothing begins after this."""
+    clock: Callable[[], float] = time.monotonic
+
+
+TIME_IS_UP = "the time was up (--minutes)"
+
+
+def compare(
+    loaders: list[LoaderProcess], task: Task, rounds: int, seconds: float, limit: TimeLimit | None = None
+) -> Iterator[Result]:
     """Results of all loaders on one task, measured in turns; that of a loader that fails has its problem."""
+    limit = limit or TimeLimit()
     opening_seconds: dict[LoaderProcess, float] = {}
     measured: dict[LoaderProcess, list[Round]] = {}
     problems: dict[LoaderProcess, str] = {}
     with ExitStack() as stack:
         for loader in loaders:
+            if limit.clock() > min(limit.share, limit.end):
+                problems[loader] = TIME_IS_UP
+                continue
             try:
                 if reason := loader.ask("prepare", task):
                     problems[loader] = reason
@@ -102,13 +124,18 @@ def compare(loaders: list[LoaderProcess], task: Task, rounds: int, seconds: floa
                 measured[loader] = []
             except RuntimeError as error:
                 problems[loader] = str(error)
+        last = 0.0
         for number in range(rounds):
+            began = limit.clock()
+            if number and began + last > limit.share:
+                break
             for loader in list(measured) if number % 2 == 0 else list(measured)[::-1]:
                 if loader not in problems:
                     try:
                         measured[loader].append(loader.ask("round", seconds))
                     except RuntimeError as error:
                         problems[loader] = str(error)
+            last = limit.clock() - began
     for loader in loaders:
         yield _result(
             loader, task, opening_seconds.get(loader, 0.0), measured.get(loader, []), problems.get(loader, "")

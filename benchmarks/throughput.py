@@ -1,6 +1,7 @@
 """Speed of loading: our engines beside the loaders in common use, on the same pictures.
 
-    python benchmarks/throughput.py            # some minutes on 2 cores
+    python benchmarks/throughput.py            # under 4 minutes, whatever the machine
+    python benchmarks/throughput.py --all      # with the peers that are slow to open: under 10 minutes
     python benchmarks/throughput.py --quick    # under 1 minute
     python benchmarks/throughput.py --record --compare --details
 
@@ -11,7 +12,7 @@ and from decoded pixels in memory to uint8 batches ("pixels", the resampling alo
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ if str(ROOT) not in sys.path:
 from benchmarks import record  # noqa: E402
 from benchmarks.command import run  # noqa: E402
 from benchmarks.face_data import make_data  # noqa: E402
-from benchmarks.measure import LoaderProcess, Result, compare  # noqa: E402
+from benchmarks.measure import LoaderProcess, Result, TimeLimit, compare  # noqa: E402
 from benchmarks.peers import ENGINES, PEERS, PIXELS  # noqa: E402
 from benchmarks.peers.base import Task  # noqa: E402
 from benchmarks.throughput_table import draw_table, show_table  # noqa: E402
@@ -39,9 +40,13 @@ CASES = (
 """Regime and encoding: 36 px to both sizes, and the sizes that are not resized. highlow144 is lowres144 and highres144
 in one batch, and raw pixels that are only copied tell less: ``--regime`` measures both encodings of any regime."""
 QUICK = ("lowres144",)
-QUICK_PEERS = ("torch+PIL", "torch+OpenCV", "stock FFCV", "stock DALI", "SPDL")
+USUAL_PEERS = ("stock FFCV", "SPDL", "torch+OpenCV", "torch+PIL", "stock DALI")
+"""The others are slow to open and were never the best peer, or need what is seldom installed: ``--all``."""
 ONCE, ONCE_IN = ("WebDataset", "LitData"), "lowres144"
-"""Slow to open and never the best peer: one regime shows where they stand and keeps the whole at four minutes."""
+"""One regime shows where they stand."""
+MINUTES, MINUTES_OF_ALL, MINUTES_QUICK = 3.3, 9.0, 0.7
+"""Of measuring. Each table has its share of what is left: one that opens slowly is measured in fewer rounds, and a
+loader that has not begun when the share is used up is named."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,30 @@ def cells(
     return tables
 
 
-def measure(tables: list[Cell], rounds: int, seconds: float, log: Path) -> Iterator[tuple[Cell, list[Result]]]:
+def measure(
+    tables: list[Cell],
+    rounds: int,
+    seconds: float,
+    log: Path,
+    minutes: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[tuple[Cell, list[Result]]]:  # fmt: skip
     """Each table with its results, measured with one process for each loader; shows the progress."""
     from hrfr_fast.runtime.progress import progress_bar
 
+    end = clock() + 60 * minutes
     names = list(dict.fromkeys(name for cell in tables for name in cell.loaders))
     with ExitStack() as stack, progress_bar() as progress:
         line = progress.add_task("measuring", total=sum(len(cell.loaders) for cell in tables), note="starting")
         processes = {name: stack.enter_context(LoaderProcess(name, log)) for name in names}
-        for cell in tables:
+        for number, cell in enumerate(tables):
+            share = clock() + max(0.0, end - clock()) / (len(tables) - number)
             progress.update(line, note=f"{cell.task.regime}, {cell.group} {cell.task.encoding}")
-            results = list(compare([processes[name] for name in cell.loaders], cell.task, rounds, seconds))
+            results = list(
+                compare(
+                    [processes[name] for name in cell.loaders], cell.task, rounds, seconds, TimeLimit(share, end, clock)
+                )
+            )
             progress.advance(line, len(results))
             yield cell, results
 
@@ -129,6 +147,8 @@ def main(
         "benchmarks/data"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="one regime from JPEG, fewer rounds: under a minute")] = False,
+    every: Annotated[bool, typer.Option("--all", help="all peers, also those that are slow to open")] = False,
+    minutes: Annotated[float, typer.Option(help="most minutes of measuring; 0: 3.3, 9 with --all")] = 0.0,
     regime: Annotated[list[str] | None, typer.Option(help="only this regime; may be repeated")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="only this engine; may be repeated")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="only this peer; may be repeated; none for no peer")] = None,
@@ -138,7 +158,7 @@ def main(
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="pictures in a batch; 0: 256 on a CPU, 1024 on a GPU")] = 0,
     rounds: Annotated[int, typer.Option(help="rounds of each loader; 0: 3, 2 with --quick")] = 0,
-    seconds: Annotated[float, typer.Option(help="least seconds of a round; 0: 0.12")] = 0.0,
+    seconds: Annotated[float, typer.Option(help="least seconds of a round; 0: 0.1")] = 0.0,
     plot: Annotated[Path | None, typer.Option(help="PNG file to draw the table to")] = None,
     details: Annotated[
         bool, typer.Option("--details", help="print CPU time, memory and time to the first batch of each case, too")
@@ -151,8 +171,7 @@ def main(
     from hrfr_fast.runtime.device import choose_compute
     from hrfr_fast.runtime.system import cores
 
-    where = choose_compute(device).device.type
-    faces = make_data(cache, data)
+    where, faces = choose_compute(device).device.type, make_data(cache, data)
     start = time.perf_counter()
     chosen_dtype = {"cpu": "float32", "cuda": "float16"}[where] if dtype == "auto" else dtype
     tasks = {
@@ -162,17 +181,16 @@ def main(
         )
         for kind, each in faces.items()
     }  # fmt: skip
-    cases = [(name, encoding) for name in regime or QUICK for encoding in (("jpeg",) if quick else ("jpeg", "raw"))]
-    tables = cells(
-        tasks, cases if regime or quick else CASES, tuple(engine or ENGINES),
-        tuple(p for p in (peer or (QUICK_PEERS if quick else PEERS)) if p != "none"),
-    )  # fmt: skip
+    encodings = ("jpeg",) if quick else ("jpeg", "raw")
+    cases = [(name, encoding) for name in regime or QUICK for encoding in encodings] if regime or quick else CASES
+    peers = tuple(name for name in (peer or (PEERS if every else USUAL_PEERS)) if name != "none")
+    tables = cells(tasks, cases, tuple(engine or ENGINES), peers)
     out.mkdir(parents=True, exist_ok=True)
-    rounds, seconds = rounds or (2 if quick else 3), seconds or 0.12
-    history = record.read()
+    rounds, seconds, history = rounds or (2 if quick else 3), seconds or 0.1, record.read()
     last = last_record(history) if compare_it else None
     rows = []
-    for cell, results in measure(tables, rounds, seconds, out / "throughput.log"):
+    minutes = minutes or (MINUTES_QUICK if quick else MINUTES_OF_ALL if every else MINUTES)
+    for cell, results in measure(tables, rounds, seconds, out / "throughput.log", minutes):
         new = [{**r.to_json(), "group": cell.group} for r in results]
         if details or compare_it:
             show(cell, results, record.ratios({"results": new}, last) if last else {})

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -30,8 +29,9 @@ from hrfr_fast.training.timed_steps import ENDLESS, TimedSteps, constant_batch, 
 from hrfr_fast.training.trial import Trial
 
 ROUNDS = 3
-LONGEST = 20
-"""Times the seconds of a measurement, after which no further round begins: on a slow machine a round is one step."""
+BUDGET = 36.0
+"""Seconds of all measurements together, shared out among them, so that the whole takes less than a minute. A step that
+takes longer than its share is still taken, to warm up, to see how long it takes, and in one round."""
 AHEAD = 4
 """Batches that an engine may have made while others were measured; so many are taken, untimed, before each round."""
 
@@ -55,7 +55,8 @@ def bench(
         width: of the network; 0: that of ``settings``, or without them 64 on a GPU and 16 on a CPU.
         batch_size: samples a step; 0: that of ``settings``, or what ``train`` finds.
         device: auto, cpu or cuda.
-        seconds: of each measurement, all its rounds together; a round is one step at least.
+        seconds: of each measurement, all its rounds together, and less where all would take more than BUDGET seconds; a
+            round is one step at least.
         settings: of a run, to measure what it does.
         show_progress: draw a progress bar.
 
@@ -80,7 +81,7 @@ def bench(
         loaders = [_loading(name, batches, trial.setup) for name, batches in feeds.items()]
         picked, reason = _pick(trial.setup)
         fed = FedSteps(trial, feeds[picked])
-        _in_turns([*loaders, constant, fed.steps], seconds, _least_steps(trial.setup), show_progress)
+        in_turns([*loaders, constant, fed.steps], seconds, _least_steps(trial.setup), show_progress)
         setup, rates = trial.setup, tuple(map(Rate.of, loaders))
         return BenchResult(
             str(packed), setup.settings, setup.stream.size, setup.stream.classes, setup.stream.epoch_length,
@@ -200,9 +201,15 @@ def _least_steps(setup: RunSetup) -> int:
     return 1 if setup.compute.device.type == "cpu" else 2
 
 
-def _in_turns(measured: list[TimedSteps], seconds: float, least: int, show_progress: bool) -> None:
-    """Warm all up, then rounds in turns (A B B A), so that what slows the machine down for a while slows all."""
-    last = time.monotonic() + LONGEST * seconds
+def in_turns(
+    measured: list[TimedSteps], seconds: float, least: int, show_progress: bool, budget: float = BUDGET
+) -> None:
+    """Warm all up, then rounds in turns (A B B A), so that what slows the machine down for a while slows all.
+
+    No further round begins that would end after ``budget`` seconds by how long the last one took.
+    """
+    clock, each = measured[0].clock, min(seconds, budget / len(measured)) / ROUNDS
+    began = clock()
     with progress_bar(show_progress) as progress:
         line = progress.add_task("measuring", total=(1 + ROUNDS) * len(measured), note="")
 
@@ -211,12 +218,15 @@ def _in_turns(measured: list[TimedSteps], seconds: float, least: int, show_progr
             return steps
 
         for steps in measured:
-            tell(steps).calibrate(seconds / ROUNDS, least)
+            tell(steps).calibrate(each, least)
+        last = 0.0
         for number in range(ROUNDS):
-            if number and time.monotonic() > last:
+            started = clock()
+            if number and started - began + last > budget:
                 break
             for steps in measured if number % 2 == 0 else measured[::-1]:
                 tell(steps).round()
+            last = clock() - started
 
 
 def _machine(setup: RunSetup, load: float) -> Machine:

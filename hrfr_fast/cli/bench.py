@@ -20,7 +20,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(help="samples a step; 0: as many as train takes")] = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file of a run's settings, to measure what it does")] = None,
     device: Annotated[str, typer.Option(help="auto | cpu | cuda")] = "auto",
-    seconds: Annotated[float, typer.Option(help="of each measurement; the whole takes about 15 times as long")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="of each measurement; less where all would take over 36 s")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Measure the engines and the training step on your packed faces: what limits a run here, and the fix."""

@@ -27,9 +27,11 @@ from hrfr_fast.runtime.device import kernels_run_on
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.gpu_software import COMPILER_FIX
 from hrfr_fast.runtime.system import gib
+from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, FILTERS
 from hrfr_fast.sampling.block_stream import BlockStream
 from hrfr_fast.sampling.sampler_torch import epoch_records
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
+from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream
 
 UPLOAD_CHUNK = 8192  # records copied at a time: 32 MiB at 36 px
 RESAMPLE_CHUNK = 256  # images resampled at a time by matrix products: bounds the intermediates to 64 MiB at 144 px
@@ -41,8 +43,7 @@ def build_resident_cuda(
 ) -> "ResidentCUDA":  # fmt: skip
     """The resident engine on ``device`` (a CPU device works too, slowly: the tests use it).
 
-    The GPU's kernels draw one view of a face: they serve a SingleViewStream where Triton compiles them. All else is
-    drawn on the host.
+    Where Triton compiles the GPU's kernels, they draw what a batch holds; elsewhere the host does.
 
     Args:
         stream: the batch specifications.
@@ -63,11 +64,9 @@ def _engine_of(
     stream: BatchStream, device: torch.device, dtype: torch.dtype, pixels: list[Tensor], say: Callable[[str], None]
 ) -> "ResidentCUDA":
     """The engine of a stream whose records' ``pixels`` are on the device, each split's in the order of its records."""
-    if isinstance(stream, SingleViewStream) and kernels_run_on(device):
-        engine = DeviceSampled(stream, device, dtype, pixels)
+    if isinstance(stream, SingleViewStream | TwoViewStream) and _kernels_know(stream) and kernels_run_on(device):
         try:
-            engine.compile()
-            return engine
+            return _with_kernels(stream, device, dtype, pixels)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # Triton, the C compiler that it calls and the driver each raise their own
@@ -77,6 +76,29 @@ def _engine_of(
                 f" slowly. Where it is the C compiler that is missing, {COMPILER_FIX}"
             )
     return HostSampled(stream, device, dtype, pixels)
+
+
+def _kernels_know(stream: SingleViewStream | TwoViewStream) -> bool:
+    """Whether the GPU's kernels can degrade as the stream asks: downsample with one of the first filters, no more."""
+    if not isinstance(stream, TwoViewStream):
+        return True
+    second = stream.second_view
+    return isinstance(second, SecondView) and set(second.filters) <= set(FILTERS[:DRAWN_FILTERS])
+
+
+def _with_kernels(
+    stream: SingleViewStream | TwoViewStream, device: torch.device, dtype: torch.dtype, pixels: list[Tensor]
+) -> "ResidentCUDA":
+    """The engine that draws on the device, its kernels compiled. Raises whatever Triton and the driver raise."""
+    from hrfr_fast.engines.two_view_cuda import DeviceSampledViews
+
+    engine: DeviceSampled | DeviceSampledViews
+    if isinstance(stream, TwoViewStream):
+        engine = DeviceSampledViews(stream, device, dtype, pixels)
+    else:
+        engine = DeviceSampled(stream, device, dtype, pixels)
+    engine.compile()
+    return engine
 
 
 def load_pixels(split: Split, device: torch.device, verify: bool, chosen: NDArray[np.int64] | None = None) -> Tensor:

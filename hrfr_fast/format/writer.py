@@ -15,6 +15,7 @@ from hrfr_fast.runtime.files import fsync, fsync_directory, write_bytes
 # The writer's notes on each record; the packer keeps a copy on disk to continue from.
 ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
 PENDING = 256  # single records that are written together
+WRITE_BUFFER = 1 << 16  # less than a packer's chunk has, which so goes to the system without another copy
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SplitWriter:
         if restored is not None and len(restored):
             self._restore(restored)
         self._pending: list[tuple[bytes, int, int]] = []
-        self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=1 << 20)  # noqa: SIM115
+        self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=WRITE_BUFFER)  # noqa: SIM115
         self._file.truncate(self._position)
         self._file.seek(self._position)
 

@@ -5,7 +5,7 @@ This imports numpy, and simplejpeg or OpenCV once a file needs it, so that worke
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,12 +43,17 @@ class FileReaders(Sequence[Reader]):
     def __getitem__(self, index: Any) -> Any:
         return partial(self.read, os.path.join(self.root, self.paths[index]))
 
+    def __iter__(self) -> Iterator[Reader]:
+        before = os.path.join(self.root, "")  # what os.path.join puts before each path that is not absolute
+        for path in self.paths:
+            yield partial(self.read, path if path.startswith("/") else before + path)
+
 
 @dataclass
 class Chunk:
     """Consecutive candidates after decoding: joined payloads of the kept ones, reasons why others were rejected."""
 
-    blob: bytes = b""
+    blob: bytes | memoryview = b""
     kept: list[int] = field(default_factory=list)  # position within the chunk
     lengths: list[int] = field(default_factory=list)
     crc32: list[int] = field(default_factory=list)
@@ -57,25 +62,44 @@ class Chunk:
     unreadable: set[int] = field(default_factory=set)  # positions of the rejected that the next pack tries again
 
 
-def decode_chunk(readers: Iterable[Reader], target: Target, paired: bool) -> Chunk:
-    """Read and decode pictures. ``paired``: a rejected picture takes the other of its pair along."""
-    chunk, records = Chunk(), []
+def decode_chunk(readers: Iterable[Reader], target: Target, paired: bool, area: memoryview | None = None) -> Chunk:
+    """Read and decode pictures.
+
+    Args:
+        paired: a rejected picture takes the other of its pair along.
+        area: where the bytes go if it has room for them; ``blob`` is empty then.
+    """
+    chunk, payloads = Chunk(), []
     for position, read in enumerate(readers):
         try:
-            record = record_of(read(), target)
+            payload, mode = record_of(read(), target)
         except Rejected as reason:
             chunk.rejected.append((position, str(reason)))
             if isinstance(reason, Unreadable):
                 chunk.unreadable.add(position)
             continue
-        records.append((position, *record))
+        payloads.append(payload)
+        chunk.kept.append(position)
+        chunk.modes.append(mode)
     if paired and chunk.rejected:
         lost = {position // 2 for position, _ in chunk.rejected}
-        records = [record for record in records if record[0] // 2 not in lost]
-    for position, payload, mode in records:
-        chunk.kept.append(position)
-        chunk.lengths.append(len(payload))
-        chunk.crc32.append(zlib.crc32(payload))
-        chunk.modes.append(mode)
-    chunk.blob = b"".join([record[1] for record in records])
+        whole = [number for number, position in enumerate(chunk.kept) if position // 2 not in lost]
+        chunk.kept, chunk.modes = [chunk.kept[i] for i in whole], [chunk.modes[i] for i in whole]
+        payloads = [payloads[i] for i in whole]
+    chunk.lengths = list(map(len, payloads))
+    chunk.crc32 = list(map(zlib.crc32, payloads))
+    if area is None or not _put(payloads, area):
+        chunk.blob = b"".join(payloads)
     return chunk
+
+
+def _put(payloads: list[bytes], area: memoryview) -> bool:
+    """Write ``payloads`` to the start of ``area``, one after the other; False where they do not fit."""
+    if sum(map(len, payloads)) > len(area):
+        return False
+    start = 0
+    for payload in payloads:
+        end = start + len(payload)
+        area[start:end] = payload
+        start = end
+    return True

@@ -7,7 +7,7 @@ about 5 microseconds a picture, against 200 and more to decode it.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -99,8 +99,8 @@ def _read(descriptor: int, start: int, length: int) -> bytes:
     return data
 
 
-def read_range(path: str, start: int, length: int) -> bytes:
-    """``length`` bytes of the file at ``path`` from byte ``start`` on.
+def read_range(path: str, start: int, length: int, descriptor: int | None = None) -> bytes:
+    """``length`` bytes of the file at ``path`` from byte ``start`` on. ``descriptor``: of the file, where it is open.
 
     Raises:
         Unreadable: the system does not let them be read.
@@ -109,16 +109,26 @@ def read_range(path: str, start: int, length: int) -> bytes:
     if length > MAX_FILE_BYTES:
         raise Rejected(f"it has {length} bytes, more than {MAX_FILE_BYTES}")
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
+        if descriptor is not None:
             data = _read(descriptor, start, length)
-        finally:
-            os.close(descriptor)
+        else:
+            with opened(path) as descriptor:
+                data = _read(descriptor, start, length)
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from error
     if len(data) < length:
         raise Unreadable("the file has become shorter while it was packed")
     return data
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """The descriptor of a file that is open for reading meanwhile. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def reject(reason: str) -> bytes:
@@ -136,7 +146,8 @@ class PlaceReaders(Sequence[Reader]):
         paths: the files.
         files, starts, lengths: of each picture the number of its file, its first byte and its bytes.
         problems: why a picture cannot be used, by its position, where that is known.
-        read: called with path, first byte and bytes; a function of a module.
+        read: called with path, first byte and bytes, and with the open file's descriptor where there is one; a function
+            of a module.
     """
 
     def __init__(
@@ -146,7 +157,7 @@ class PlaceReaders(Sequence[Reader]):
         starts: list[int],
         lengths: list[int],
         problems: dict[int, str],
-        read: Callable[[str, int, int], bytes] = read_range,
+        read: Callable[..., bytes] = read_range,
     ) -> None:
         self.paths, self.files, self.starts, self.lengths = paths, files, starts, lengths
         self.problems, self.read = problems, read
@@ -158,3 +169,21 @@ class PlaceReaders(Sequence[Reader]):
         if index in self.problems:
             return partial(reject, self.problems[index])
         return partial(self.read, self.paths[self.files[index]], self.starts[index], self.lengths[index])
+
+    def __iter__(self) -> Iterator[Reader]:
+        """One reader after the other; each file is opened once for all of them, which takes a third of reading one."""
+        with ExitStack() as stack:
+            descriptors = [_open_or_none(stack, path) for path in self.paths]
+            for index, (file, start, length) in enumerate(zip(self.files, self.starts, self.lengths, strict=True)):
+                if index in self.problems:
+                    yield partial(reject, self.problems[index])
+                else:
+                    yield partial(self.read, self.paths[file], start, length, descriptors[file])
+
+
+def _open_or_none(stack: ExitStack, path: str) -> int | None:
+    """The file's descriptor until ``stack`` ends; None where it cannot be opened, as each of its readers will say."""
+    try:
+        return stack.enter_context(opened(path))
+    except OSError:
+        return None

@@ -37,6 +37,7 @@ class Journal:
         self._files["rows"].truncate(records * ROW.itemsize)
         self._files["rejected"].truncate(rejected_bytes)
         self._records, self._rejected_bytes = records, rejected_bytes
+        self._changed = set(self._files) if state is None else set[str]()
         if state is None:
             self._files["journal"].truncate(0)
             self._line(key)
@@ -76,8 +77,10 @@ class Journal:
         """Add a chunk that ends before candidate ``candidates``. Durable after :meth:`commit`."""
         text = "".join(json.dumps(line) + "\n" for line in rejected).encode()
         for kind, content in (("rows", rows.tobytes()), ("rejected", text)):
-            self._files[kind].write(content)
-            self._checksums[kind] = zlib.crc32(content, self._checksums[kind])
+            if content:
+                self._files[kind].write(content)
+                self._checksums[kind] = zlib.crc32(content, self._checksums[kind])
+                self._changed.add(kind)
         self.candidates = candidates
         self._records += len(rows)
         self._rejected_bytes += len(text)
@@ -85,8 +88,10 @@ class Journal:
     def commit(self) -> None:
         """Put all that was added on the disk; the shard's own data must be there already."""
         for kind in ("rows", "rejected"):
-            self._files[kind].flush()
-            fsync(self._files[kind].fileno())
+            if kind in self._changed:  # each fsync waits for the disk
+                self._files[kind].flush()
+                fsync(self._files[kind].fileno())
+        self._changed.clear()
         state = [self.candidates, self._records, self._rejected_bytes, *self._checksums.values()]
         self._line(_with_checksum(state))
 

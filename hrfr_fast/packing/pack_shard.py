@@ -25,7 +25,7 @@ from hrfr_fast.runtime.files import write_array, write_json
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.signals import StopFlag
 
-SYNC_BYTES, SYNC_SECONDS = 64 << 20, 1.0  # the most work that a kill can cost
+SYNC_BYTES, SYNC_SECONDS = 256 << 20, 2.0  # the most work that a kill can cost
 # Up to so many files of a shard (the larger of a number and a share) may be unreadable; the rest is packed. With more
 # of them, a disk or a mount has failed, and the remains must not replace what was packed before.
 UNREADABLE, UNREADABLE_SHARE = 100, 0.05

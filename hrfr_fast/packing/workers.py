@@ -1,13 +1,16 @@
 """Worker processes that decode candidates, chunk by chunk, on all cores."""
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from hrfr_fast.packing.chunks import Chunk, decode_chunk
+from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
 from hrfr_fast.packing.decode import Target
+from hrfr_fast.packing.shared_area import SharedArea, own_slot, shared_area, taken, use_area
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.cluster import Cluster
 from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
@@ -15,14 +18,15 @@ from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
 CHUNK_BYTES = 1 << 20  # pixels in a chunk; some chunks wait in memory for each worker
 
 
-def chunk_length(size: int) -> int:
-    """How many pictures of ``size`` px make a chunk; even, so that pairs stay together."""
-    return max(2, min(256, CHUNK_BYTES // (3 * size * size)) // 2 * 2)
+def chunk_length(size: int, encoding: str = "raw") -> int:
+    """How many pictures of ``size`` px make a chunk; even, so that pairs stay together. JPEG takes less memory."""
+    room = CHUNK_BYTES if encoding == "raw" else 4 * CHUNK_BYTES
+    return max(2, min(256, room // (3 * size * size)) // 2 * 2)
 
 
 def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
     """(first, last) of the chunks of the candidates from number ``first`` on."""
-    step = chunk_length(candidates.size)
+    step = chunk_length(candidates.size, candidates.encoding)
     return [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
 
 
@@ -32,6 +36,7 @@ class Decoders:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._area: SharedArea | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +46,14 @@ class Decoders:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._area is not None:
+            self._area.close()
 
     def chunks(self, candidates: Candidates, first: int) -> Iterator[tuple[int, int, Chunk]]:
-        """(first, last, chunk) for the candidates from number ``first`` on. Raises HrfrError when a worker dies."""
+        """(first, last, chunk) for the candidates from number ``first`` on. Raises HrfrError when a worker dies.
+
+        The bytes of a chunk are there until the next one is asked for.
+        """
         target = Target(candidates.size, candidates.resize, candidates.encoding)
         for span, chunk in zip(spans_of(candidates, first), self._decoded(candidates, first, target), strict=True):
             yield *span, chunk
@@ -53,8 +63,19 @@ class Decoders:
         spans = spans_of(candidates, first)
         if self.workers == 1 or not candidates.in_workers:
             return (candidates.chunk(*span, target) for span in spans)
-        calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
-        return in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
+        return self._from_workers(candidates, spans, target)
+
+    def _from_workers(self, candidates: Candidates, spans: list[tuple[int, int]], target: Target) -> Iterator[Chunk]:
+        """Slots are used in turn: a chunk is asked for after the one that lay in its slot before was taken."""
+        pool, ahead = self._executor(), 2 * self.workers + 1
+        slots = [number % (ahead + 1) for number in range(len(spans))]
+        calls = (
+            (slot, candidates.readers(*span), target, candidates.paired)
+            for slot, span in zip(slots, spans, strict=True)
+        )
+        chunks = in_order(pool, _decode_into, calls, ahead, " of the packer")
+        for slot, chunk in zip(slots, chunks, strict=True):
+            yield taken(chunk, self._area, slot)
 
     def cluster(self) -> Cluster | None:
         """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
@@ -68,5 +89,16 @@ class Decoders:
 
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = worker_pool(self.workers, one_opencv_thread)
+            self._area = shared_area(2 * self.workers + 2, CHUNK_BYTES)
+            self._pool = worker_pool(self.workers, partial(_prepare_worker, self._area))
         return self._pool
+
+
+def _prepare_worker(area: SharedArea | None) -> None:
+    one_opencv_thread()
+    use_area(area)
+    gc.freeze()  # what is imported by now is not looked through again
+
+
+def _decode_into(slot: int, readers: Sequence[Reader], target: Target, paired: bool) -> Chunk:
+    return decode_chunk(readers, target, paired, own_slot(slot))

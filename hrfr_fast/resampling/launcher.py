@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hrfr_fast.resampling.triton_compose import compose_kernel
 from hrfr_fast.resampling.triton_kernels import resample_kernel
-from hrfr_fast.sampling.augmentation_triton import kernel_settings
+from hrfr_fast.sampling.augmentation_triton import kernel_settings, second_view_settings
 from hrfr_fast.settings import AugmentSettings
 
 
@@ -29,6 +29,29 @@ class EpochOrders(NamedTuple):
     """int32 [slots, epoch_length]; epoch e is in row e % slots."""
     labels: Tensor
     """int64 [records of all splits], offset by split."""
+
+
+class Rows(NamedTuple):
+    """Where the images of a resampler lie in the batch: image k in row ``k // run * pitch + first + k % run * stride``.
+
+    As it is, in row k.
+    """
+
+    run: int = 1 << 30
+    pitch: int = 0
+    first: int = 0
+    stride: int = 1
+
+
+class View(NamedTuple):
+    """Which view of a face is drawn, see ``draw_augmentation``, and the filters that its degradation chooses from."""
+
+    number: int = 0
+    filters: tuple[str, ...] = ()
+    """None: any."""
+
+
+ONE_VIEW, ALL_ROWS = View(), Rows()
 
 
 class Tiles(NamedTuple):
@@ -68,16 +91,20 @@ class Resampler:
         settings: the augmentation.
         seed: the sampler's, 0 <= seed < 2**63.
         tiles: None: ``tiles_for``.
+        view: of the faces.
     """
 
     def __init__(
-        self, source: ResidentSplit, out_size: int, settings: AugmentSettings, seed: int, tiles: Tiles | None = None
-    ) -> None:
+        self, source: ResidentSplit, out_size: int, settings: AugmentSettings, seed: int, tiles: Tiles | None = None,
+        view: View = ONE_VIEW,
+    ) -> None:  # fmt: skip
         self.source, self.out_size, self.seed, self.settings = source, out_size, seed, settings
         size, device = source.pixels.shape[1], source.pixels.device
         self.tiles = tiles or tiles_for(size, out_size)
         self.composed = bool(settings.degrade or settings.blur)
-        self.values = torch.from_numpy(kernel_settings(settings)).to(device)
+        self.view = view
+        values = second_view_settings(settings, view.filters) if view.filters else kernel_settings(settings)
+        self.values = torch.from_numpy(values).to(device)
         self.matrices = torch.empty(0, dtype=torch.float16, device=device)
         self.constants = self._choose_constants(size)
 
@@ -99,6 +126,7 @@ class Resampler:
             "TAPS": 0 if shrinks else taps, "COMPOSED": self.composed,
             "COLOUR": bool(settings.brightness or settings.contrast or settings.saturation or settings.grey),
             "MIX": bool(settings.saturation or settings.grey), "ERASE": bool(settings.erase),
+            "VIEW": self.view.number,
         }  # fmt: skip
 
     @property
@@ -113,9 +141,13 @@ class Resampler:
             "BLUR_TERMS": triton.next_power_of_2(math.ceil(3 * settings.blur_sigma * out_size) + 2),
             "UP_TERMS": triton.next_power_of_2(math.ceil(4 * max(1.0, step)) + 2),
             "DOWN_TERMS": triton.next_power_of_2(math.ceil(4 * shrink) + 3),
+            "VIEW": self.view.number, "CHOSEN": bool(self.view.filters),
         }  # fmt: skip
 
-    def __call__(self, images: Tensor, labels: Tensor, orders: EpochOrders, counter: Tensor, skip: int) -> None:
+    def __call__(
+        self, images: Tensor, labels: Tensor, orders: EpochOrders, counter: Tensor, skip: int,
+        rows: Rows = ALL_ROWS, count: int | None = None,
+    ) -> None:  # fmt: skip
         """Write those images of the batch that come from this split; launches and returns.
 
         Args:
@@ -123,8 +155,10 @@ class Resampler:
             labels: int64 [B], written beside them.
             counter: int64 [1] on the device: samples consumed before this batch.
             skip: samples of the batch that belong to earlier ranks.
+            rows: of the batch.
+            count: of its images; None: as many as ``images`` has.
         """
-        count, begin = len(images), self.source.begin
+        count, begin = len(images) if count is None else count, self.source.begin
         slots, length = orders.records.shape
         where = (self.seed, skip, length, slots, begin, begin + len(self.source.pixels))
         if self.composed:
@@ -132,7 +166,7 @@ class Resampler:
         programs = count * triton.cdiv(triton.cdiv(3 * self.out_size, self.tiles.columns), self.tiles.each)
         resample_kernel[(programs,)](
             images, labels, self.source.pixels, orders.labels, orders.records, counter, self.values, self.matrices,
-            *where, **self.constants, ROUND=images.dtype == torch.uint8,
+            *where, *rows, **self.constants, ROUND=images.dtype == torch.uint8,
             num_warps=self.tiles.warps, num_stages=2, enable_fp_fusion=False,
             maxnreg=255 if self.composed else self.tiles.registers,
         )  # fmt: skip

@@ -113,6 +113,7 @@ def compose_kernel(
     SIZE: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
     DEGRADE: tl.constexpr, BLUR: tl.constexpr,
     BLUR_TERMS: tl.constexpr, UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
+    VIEW: tl.constexpr, CHOSEN: tl.constexpr,
 ):  # fmt: skip
     """matrices: fp16 [B, 2, OUT, SIZE], vertical then horizontal: blur x resampling x degradation of each image."""
     TILES: tl.constexpr = (OUT + BO - 1) // BO
@@ -122,16 +123,16 @@ def compose_kernel(
     epoch, position, record = look_up_sample(records, counter, skip, epoch_length, slots, image)
     if (record < begin) | (record >= end):
         return
-    x0, y0, x1, y1 = draw_box(settings, seed, epoch, position)
+    x0, y0, x1, y1 = draw_box(settings, seed, epoch, position, VIEW)
     start, stop = tl.where(axis == 0, y0, x0), tl.where(axis == 0, y1, x1)
     small, filter = 0, 0
     if DEGRADE:
-        small, filter = draw_degradation(settings, seed, epoch, position)
+        small, filter = draw_degradation(settings, seed, epoch, position, VIEW, CHOSEN)
         small = tl.where(small == SIZE, 0, small)
     row, keys = tile * BO + tl.arange(0, BO), piece * BS + tl.arange(0, BS)
     sigma = image.to(tl.float64) * 0.0
     if BLUR:
-        sigma = draw_blur(settings, seed, epoch, position).to(tl.float64) * OUT
+        sigma = draw_blur(settings, seed, epoch, position, VIEW).to(tl.float64) * OUT
     reach = tl.ceil(3.0 * sigma).to(tl.int32)
     last = tl.minimum(tile * BO + BO - 1 + reach, OUT - 1) // BO
     weights = tl.zeros([BO, BS], tl.float32)

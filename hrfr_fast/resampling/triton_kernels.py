@@ -41,9 +41,9 @@ ALIGNMENT = tl.constexpr(4)  # bytes: source columns are read in 4-byte pieces
 
 
 @triton.jit
-def _erased_pixels(settings, seed, epoch, position, OUT: tl.constexpr):
+def _erased_pixels(settings, seed, epoch, position, OUT: tl.constexpr, VIEW: tl.constexpr):
     """First column and row to erase, and those after the last; nothing to erase is an empty rectangle."""
-    left, top, right, bottom = draw_erasure(settings, seed, epoch, position)
+    left, top, right, bottom = draw_erasure(settings, seed, epoch, position, VIEW)
     right_end, bottom_end = tl.ceil(right.to(tl.float64) * OUT), tl.ceil(bottom.to(tl.float64) * OUT)
     return (
         tl.floor(left.to(tl.float64) * OUT).to(tl.int32),
@@ -53,13 +53,16 @@ def _erased_pixels(settings, seed, epoch, position, OUT: tl.constexpr):
     )
 
 
-@triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
+@triton.jit(
+    do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end", "run", "pitch", "first", "stride"]
+)
 def resample_kernel(
     images, out_labels, pixels, labels, records, counter, settings, matrices,
-    seed, skip, epoch_length, slots, begin, end,
+    seed, skip, epoch_length, slots, begin, end, run, pitch, first, stride,
     SIZE: tl.constexpr, OUT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
     TILES_EACH: tl.constexpr, ROW_CHUNKS: tl.constexpr, COLUMN_CHUNKS: tl.constexpr, TAPS: tl.constexpr,
     COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr, ERASE: tl.constexpr, ROUND: tl.constexpr,
+    VIEW: tl.constexpr,
 ):  # fmt: skip
     """Images of one split: the samples whose record lies in [begin, end). See the module and ``Resampler``."""
     TILES: tl.constexpr = (3 * OUT + BN - 1) // BN
@@ -68,20 +71,21 @@ def resample_kernel(
     epoch, position, record = look_up_sample(records, counter, skip, epoch_length, slots, image)
     if (record < begin) | (record >= end):
         return
+    row_of_batch = (image // run * pitch + first + image % run * stride).to(tl.int64)
     if share == 0:
-        tl.store(out_labels + image, tl.load(labels + record))
+        tl.store(out_labels + row_of_batch, tl.load(labels + record))
     source = pixels + (record - begin) * (SIZE * SIZE * 3)
-    target = images + image.to(tl.int64) * (OUT * OUT * 3)
+    target = images + row_of_batch * (OUT * OUT * 3)
     vertical = matrices + image.to(tl.int64) * (2 * OUT * SIZE)
-    x0, y0, x1, y1 = draw_box(settings, seed, epoch, position)
+    x0, y0, x1, y1 = draw_box(settings, seed, epoch, position, VIEW)
     first_x, step_x, scale_x = axis_geometry(x0, x1, SIZE, OUT)
     first_y, step_y, scale_y = axis_geometry(y0, y1, SIZE, OUT)
     gain, saturation, lift = 1.0, 1.0, 0.0
     if COLOUR:
-        gain, saturation, lift = draw_colour(settings, seed, epoch, position)
+        gain, saturation, lift = draw_colour(settings, seed, epoch, position, VIEW)
     left, top, right, bottom = 0, 0, 0, 0
     if ERASE:
-        left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, OUT)
+        left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, OUT, VIEW)
 
     for tile in range(share * TILES_EACH, tl.minimum(share * TILES_EACH + TILES_EACH, TILES)):
         column = tile * BN + tl.arange(0, BN)

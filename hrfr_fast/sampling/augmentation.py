@@ -26,6 +26,8 @@ DRAWN_FILTERS = 3
 """``AugmentSettings.degrade`` draws among the first three."""
 PLAIN = -1
 """``Augmentation.order`` of an image that is downsampled at most."""
+FILTER_BLOCK = 6
+"""Of random numbers, after those of ``draw_augmentation``: the filter of a second view, among those of its regime."""
 
 
 class Augmentation(NamedTuple):

@@ -5,12 +5,14 @@ To that end kernels that call these functions are launched with ``enable_fp_fusi
 before it adds, and a fused multiply-add does not. Where fusing is wanted, ``tl.fma`` is called.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import triton
 import triton.language as tl
 
 from hrfr_fast.runtime.philox import AUGMENT
-from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, LUMA
+from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, FILTER_BLOCK, LUMA
 from hrfr_fast.settings import AugmentSettings
 
 FIELDS = (
@@ -22,6 +24,8 @@ FIELDS = (
 FLIP, SHIFT, ZOOM, BRIGHTNESS, CONTRAST, SATURATION, GREY, BLUR, BLUR_SIGMA, ERASE, DEGRADE, SMALLEST, LARGEST = (
     tl.constexpr(number) for number in range(len(FIELDS))
 )
+CHOICES = tl.constexpr(len(FIELDS))
+CHOICE_BLOCK = tl.constexpr(FILTER_BLOCK)
 TAG = tl.constexpr(AUGMENT << 16)
 LUMA_R, LUMA_G, LUMA_B = (tl.constexpr(float(value)) for value in LUMA)
 FILTER_COUNT = tl.constexpr(float(DRAWN_FILTERS))
@@ -31,6 +35,12 @@ LOG_ASPECT = tl.constexpr(float(np.log(np.float32(3.3))))
 def kernel_settings(settings: AugmentSettings) -> np.ndarray:
     """float32 [13]: the settings as kernels read them. Sizes up to 4096 are exact."""
     return np.array([getattr(settings, name) for name in FIELDS], np.float32)
+
+
+def second_view_settings(settings: AugmentSettings, filters: Sequence[str]) -> np.ndarray:
+    """float32 [14 + n]: ``kernel_settings``, how many filters the degradation has to choose from, and their numbers."""
+    numbers = [FILTERS.index(name) for name in filters]
+    return np.concatenate([kernel_settings(settings), np.array([len(numbers), *numbers], np.float32)])
 
 
 @triton.jit
@@ -44,12 +54,12 @@ def look_up_sample(records, counter, skip, epoch_length, slots, image):
 
 
 @triton.jit
-def draw(seed, epoch, position, block):
+def draw(seed, epoch, position, block, VIEW: tl.constexpr = 0):
     """Four float32 in [0, 1), as ``uniform(philox(...))`` gives them. seed, epoch, position: int64 scalars."""
     key = seed.to(tl.uint64)
     zero = position.to(tl.uint32) & 0
     a, b, c, d = tl.philox_impl(
-        position.to(tl.uint32), epoch.to(tl.uint32), zero + TAG, zero + block,
+        position.to(tl.uint32), epoch.to(tl.uint32), zero + TAG + VIEW, zero + block,
         (key & 0xFFFFFFFF).to(tl.uint32), (key >> 32).to(tl.uint32),
     )  # fmt: skip
     return _uniform(a), _uniform(b), _uniform(c), _uniform(d)
@@ -67,9 +77,9 @@ def _around(settings, name: tl.constexpr, drawn):
 
 
 @triton.jit
-def draw_box(settings, seed, epoch, position):
+def draw_box(settings, seed, epoch, position, VIEW: tl.constexpr = 0):
     """x0, y0, x1, y1 of ``Augmentation.box``."""
-    flip, x, y, zoom = draw(seed, epoch, position, 0)
+    flip, x, y, zoom = draw(seed, epoch, position, 0, VIEW)
     half = (1.0 + _around(settings, ZOOM, zoom)) * 0.5
     middle_x, middle_y = 0.5 + _around(settings, SHIFT, x), 0.5 + _around(settings, SHIFT, y)
     left, right = middle_x - half, middle_x + half
@@ -78,9 +88,9 @@ def draw_box(settings, seed, epoch, position):
 
 
 @triton.jit
-def draw_colour(settings, seed, epoch, position):
+def draw_colour(settings, seed, epoch, position, VIEW: tl.constexpr = 0):
     """gain, saturation, offset; ``Augmentation.colour`` is gain * (saturation * I + (1 - saturation) * luma)."""
-    first, second, third, fourth = draw(seed, epoch, position, 1)
+    first, second, third, fourth = draw(seed, epoch, position, 1, VIEW)
     brightness = 1.0 + _around(settings, BRIGHTNESS, first)
     contrast = 1.0 + _around(settings, CONTRAST, second)
     saturation = 1.0 + _around(settings, SATURATION, third)
@@ -96,27 +106,35 @@ def colour_entry(gain, saturation, row, column):
 
 
 @triton.jit
-def draw_degradation(settings, seed, epoch, position):
-    """Size in pixels (int32, 0: none) and filter (int32 index into FILTERS) of the degradation."""
-    chance, drawn, filter, _ = draw(seed, epoch, position, 2)
+def draw_degradation(settings, seed, epoch, position, VIEW: tl.constexpr = 0, CHOSEN: tl.constexpr = False):
+    """Size in pixels (int32, 0: none) and filter (int32 index into FILTERS) of the degradation.
+
+    CHOSEN: the filter is one of those that ``second_view_settings`` lists, as ``SecondView.draw`` draws it.
+    """
+    chance, drawn, filter, _ = draw(seed, epoch, position, 2, VIEW)
     smallest = tl.load(settings + SMALLEST)
     choices = tl.load(settings + LARGEST) - smallest + 1.0
     size = smallest.to(tl.int32) + (drawn * choices).to(tl.int32)
-    return tl.where(chance < tl.load(settings + DEGRADE), size, 0), (filter * FILTER_COUNT).to(tl.int32)
+    number = (filter * FILTER_COUNT).to(tl.int32)
+    if CHOSEN:
+        drawn_filter, _, _, _ = draw(seed, epoch, position, CHOICE_BLOCK, VIEW)
+        choice = (drawn_filter * tl.load(settings + CHOICES)).to(tl.int32)
+        number = tl.load(settings + CHOICES + 1 + choice).to(tl.int32)
+    return tl.where(chance < tl.load(settings + DEGRADE), size, 0), number
 
 
 @triton.jit
-def draw_blur(settings, seed, epoch, position):
+def draw_blur(settings, seed, epoch, position, VIEW: tl.constexpr = 0):
     """Sigma as a share of the output's size; 0: none."""
-    chance, drawn, _, _ = draw(seed, epoch, position, 3)
+    chance, drawn, _, _ = draw(seed, epoch, position, 3, VIEW)
     return tl.where(chance < tl.load(settings + BLUR), drawn * tl.load(settings + BLUR_SIGMA), 0.0)
 
 
 @triton.jit
-def draw_erasure(settings, seed, epoch, position):
+def draw_erasure(settings, seed, epoch, position, VIEW: tl.constexpr = 0):
     """x0, y0, x1, y1 of ``Augmentation.erase``; all 0: nothing is erased."""
-    chance, size, x, y = draw(seed, epoch, position, 4)
-    shape, _, _, _ = draw(seed, epoch, position, 5)
+    chance, size, x, y = draw(seed, epoch, position, 4, VIEW)
+    shape, _, _, _ = draw(seed, epoch, position, 5, VIEW)
     area = 0.02 + 0.18 * size
     exponent = (2.0 * shape - 1.0) * LOG_ASPECT
     aspect = tl.exp(exponent.to(tl.float64)).to(tl.float32)

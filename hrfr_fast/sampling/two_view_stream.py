@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import AUGMENT, SHUFFLE_HIGHRES, philox, uniform
-from hrfr_fast.sampling.augmentation import FILTERS, Augmentation, draw_augmentation
+from hrfr_fast.sampling.augmentation import FILTER_BLOCK, FILTERS, Augmentation, draw_augmentation
 from hrfr_fast.sampling.sampler import Sampler, permutation
 from hrfr_fast.sampling.stream import BatchPart, BatchSpec
 from hrfr_fast.settings import AugmentSettings
 
 SHARP, DEGRADED = 1, 2  # views; 0 is that of lowres faces, which share epochs and positions with these
-FILTER_BLOCK = 6  # of random numbers, after those of draw_augmentation
 
 
 class DegradedView(Protocol):

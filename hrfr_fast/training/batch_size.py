@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from hrfr_fast.runtime.device import Compute
 
 LARGEST = 1024
+"""Up to which the recipes' learning rates are meant."""
+LARGEST_SMALL, SMALL_SIZE = 4096, 64
+"""Of pictures up to 64 px, whose steps with 1,024 do not fill a large GPU."""
+LEAST_STEPS = 100
+"""An epoch has at least so many where the batch is above 1,024: with fewer a run would learn too little."""
 # What cuDNN and cuBLAS say where no workspace or handle fits.
 NO_MEMORY = (
     "out of memory", "unable to find an engine", "cudnn_status_alloc_failed", "cublas_status_alloc_failed",
@@ -23,9 +28,9 @@ SLACK = 2 << 30  # bytes for momenta, what a captured graph keeps, and verificat
 
 def largest_batch(
     backbone: "nn.Module", head: "nn.Module", size: int, compute: "Compute", accumulate: int, resident: int,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = ALONE, most: int = LARGEST,
 ) -> int:  # fmt: skip
-    """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to 1024 whose step fits.
+    """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to ``most`` whose step fits.
 
     On CUDA it is tried, which moves BatchNorm's statistics: the modules have to be built anew.
 
@@ -34,6 +39,7 @@ def largest_batch(
         accumulate: micro-batches a step.
         resident: bytes of pixels that will lie in device memory too.
         ranks: that share a batch; what is found fits all of them.
+        most: see ``most_samples``.
 
     Raises:
         HrfrError: not even two pictures a micro-batch fit, or a try failed for another reason than memory.
@@ -44,7 +50,7 @@ def largest_batch(
     if compute.device.type == "cpu":
         batch_size = 128 if size <= 64 else 64
         return batch_size // parts * parts if ranks.distributed else batch_size
-    batch_size = LARGEST // parts * parts if ranks.distributed else LARGEST
+    batch_size = most // parts * parts if ranks.distributed else most
     with torch.cuda.device(compute.device):
         free, _ = torch.cuda.mem_get_info()
         taken = torch.empty(min(resident + SLACK, free // 2), dtype=torch.uint8, device=compute.device)
@@ -60,6 +66,25 @@ def largest_batch(
         del taken
         torch.cuda.empty_cache()
     return -DataParallel(ranks).largest([-batch_size])[0] // parts * parts if ranks.distributed else batch_size
+
+
+def most_samples(size: int, samples: int) -> int:
+    """The largest batch that is tried: up to 4,096 for small pictures, of which ``samples`` make an epoch."""
+    most = LARGEST
+    while size <= SMALL_SIZE and most < LARGEST_SMALL and samples >= 2 * most * LEAST_STEPS:
+        most *= 2
+    return most
+
+
+def found_in_words(batch_size: int) -> str:
+    """What a run says of the batch that was found, and what it means where it is above that of the recipes."""
+    told = f"batch size {batch_size}: the largest that fits"
+    if batch_size <= LARGEST:
+        return told
+    return (
+        f"{told}. That changes the recipe: learning rates are meant for up to {LARGEST:,} pictures a step, and an epoch"
+        f" now has {batch_size / LARGEST:.2g} times fewer steps; --batch-size {LARGEST} trains as before"
+    )
 
 
 def says_out_of_memory(error: RuntimeError) -> bool:

@@ -23,7 +23,7 @@ from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.ranks import ALONE, Ranks, from_main
 from hrfr_fast.sampling.stream import BatchStream
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training.batch_size import largest_batch
+from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_samples
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
@@ -155,7 +155,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         if compute.device.type == "cuda":
             del backbone, head
             backbone, head = model()  # the trial moved BatchNorm's statistics
-            console.print(f"batch size {found}: the largest that fits")
+            console.print(found_in_words(found))
         settings = settings.replaced(batch_size=found)
     batch_size = settings.sampling.batch_size or 0
     take_class_vectors(head, teacher, regime, splits, console.print)
@@ -198,7 +198,8 @@ def _largest_batch(
     blocks, accumulate = settings.sampling.resident_shard or 1, settings.sampling.accumulate
     holders = ranks.count if blocks > 1 else 1
     pixels = resident_pixels(settings.execution.engine, splits, compute, holders)
-    found = largest_batch(backbone, head, regime.input_size, compute, accumulate, pixels, ranks)
+    most = most_samples(regime.input_size, sum(split.samples for split in splits))
+    found = largest_batch(backbone, head, regime.input_size, compute, accumulate, pixels, ranks, most)
     unit = math.lcm(blocks, accumulate * ranks.count if ranks.distributed else 1)
     return found // unit * unit or found
 

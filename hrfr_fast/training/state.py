@@ -14,6 +14,7 @@ from hrfr_fast.runtime.ranks import from_main
 from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.build import Execution, RunSetup
 from hrfr_fast.training.data_parallel import DataParallel, is_sharded
+from hrfr_fast.training.fastest_way import choose_way
 from hrfr_fast.training.head_rows import load_rows, optimizer_state, remove_other_rows, save_rows
 from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_optimizer
 from hrfr_fast.training.phases import ScheduledPhase
@@ -99,7 +100,8 @@ class TrainState:
         """Freeze what this phase does not train; an optimiser without momentum, and a step of its own."""
         setup, settings, phase = self.setup, self.setup.settings, self.setup.phases[number].phase
         setup.train_only(phase.train)
-        how = self.execution
+        how, first = self.execution, self.take_step is None
+        tried = first and setup.compute.device.type == "cuda" and not setup.ranks.distributed
         self.optimizer = build_optimizer(
             [setup.backbone, setup.head],
             kind=settings.optimizer.optimizer,
@@ -112,8 +114,8 @@ class TrainState:
         self.take_step = TrainStep(
             setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
             accumulate=settings.sampling.accumulate, clip_gradient=settings.optimizer.clip_gradient,
-            compile=how.compile, graphs=how.graphs, parallel=self.parallel, say=console.print,
-            references=self.references,
+            compile=how.compile, graphs=how.graphs, parallel=self.parallel,
+            choose=choose_way if tried else None, references=self.references, say=console.print,
         )  # fmt: skip
         self.phase = number
         return self.take_step

@@ -14,6 +14,7 @@ from hrfr_fast.engines.base import Batch
 from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.rank_failures import is_lost_connection
+from hrfr_fast.training.clipping import clip_in_step, clips_in_step, forget
 from hrfr_fast.training.compiling import use_lasting_cache
 from hrfr_fast.training.cuda_graph import WARM_UP, WARM_UP_OF_RANKS, StepGraph, learning_rates_on_device, warm_up
 from hrfr_fast.training.unchanged import unchanged
@@ -51,6 +52,7 @@ class TrainStep:
             a call returns is that of this rank's share.
         references: from a micro-batch's images and labels to a fourth argument of the objective, without gradient;
             None: it takes three.
+        choose: settles, before anything is prepared, what ``auto`` leaves open, as ``fastest_way.choose_way`` does.
         say: told what is prepared, how long it took, and what could not be.
     """
 
@@ -68,6 +70,7 @@ class TrainStep:
         graphs: str = "off",
         parallel: "DataParallel | None" = None,
         references: "Callable[[Tensor, Tensor], Any] | None" = None,
+        choose: "Callable[[TrainStep, Batch], None] | None" = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         from torch import nn
@@ -79,12 +82,12 @@ class TrainStep:
         self.scaler, self.compute = scaler, compute
         self.accumulate, self.clip_gradient = accumulate, clip_gradient
         self.compile, self.graphs, self.say = compile, graphs, say
-        self._parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
-        self._modules = [module for part in self._parts for module in part.modules()]
-        self._parameters = [parameter for part in self._parts for parameter in part.parameters()]
-        self.parallel, self.references = parallel or DataParallel(), references
-        self._owned = [*self._parts, *([references] if isinstance(references, nn.Module) else [])]
-        self._rows, self._gradients = SampledRows(objective), ShardedGradients(self._parts)
+        self.trained_parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
+        self._modules = [module for part in self.trained_parts for module in part.modules()]
+        self._parameters = [parameter for part in self.trained_parts for parameter in part.parameters()]
+        self.parallel, self.references, self._choose = parallel or DataParallel(), references, choose
+        self.owned = [*self.trained_parts, *([references] if isinstance(references, nn.Module) else [])]
+        self._rows, self._gradients = SampledRows(objective), ShardedGradients(self.trained_parts)
         self._not_compiled()
         self._graph: StepGraph | None = None
         self._state: tuple[bool, ...] = ()
@@ -143,13 +146,17 @@ class TrainStep:
 
         if isinstance(self.objective, torch.nn.Module):
             self.parallel.average_buffers([self.objective])  # AdaFace's averages, which the next step's loss reads
-        if self.clip_gradient or self._gradients.peers:
+        in_step = bool(self.clip_gradient) and not self._gradients.peers and clips_in_step(self.optimizer)
+        if (self.clip_gradient and not in_step) or self._gradients.peers:
             self.scaler.unscale_(self.optimizer)
             self._gradients.share_overflow(self.optimizer, self.scaler)
-        if self.clip_gradient:
+        if in_step:
+            clip_in_step(self.optimizer, self.scaler, self.clip_gradient)
+        elif self.clip_gradient:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             self._gradients.clip(parameters, self.clip_gradient)
         self.scaler.step(self.optimizer)  # with a fused optimiser the device decides whether a step is skipped
+        forget(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -168,6 +175,9 @@ class TrainStep:
         """Compile and capture, where that is still to be done; a call does it too."""
         if not self.prepares_next:
             return
+        if self._choose is not None:
+            choose, self._choose = self._choose, None
+            choose(self, batch)
         if self.compile != "off" and self._forward is self._wrapped[0]:
             self._compile(batch)
         self._graph = None  # gives its memory back before another is captured
@@ -179,6 +189,22 @@ class TrainStep:
                     self._compile(batch)
         self._state = self._modes()
 
+    def executed(self, compile: str, graphs: str) -> "TrainStep":
+        """The same step on the same model, executed in another way, whose preparation says nothing."""
+        return TrainStep(
+            self.backbone, self.objective, self.optimizer, self.scaler, self.compute, accumulate=self.accumulate,
+            clip_gradient=self.clip_gradient, compile=compile, graphs=graphs, parallel=self.parallel,
+            references=self.references,
+        )  # fmt: skip
+
+    def release_graph(self) -> None:
+        """Give the memory of a captured graph back; the next step captures again."""
+        import torch
+
+        self._graph, self._state = None, ()
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _not_compiled(self) -> None:
         """Backbone and objective as they are; with several ranks wrapped anew, as after a step that failed half-way."""
         from torch import nn
@@ -189,6 +215,10 @@ class TrainStep:
         self._wrapped = network, loss
         self._forward: Callable[[Tensor], Tensor] = network
         self._loss: Objective = loss
+
+    def take_over(self, other: "TrainStep") -> None:
+        """Use what ``other``, a step on the same model, has compiled."""
+        self._wrapped, self._forward, self._loss = other._wrapped, other._forward, other._loss
 
     def _compile(self, batch: Batch) -> None:
         """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""
@@ -220,22 +250,22 @@ class TrainStep:
         self.compile = "off"
 
     def _try_out(self, batch: Batch) -> None:
-        with unchanged(self._owned, self.optimizer, self.scaler, self.compute.device):
+        with unchanged(self.owned, self.optimizer, self.scaler, self.compute.device):
             self._take(batch.images, batch.labels, self._on_device(0))
-            self._wait()
+            self.wait()
 
     def _capture(self, batch: Batch) -> None:
-        if len(self._parts) < 2:
+        if len(self.trained_parts) < 2:
             self._go_on_without_graph("its objective is not a module")
             return
         began, why = time.perf_counter(), ""
         learning_rates_on_device(self.optimizer, batch.images)
         try:
-            with unchanged(self._owned, self.optimizer, self.scaler, self.compute.device):
+            with unchanged(self.owned, self.optimizer, self.scaler, self.compute.device):
                 times = WARM_UP_OF_RANKS if self.parallel.ranks.distributed else WARM_UP
                 warm_up(self._take, batch.images, batch.labels, times)
                 self._graph = StepGraph(self._take, batch.images, batch.labels)
-                self._wait()
+                self.wait()
         except Exception as error:  # of many kinds; a mistake of ours will show again without the graph
             self._refuse_lost(error)
             why = _first_line(error)
@@ -249,7 +279,7 @@ class TrainStep:
 
         what, self._graph = "the step cannot be captured as a CUDA graph", None
         try:
-            self._wait()
+            self.wait()
             if self.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
         except RuntimeError as error:  # some errors of CUDA's come back from every later call
@@ -269,7 +299,8 @@ class TrainStep:
             raise HrfrError(f"{what}: {why}. Train with {instead}.")
         self.say(f"{what}: {why}; going on without")
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device has finished its queued work."""
         import torch
 
         if self.compute.device.type == "cuda":

@@ -32,6 +32,7 @@ class TimedSteps:
     """CPU seconds of this process for each second of a round."""
     count: int = 1
     """Steps in a round."""
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def images_per_second(self) -> float:
@@ -50,16 +51,16 @@ class TimedSteps:
             least: steps of the warm-up, of the trial after it, and of a round, however long they take.
         """
         self.steps(least)
-        began = time.perf_counter()
+        began = self.clock()
         self.steps(least)
-        self.count = max(least, round(least * seconds / (time.perf_counter() - began)))
+        self.count = max(least, round(least * seconds / (self.clock() - began)))
 
     def round(self) -> None:
         """Take ``count`` steps and keep their rate."""
         self.before()
-        began, computed = time.perf_counter(), time.process_time()
+        began, computed = self.clock(), time.process_time()
         self.steps(self.count)
-        elapsed = time.perf_counter() - began
+        elapsed = self.clock() - began
         self.rates.append(self.count * self.batch_size / elapsed)
         self.cores.append((time.process_time() - computed) / elapsed)
 

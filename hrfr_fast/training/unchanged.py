@@ -51,10 +51,10 @@ def unchanged(
 
 def _between_steps(optimizer: "optim.Optimizer", scaler: "GradScaler", scale: dict[str, Any]) -> None:
     """The loss scale ``scale``, and nothing known of a step that was begun."""
+    for name in ("grad_scale", "found_inf"):  # lent to a fused optimiser for the time of its step
+        optimizer.__dict__.pop(name, None)
     if not scale:  # disabled
         return
-    for name in ("grad_scale", "found_inf"):  # a scaler lends them to a fused optimiser for the time of its step
-        optimizer.__dict__.pop(name, None)
     scaler.update(scale["scale"])  # forgets which optimisers are unscaled already
     scaler.load_state_dict(scale)
 

@@ -10,13 +10,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from hrfr_fast.resampling import launcher
-from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit
+from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit, Rows, View
 from hrfr_fast.settings import AugmentSettings
 
 EVERYTHING = AugmentSettings(saturation=0.5, blur=0.5, erase=0.5, degrade=0.6)
 CASES = (
-    (144, AugmentSettings(), torch.bfloat16, 0),
-    (32, EVERYTHING, torch.uint8, 2**63 - 1),
+    (144, AugmentSettings(), torch.bfloat16, 0, View()),
+    (32, EVERYTHING, torch.uint8, 2**63 - 1, View()),
+    (144, AugmentSettings(degrade=1.0), torch.bfloat16, 0, View(2, ("linear", "box"))),
 )
 
 
@@ -56,10 +57,11 @@ def main():
     )
     pixels = torch.zeros((4, 36, 36, 3), dtype=torch.uint8)
     orders = EpochOrders(torch.zeros((1, 4), dtype=torch.int32), torch.zeros(4, dtype=torch.int64))
-    for out_size, settings, dtype, seed in CASES:
+    for out_size, settings, dtype, seed, view in CASES:
         images, labels = torch.zeros((4, out_size, out_size, 3), dtype=dtype), torch.zeros(4, dtype=torch.int64)
-        resampler = Resampler(ResidentSplit(pixels, 0), out_size, settings, seed)
-        resampler(images, labels, orders, torch.zeros(1, dtype=torch.int64), 0)
+        resampler = Resampler(ResidentSplit(pixels, 0), out_size, settings, seed, view=view)
+        rows = Rows(2, 3, 1, 2) if view.number else Rows()
+        resampler(images, labels, orders, torch.zeros(1, dtype=torch.int64), 0, rows, 2)
     print(json.dumps(found))
 
 

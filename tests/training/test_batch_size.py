@@ -11,7 +11,7 @@ from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.ranks import Ranks
 from hrfr_fast.settings import TrainSettings
-from hrfr_fast.training.batch_size import largest_batch
+from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_samples
 from hrfr_fast.training.build import _largest_batch
 
 META = Compute(torch.device("meta"), None, scaled=False)
@@ -42,9 +42,9 @@ def search(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8 << 30, 16 << 30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def run(most, error=None, accumulate=1):
+    def run(most, error=None, accumulate=1, at_most=1024):
         network = Network(most, error or torch.cuda.OutOfMemoryError("CUDA out of memory"))
-        found = largest_batch(network, Head(), 4, META, accumulate, resident=1 << 30)
+        found = largest_batch(network, Head(), 4, META, accumulate, resident=1 << 30, most=at_most)
         assert network.scale.grad is None
         return found
 
@@ -56,6 +56,17 @@ def search(monkeypatch):
 )
 def test_the_largest_power_of_two_that_fits(search, most, accumulate, expected):
     assert search(most, accumulate=accumulate) == expected
+
+
+@pytest.mark.parametrize(
+    "size,samples,expected",
+    [(32, 1_000_000, 4096), (32, 409_599, 2048), (32, 200_000, 1024), (32, 7_000, 1024), (144, 1_000_000, 1024)],
+)
+def test_more_than_1024_are_tried_of_small_pictures_where_an_epoch_has_enough_steps(search, size, samples, expected):
+    most = most_samples(size, samples)
+    assert most == expected and search(5000, at_most=most) == expected
+    assert search(300, at_most=most) == 256
+    assert ("changes the recipe" in found_in_words(expected)) == (expected > 1024)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_graph_that_was_asked_for_is_an_error_with_the_way_out(cuda, case):
 def test_a_gpu_that_cannot_go_on_is_said_with_the_way_out(cuda, monkeypatch):
     """Some errors of CUDA's are returned by every later call."""
     step = failing(cuda, "when the capture is ended", graphs="auto")
-    monkeypatch.setattr(step, "_wait", lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal access")))
+    monkeypatch.setattr(step, "wait", lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: an illegal access")))
     with pytest.raises(HrfrError, match="previous error.*cannot be used after that.*illegal.*--graphs off"):
         run(step, 1)
 

@@ -77,7 +77,7 @@ def test_trial_steps_leave_no_trace(steps_before):
         for number, batch in enumerate(batches(steps_before)):
             step(batch, number)
         if step is tried:
-            with unchanged(tried._parts, tried.optimizer, tried.scaler, CPU.device):
+            with unchanged(tried.trained_parts, tried.optimizer, tried.scaler, CPU.device):
                 for batch in batches(3):
                     tried(batch, 0)
         step.after = run(step, seed=None)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hrfr_fast.model.backbones.base import Backbone, BackboneSettings, initialise_convolutional
+from hrfr_fast.model.backbones.subsample import Subsample
 from hrfr_fast.model.backbones.table import IR_VARIANTS, ImprovedResNet, IRVariant
 
 REDUCTION = 16
@@ -44,7 +45,7 @@ class IRBlock(nn.Module):
         super().__init__()
         # conv1x1(stride) is written as subsampling, then conv1x1: the same numbers, but torch 2.13's strided 1x1
         # convolution writes past its buffers on CPUs where channels are fewer than a vector holds (8 on AVX-512).
-        self.shortcut: nn.Module = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
+        self.shortcut: nn.Module = Subsample(stride) if stride > 1 else nn.Identity()
         if channels_in != channels_out or (first and variant.projects_every_stage):
             project = nn.Conv2d(channels_in, channels_out, 1, bias=False)
             self.shortcut = nn.Sequential(self.shortcut, project, nn.BatchNorm2d(channels_out))

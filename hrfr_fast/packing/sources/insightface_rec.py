@@ -143,9 +143,9 @@ def _whole_labels(table: RecordTable, rows: NDArray[np.int64]) -> NDArray[np.int
     return labels[before].astype(np.int64)
 
 
-def _picture(path: str, start: int, span: int) -> bytes:
+def _picture(path: str, start: int, span: int, descriptor: int | None = None) -> bytes:
     """The encoded picture of one record. Raises Rejected."""
-    content = recordio.read_record(path, start, span)
+    content = recordio.read_record(path, start, span, descriptor)
     if len(content) < HEADER.size:
         raise Rejected(PROBLEMS[SHORT])
     at = HEADER.size + 4 * HEADER.unpack_from(content)[0]

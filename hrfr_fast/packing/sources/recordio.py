@@ -40,9 +40,9 @@ def padded(length: int) -> int:
     return (length + 3) & ~3
 
 
-def read_record(path: str, start: int, span: int) -> bytes:
+def read_record(path: str, start: int, span: int, descriptor: int | None = None) -> bytes:
     """Content of the record whose parts take ``span`` bytes from byte ``start`` of the file on. Raises Rejected."""
-    return joined(read_range(path, start, span))
+    return joined(read_range(path, start, span, descriptor))
 
 
 def joined(data: bytes) -> bytes:

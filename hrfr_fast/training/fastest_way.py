@@ -1,0 +1,174 @@
+"""The fastest way to execute a step on this card: tried for some seconds once, and remembered.
+
+Eager, one CUDA graph, compiled, or both: which is fastest depends on the card, the network, the size and the batch, and
+no rule knows it. So those that ``auto`` leaves open are timed on the run's own batch, every effect undone, and the
+result lies in the user's cache until the card, torch or the step is another.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hrfr_fast.runtime.caches import cache_home, private_folder, writable
+from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.files import write_json
+
+if TYPE_CHECKING:
+    from hrfr_fast.engines.base import Batch
+    from hrfr_fast.training.step import TrainStep
+
+STEPS = 8  # of a trial, after as many to warm up as a capture takes
+FOLDER = "fastest-step"
+
+
+class Way(NamedTuple):
+    """How a step is executed."""
+
+    compile: str
+    """on or off."""
+    graphs: str
+    """on or off."""
+
+    def __str__(self) -> str:
+        parts = ["compiled"] * (self.compile == "on") + ["one CUDA graph"] * (self.graphs == "on")
+        return " and ".join(parts) or "eager"
+
+
+def open_ways(compile: str, graphs: str) -> list[Way]:
+    """The ways that ``auto | on | off`` leave open, the simplest first."""
+    choices = {"auto": ("off", "on"), "on": ("on",), "off": ("off",)}
+    return [Way(one, other) for one in choices[compile] for other in choices[graphs]]
+
+
+Measure = Callable[[Way], float]
+"""Seconds of a step executed in this way. It raises whatever stands in the way of that."""
+
+
+class Remembered:
+    """Results of earlier trials, a file each in ``folder``; None: the user's cache directory.
+
+    Damaged files and a folder that cannot be written to are as good as none.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or _cache()
+
+    def _file(self, key: dict[str, Any]) -> Path:
+        digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
+        return self.folder / f"{digest}.json"
+
+    def find(self, key: dict[str, Any], ways: Sequence[Way]) -> Way | None:
+        """The fastest of ``ways`` in an earlier trial of exactly these."""
+        try:
+            found = json.loads(self._file(key).read_bytes())
+            tried = [Way(*way) for way in found["ways"]]
+            way = Way(*found["fastest"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return way if found["key"] == key and tried == list(ways) and way in ways else None
+
+    def keep(self, key: dict[str, Any], ways: Sequence[Way], fastest: Way, seconds: dict[str, float]) -> None:
+        """Remember a trial. ``seconds``: of a step, by way in words, for people who look."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._file(key), {"key": key, "ways": ways, "fastest": fastest, "seconds_a_step": seconds})
+        except (OSError, HrfrError):
+            pass
+
+
+def _cache() -> Path:
+    folder = cache_home() / "hrfr-fast" / FOLDER
+    return folder if writable(folder) else (private_folder() or folder) / FOLDER
+
+
+def fastest_way(
+    key: dict[str, Any], ways: Sequence[Way], measure: Measure, remembered: Remembered, say: Callable[[str], None]
+) -> Way:
+    """The fastest of ``ways``: the only one, the one of an earlier trial with this ``key``, or the one measured now.
+
+    A way that raises is left out, and ``say`` is told why. Raises HrfrError where all do.
+    """
+    if len(ways) == 1:
+        return ways[0]
+    if known := remembered.find(key, ways):
+        say(f"step: {known}, the fastest way in an earlier trial here (kept in {remembered.folder})")
+        return known
+    say(f"trying {len(ways)} ways to execute the step, once for this card, network and batch ...")
+    seconds: dict[Way, float] = {}
+    for way in ways:
+        try:
+            seconds[way] = measure(way)
+        except Exception as error:  # compilers and CUDA fail in many ways; a mistake of ours shows in the plain step
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            say(f"step: {way} is left out: {reason}")
+    if not seconds:
+        raise HrfrError("no way to execute the step works here; --compile off --graphs off shows the step's own error")
+    fastest = min(seconds, key=lambda way: seconds[way])
+    table = ", ".join(f"{way} {1000 * one:.3g} ms" for way, one in seconds.items())
+    say(f"step: {fastest} is the fastest way ({table})")
+    remembered.keep(key, ways, fastest, {str(way): one for way, one in seconds.items()})
+    return fastest
+
+
+def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
+    """What decides which way is fastest: the card, torch, and every shape and mode of the step."""
+    import torch
+
+    device = step.compute.device
+    shapes = [[list(p.shape), str(p.dtype), p.requires_grad] for part in step.trained_parts for p in part.parameters()]
+    modes = [[type(m).__name__, m.training] for part in step.trained_parts for m in part.modules()]
+    network = hashlib.blake2b(json.dumps([shapes, modes]).encode(), digest_size=12).hexdigest()
+    return {
+        "card": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+        "network": network,
+        "batch": [list(batch.images.shape), str(batch.images.dtype)],
+        "autocast": str(step.compute.autocast_dtype),
+        "accumulate": step.accumulate,
+        "clipped": bool(step.clip_gradient),
+        "optimizer": type(step.optimizer).__name__,
+        "references": type(step.references).__name__,
+    }
+
+
+def timed(step: "TrainStep", batch: "Batch", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one of ``step``'s steps on ``batch``. Weights, momenta and generators are afterwards as before."""
+    from hrfr_fast.training.unchanged import unchanged
+
+    step.prepare(batch)
+    with unchanged(step.owned, step.optimizer, step.scaler, step.compute.device):
+        for _ in range(2):
+            step(batch, 0)
+        step.wait()
+        began = clock()
+        for _ in range(STEPS):
+            step(batch, 0)
+        step.wait()
+        return (clock() - began) / STEPS
+
+
+def choose_way(step: "TrainStep", batch: "Batch", remembered: Remembered | None = None) -> None:
+    """Settle ``compile`` and ``graphs`` of ``step`` where both are known to work, by a trial on ``batch``.
+
+    What was compiled for it is kept. ``auto`` stays ``auto``: a way that fails later is gone on without.
+    """
+    trials: dict[Way, TrainStep] = {}
+
+    def measure(way: Way) -> float:
+        trial = step.executed(way.compile, way.graphs)
+        try:
+            seconds = timed(trial, batch)
+        finally:
+            trial.release_graph()
+        trials[way] = trial
+        return seconds
+
+    ways = open_ways(step.compile, step.graphs)
+    way = fastest_way(step_key(step, batch), ways, measure, remembered or Remembered(), step.say)
+    if way in trials:
+        step.take_over(trials[way])
+    step.compile = "off" if way.compile == "off" else step.compile
+    step.graphs = "off" if way.graphs == "off" else step.graphs
