@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import atomic_write
 from hrfr_fast.runtime.optional import require_parquet
+from hrfr_fast.runtime.untrusted import parsed_json, read_array_header
 
 SUFFIXES = (".npz", ".parquet")
 BLOCK = 8192  # rows written at a time, and rows of a row group
@@ -102,7 +103,7 @@ def read_embeddings(path: Path) -> Embeddings:
         raise UsageError(f"{path}: no such file")
     try:
         found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path}: not a file of embeddings as `hrfr-fast embed` writes them: {reason}") from None
     if found.rows.ndim != 2 or found.rows.shape[1] < 2 or len(found.names) != len(found.rows):
@@ -126,11 +127,7 @@ def _member(archive: zipfile.ZipFile, name: str, most: int, kind: str) -> NDArra
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > most:
         raise ValueError(f"{name} is compressed or larger than the file")
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name}: version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member)
+        shape, fortran, dtype = read_array_header(member)
         content = member.read()
     if dtype.kind != kind or fortran or math.prod(shape) * dtype.itemsize != len(content):
         raise ValueError(f"{name}: {dtype} {list(shape)} in {len(content)} bytes")
@@ -153,7 +150,7 @@ def _read_parquet(path: Path) -> Embeddings:
 
 
 def _about(text: str) -> dict[str, Any]:
-    about = json.loads(text)
+    about = parsed_json(text)
     if not isinstance(about, dict):
         raise ValueError("no JSON object says what it is")
     return about

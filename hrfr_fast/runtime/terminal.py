@@ -3,6 +3,8 @@
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from hrfr_fast.runtime.names import printable
+
 
 def print_rows(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", bold: Container[int] = (),
@@ -46,7 +48,7 @@ def _table(
         style["padding"] = 0  # the box itself leaves a space between columns
     table = Table(*columns, title=Text(title) if title else None, title_justify="left", **style)
     for number, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="bold" if number in bold else "")
+        table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if number in bold else "")
     return table
 
 
@@ -58,10 +60,10 @@ def _blocks(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold
     if title:
         yield Text(title, style="italic")
     for number, (first, *cells) in enumerate(rows):
-        yield Text(first, style="bold" if number in bold else "")
+        yield Text(printable(first), style="bold" if number in bold else "")
         for name, cell in zip(names[1:], cells, strict=True):
             if cell:
-                yield Text(f"  {name:<{width}}  {cell}")
+                yield Text(printable(f"  {name:<{width}}  {cell}"))
 
 
 def print_values(title: str, values: Mapping[str, Any]) -> None:
@@ -72,7 +74,7 @@ def print_values(title: str, values: Mapping[str, Any]) -> None:
 
     table = Table(Column(overflow="fold"), Column(overflow="fold"), title=Text(title), show_header=False)
     for key, value in values.items():
-        table.add_row(Text(str(key)), Text(_plain(value)))
+        table.add_row(Text(printable(str(key))), Text(printable(_plain(value))))
     Console(highlight=False).print(table)
 
 

@@ -14,6 +14,7 @@ import torch
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
+from hrfr_fast.format.split_findings import split_warnings
 from hrfr_fast.model.lineage import data_note
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.files import write_json, writing
@@ -125,8 +126,11 @@ class Trainer:
         )
         if note := incomplete(setup.packed.path, setup.packed.manifest):
             console.print(f"note: {setup.packed.path} is {note}", markup=False, highlight=False)
+        for line in split_warnings(setup.packed.manifest, setup.regime.sources):
+            console.print(f"warning: {line}", markup=False, highlight=False)
         for parent in setup.parents:
-            console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
+            came = f"from {parent.weights} ({parent.metadata.get('regime')}, step {parent.metadata.get('step')})"
+            console.print(came, markup=False, highlight=False)
             if note := data_note(parent.metadata, setup.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
         if setup.parents and setup.phases:
