@@ -284,7 +284,7 @@ class TrainSettings(Checked):
     execution: ExecutionSettings = ExecutionSettings()
     logging: LoggingSettings = LoggingSettings()
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         super().__init__(**_grouped(values))
 
     @model_validator(mode="after")
@@ -310,7 +310,7 @@ class TrainSettings(Checked):
         values = {field.name: field.of(self) for field in flat_fields()}
         return values | {"augment": dict(self.augment)}
 
-    def replaced(self, **values: Any) -> Self:
+    def replaced(self, /, **values: Any) -> Self:
         """A copy with some values (flat names) replaced, checked again. Raises UsageError."""
         augment = dict(self.augment) | dict(values.get("augment", {}))
         return type(self)(**self.flat() | values | {"augment": augment})

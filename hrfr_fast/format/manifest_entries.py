@@ -103,8 +103,31 @@ class PairEntry(FileEntry):
     contradictions: int = Field(default=0, ge=0)
 
 
+class Provenance(Checked):
+    """What advice on how to pack again is made of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    made_by: str = ""
+    format: str = ""
+    settings: dict[str, Any] = {}
+    synthetic: bool | dict[str, Any] = False
+
+
+def _check_provenance(found: Mapping[str, Any]) -> None:
+    known = Provenance(**found)
+    if not isinstance(known.settings.get("sizes", {}), Mapping):
+        raise UsageError("settings.sizes is no table")
+    if isinstance(known.synthetic, Mapping) and not {"scale", "seed"} <= known.synthetic.keys():
+        raise UsageError("synthetic has no scale or no seed")
+
+
 def check_entries(content: Mapping[str, Any]) -> None:
     """Raise ValueError naming the first entry of the manifest ``content`` that is not what it should be, and why."""
+    try:
+        _check_provenance(content["provenance"])
+    except (UsageError, TypeError) as error:
+        raise ValueError(f"provenance: {error}") from None
     for group, kind in (("splits", SplitEntry), ("pairs", PairEntry)):
         for name, entry in content[group].items():
             try:

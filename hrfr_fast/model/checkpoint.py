@@ -63,6 +63,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: what it says of itself is damaged: {error}") from None
 
 
+def require_network(path: Path, metadata: dict[str, Any]) -> None:
+    """Raise UsageError where the ``metadata`` of a weights file do not describe its network."""
+    if "backbone" not in metadata:
+        raise UsageError(f"{path}: what it says of itself is damaged: backbone is missing")
+
+
 Weights = dict[str, torch.Tensor]
 
 

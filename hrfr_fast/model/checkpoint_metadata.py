@@ -4,9 +4,9 @@ Only what other code reads without asking is checked here; other keys, of later 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.untrusted import parsed_json
@@ -28,8 +28,14 @@ class _Data(_Lenient):
 
 
 class _Parent(_Lenient):
-    trained_on: dict[str, list[str]] | None = None
+    trained_on: dict[str, list[str]] = {}
     data_digest: str = ""
+
+    @model_validator(mode="after")
+    def _data_are_known(self) -> Self:
+        if not self.model_fields_set & {"trained_on", "data_digest"}:
+            raise ValueError("a parent does not say what it was trained on")
+        return self
 
 
 class _Network(_Lenient):
@@ -58,9 +64,9 @@ def metadata_of(text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("it is no JSON object")
     _Metadata(**{name: values[name] for name in ("data", "parents") if name in values})
-    network = values.get("backbone")
+    network = values.get("backbone", {"input_size": 1, "embedding_size": 1})  # see checkpoint.require_network
     if not isinstance(network, Mapping):
-        raise UsageError("backbone is missing")
+        raise UsageError("backbone is no description of a network")
     branches = network.get("branches", [])
     if not isinstance(branches, list) or not all(isinstance(one, Mapping) for one in branches):
         raise UsageError("backbone.branches is no list of networks")

@@ -1,8 +1,9 @@
-"""JSON and NumPy files that anybody may have written: one kind of error, and no more memory than the file warrants."""
+"""JSON and NumPy files that anybody may have written: one kind of error, and no more memory than a file warrants."""
 
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -54,3 +55,35 @@ def read_array(path: str | os.PathLike[str]) -> "NDArray[Any]":
             raise ValueError(f"its header promises {kind} {list(shape)}, and {there:,} bytes follow")
         content = np.frombuffer(file.read(there), kind) if there else np.empty(math.prod(shape), kind)
     return content.reshape(shape, order="F" if fortran else "C")
+
+
+def opened_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    """The zip file at ``path``. Raises OSError, BadZipFile, and ValueError where it is of a later version."""
+    try:
+        return zipfile.ZipFile(path)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from None
+
+
+def stored_array(archive: zipfile.ZipFile, name: str, most: int) -> "NDArray[Any]":
+    """The array of the member ``name`` of a ``.npz`` file that is not compressed, of ``most`` bytes at most.
+
+    Raises:
+        ValueError: it is compressed, encrypted, larger, or not as long as its header says.
+        KeyError, BadZipFile: it is not there, or damaged.
+    """
+    import numpy as np
+
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size > most:
+        raise ValueError(f"{name} is compressed or larger than the file")
+    try:
+        with archive.open(info) as member:
+            shape, fortran, kind = read_array_header(member)
+            content = member.read()
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or made by a later version
+        raise ValueError(f"{name}: {error}") from None
+    if fortran or min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(content):
+        raise ValueError(f"{name}: {kind} {list(shape)} in {len(content)} bytes")
+    flat = np.frombuffer(content, kind) if content else np.empty(math.prod(shape), kind)
+    return flat.reshape(shape)

@@ -58,9 +58,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; a line cut short by a kill is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().split(b"\n"):
             try:
-                lines.append(parsed_json(line))
+                value = parsed_json(line)
             except ValueError:
                 continue
+            lines += [value] if isinstance(value, dict) else []
     return lines
