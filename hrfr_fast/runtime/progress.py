@@ -22,13 +22,16 @@ from hrfr_fast.runtime.names import printable
 
 
 class PlainConsole(Console):
-    """A console whose texts cannot steer the terminal, whatever names are in them."""
+    """A console whose texts cannot steer the terminal, whatever names are in them.
+
+    Markup of rich counts where ``print`` is given ``markup=True``; names in such a text must be escaped.
+    """
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
 
-console = PlainConsole(stderr=True, soft_wrap=True)
+console = PlainConsole(stderr=True, soft_wrap=True, markup=False)
 
 
 @contextmanager

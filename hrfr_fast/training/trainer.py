@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from rich.markup import escape
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
@@ -121,8 +122,9 @@ class Trainer:
         over = f", {setup.ranks.count} ranks with {setup.stream.batch_size // setup.ranks.count} each"
         over = over if setup.ranks.distributed else ""
         console.print(
-            f"[bold]{setup.regime.name}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
-            f"{setup.stream.batch_size} on {setup.compute}{over}"
+            f"[bold]{escape(setup.regime.name)}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
+            f"{setup.stream.batch_size} on {setup.compute}{over}",
+            markup=True,
         )
         if note := incomplete(setup.packed.path, setup.packed.manifest):
             console.print(f"note: {setup.packed.path} is {note}", markup=False, highlight=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-for library in ("hypothesis", "simplejpeg", "bcolz", "onnx", "pyarrow", "PIL", "scipy"):
+for library in ("sklearn", "hypothesis", "simplejpeg", "bcolz", "onnx", "pyarrow", "PIL", "scipy"):
     pytest.importorskip(library)
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
