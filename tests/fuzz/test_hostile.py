@@ -198,10 +198,13 @@ def test_members_of_a_tar_are_never_written(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     source = WebDatasetTars(inside / "set.tar")
     names = source.names(range(3))
-    assert ["link.jpg" in name for name in names] == [True, False, False] and "/../../escaped.jpg" in names[1]
-    assert [source.read(n)[:2] for n in (1, 2)] == [b"\xff\xd8"] * 2
-    with pytest.raises(Rejected, match="a link"):
-        source.read(0)
+    assert sum("/../../escaped.jpg" in name for name in names) == 1
+    for number, name in enumerate(names):
+        if "link.jpg" in name:
+            with pytest.raises(Rejected, match="a link"):
+                source.read(number)
+        else:
+            assert source.read(number)[:2] == b"\xff\xd8"
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -243,7 +246,7 @@ socket.create_connection = socket.getaddrinfo = refuse
 
 
 def test_no_command_connects_anywhere(tiny_packed, tmp_path):
-    """Packing and training, which verifies and reports at its end, with a guard in place of sockets, which writes down every attempt."""
+    """Packing and training, which verifies and reports; a guard in place of sockets writes down every attempt."""
     log, place = tmp_path / "attempts", tmp_path / "guard"
     place.mkdir()
     (place / "sitecustomize.py").write_text(GUARD.format(log=str(log)))
