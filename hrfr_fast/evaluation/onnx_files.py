@@ -172,8 +172,8 @@ def _signature(model: Any) -> Signature:
     if len(output) != 2 or (output[1] is not None and not 2 <= output[1] <= 1 << 16):
         raise UsageError(f"not a face embedder: its output is {_shown(output)}; embeddings are [N, D]")
     return Signature(
-        _text(inputs[0].name), _text(graph.output[0].name), layout, dtype, sides[0] if sides else None, shape[0], output[1],
-        {_text(entry.key): _text(entry.value) for entry in model.metadata_props},
+        _text(inputs[0].name), _text(graph.output[0].name), layout, dtype, sides[0] if sides else None, shape[0],
+        output[1], {_text(entry.key): _text(entry.value) for entry in model.metadata_props},
     )  # fmt: skip
 
 
