@@ -34,7 +34,17 @@ def installed(place: Path) -> Path | None:
 
 def audited(python: Path) -> dict[str, Any] | None:
     """What pip-audit says of the pinned packages, None where it could not ask."""
-    command = [python, "-m", "pip_audit", "-r", PINNED, "--no-deps", "--disable-pip", "--progress-spinner", "off"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip_audit",
+        "-r",
+        PINNED,
+        "--no-deps",
+        "--disable-pip",
+        "--progress-spinner",
+        "off",
+    ]
     done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True)
     try:
         found: dict[str, Any] = json.loads(done.stdout)

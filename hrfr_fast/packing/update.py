@@ -88,7 +88,7 @@ class OutputUpdate:
         entries = {name: shard.entry for name, shard in shards.items()}
         pairs = {without_prefix(name): entries.pop(name) for name in shards if is_pair_shard(name)}
         splits = {name: split_of(places[name], name, entry) for name, entry in entries.items()}
-        _look_at_splits(splits, entries, {candidates.name for candidates in changed})
+        self._look_at_splits(splits, entries, {candidates.name for candidates in changed})
         for candidates in self.candidates:
             name = candidates.name
             if isinstance(candidates, PairCandidates):
@@ -121,6 +121,22 @@ class OutputUpdate:
                 )
         return shards
 
+    def _look_at_splits(
+        self, splits: Mapping[str, Split], entries: dict[str, dict[str, Any]], changed: set[str]
+    ) -> None:
+        """Enter what is implausible about the splits into their manifest ``entries``."""
+        changed &= splits.keys()
+        if not changed:
+            return
+        with progress_bar(self.show_progress) as progress:
+            task = progress.add_task("plausible?", total=len(changed) + 1, note="")
+            for name in sorted(changed):
+                entries[name][KEY_OF_FINDINGS] = look_at(splits[name])
+                progress.advance(task)
+            for name, copies in look_for_copies(splits).items():
+                entries[name][KEY_OF_FINDINGS] = entries[name].get(KEY_OF_FINDINGS, {}) | copies
+            progress.advance(task)
+
     def _provenance(self, alignment: dict[str, Any] | None) -> dict[str, Any]:
         """Versions, source and settings, for the manifest."""
         versions = {}
@@ -139,16 +155,6 @@ class OutputUpdate:
             **({"synthetic": True} if (self.data / MARKER).exists() else {}),
             **({KEY: alignment} if alignment else {}),
         }
-
-
-def _look_at_splits(splits: Mapping[str, Split], entries: dict[str, dict[str, Any]], changed: set[str]) -> None:
-    """Enter what is implausible about the splits into their manifest ``entries``; kept ones are not read again."""
-    changed &= splits.keys()
-    for name in changed:
-        entries[name][KEY_OF_FINDINGS] = look_at(splits[name])
-    if changed:
-        for name, copies in look_for_copies(splits).items():
-            entries[name][KEY_OF_FINDINGS] = entries[name].get(KEY_OF_FINDINGS, {}) | copies
 
 
 def _keep_unfinished(work: Path, previous: PreviousPack) -> None:

@@ -14,8 +14,9 @@ FEWEST = 200
 RISEN = 1.5
 """A loss so many times the lowest one diverges."""
 FLAT = 0.01
-"""A loss that falls by a smaller share from one half of the last ``WATCHED`` steps to the other stands still."""
+"""A loss that falls by a smaller share from one half of the steps that are watched to the other stands still."""
 WATCHED = 4 * RECENT
+"""Steps that are watched; a twentieth of the run where that is more."""
 UNMOVED, AT_GUESS = 0.97, 0.03
 """A loss that stands still has learnt nothing above this share of the first one, or so near to that of guessing."""
 
@@ -33,6 +34,7 @@ class LossWatch:
         self._guess = math.log(max(classes, 1))
         self._first_due = max(FEWEST, BEGUN * steps)
         self._stuck_due = max(self._first_due, 2 * steps_an_epoch)
+        self._watched = max(WATCHED, steps // 20)
         self._first: list[float] = []
         self._recent: list[float] = []
         self._lowest, self._lowest_step = math.inf, 0
@@ -42,7 +44,7 @@ class LossWatch:
         """Take the ``losses`` [n] of the steps up to ``step``; warnings, most often none."""
         values = losses.tolist()
         self._first += values[: RECENT - len(self._first)]
-        self._recent = [*self._recent, *values][-WATCHED:]
+        self._recent = [*self._recent, *values][-self._watched :]
         if len(self._recent) < WATCHED:
             return []
         first, now = (float(np.mean(part)) for part in (self._first, self._recent[-RECENT:]))
@@ -53,12 +55,12 @@ class LossWatch:
                 f"the loss has risen to {now:.3g} (mean of {RECENT} steps up to {step:,}) from {self._lowest:.3g}"
                 f" around step {self._lowest_step:,}: it diverges",
             )
-        elif step >= self._stuck_due and self._is_stuck(first, now):
+        elif step >= self._stuck_due and len(self._recent) == self._watched and self._is_stuck(first, now):
             warnings = self._once(
                 "stuck",
                 f"the loss stands still at {now:.4g} (mean of {RECENT} steps up to {step:,}; {first:.4g} over the first"
                 f" {RECENT}); guessing among the identities gives {self._guess:.4g}, the logarithm of their number:"
-                " nothing is learnt",
+                " it seems that nothing is learnt",
             )
         if now < self._lowest:
             self._lowest, self._lowest_step = now, step

@@ -6,8 +6,10 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hrfr_fast.format.beton import RAW
 from hrfr_fast.packing.decode import Target as Form
@@ -27,7 +29,7 @@ def pictures() -> dict[str, bytes]:
     rgb = Image.fromarray(pixels)
     turned = Image.Exif()
     turned[0x0112] = 6
-    kinds = {
+    kinds: dict[str, tuple[Any, str, dict[str, Any]]] = {
         "jpeg": (rgb, "JPEG", {"quality": 90}),
         "progressive": (rgb, "JPEG", {"progressive": True}),
         "rotated": (rgb, "JPEG", {"exif": turned.tobytes()}),
@@ -51,9 +53,9 @@ def pictures() -> dict[str, bytes]:
     }
 
 
-def _saved(image: object, kind: str, options: dict[str, object]) -> bytes:
+def _saved(image: Any, kind: str, options: dict[str, Any]) -> bytes:
     content = io.BytesIO()
-    image.save(content, kind, **options)  # type: ignore[attr-defined]
+    image.save(content, kind, **options)
     return content.getvalue()
 
 
@@ -69,7 +71,7 @@ def png_claiming(width: int, height: int, interlace: int = 0, rows: bytes = b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
-def _interlaced(pixels: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _interlaced(pixels: NDArray[np.uint8]) -> bytes:
     from hrfr_fast.packing.image_checks import ADAM7
 
     rows = b""

@@ -49,7 +49,9 @@ def _read_all(source: IdentitySource) -> None:
         pass
 
 
-def _set(kind: type[IdentitySource], name: str, beside: Callable[[Path], object] = lambda _folder: None):  # type: ignore[no-untyped-def]
+def _set(
+    kind: Callable[[Path], IdentitySource], name: str, beside: Callable[[Path], object] = lambda _folder: None
+) -> Callable[[bytes, Path], None]:
     """A parser of the file ``name`` as ``kind``; ``beside`` writes the files that belong to it."""
 
     def parse(content: bytes, folder: Path) -> None:
