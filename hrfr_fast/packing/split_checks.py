@@ -3,7 +3,7 @@
 Equal records are found by their checksums, over all records, and their bytes decide. Copies of another size or
 compression are found by what they show: the grey means of 12 x 12 blocks around their own mean, at length 1. On real
 faces (9,261 pictures) no two different ones had a product above 0.970, on synthetic ones 0.970; a picture shrunk from
-144 to 36 px or compressed again had 0.993 and more with itself.
+144 to 36 px, compressed again or both had 0.990 and more with itself, one that was made brighter until it clipped 0.96.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hrfr_fast.format.reader import Split
 from hrfr_fast.format.split_findings import SplitFindings
 
-MEASURED = 2_000
+MEASURED = 1_000
 """Pictures of a split whose colours and contrast are measured."""
 COMPARED = 100_000
 """Pictures of a split that are compared with others by what they show: two minutes where all are JPEG files."""
@@ -44,8 +44,9 @@ def look_at(split: Split) -> dict[str, Any]:
 
 def _measured(found: SplitFindings, pictures: NDArray[np.uint8], records: NDArray[np.int64]) -> SplitFindings:
     """``found`` and what ``pictures``, uint8 [n, S, S, 3], of ``records`` add to it."""
-    deviation = pictures.mean(axis=3, dtype=np.float32).std(axis=(1, 2))
     size = pictures.shape[1]
+    step = max(1, size // 36)  # enough pixels to tell a picture from nothing
+    deviation = pictures[:, ::step, ::step].mean(axis=3, dtype=np.float32).std(axis=(1, 2))
     begin, end = int(size * CENTRE[0]), max(int(size * CENTRE[1]), int(size * CENTRE[0]) + 1)
     means = pictures[:, begin:end, begin:end].mean(axis=(1, 2), dtype=np.float32)
     redder = means[:, 0] - means[:, 2]
@@ -101,16 +102,15 @@ def _equal(split: Split, other: Split) -> list[tuple[int, int]]:
 
 def _signatures(split: Split, records: NDArray[np.int64]) -> NDArray[np.float32]:
     """What pictures show, float32 [n, BLOCKS * BLOCKS] of length 1; zeros for one without contrast."""
+    import cv2
+
     blocks = min(BLOCKS, split.size)
-    edges = np.linspace(0, split.size, blocks + 1).astype(int)
-    areas = np.diff(edges)
-    area = (areas[:, None] * areas[None, :]).astype(np.float32)
     signatures = np.zeros((len(records), BLOCKS * BLOCKS), np.float32)
     for begin in range(0, len(records), READ):
-        grey = split.read(records[begin : begin + READ]).mean(axis=3, dtype=np.float32)
+        pictures = split.read(records[begin : begin + READ])
         split.free_pages()
-        means = np.add.reduceat(np.add.reduceat(grey, edges[:-1], axis=1), edges[:-1], axis=2) / area
-        means = means.reshape(len(grey), -1)
+        small = [cv2.resize(one, (blocks, blocks), interpolation=cv2.INTER_AREA) for one in pictures]
+        means = np.stack(small).mean(axis=3, dtype=np.float32).reshape(len(small), -1)
         means -= means.mean(axis=1, keepdims=True)
         length = np.linalg.norm(means, axis=1, keepdims=True)
         shown = np.where(length > FLAT * blocks, means / np.maximum(length, 1e-6), 0)
