@@ -43,3 +43,33 @@ def test_a_loss_that_rises_again_is_told_with_its_numbers():
 def test_a_loss_that_stands_still_is_told_with_the_loss_of_guessing(losses):
     [line] = told(losses)
     assert "the loss stands still at" in line and f"guessing among the identities gives {GUESS:.4g}" in line
+
+
+def test_the_log_of_a_run_prints_the_warning_with_advice(tmp_path, capsys):
+    """TrainingLog with everything around it left out but the losses."""
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    import torch
+
+    from hrfr_fast.settings import TrainSettings
+    from hrfr_fast.training.log import TrainingLog
+
+    state = SimpleNamespace(step=0, samples=0, parallel=SimpleNamespace(mean=lambda losses: losses))
+    state.where = lambda: {"step": state.step, "samples": 0, "epoch": 0.0}
+    throughput = SimpleNamespace(to_json=lambda: {"images_per_second": 1.0})
+    timer = SimpleNamespace(read=lambda: throughput, blocked=nullcontext, last=None)
+    setup = SimpleNamespace(
+        run=tmp_path, stream=SimpleNamespace(classes=CLASSES, epoch_length=640.0, batch_size=64), total_steps=600,
+        ranks=SimpleNamespace(is_main=True), compute=SimpleNamespace(device=torch.device("cpu")),
+        settings=TrainSettings(),
+    )  # fmt: skip
+    log = TrainingLog(setup, state, timer, board=False)
+    for step in range(600):
+        log.losses.add(torch.tensor(GUESS + 0.01 * float(NOISE[step])))
+        state.step += 1
+        if state.step % 10 == 0:
+            log.read()
+    log.close()
+    printed = capsys.readouterr().err
+    assert printed.count("warning: the loss stands still") == 1 and "Try a lower --learning-rate" in printed
