@@ -17,7 +17,7 @@ FLAT = 0.01
 """A loss that falls by a smaller share from one half of the steps that are watched to the other stands still."""
 WATCHED = 4 * RECENT
 """Steps that are watched; a twentieth of the run where that is more."""
-UNMOVED, AT_GUESS = 0.97, 0.03
+UNMOVED, AT_GUESS = 0.85, 0.03
 """A loss that stands still has learnt nothing above this share of the first one, or so near to that of guessing."""
 
 
