@@ -101,7 +101,7 @@ class Regime(Checked):
     control_of: Annotated[str | None, unset("")] = None
     """The regime that this one is the control of; None: a regime of its own."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except UsageError as error:

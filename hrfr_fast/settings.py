@@ -357,7 +357,7 @@ class TrainSettings(Checked):
     execution: ExecutionSettings = ExecutionSettings()
     logging: LoggingSettings = LoggingSettings()
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         super().__init__(**_grouped(values))
 
     @model_validator(mode="after")
@@ -383,7 +383,7 @@ class TrainSettings(Checked):
         values = {field.name: field.of(self) for field in flat_fields()}
         return values | {table: dict(getattr(self, table)) for table in TABLES}
 
-    def replaced(self, **values: Any) -> Self:
+    def replaced(self, /, **values: Any) -> Self:
         """A copy with some values (flat names) replaced, checked again. Raises UsageError."""
         tables = {table: dict(getattr(self, table)) | _table(table, values.get(table, {})) for table in TABLES}
         return type(self)(**self.flat() | values | tables)

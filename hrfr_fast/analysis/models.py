@@ -52,14 +52,16 @@ class Model:
 
 def read_model(run_or_checkpoint: str | Path, name: str) -> Model:
     """The model of a run directory (its last checkpoint) or a weights file. Raises UsageError where there is none."""
-    from hrfr_fast.model.checkpoint import read_metadata, weights_path
+    from hrfr_fast.model.checkpoint import read_metadata, require_network, weights_path
 
     weights = weights_path(run_or_checkpoint)
     file = weights.parent.parent / "settings.toml"
     settings: dict[str, Any] = {}
     if weights.parent.name == "checkpoints" and file.is_file():
         settings = read_toml(file, "settings")
-    return Model(name, weights, read_metadata(weights), settings)
+    metadata = read_metadata(weights)
+    require_network(weights, metadata)
+    return Model(name, weights, metadata, settings)
 
 
 def model_names(runs: list[str | Path]) -> list[str]:

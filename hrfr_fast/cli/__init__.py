@@ -21,6 +21,7 @@ from hrfr_fast.cli.output import print_exchange, print_findings, print_matched, 
 from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
 from hrfr_fast.runtime.locales import use_utf8
+from hrfr_fast.runtime.terminal import echo
 from hrfr_fast.runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main() -> None:
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -95,7 +96,7 @@ def doctor(
 
     report = examine(folder)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        echo(json.dumps(report.to_json(), indent=2))
     else:
         print_values("this machine", dict(rows(report.facts)))
         print_values(
@@ -103,7 +104,7 @@ def doctor(
         )
         print_exchange(report.exchange)
         for fix in report.fixes:
-            typer.echo(f"fix: {fix}")
+            echo(f"fix: {fix}")
     if not report.works:
         raise HrfrError("no engine can work here; the fixes above come first")
 
@@ -126,8 +127,8 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     result = train(settings, resume=resume)
     print_results(result.results)
     if math.isfinite(result.loss):  # steps were taken now, and not all before it was resumed
-        typer.echo(f"{counted(result.steps, 'step')}, loss {result.loss:.3f}, {result.speed}")
-    typer.echo(f"report: {result.report}")
+        echo(f"{counted(result.steps, 'step')}, loss {result.loss:.3f}, {result.speed}")
+    echo(f"report: {result.report}")
 
 
 app.command(name="train")(with_setting_options(_train))
@@ -165,7 +166,7 @@ def analyze(
         raise
     print_findings(findings, as_json)
     if not as_json:
-        typer.echo(f"numbers and figures: {out}")
+        echo(f"numbers and figures: {out}")
 
 
 @app.command()
@@ -238,5 +239,5 @@ def study(
         typer.echo(results["remedies"]["statement"])
     for one in results["contrasts"]:
         if one["fixed"]:
-            typer.echo(one["sentence"])
-    typer.echo(f"report: {report}")
+            echo(one["sentence"])
+    echo(f"report: {report}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hrfr_fast.runtime.terminal import echo
+
 
 def adopt(
     file: Annotated[Path, typer.Argument(help=".pth, .pt, .ckpt, .safetensors or .onnx")],
@@ -33,13 +35,13 @@ def adopt(
         device=device,
     )  # fmt: skip
     settings = adopted.settings
-    typer.echo(
+    echo(
         f"{file}: {settings.name} of width {settings.width}, {settings.embedding_size} dimensions, "
         f"{settings.input_size} px, as {adopted.layout} has it; fed {adopted.colours.upper()}"
     )
     for name, one in adopted.check.items():
         if not one.wrong:
-            typer.echo(f"{name}: {one}")
+            echo(f"{name}: {one}")
     for note in adopted.notes:
-        typer.echo(note)
-    typer.echo(f"run: {adopted.run}")
+        echo(note)
+    echo(f"run: {adopted.run}")

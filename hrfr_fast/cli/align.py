@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hrfr_fast.runtime.terminal import echo
+
 
 def align(
     photographs: Annotated[Path, typer.Argument(help="folder of pictures, flat or with a folder for each identity")],
@@ -37,6 +39,6 @@ def align(
             smallest_face=smallest_face, keep_names=keep_names, workers=workers, stop=stop,
         )  # fmt: skip
     for line in result.lines():
-        typer.echo(line)
+        echo(line)
     if strict and result.rejected:
         raise StrictRefusal(f"{result.rejected:,} photographs gave no face (--strict); the others are in {out}")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hrfr_fast.runtime.terminal import echo
+
 if TYPE_CHECKING:
     from hrfr_fast.benchmarking.result import BenchResult
 
@@ -34,7 +36,7 @@ def bench(
         settings=settings,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        echo(json.dumps(result.to_json(), indent=2))
     else:
         print_bench(result)
 
@@ -61,6 +63,6 @@ def print_bench(result: "BenchResult") -> None:
         bold=(len(rows) - 1,), right=range(1, 5),
     )  # fmt: skip
     for name, reason in result.absent.items():
-        typer.echo(f"not measured: engine {name}: {reason}")
+        echo(f"not measured: engine {name}: {reason}")
     for kind, text in findings(result):
-        typer.echo(f"{kind}: {text}")
+        echo(f"{kind}: {text}")

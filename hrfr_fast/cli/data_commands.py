@@ -9,6 +9,7 @@ import typer
 from hrfr_fast.cli.options import CARRAY_HELP, ON_HELP, channels_of, sizes_of
 from hrfr_fast.cli.output import print_pack
 from hrfr_fast.runtime.errors import DamageFound, IncompletePack, UsageError
+from hrfr_fast.runtime.terminal import echo
 
 FORMATS = "tree, pairs, rec, beton, list, folder or webdataset"
 """Those of ``packing/recognition.py``, which is not imported for a help text."""
@@ -98,7 +99,7 @@ def inspect_command(
     if sheet:
         contact_sheet(packed, sheet)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
     else:
         print_values(str(packed), found)
 
@@ -110,9 +111,9 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
 
     damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
-        typer.echo(str(one))
+        echo(str(one))
     if damage:
         raise DamageFound(f"{packed}: {len(damage)} damaged; {repair(packed)}")
-    typer.echo(f"{packed}: every checksum matches")
+    echo(f"{packed}: every checksum matches")
     for line in describe_check(packed):
-        typer.echo(line)
+        echo(line)

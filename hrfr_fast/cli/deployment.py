@@ -10,6 +10,8 @@ import typer
 
 from hrfr_fast.cli.onnx_flags import with_onnx_flags
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.names import printable
+from hrfr_fast.runtime.terminal import echo
 
 if TYPE_CHECKING:
     from hrfr_fast.deployment.embed import EmbedResult
@@ -60,7 +62,7 @@ def export(
         data=data,
         domain=domain,
     )
-    typer.echo("\n".join(result.lines()))
+    echo("\n".join(result.lines()))
 
 
 def embed(
@@ -103,7 +105,7 @@ def compare_faces(
     from hrfr_fast.deployment.compare_faces import compare_faces as run_comparison
 
     result = run_comparison(model, first, second, far=far, picture=picture, device=device, flags=flags)
-    typer.echo(json.dumps(result.to_json(), indent=2) if as_json else "\n".join(result.lines()))
+    echo(json.dumps(result.to_json(), indent=2) if as_json else "\n".join(result.lines()))
 
 
 def search(
@@ -129,12 +131,13 @@ def search(
     head = ("probe", "rank", "name", "cosine")
     rows = [(probe, str(rank), name, f"{cosine:.4f}") for probe, rank, name, cosine in result.matches()]
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        echo(json.dumps(result.to_json(), indent=2))
     elif as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
+        shown = printable if sys.stdout.isatty() else str  # a file gets the names as they are
+        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *(tuple(map(shown, row)) for row in rows)])
     else:
         print_rows(head, rows, right=(1, 3))
 
 
 def _print(result: "EmbedResult") -> None:
-    typer.echo("\n".join(result.lines()))
+    echo("\n".join(result.lines()))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from hrfr_fast.face_templates import TEMPLATES
+from hrfr_fast.runtime.terminal import echo
 
 Count = int | None
 
@@ -65,6 +66,6 @@ def derive(
             source, data, settings=settings, format=format, options=SourceOptions(root), workers=workers, stop=stop
         )
     for line in made.lines():
-        typer.echo(line)
+        echo(line)
     if strict and made.rejected:
         raise StrictRefusal(f"{made.rejected:,} pictures were not used (--strict); everything else is in {data}")

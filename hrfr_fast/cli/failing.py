@@ -33,7 +33,7 @@ def fail(message: str, code: int) -> None:
 
     if not may_report():
         sys.exit(code)
-    console.print("[bold red]error:[/] ", end="")
+    console.print("[bold red]error:[/] ", end="", markup=True)
     console.print(message, markup=False, highlight=False)
     sys.exit(code)
 

@@ -10,6 +10,7 @@ from hrfr_fast.cli.options import CARRAY_HELP, channels_of
 from hrfr_fast.cli.output import print_comparison, print_protocol, print_results
 from hrfr_fast.evaluation.protocols import MODULES
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.terminal import echo
 
 if TYPE_CHECKING:
     from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
@@ -70,7 +71,7 @@ def evaluate(
         run, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device, flags=flags
     )
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
+        echo(json.dumps(result.to_json(), indent=2))
     else:
         print_protocol(result)
 
@@ -87,7 +88,7 @@ def _evaluate_pairs(
         carray_channels=channels_of(carray_channels or []),
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
+        echo(json.dumps({key: result.to_json() for key, result in results.items()}, indent=2))
     else:
         print_results(results)
 
@@ -112,6 +113,6 @@ def compare(
         a, b, place, protocol=protocol, pictures=pictures, crop=crop, overlap=overlap, device=device, flags=flags
     )
     if as_json:
-        typer.echo(json.dumps(comparison.to_json(), indent=2))
+        echo(json.dumps(comparison.to_json(), indent=2))
     else:
         print_comparison(comparison)

@@ -4,7 +4,7 @@ import json
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-import typer
+from hrfr_fast.runtime.terminal import echo
 
 if TYPE_CHECKING:
     from hrfr_fast.analysis.degradation_match import MatchedDegradation
@@ -29,7 +29,7 @@ def print_exchange(exchange: "Exchange | None") -> None:
     from hrfr_fast.runtime.terminal import print_rows
 
     if exchange is None:
-        typer.echo(
+        echo(
             "between ranks: nothing to time in one process; `torchrun --nproc-per-node N -m hrfr_fast doctor` times it"
         )
         return
@@ -49,9 +49,9 @@ def print_exchange(exchange: "Exchange | None") -> None:
                right=(2, 3))  # fmt: skip
     named = slow(exchange)
     for text in named:
-        typer.echo(f"slow link: {text}")
+        echo(f"slow link: {text}")
     if not named:
-        typer.echo("no link is slow: each carries at least half of what the fastest of its kind does")
+        echo("no link is slow: each carries at least half of what the fastest of its kind does")
 
 
 def print_matched(matched: "MatchedDegradation") -> None:
@@ -88,24 +88,24 @@ def print_plan(runs: "list[PlannedRun]") -> None:
     print_rows(("run", "seed", "part", "state", "steps", "batch", "minutes"), rows)
     hours = sum(run.seconds for run in runs) / 3600
     left = sum(run.state != "finished" for run in runs)
-    typer.echo(f"{left} of {len(runs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
-    typer.echo("the embedding analyses and the report come on top: minutes")
+    echo(f"{left} of {len(runs)} runs to do, about {hours:.1f} hours ({60 * hours:.0f} minutes) on this device")
+    echo("the embedding analyses and the report come on top: minutes")
 
 
 def print_findings(findings: "list[Finding]", as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))
+        echo(json.dumps({finding.key: finding.to_json() for finding in findings}, indent=2))
         return
     for finding in findings:
-        typer.echo(finding.question)
-        typer.echo(indent(finding.answer, "  ") + "\n")
+        echo(finding.question)
+        echo(indent(finding.answer, "  ") + "\n")
 
 
 def print_results(results: dict[str, "PairResult"]) -> None:
     from hrfr_fast.runtime.terminal import print_rows
 
     if not results:
-        typer.echo("warning: there were no pairs to verify on")
+        echo("warning: there were no pairs to verify on")
         return
     rows, notes = [], dict[str, list[str]]()
     for key, result in results.items():
@@ -121,7 +121,7 @@ def print_results(results: dict[str, "PairResult"]) -> None:
     head = ("pair set", "kind", "view", "pairs", "accuracy", "95 % interval", "AUC", "EER", "TAR@FAR 1e-2")
     print_rows(head, rows)
     for text, names in notes.items():
-        typer.echo(f"{', '.join(names)}: {text}")
+        echo(f"{', '.join(names)}: {text}")
 
 
 def print_protocol(result: "ProtocolResult") -> None:
@@ -135,8 +135,8 @@ def print_protocol(result: "ProtocolResult") -> None:
     print_rows(("set", "measure", "value", "95 % interval"), rows, title=f"{result.model}: {result.title}")
     for name, test_set in result.sets.items():
         for text in _caveats(test_set):
-            typer.echo(f"{name}: {text}")
-    typer.echo(f"crop: {result.crop}")
+            echo(f"{name}: {text}")
+    echo(f"crop: {result.crop}")
 
 
 def _numbers(measure: "Measure") -> list[str]:
@@ -171,9 +171,7 @@ def print_comparison(comparison: "ProtocolComparison") -> None:
     for one in comparison.contrasts:
         what = " ".join(filter(None, (one.set_name, one.part)))
         only_a, only_b, p = one.mcnemar
-        typer.echo(f"{what}, {one.measure}: {one.contrast.sentence}")
+        echo(f"{what}, {one.measure}: {one.contrast.sentence}")
         names = (one.contrast.a, one.contrast.b)
-        typer.echo(
-            f"  McNemar: {only_a:,} decisions only {names[0]} has right, {only_b:,} only {names[1]}; p = {p:.3g}"
-        )
-        typer.echo(f"  {one.contrast.advice}")
+        echo(f"  McNemar: {only_a:,} decisions only {names[0]} has right, {only_b:,} only {names[1]}; p = {p:.3g}")
+        echo(f"  {one.contrast.advice}")

@@ -5,7 +5,6 @@ them, and how). A ``.parquet`` holds the columns ``name`` and ``embedding``, and
 """
 
 import json
-import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import atomic_write
 from hrfr_fast.runtime.optional import require_parquet
+from hrfr_fast.runtime.untrusted import opened_zip, parsed_json, stored_array
 
 SUFFIXES = (".npz", ".parquet")
 BLOCK = 8192  # rows written at a time, and rows of a row group
 ABOUT_KEY = b"hrfr-fast"
 MOST_ABOUT = 1 << 20  # bytes
+MOST_PACKED = 100  # times smaller than its numbers a .parquet may be: unit rows hardly compress, a bomb does
 
 Block = tuple[list[str], NDArray[np.float32]]
 """Names and rows of consecutive embeddings."""
@@ -102,7 +103,7 @@ def read_embeddings(path: Path) -> Embeddings:
         raise UsageError(f"{path}: no such file")
     try:
         found = _read_parquet(path) if path.suffix == ".parquet" else _read_npz(path)
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path}: not a file of embeddings as `hrfr-fast embed` writes them: {reason}") from None
     if found.rows.ndim != 2 or found.rows.shape[1] < 2 or len(found.names) != len(found.rows):
@@ -113,7 +114,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _read_npz(path: Path) -> Embeddings:
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path) as archive:
         rows = _member(archive, "embeddings.npy", path.stat().st_size, "f")
         names = _member(archive, "names.npy", path.stat().st_size, "U")
         about = _member(archive, "about.npy", MOST_ABOUT, "U")
@@ -122,19 +123,10 @@ def _read_npz(path: Path) -> Embeddings:
 
 def _member(archive: zipfile.ZipFile, name: str, most: int, kind: str) -> NDArray[Any]:
     """An array of the archive; its header is compared with the bytes that are there before anything is allocated."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size > most:
-        raise ValueError(f"{name} is compressed or larger than the file")
-    with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name}: version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member)
-        content = member.read()
-    if dtype.kind != kind or fortran or math.prod(shape) * dtype.itemsize != len(content):
-        raise ValueError(f"{name}: {dtype} {list(shape)} in {len(content)} bytes")
-    return np.frombuffer(content, dtype).reshape(shape)
+    found = stored_array(archive, name, most)
+    if found.dtype.kind != kind:
+        raise ValueError(f"{name}: {found.dtype} {list(found.shape)}")
+    return found
 
 
 def _read_parquet(path: Path) -> Embeddings:
@@ -142,6 +134,10 @@ def _read_parquet(path: Path) -> Embeddings:
     from pyarrow import parquet
 
     try:
+        with parquet.ParquetFile(str(path)) as file:
+            numbers = file.metadata.num_rows * file.schema_arrow.field("embedding").type.list_size
+        if 4 * numbers > MOST_PACKED * path.stat().st_size:
+            raise ValueError(f"{numbers:,} numbers in {path.stat().st_size:,} bytes")
         table = parquet.read_table(str(path), columns=["name", "embedding"])
         lists = table.column("embedding").combine_chunks()
         flat = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float32)
@@ -153,7 +149,7 @@ def _read_parquet(path: Path) -> Embeddings:
 
 
 def _about(text: str) -> dict[str, Any]:
-    about = json.loads(text)
+    about = parsed_json(text)
     if not isinstance(about, dict):
         raise ValueError("no JSON object says what it is")
     return about

@@ -1,6 +1,5 @@
 """Thresholds of a run at each false accept rate: those of its own evaluation, else from the pairs of its data."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from hrfr_fast.evaluation.verification import why_too_few_pairs
 from hrfr_fast.format.reader import Packed, PairSet, open_packed
 from hrfr_fast.model.lineage import changed_training_splits, find_data, run_directory_of
 from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.untrusted import parsed_json
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def recorded_thresholds(weights: Path) -> RunThresholds | None:
     if weights.name != "last.safetensors":
         return None
     try:
-        results = json.loads((run_directory_of(weights) / "results.json").read_bytes())
+        results = parsed_json((run_directory_of(weights) / "results.json").read_bytes())
         known = {name: (entry["kind"], int(entry["pairs"]), entry["thresholds"]) for name, entry in results.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not evaluated, or by an earlier version
         return None

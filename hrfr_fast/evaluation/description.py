@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from hrfr_fast.evaluation.thresholds import Threshold, threshold_from_json
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.validation import Checked
 
 FORMAT = "hrfr-fast embedder 1"
@@ -118,9 +119,9 @@ def _whole(name: str, text: str) -> int:
 
 def _thresholds(text: str) -> tuple[Threshold, ...]:
     try:
-        values = json.loads(text)
+        values = parsed_json(text)
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise ValueError("no list of thresholds")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"its metadata are damaged: thresholds: {error}") from None
     return tuple(threshold_from_json(value) for value in values)

@@ -135,11 +135,14 @@ def pair_sets_named(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
-    from hrfr_fast.model.checkpoint import load_module, read_metadata
-    from hrfr_fast.model.fused import build_model, model_settings
+    from hrfr_fast.model.checkpoint import load_module, read_metadata, require_network
+    from hrfr_fast.model.fused import build_model, model_settings, refuse_larger_model
 
     metadata = read_metadata(weights)
-    backbone = build_model(model_settings(metadata["backbone"]))
+    require_network(weights, metadata)
+    settings = model_settings(metadata["backbone"])
+    refuse_larger_model(weights, settings)
+    backbone = build_model(settings)
     load_module(weights, "backbone", backbone)
     return compute.place(backbone).eval(), metadata
 

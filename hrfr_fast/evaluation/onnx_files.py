@@ -79,8 +79,8 @@ def _parsed(path: Path) -> Any:
 
 def _refuse_foreign(path: Path, model: Any) -> None:
     """Raise UsageError for operators that need somebody's library, and for external data that are elsewhere."""
-    defined = {function.domain for function in model.functions}
-    if foreign := sorted({node.domain for node in _nodes(model)} - DOMAINS - defined):
+    defined = {_text(function.domain) for function in model.functions}
+    if foreign := sorted({_text(node.domain) for node in _nodes(model)} - DOMAINS - defined):
         names = few([repr(one_line(domain)) for domain in foreign])
         raise UsageError(f"it uses operators of {names}, which only a library of its author could run")
     for tensor in _tensors(model):
@@ -94,7 +94,7 @@ def _refuse_outside(path: Path, tensor: Any) -> None:
     Where ``path`` is a link, the data are looked for beside it, as ONNX Runtime does; they may be a link, too, to a
     file beside the one that ``path`` leads to.
     """
-    values = {entry.key: entry.value for entry in tensor.external_data}
+    values = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
     location = values.get("location", "")
     if "\0" in location or not location:
         raise UsageError("it names no file for its external data")
@@ -149,7 +149,7 @@ def _signature(model: Any) -> Signature:
     initialisers = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialisers]
     if len(inputs) != 1:
-        names = few([one_line(value.name) for value in inputs]) or "none"
+        names = few([one_line(_text(value.name)) for value in inputs]) or "none"
         raise UsageError(f"not a face embedder: it has {len(inputs)} inputs ({names}); one, the pictures, is needed")
     dtypes = {1: "float32", 2: "uint8", 10: "float16"}
     kind = inputs[0].type.tensor_type
@@ -172,9 +172,14 @@ def _signature(model: Any) -> Signature:
     if len(output) != 2 or (output[1] is not None and not 2 <= output[1] <= 1 << 16):
         raise UsageError(f"not a face embedder: its output is {_shown(output)}; embeddings are [N, D]")
     return Signature(
-        inputs[0].name, graph.output[0].name, layout, dtype, sides[0] if sides else None, shape[0], output[1],
-        {entry.key: entry.value for entry in model.metadata_props},
+        _text(inputs[0].name), _text(graph.output[0].name), layout, dtype, sides[0] if sides else None, shape[0],
+        output[1], {_text(entry.key): _text(entry.value) for entry in model.metadata_props},
     )  # fmt: skip
+
+
+def _text(value: str | bytes) -> str:
+    """A text of the file; protobuf gives the bytes of one that is not UTF-8."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _shape(kind: Any) -> list[int | None]:

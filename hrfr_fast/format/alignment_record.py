@@ -5,7 +5,6 @@ numbers: published numbers on the same pictures differ by many points for the al
 """
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.validation import Checked, PathText
 
 NAME = "alignment.json"
@@ -90,8 +90,8 @@ def read_record(directory: Path) -> AlignmentRecord | None:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        return record_of(json.loads(content))
-    except (OSError, ValueError, RecursionError, UsageError) as error:
+        return record_of(parsed_json(content))
+    except (OSError, ValueError, UsageError) as error:
         raise UsageError(
             f"{path}: not a record of an alignment ({error}); mend it, or remove it where nothing is known"
         ) from error

@@ -12,6 +12,7 @@ from hrfr_fast.format.names import SPLITS, identities_file, pair_shard
 from hrfr_fast.format.writer import ShardInfo
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.untrusted import parsed_json
 
 FORMAT, VERSION = "hrfr-fast packed", 1
 WITH_PARTS = 2  # the version where a split has several files, which readers of version 1 cannot take
@@ -176,7 +177,7 @@ def read(directory: Path) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(_nothing_packed(directory))
     try:
-        manifest = without_checksum(json.loads(path.read_bytes()))
+        manifest = without_checksum(parsed_json(path.read_bytes()))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}")
         if manifest["version"] not in (VERSION, WITH_PARTS):

@@ -21,6 +21,7 @@ from hrfr_fast.format.names import pair_shard
 from hrfr_fast.format.pair_defects import PairDefects
 from hrfr_fast.format.shard_files import check_shard_files, plain_file
 from hrfr_fast.runtime.errors import DamageFound, UsageError
+from hrfr_fast.runtime.untrusted import read_array
 
 
 class Part(NamedTuple):
@@ -221,8 +222,8 @@ class PairSet:
         if self.identities_path is None:
             return None
         try:
-            identities = np.load(self.identities_path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            identities = read_array(self.identities_path)
+        except (OSError, ValueError) as error:
             raise DamageFound(f"{self.identities_path}: {error}; {self.split.advice}") from error
         if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
             raise DamageFound(f"{self.identities_path}: expected int32 [{self.split.samples}]; {self.split.advice}")

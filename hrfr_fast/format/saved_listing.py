@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from hrfr_fast.format.manifest import entries_of, parts_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.runtime.files import atomic_write
+from hrfr_fast.runtime.untrusted import parsed_json
 
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"  # deflate, no name, no time, fastest, from no special system
+LONGEST_KEY, LONGEST_LINE = 1 << 20, 1 << 16  # bytes: a few kB of deflate may hold gigabytes
 
 
 def save_listing(path: Path, key: dict[str, Any], shard: str, lines: Iterator[str]) -> None:
@@ -38,7 +41,9 @@ def saved_key(path: Path, shard: str) -> dict[str, Any] | None:
         if not _is_whole(path):
             return None
         with gzip.open(path) as file:
-            key: dict[str, Any] = json.loads(file.readline())
+            key: dict[str, Any] = parsed_json(file.readline(LONGEST_KEY))
+            if not isinstance(key, dict):
+                return None
     except (OSError, ValueError, EOFError, zlib.error):
         return None
     return key if key.pop("shard", shard) == shard else None  # Earlier versions did not name the shard.
@@ -63,8 +68,8 @@ def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
     before: dict[bytes, bytes] = {}
     try:
         with gzip.open(path) as file:
-            file.readline()
-            for line in file:
+            file.readline(LONGEST_KEY)
+            for line in iter(partial(file.readline, LONGEST_LINE), b""):
                 name, _, rest = line.rstrip(b"\n").partition(b"\t")
                 before[name] = rest
     except (OSError, EOFError, zlib.error):

@@ -9,9 +9,14 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.runtime.errors import DamageFound, UsageError
 
 
+def is_plain(name: object) -> bool:
+    """Whether ``name`` is the name of a file and leads to no other directory."""
+    return isinstance(name, str) and Path(name).name == name and not name.startswith(".") and "\0" not in name
+
+
 def plain_file(directory: Path, name: str) -> Path:
     """``directory / name`` for a file name in a manifest. Raises DamageFound where it leads to another directory."""
-    if Path(name).name != name or name.startswith("."):
+    if not is_plain(name):
         raise DamageFound(
             f"{directory / manifest.NAME}: {name!r} is not a file name in this directory; {manifest.repair(directory)}"
         )

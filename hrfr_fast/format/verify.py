@@ -1,6 +1,5 @@
 """``hrfr-fast check``: comparison of every byte of a packed directory with the checksums of the day it was packed."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from hrfr_fast.format.shard_files import check_shard_files
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
+from hrfr_fast.runtime.untrusted import parsed_json
 
 BATCH = 4096  # records checked at a time
 
@@ -63,7 +63,7 @@ def describe_check(path: str | Path) -> list[str]:
     content = manifest.read(path)
     covered = {manifest.NAME, *files_of(content)}
     lines = [f"checked: {', '.join(sorted(name for name in covered if (path / name).exists()))}"]
-    if manifest.CHECKSUM not in json.loads((path / manifest.NAME).read_bytes()):
+    if manifest.CHECKSUM not in parsed_json((path / manifest.NAME).read_bytes()):
         lines.append(f"{manifest.NAME} is of an earlier version, without a checksum: only its digests were checked")
     others = sorted(file.name for file in path.iterdir() if file.name not in covered)
     if manifest.WORK in others:

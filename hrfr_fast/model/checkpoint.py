@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import torch
 from torch import nn
 
+from hrfr_fast.model.checkpoint_metadata import metadata_of
 from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lora import merged_state_dict
 from hrfr_fast.model.row_files import write_with_rows
@@ -56,8 +57,16 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: not written by hrfr-fast (format {metadata.get('format')!r})")
-    result: dict[str, Any] = json.loads(metadata["hrfr"])
-    return result
+    try:
+        return metadata_of(metadata.get("hrfr", ""))
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{path}: what it says of itself is damaged: {error}") from None
+
+
+def require_network(path: Path, metadata: dict[str, Any]) -> None:
+    """Raise UsageError where the ``metadata`` of a weights file do not describe its network."""
+    if "backbone" not in metadata:
+        raise UsageError(f"{path}: what it says of itself is damaged: backbone is missing")
 
 
 Weights = dict[str, torch.Tensor]
@@ -67,9 +76,13 @@ def load_module(
     path: Path, prefix: str, module: nn.Module, adapt: Callable[[Weights], Weights] = lambda state: state
 ) -> None:
     """Load the tensors ``prefix.*`` of a weights file, as ``adapt`` makes them, into ``module``, strictly."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    tensors = load(path.read_bytes())  # load_file takes only file names that are UTF-8
+    try:
+        tensors = load(path.read_bytes())  # load_file takes only file names that are UTF-8
+    except SafetensorError as error:
+        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
     state = {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }

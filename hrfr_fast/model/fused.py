@@ -5,6 +5,7 @@ antialiased cubic matrix of the resampling definition, so engines and evaluation
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -92,10 +93,28 @@ class Fused(nn.Module):
 
 def model_settings(values: dict[str, Any]) -> BackboneSettings | FusedSettings:
     """A model's settings from the entry ``backbone`` of a checkpoint's metadata; those of a fused one have branches."""
-    if "branches" not in values:
-        return BackboneSettings(**values)
-    large, small = (BackboneSettings(**branch) for branch in values["branches"])
-    return FusedSettings(**{**values, "branches": (large, small)})
+    try:
+        if "branches" not in values:
+            return BackboneSettings(**values)
+        large, small = (BackboneSettings(**branch) for branch in values["branches"])
+        return FusedSettings(**{**values, "branches": (large, small)})
+    except (TypeError, ValueError) as error:  # other names, or another number of branches
+        raise UsageError(f"a network that this version of hrfr-fast does not know: {error}") from None
+
+
+def refuse_larger_model(path: Path, settings: BackboneSettings | FusedSettings) -> None:
+    """Raise UsageError where the weights file at ``path`` is too small to hold the model that it describes.
+
+    A few bytes can describe a network of any size, which would be made before its weights are missed.
+    """
+    try:
+        with torch.device("meta"):
+            tensors = build_model(settings).state_dict()
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise UsageError(f"{path}: it describes a network that cannot be made: {error}") from None
+    if needed > path.stat().st_size:
+        raise UsageError(f"{path}: it describes a network of {needed:,} bytes and has {path.stat().st_size:,}")
 
 
 def build_model(settings: BackboneSettings | FusedSettings) -> Backbone | Fused:

@@ -50,7 +50,7 @@ def trained_on(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
     found = {name: {digest} for name, digest in data.get("splits", {WHOLE: data["digest"]}).items()}
     teacher = metadata.get("teacher")
     for parent in [*metadata.get("parents", []), *([teacher] if teacher else [])]:
-        for name, digests in parent.get("trained_on", {WHOLE: [parent["data_digest"]]}).items():
+        for name, digests in parent.get("trained_on", {WHOLE: [parent.get("data_digest", "")]}).items():
             found.setdefault(name, set()).update(digests)
     return {name: sorted(digests) for name, digests in found.items()}
 

@@ -6,6 +6,8 @@ ranks.
 """
 
 import json
+import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +19,10 @@ from torch import Tensor
 from hrfr_fast.model.class_shards import ClassShard, rows_of
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import atomic_write
+from hrfr_fast.runtime.untrusted import parsed_json
 
+MOST_HEADER = 100_000_000
+"""Bytes of a header, as the safetensors library has it."""
 PIECE = 64 << 20
 """Bytes that are sent and written at a time."""
 TYPES = {
@@ -58,16 +63,21 @@ def read_rows(path: Path, name: str, rows: range) -> Tensor:
     try:
         with open(path, "rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
-            entry = json.loads(file.read(length))[name]
+            if length > MOST_HEADER:
+                raise ValueError(f"its header would have {length:,} bytes")
+            entry = parsed_json(file.read(length))[name]
             dtype = {kind: dtype for dtype, kind in TYPES.items()}[entry["dtype"]]
             count, *shape = entry["shape"]
             (begin, end), size = entry["data_offsets"], rows.stop - rows.start
             row = (end - begin) // count
+            there = os.fstat(file.fileno()).st_size - 8 - length
+            if not 0 <= begin <= end <= there or rows.stop > count or row != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"it has {count:,} rows, or was cut short")
             file.seek(8 + length + begin + rows.start * row)
             content = bytearray(size * row)
-            if rows.stop > count or file.readinto(content) < len(content):
-                raise ValueError(f"it has {count:,} rows, or was cut short")
-    except (OSError, ValueError, KeyError, struct.error) as error:
+            if file.readinto(content) < len(content):
+                raise ValueError("it was cut short")
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error) as error:
         raise HrfrError(f"{path}: rows {rows.start:,} to {rows.stop:,} of {name} cannot be read: {error}") from None
     return torch.frombuffer(content, dtype=dtype).view(size, *shape)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format.writer import ROW
 from hrfr_fast.runtime.files import fsync, fsync_directory
+from hrfr_fast.runtime.untrusted import parsed_json
 
 KINDS = ("journal", "rows", "rejected")
 
@@ -50,9 +51,9 @@ class Journal:
         """
         try:
             lines = self._paths["journal"].read_bytes().split(b"\n")[:-1]
-            if not lines or json.loads(lines[0]) != key:
+            if not lines or parsed_json(lines[0]) != key:
                 return None
-            *state, checksum = json.loads(lines[-1]) if len(lines) > 1 else _with_checksum([0] * 5)
+            *state, checksum = parsed_json(lines[-1]) if len(lines) > 1 else _with_checksum([0] * 5)
             _, records, rejected_bytes, *expected = state
             lengths = (records * ROW.itemsize, rejected_bytes)
             contents = [
@@ -123,7 +124,7 @@ def candidates_done(work: Path, name: str) -> int:
     try:
         with open(work / f"{name}.journal", "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            return int(json.loads(file.read().split(b"\n")[-2])[0])
+            return int(parsed_json(file.read().split(b"\n")[-2])[0])
     except (OSError, ValueError, LookupError, TypeError):
         return 0
 

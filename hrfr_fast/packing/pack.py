@@ -10,6 +10,7 @@ from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.format.pair_defects import pair_warnings
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, open_packed
+from hrfr_fast.format.split_findings import split_warnings
 from hrfr_fast.packing.discovery import encoding_in_words, pair_candidates, source_candidates, tree_candidates
 from hrfr_fast.packing.pack_settings import PackSettings
 from hrfr_fast.packing.recognition import PAIRS, TREE, PackInput, recognise
@@ -116,7 +117,9 @@ def _pack(
         given.path, out, settings, candidates, decoders, show_progress, stop, summary,
         source_format="" if given.format == TREE else given.format,
     ).run()  # fmt: skip
-    for name, pairs in open_packed(out).pairs.items():
+    packed = open_packed(out)
+    summary.warnings += split_warnings(packed.manifest)
+    for name, pairs in packed.pairs.items():
         summary.warnings += [f"pair set {name}: {line}" for line in pair_warnings(pairs)]
     return summary
 

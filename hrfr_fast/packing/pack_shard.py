@@ -1,6 +1,5 @@
 """Packing of one shard, continued where an interrupted pack left it."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_array, write_json
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.runtime.untrusted import parsed_json
 
 SYNC_BYTES, SYNC_SECONDS = 256 << 20, 2.0  # the most work that a kill can cost
 # Up to so many files of a shard (the larger of a number and a share) may be unreadable; the rest is packed. With more
@@ -95,7 +95,7 @@ def finished_earlier(work: Path, key: dict[str, Any], candidates: Candidates) ->
     """The shard if an interrupted pack finished it, it is whole, and no file can be read now that could not then."""
     done = _done(work, candidates)
     try:
-        saved = manifest.without_checksum(json.loads(done.read_bytes()))
+        saved = manifest.without_checksum(parsed_json(done.read_bytes()))
         finished = FinishedShard(saved["entry"], saved["rejected"], "finished earlier")
         whole = is_whole(work, finished.entry) and not candidates.readable_again(unreadable_of(finished.rejected))
         listing = work / listing_file(candidates.name)

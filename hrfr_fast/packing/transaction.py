@@ -6,7 +6,6 @@ directory (:func:`manifest.read`), and the next pack completes the renames befor
 commit the old output is whole, after the renames the new one is.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,8 +15,10 @@ from typing import Any
 
 from hrfr_fast.format import manifest
 from hrfr_fast.format.saved_listing import files_of
+from hrfr_fast.format.shard_files import is_plain
 from hrfr_fast.runtime.files import fsync_directory
 from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.runtime.untrusted import parsed_json
 
 
 @contextmanager
@@ -41,19 +42,22 @@ def complete(out: Path) -> bool:
     """Carry out a commit that is on the disk, wherever it was interrupted. Returns whether there was one."""
     work = out / manifest.WORK
     try:
-        content = json.loads((work / manifest.NAME).read_bytes())
+        content = manifest.without_checksum(parsed_json((work / manifest.NAME).read_bytes()))
+        wanted = files_of(content)
     except FileNotFoundError:
         return False
+    except (ValueError, KeyError, TypeError, AttributeError):  # What was moved already is compared with its digests.
+        (work / manifest.NAME).unlink()
+        return False
     try:
-        previous = files_of(json.loads((out / manifest.NAME).read_bytes()))
+        previous = files_of(parsed_json((out / manifest.NAME).read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         previous = set()
-    wanted = files_of(content)
     for name in sorted(wanted):
-        if (work / name).exists():
+        if is_plain(name) and (work / name).exists():
             os.replace(work / name, out / name)
     for name in previous - wanted:
-        if Path(name).name == name:
+        if is_plain(name):
             (out / name).unlink(missing_ok=True)
     fsync_directory(out)
     os.replace(work / manifest.NAME, out / manifest.NAME)

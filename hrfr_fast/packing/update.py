@@ -14,6 +14,7 @@ from hrfr_fast.format.alignment_record import KEY, read_record
 from hrfr_fast.format.names import is_pair_shard, part_shard, without_prefix
 from hrfr_fast.format.quarantine import QUARANTINE
 from hrfr_fast.format.reader import Split, split_of
+from hrfr_fast.format.split_findings import KEY as KEY_OF_FINDINGS
 from hrfr_fast.packing import transaction
 from hrfr_fast.packing.disk import check_space, disk_errors
 from hrfr_fast.packing.pack_parts import pack_parts
@@ -22,6 +23,7 @@ from hrfr_fast.packing.pack_shard import FinishedShard, pack_shard
 from hrfr_fast.packing.pair_identities import identify
 from hrfr_fast.packing.previous import PreviousPack
 from hrfr_fast.packing.sources.candidates import Candidates, PairCandidates
+from hrfr_fast.packing.split_checks import look_at, look_for_copies
 from hrfr_fast.packing.summary import PackSummary, shard_summary
 from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.files import write_bytes
@@ -86,6 +88,7 @@ class OutputUpdate:
         entries = {name: shard.entry for name, shard in shards.items()}
         pairs = {without_prefix(name): entries.pop(name) for name in shards if is_pair_shard(name)}
         splits = {name: split_of(places[name], name, entry) for name, entry in entries.items()}
+        self._look_at_splits(splits, entries, {candidates.name for candidates in changed})
         for candidates in self.candidates:
             name = candidates.name
             if isinstance(candidates, PairCandidates):
@@ -117,6 +120,22 @@ class OutputUpdate:
                     name, shards[name].entry, shards[name].action, previous.stale.get(name, "")
                 )
         return shards
+
+    def _look_at_splits(
+        self, splits: Mapping[str, Split], entries: dict[str, dict[str, Any]], changed: set[str]
+    ) -> None:
+        """Enter what is implausible about the splits into their manifest ``entries``."""
+        changed &= splits.keys()
+        if not changed:
+            return
+        with progress_bar(self.show_progress) as progress:
+            task = progress.add_task("plausible?", total=len(changed) + 1, note="")
+            for name in sorted(changed):
+                entries[name][KEY_OF_FINDINGS] = look_at(splits[name])
+                progress.advance(task)
+            for name, copies in look_for_copies(splits).items():
+                entries[name][KEY_OF_FINDINGS] = entries[name].get(KEY_OF_FINDINGS, {}) | copies
+            progress.advance(task)
 
     def _provenance(self, alignment: dict[str, Any] | None) -> dict[str, Any]:
         """Versions, source and settings, for the manifest."""

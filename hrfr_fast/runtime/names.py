@@ -1,9 +1,13 @@
-"""File names on one line of text, as in listings and messages."""
+"""File names on one line of text, as in listings and messages, and text that a terminal shows and does not obey."""
 
 import re
 from collections.abc import Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # all but tab and newline
+)
 
 
 def one_line(name: str) -> str:
@@ -12,6 +16,15 @@ def one_line(name: str) -> str:
     Different names stay different. File names may hold any of these, which would break the line.
     """
     return _CONTROL.sub(_escape, name) if _CONTROL.search(name) else name
+
+
+def printable(text: str) -> str:
+    """``text``, of several lines perhaps, with whatever could steer a terminal or reorder its letters as escapes.
+
+    Names of files and identities come from anybody: an escape sequence in one would colour, overwrite or retitle the
+    terminal, a right-to-left mark would show ``gpj.exe`` as ``exe.jpg``. For what is shown only: backslashes stay.
+    """
+    return _STEERING.sub(_escape, text) if _STEERING.search(text) else text
 
 
 def few(texts: Sequence[str], separator: str = ", ") -> str:

@@ -1,8 +1,9 @@
 """Progress bars with rate and time left, and the console of messages on standard error."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +18,20 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-console = Console(stderr=True, soft_wrap=True)
+from hrfr_fast.runtime.names import printable
+
+
+class PlainConsole(Console):
+    """A console whose texts cannot steer the terminal, whatever names are in them.
+
+    Markup of rich counts where ``print`` is given ``markup=True``; names in such a text must be escaped.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+console = PlainConsole(stderr=True, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -39,17 +53,28 @@ class RateColumn(ProgressColumn):
         return Text(f"{rate:,.0f}/s" if rate else "-/s", style="cyan")
 
 
+class PlainColumn(ProgressColumn):
+    """Column of a text of the task, in which neither markup nor control characters count."""
+
+    def __init__(self, of: Callable[[Task], str], style: str = "", column: Column | None = None) -> None:
+        self._of, self._style = of, style
+        super().__init__(column)
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(self._of(task)), style=self._style)
+
+
 @contextmanager
 def progress_bar(show: bool = True) -> Iterator[Progress]:
     """A rich progress display with rate and time left; ``add_task(name, total=..., note="")`` on it."""
     with Progress(
-        TextColumn("[bold]{task.description}"),
+        PlainColumn(lambda task: task.description, "bold"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         RateColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")),  # wraps in a narrow terminal
+        PlainColumn(lambda task: str(task.fields["note"]), column=Column(overflow="fold")),  # in a narrow terminal
         console=console,
         disable=not show,
         refresh_per_second=4,

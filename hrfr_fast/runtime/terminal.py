@@ -3,6 +3,13 @@
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from hrfr_fast.runtime.names import printable
+
+
+def echo(text: str) -> None:
+    """Print ``text``, of several lines perhaps, on standard output; names in it cannot steer the terminal."""
+    print(printable(text), flush=True)
+
 
 def print_rows(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", bold: Container[int] = (),
@@ -44,9 +51,9 @@ def _table(
     style: dict[str, Any] = {"box": box.HEAVY_HEAD} if lines else {"box": box.SIMPLE_HEAD, "show_edge": False}
     if not lines:
         style["padding"] = 0  # the box itself leaves a space between columns
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left", **style)
+    table = Table(*columns, title=Text(printable(title)) if title else None, title_justify="left", **style)
     for number, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="bold" if number in bold else "")
+        table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if number in bold else "")
     return table
 
 
@@ -56,12 +63,12 @@ def _blocks(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, bold
     names = [" ".join(title.split()) for title in head]
     width = max(map(len, names[1:]), default=0)
     if title:
-        yield Text(title, style="italic")
+        yield Text(printable(title), style="italic")
     for number, (first, *cells) in enumerate(rows):
-        yield Text(first, style="bold" if number in bold else "")
+        yield Text(printable(first), style="bold" if number in bold else "")
         for name, cell in zip(names[1:], cells, strict=True):
             if cell:
-                yield Text(f"  {name:<{width}}  {cell}")
+                yield Text(printable(f"  {name:<{width}}  {cell}"))
 
 
 def print_values(title: str, values: Mapping[str, Any]) -> None:
@@ -70,9 +77,9 @@ def print_values(title: str, values: Mapping[str, Any]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(Column(overflow="fold"), Column(overflow="fold"), title=Text(title), show_header=False)
+    table = Table(Column(overflow="fold"), Column(overflow="fold"), title=Text(printable(title)), show_header=False)
     for key, value in values.items():
-        table.add_row(Text(str(key)), Text(_plain(value)))
+        table.add_row(Text(printable(str(key))), Text(printable(_plain(value))))
     Console(highlight=False).print(table)
 
 

@@ -19,13 +19,16 @@ class Checked(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:  # a file may have a key that is called self
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise UsageError(in_words(error, type(self))) from None
+        except UnicodeEncodeError as error:
+            found = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+            raise UsageError(f"{found} holds bytes that are not UTF-8; only paths may") from None
 
-    def replaced(self, **values: Any) -> Self:
+    def replaced(self, /, **values: Any) -> Self:
         """A copy with some values replaced, checked again. Raises UsageError."""
         return type(self)(**{**dict(self), **values})
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from hrfr_fast.runtime.philox import AUGMENT
-from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, FILTER_BLOCK, LUMA
+from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, FILTER_BLOCK, FILTERS, LUMA
 from hrfr_fast.settings import AugmentSettings
 
 FIELDS = (

@@ -226,7 +226,8 @@ _STATES = {"finished": " is finished already", "begun": " continues", "new": ""}
 def _announce(run: StudyRun, plan: StudyPlan, state: str, seconds: float) -> None:
     left = "" if state == "finished" or not seconds else f" (about {_duration(seconds)} left)"
     number = plan.runs.index(run) + 1
-    console.print(f"[bold]{number} of {len(plan.runs)}[/]: {run}{_STATES[state]}{left}")
+    console.print(f"[bold]{number} of {len(plan.runs)}[/]: ", end="", markup=True)
+    console.print(f"{run}{_STATES[state]}{left}")
 
 
 def _tell(done: Executed, plan: StudyPlan, finished: int, started: int, seconds: float) -> None:

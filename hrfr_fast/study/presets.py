@@ -72,7 +72,7 @@ class Preset(Checked):
                 raise ValueError(f"{size!r} is no number of pixels")
         return batch
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         try:
             super().__init__(**values)
         except UsageError as error:
@@ -145,7 +145,7 @@ def load_preset(path: Path) -> Preset:
     """A preset from a TOML file: fields of Preset over those of ``base`` (a preset's name, "full" if not given)."""
     values = read_toml(path, "a preset")
     base = values.pop("base", "full")
-    if base not in PRESETS:
+    if not isinstance(base, str) or base not in PRESETS:
         raise UsageError(f"{path}: base is {base!r}; it must be one of {', '.join(PRESETS)}")
     try:
         return PRESETS[base].replaced(**{"name": path.stem} | values)

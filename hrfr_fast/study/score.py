@@ -4,7 +4,6 @@ Scores are kept and not rates, so that regimes can be compared pair by pair, and
 anything again.
 """
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hrfr_fast.evaluation.verification import why_too_few_pairs
 from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import Packed, PairSet
 from hrfr_fast.runtime.files import atomic_write, write_json
+from hrfr_fast.runtime.untrusted import opened_zip, parsed_json, stored_array
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,14 +142,15 @@ def _asked(
 def read_run_scores(run: Path, asked: dict[str, Any] | None = None) -> RunScores | None:
     """The scores that ``score_run`` left in ``run``; None without any, or where they answer another ``asked``."""
     try:
-        saved = json.loads((run / "judged.json").read_text(encoding="utf-8"))
-        with np.load(run / "scores.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        saved = parsed_json((run / "judged.json").read_bytes())
+        if asked is not None and saved["asked"] != asked:
+            return None
+        with opened_zip(run / "scores.npz") as file:
+            size = (run / "scores.npz").stat().st_size
+            arrays = {name.removesuffix(".npy"): stored_array(file, name, size) for name in file.namelist()}
+        return _scores(arrays, saved["identification"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
-    if asked is not None and saved["asked"] != asked:
-        return None
-    return _scores(arrays, saved["identification"])
 
 
 def _scores(arrays: dict[str, NDArray[np.float64]], identification: dict[str, Any] | None) -> RunScores:

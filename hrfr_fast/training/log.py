@@ -12,6 +12,7 @@ from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.training import advice
 from hrfr_fast.training.build import RunSetup
+from hrfr_fast.training.health import LossWatch
 from hrfr_fast.training.losses import LossBuffer
 from hrfr_fast.training.metrics import Metrics, NoMetrics
 from hrfr_fast.training.speed import StepTimer
@@ -35,6 +36,8 @@ class TrainingLog:
         self.rate = math.nan
         """Learning rate of the last step."""
         self._step_ends: list[float] = []
+        stream = setup.stream
+        self._watch = LossWatch(stream.classes, setup.total_steps, stream.epoch_length / stream.batch_size)
 
     @cached_property
     def metrics(self) -> Metrics | NoMetrics:
@@ -80,6 +83,9 @@ class TrainingLog:
                 self.state.plateau.losses += losses.tolist()
             named = {f"loss_{name}": value for name, value in self.last_terms.items()}
             self.metrics.write("train", **line, loss=self.last_loss, **named)
+            for warning in self._watch.see(line["step"], losses) if self.setup.ranks.is_main else ():
+                tries = advice.after_divergence(self.setup.settings)
+                console.print(f"warning: {warning}. {tries}", markup=False, highlight=False)
 
     def _refuse(self, step: int, loss: float) -> None:
         last = self.setup.checkpoint("last.safetensors")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.files import fsync, write_bytes, writing
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.training.tensorboard import Board
 
 SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")
@@ -59,9 +60,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; a line cut short by a kill is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().split(b"\n"):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                value = parsed_json(line)
+            except ValueError:
                 continue
+            lines += [value] if isinstance(value, dict) else []
     return lines

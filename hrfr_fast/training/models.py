@@ -53,9 +53,11 @@ def _size_of(parent: Parent) -> int:
 def shape_of(settings: TrainSettings, regime: Regime, parents: list[Parent]) -> "BackboneSettings | FusedSettings":
     """The model's settings. Raises UsageError for a parent of another input size or kind than the regime needs."""
     from hrfr_fast.model.backbone import BackboneSettings
-    from hrfr_fast.model.fused import FusedSettings, model_settings
+    from hrfr_fast.model.fused import FusedSettings, model_settings, refuse_larger_model
 
     shapes = [model_settings(parent.metadata["backbone"]) for parent in parents]
+    for parent, shape in zip(parents, shapes, strict=True):
+        refuse_larger_model(parent.weights, shape)
     in_training: dict[str, Any] = {"dropout": settings.model.dropout, "drop_path": settings.model.drop_path or 0.0}
     if regime.model == "fused":
         large, small = (_single(shape, parent) for shape, parent in zip(shapes, parents, strict=True))

@@ -83,7 +83,9 @@ def _parent(regime: Regime, name: str, path: str) -> Parent:
             f"regime {regime.name} starts from {name}: {error}\n"
             f"Train that first, with its --out {path}, or name another run with --init"
         ) from None
-    return Parent(weights, checkpoint.read_metadata(weights))
+    metadata = checkpoint.read_metadata(weights)
+    checkpoint.require_network(weights, metadata)
+    return Parent(weights, metadata)
 
 
 def people_digest(splits: Iterable[Split]) -> str:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from rich.markup import escape
 
 from hrfr_fast.engines.base import Batch
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
+from hrfr_fast.format.split_findings import split_warnings
 from hrfr_fast.model.lineage import data_note
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.files import write_json, writing
@@ -120,13 +122,17 @@ class Trainer:
         over = f", {setup.ranks.count} ranks with {setup.stream.batch_size // setup.ranks.count} each"
         over = over if setup.ranks.distributed else ""
         console.print(
-            f"[bold]{setup.regime.name}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
-            f"{setup.stream.batch_size} on {setup.compute}{over}"
+            f"[bold]{escape(setup.regime.name)}[/]: {faces} of {people} at {setup.stream.size} px, {steps} of "
+            f"{setup.stream.batch_size} on {setup.compute}{over}",
+            markup=True,
         )
         if note := incomplete(setup.packed.path, setup.packed.manifest):
             console.print(f"note: {setup.packed.path} is {note}", markup=False, highlight=False)
+        for line in split_warnings(setup.packed.manifest, setup.regime.sources):
+            console.print(f"warning: {line}", markup=False, highlight=False)
         for parent in setup.parents:
-            console.print(f"from {parent.weights} ({parent.metadata['regime']}, step {parent.metadata['step']:,})")
+            came = f"from {parent.weights} ({parent.metadata.get('regime')}, step {parent.metadata.get('step')})"
+            console.print(came, markup=False, highlight=False)
             if note := data_note(parent.metadata, setup.packed):
                 console.print(f"note on {parent.weights}: {note}", markup=False, highlight=False)
         if setup.teacher is not None:

@@ -135,6 +135,8 @@ class _Checker:
             raise self.damaged(f"a variable with the dimensions {dimensions}")
         called = self.element(content, shape.after, element.end)
         values = prod(dimensions)
+        if kind == CHARACTERS and not values and max(dimensions) > 1:  # SciPy reads behind the end of such a text
+            raise self.damaged(f"an empty text with the dimensions {dimensions}")
         if kind == CELL:
             self._cells(content, called.after, element.end, values, depth)
         else:

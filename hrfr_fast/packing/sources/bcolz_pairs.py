@@ -1,6 +1,5 @@
 """Pairs in a bcolz carray, the layout of public validation sets (InsightFace_Pytorch, face.evoLVe, cavaface)."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,11 +15,13 @@ from hrfr_fast.packing.picture_files import Rejected, all_readable
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.optional import require_bcolz
+from hrfr_fast.runtime.untrusted import parsed_json, read_array
 
 CHANNELS = ("bgr", "rgb")
 # pixel = value * factor + offset, for values (pixel - 127.5) / 127.5 and (pixel - 127.5) / 128
 SCALES = ((127.5, 127.5), (128.0, 127.5))
 LARGEST_ROUNDING = 0.1  # of a pixel value: twice what float16 loses, far less than a wrong factor gives
+MOST_META = 1 << 16  # bytes of a file of meta/
 SAMPLE = 32  # pictures by which the scale of the values is found
 
 
@@ -160,8 +161,8 @@ def _misfit(picture: NDArray[Any], factor: float, offset: float) -> str:
 def _read_same(path: Path) -> NDArray[np.bool_]:
     """The P labels of a bcolz pair set. Never unpickles."""
     try:
-        same = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        same = read_array(path)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: the labels of the pairs cannot be read: {error}") from error
     if same.ndim != 1 or not len(same) or same.dtype.kind not in "biu" or not np.isin(same, (0, 1)).all():
         raise UsageError(f"{path}: expected one boolean (or 0/1) a pair, found {same.dtype} {same.shape}")
@@ -171,16 +172,24 @@ def _read_same(path: Path) -> NDArray[np.bool_]:
 def _read_meta(directory: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype as bcolz's own JSON files give them, checked before bcolz sees the directory."""
     try:
-        shape = tuple(int(n) for n in json.loads((directory / "meta" / "sizes").read_bytes())["shape"])
-        storage = json.loads((directory / "meta" / "storage").read_bytes())
+        shape = tuple(int(n) for n in _meta(directory, "sizes")["shape"])
+        storage = _meta(directory, "storage")
         dtype = np.dtype(str(storage["dtype"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SyntaxError) as error:
         raise UsageError(f"{directory}: not a bcolz array directory: {error}") from error
     if dtype.base.kind == "f" and dtype.base.itemsize in (2, 4, 8):
         return shape, dtype
     if dtype.base == np.uint8:
         return shape, dtype
     raise UsageError(f"{directory}: expected float16, float32, float64 or uint8 pictures, found {dtype}")
+
+
+def _meta(directory: Path, name: str) -> Any:
+    with open(directory / "meta" / name, "rb") as file:
+        content = file.read(MOST_META + 1)
+    if len(content) > MOST_META:
+        raise ValueError(f"meta/{name} has more than {MOST_META:,} bytes")
+    return parsed_json(content)
 
 
 def _refuse_shape(directory: Path, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """Names with braces, as WebDataset users write the shards of a set: ``train-{000000..000123}.tar``."""
 
+import math
 import re
 
 from hrfr_fast.runtime.errors import UsageError
@@ -19,6 +20,8 @@ def expand(pattern: str) -> list[str]:
 
     Raises UsageError where it stands for too many.
     """
+    if math.prod(len(_choices(found)) for found in _BRACES.findall(pattern)) > MOST_NAMES:
+        raise UsageError(f"{pattern}: it stands for more than {MOST_NAMES:,} files")
     names = [pattern]
     while any(map(_BRACES.search, names)):
         expanded = []

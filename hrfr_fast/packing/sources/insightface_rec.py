@@ -48,7 +48,8 @@ class InsightFaceRecords(IdentitySource):
             table = RecordTable(file, places, index is not None)
             pictures = table.pictures()
             labels = _whole_labels(table, pictures)
-            ranges = table.identity_ranges(pictures) if labels.max() >= EXACT else None
+            known = table.identity_ranges(pictures)
+            ranges = known if labels.max() >= EXACT else None
             state = f"{records.name}\t{file.size}\t{file.modified}"
         self.warnings = [*places.warnings, *table.warnings]
         if ranges is not None:
@@ -62,6 +63,8 @@ class InsightFaceRecords(IdentitySource):
                 f"{records.name}: {int((labels >= EXACT).sum()):,} pictures have labels of {EXACT:,} or more, which"
                 " float32 labels do not hold exactly: people whose labels are neighbours may have become one"
             )
+        if known is not None and ranges is None:
+            self.warnings += _contradictions(records.name, table.keys[pictures], labels, known)
         self._keep(table, pictures, labels)
         self._lines = [state]
         if index is not None:
@@ -141,6 +144,26 @@ def _whole_labels(table: RecordTable, rows: NDArray[np.int64]) -> NDArray[np.int
     before = np.maximum.accumulate(np.where(usable, np.arange(len(rows)), -1))
     before[before < 0] = int(usable.argmax())
     return labels[before].astype(np.int64)
+
+
+def _contradictions(
+    name: str, keys: NDArray[np.int64], labels: NDArray[np.int64], ranges: NDArray[np.int64]
+) -> list[str]:
+    """A warning where pictures have other labels than the identity records say.
+
+    Args:
+        keys, labels: int64 [N] of the pictures, keys ascending.
+        ranges: int64 [P], key of the first picture of each person, ascending.
+    """
+    person = np.searchsorted(ranges, keys, side="right") - 1
+    first = labels[np.searchsorted(person, np.arange(len(ranges)))]
+    wrong = np.flatnonzero(labels != first[person])
+    if not len(wrong):
+        return []
+    return [
+        f"{name}: {len(wrong):,} of {len(keys):,} pictures have another label than the first picture of the same"
+        f" identity record, such as record {keys[wrong[0]]}: labels or records are out of step"
+    ]
 
 
 def _picture(path: str, start: int, span: int, descriptor: int | None = None) -> bytes:

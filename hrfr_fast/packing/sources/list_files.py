@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,11 +15,16 @@ from numpy.typing import NDArray
 from hrfr_fast.packing.chunks import FileReaders, Reader
 from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource, SourceOptions
+from hrfr_fast.packing.sources.labels_out_of_step import list_out_of_step
 from hrfr_fast.packing.sources.left_out import PICTURE, kind_of
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.names import few, one_line
+from hrfr_fast.runtime.words import counted
 
 LONGEST = 1 << 16  # bytes of a line
+BY_MXNET, BY_INSIGHTFACE = "number, label, path", "number, path, label"
+COLUMNS = {BY_MXNET: '$NF "\\t" $2', BY_INSIGHTFACE: '$2 "\\t" $3'}
+"""Columns of other lists -> what awk is to print of them."""
 LOOKED_AT = 4096  # bytes of a file from which a list is recognised
 
 
@@ -45,7 +51,7 @@ class ListSource(IdentitySource):
         self._paths, self._starts, self._ends = bytes(lines.paths), np.append(0, ends[:-1])[order], ends[order]
         self._sizes, self._times = self._states()
         self.bytes_on_disk = int(np.maximum(self._sizes, 0).sum())
-        self.warnings = [*lines.warnings(path), *self._missing(), *self._repeated()]
+        self.warnings = [*lines.warnings(path), *self._missing(), *self._repeated(), *self._suspicious_labels(order)]
         paths = np.frombuffer(self._paths, np.uint8)
         self.content = _digest("\n".join(self.identities), self.labels, paths, self._ends, self._sizes)
         self.fingerprint = _digest(self.content, str(self.root), self._times)
@@ -60,6 +66,8 @@ class ListSource(IdentitySource):
         except OSError:
             return False
         lines = head.splitlines()[: -1 if len(head) == LOOKED_AT else None]
+        if 2 * sum(bool(_other_columns(line)) for line in lines) > len(lines):
+            return True  # to be told how to turn it into a list
         found = [_path_and_label(line) for line in lines if line.strip()]
         return 2 * sum(entry is not None and kind_of(os.fsdecode(entry[0])) == PICTURE for entry in found) > len(found)
 
@@ -123,6 +131,24 @@ class ListSource(IdentitySource):
             f" {example}"
         ]
 
+    def _suspicious_labels(self, order: NDArray[np.int64]) -> list[str]:
+        """Warnings about labels that are the same number written in two ways, and about labels out of step."""
+        warnings, spellings = [], dict[int, list[str]]()
+        for name in self.identities if all(map(_is_integer, self.identities)) else ():
+            spellings.setdefault(int(name), []).append(name)
+        several = [names for names in spellings.values() if len(names) > 1]
+        if several:
+            shown = few([" and ".join(names) for names in several], "; ")
+            warnings.append(
+                f"{self.path}: {counted(len(several), 'label')} written in several ways ({shown}) count as different"
+                " people"
+            )
+        in_file = np.argsort(order)
+        folders = [os.path.dirname(self._path_of(i)) for i in in_file]
+        if evidence := list_out_of_step(folders, self.labels[in_file]):
+            warnings.append(f"{self.path}: {evidence}")
+        return warnings
+
 
 class _Lines:
     """The lines of a list that could be read."""
@@ -132,9 +158,12 @@ class _Lines:
         self.paths = bytearray()  # joined; where each ends is in ``ends``
         self.words: dict[bytes, int] = {}  # label as written -> number in order of appearance
         self.malformed: list[tuple[int, str]] = []  # line number, reason
+        self.other_columns, self.columns = 0, ""  # lines with the columns of another kind of list
 
     def add(self, number: int, line: bytes) -> None:
         """Take one line, of this number in the file."""
+        if columns := _other_columns(line):
+            self.other_columns, self.columns = self.other_columns + 1, columns
         entry = _path_and_label(line)
         if entry is None:
             self.malformed.append((number, "expected a path, a space or tab, and a label"))
@@ -175,8 +204,28 @@ def _read_lines(path: Path) -> _Lines:
                     lines.add(number, line)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read as a list of pictures: {error.strerror}") from error
+    if 2 * lines.other_columns > len(lines.numbers) + len(lines.malformed):
+        raise UsageError(
+            f"{path}: its columns are {lines.columns}, as MXNet's .lst files have them; expected a path and a label."
+            f" Write them so, `awk -F'\\t' '{{print {COLUMNS[lines.columns]}}}' {shlex.quote(str(path))} > list.txt`,"
+            " and pack list.txt with --root FOLDER, the folder that the paths are relative to"
+        )
     lines.warnings(path)
     return lines
+
+
+def _other_columns(line: bytes) -> str:
+    """The columns of a line of MXNet's and InsightFace's ``.lst`` files, a key of :data:`COLUMNS`; "" for others."""
+    fields = [field.strip() for field in line.split(b"\t")]
+    if len(fields) < 3 or not fields[0].isdigit():
+        return ""
+    if kind_of(os.fsdecode(fields[-1])) == PICTURE:
+        return BY_MXNET
+    return BY_INSIGHTFACE if kind_of(os.fsdecode(fields[1])) == PICTURE else ""
+
+
+def _is_integer(word: str) -> bool:
+    return word.removeprefix("-").isascii() and word.removeprefix("-").isdigit() and len(word) < 20
 
 
 def _path_and_label(line: bytes) -> tuple[bytes, bytes] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hrfr_fast.format.names import DEVELOPMENT, SPLITS, pair_shard
 from hrfr_fast.packing.sources.bcolz_pairs import BcolzPairs
 from hrfr_fast.packing.sources.candidates import PairCandidates
+from hrfr_fast.packing.sources.labels_out_of_step import pairs_out_of_step
 from hrfr_fast.packing.sources.left_out import EXTENSIONS
 from hrfr_fast.packing.sources.pair_lists import read_csv
 from hrfr_fast.runtime.errors import UsageError
@@ -43,7 +44,13 @@ def find_pair_sets(folder: Path, channels: Mapping[str, str]) -> tuple[list[Pair
             raise UsageError(f"{path}: a pair set's name may hold letters, digits, '-' and '_' only; rename it")
         found[name] = pairs
     sets = [found[name] for name in sorted(found)]
-    return sets, left_out(folder, picture_folders(sets))
+    return sets, [*_out_of_step(sets), *left_out(folder, picture_folders(sets))]
+
+
+def _out_of_step(sets: Sequence[PairCandidates]) -> list[str]:
+    """A warning for each list whose labels are one line away from where the folders of its pictures have them."""
+    evidence = {pairs.name: pairs_out_of_step(folders, pairs.same) for pairs in sets if (folders := pairs.folders())}
+    return [f"{name}: {found}" for name, found in evidence.items() if found]
 
 
 def picture_folders(sets: Sequence[PairCandidates]) -> set[Path]:

@@ -119,6 +119,8 @@ class RecordTable:
 
     def pictures(self) -> NDArray[np.int64]:
         """Rows of the pictures, ascending. Raises UsageError where there are none."""
+        if not len(self.keys):
+            raise UsageError(f"{self.file.path}: it has no records; it is cut off, or no file of records")
         bare = (self.problems == GOOD) & ~self.filled
         if self.keys[0] == 0 and bare[0] and self.flags[0] > 0:
             first = self._first_identity()

@@ -3,7 +3,6 @@
 The members of a key usually follow one another; any other order works, too, and takes more memory.
 """
 
-import json
 import os
 import re
 from array import array
@@ -14,6 +13,7 @@ import numpy as np
 from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.packing.sources.tar_members import Member, members
 from hrfr_fast.runtime.names import few, one_line
+from hrfr_fast.runtime.untrusted import parsed_json
 
 Label = int | str
 
@@ -157,8 +157,8 @@ class TarSamples:
             label = _label_of(content.decode("utf-8", "replace"))
         else:
             try:
-                values = json.loads(content)
-            except (ValueError, RecursionError):
+                values = parsed_json(content)
+            except ValueError:
                 return None, f"its label {name} is not JSON"
             found = [values[key] for key in LABEL_NAMES if key in values] if isinstance(values, dict) else []
             if not found:
