@@ -37,7 +37,8 @@ class TrainingLog:
         """The run's metrics files, opened when a resumed run knows where it goes on; of rank 0."""
         if not self.setup.ranks.is_main:
             return NoMetrics()
-        return Metrics(self.setup.run, self.state.samples, board=self.board)
+        due = self.state.epoch >= self.state.next_eval
+        return Metrics(self.setup.run, self.state.samples, due=due, board=self.board)
 
     def begin(self) -> None:
         """Open the metrics files now: what a run that was killed wrote after its checkpoint is dropped, and comes again

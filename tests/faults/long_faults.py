@@ -1,0 +1,71 @@
+"""The long part of the fault tests, by hand: ``python tests/faults/long_faults.py crash --kills 200 --json F.json``."""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: their parent must not have begun threads
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+SHARES = {"pack": 0.3, "train": 0.4, "embed": 0.1, "evaluate": 0.05, "study": 0.15}
+
+
+def crash_all(folder: Path, kills: int, seed: int, only: str) -> dict[str, Any]:
+    """Kills shared out among the commands."""
+    import torch
+    from fault_cases import IMPORTED_LATE, Inputs, cases, make_inputs
+    from fault_crashes import crash
+
+    torch.set_num_threads(1)
+    inputs = Inputs.below(folder)
+    if not inputs.preset.exists():
+        maker = multiprocessing.get_context("fork").Process(target=make_inputs, args=(inputs,))
+        maker.start()
+        maker.join()
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
+    found = {}
+    for name, case in cases(inputs).items():
+        if only and name != only:
+            continue
+        place = folder / name
+        place.mkdir(exist_ok=True)
+        began = time.monotonic()
+        crashes = crash(case, place, round(kills * (1 if only else SHARES[name])), seed, say)
+        found[name] = asdict(crashes) | {"took": round(time.monotonic() - began)}
+        say(json.dumps(found[name]))
+    return found
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["crash"])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="of crash: this command alone")
+    parser.add_argument("--folder", type=Path, help="where to work; else a temporary one")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hrfr-faults-") as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = crash_all(folder, given.kills, given.seed, given.only)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
