@@ -3,6 +3,8 @@
 Opening reads the manifest, the shards' headers and their checksum files; pixels are only ever touched when asked for.
 """
 
+import hashlib
+import io
 import shlex
 import zlib
 from collections.abc import Mapping
@@ -28,6 +30,8 @@ class Part(NamedTuple):
 
     path: Path
     samples: int
+    tables_digest: str = ""
+    """SHA-256 of its tables, "" where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class Split:
     encoding: str  # "raw", "jpeg" or "mixed"
     identity_names: list[str] = field(repr=False, default_factory=list)
     several: tuple[Part, ...] = field(repr=False, default=())  # the files, where there are more than one
+    tables_digest: str = field(repr=False, default="")  # of the file, where there is one; "" where it is not known
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The file, or the files in the order of their records."""
-        return self.several or (Part(self.path, self.samples),)
+        return self.several or (Part(self.path, self.samples, self.tables_digest),)
 
     def where(self, record: int) -> str:
         """File and number of ``record`` for a message, as ``packed/lowres.beton: record 17``."""
@@ -79,7 +84,7 @@ class Split:
         mapped = self._mapped
         try:
             tables = [
-                beton.read_tables(part.path, mapped.data[begin:end])
+                beton.read_tables(part.path, mapped.data[begin:end], part.tables_digest)
                 for part, begin, end in zip(self.parts, mapped.begins.tolist(), mapped.ends.tolist(), strict=True)
             ]
         except DamageFound as error:
@@ -206,6 +211,7 @@ class PairSet:
     overlap: Mapping[str, Any]  # training split -> how many of the pictures were found in it
     defects: PairDefects = field(default_factory=PairDefects)
     notes: tuple[str, ...] = ()  # sentences to print beside its numbers
+    identities_digest: str | None = None  # SHA-256 of the file of identities, where that is known
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -221,7 +227,10 @@ class PairSet:
         if self.identities_path is None:
             return None
         try:
-            identities = np.load(self.identities_path, allow_pickle=False)
+            content = self.identities_path.read_bytes()
+            if self.identities_digest not in (None, hashlib.sha256(content).hexdigest()):
+                raise ValueError("it does not match its digest")
+            identities = np.load(io.BytesIO(content), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DamageFound(f"{self.identities_path}: {error}; {self.split.advice}") from error
         if identities.shape != (self.split.samples,) or identities.dtype != np.int32:
@@ -271,7 +280,10 @@ def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
     """The split of a manifest entry, after :func:`check_shard_files`."""
     paths = check_shard_files(directory, entry)
     names = list(entry["identity_names"])
-    several = [Part(path, part["samples"]) for path, part in zip(paths, manifest.parts_of(entry), strict=True)]
+    several = [
+        Part(path, part["samples"], part.get("tables_digest", ""))
+        for path, part in zip(paths, manifest.parts_of(entry), strict=True)
+    ]
     return Split(
         name,
         paths[0],
@@ -281,15 +293,22 @@ def split_of(directory: Path, name: str, entry: Mapping[str, Any]) -> Split:
         entry["encoding"],
         names,
         tuple(several) if "files" in entry else (),
+        entry.get("tables_digest", ""),
     )
 
 
 def pair_set_of(directory: Path, name: str, entry: Mapping[str, Any]) -> PairSet:
     """The pair set of a manifest entry, after :func:`check_shard_files`."""
     (path,) = check_shard_files(directory, entry)
-    split = Split(pair_shard(name), path, entry["size"], entry["samples"], 2, entry["encoding"])
+    split = Split(
+        pair_shard(name), path, entry["size"], entry["samples"], 2, entry["encoding"],
+        tables_digest=entry.get("tables_digest", ""),
+    )  # fmt: skip
     identities = plain_file(directory, entry["identities_file"]) if entry["identities_file"] else None
     if identities is not None and not identities.is_file():
         raise UsageError(f"{identities} is missing; {manifest.repair(directory)}")
     defects = PairDefects.of_entry(entry)
-    return PairSet(name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"], defects)
+    return PairSet(
+        name, entry["kind"], split, identities, entry["identity_coverage"], entry["overlap"], defects,
+        identities_digest=entry["identities_digest"],
+    )  # fmt: skip

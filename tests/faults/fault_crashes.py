@@ -19,7 +19,7 @@ from typing import Any
 
 from fault_cases import Case
 
-PATIENCE = 300.0  # seconds for a command that takes a few: one that hangs is a finding
+PATIENCE = 900.0  # seconds for a command that takes a few: one that hangs is a finding
 OPERATIONS = ("fsync", "replace", "unlink", "rename", "mkdir", "rmdir")
 
 
@@ -84,7 +84,7 @@ def run_whole(case: Case, out: Path) -> float:
     """Run ``case`` in a child to its end; its seconds. Raises RuntimeError with what it said where it failed."""
     began = time.monotonic()
     child = _forked(case, out)
-    status = _wait(child, PATIENCE)
+    status = wait(child, PATIENCE)
     if status != 0:
         said = _output(out).read_text(encoding="utf-8")[-2000:]
         raise RuntimeError(f"the command ended with status {status}: {said}")
@@ -96,7 +96,7 @@ def kill_after(case: Case, out: Path, seconds: float) -> bool:
     child = _forked(case, out)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    return _wait(child, PATIENCE) == -signal.SIGKILL
+    return wait(child, PATIENCE) == -signal.SIGKILL
 
 
 def kill_at_operation(case: Case, out: Path, number: int) -> bool:
@@ -108,7 +108,7 @@ def kill_at_operation(case: Case, out: Path, number: int) -> bool:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
 
-    return _wait(_forked(case, out, before), PATIENCE) == -signal.SIGKILL
+    return wait(_forked(case, out, before), PATIENCE) == -signal.SIGKILL
 
 
 def count_operations(case: Case, out: Path) -> int:
@@ -119,7 +119,7 @@ def count_operations(case: Case, out: Path) -> int:
         with open(tally, "ab") as file:
             file.write(b".")
 
-    if _wait(_forked(case, out, before), PATIENCE):
+    if wait(_forked(case, out, before), PATIENCE):
         raise RuntimeError(_output(out).read_text(encoding="utf-8"))
     return tally.stat().st_size
 
@@ -162,7 +162,7 @@ def _output(out: Path) -> Path:
     return out.with_name(f"{out.name}.log")
 
 
-def _wait(child: int, patience: float) -> int:
+def wait(child: int, patience: float) -> int:
     """Exit status of ``child``, negative for a signal. Raises TimeoutError, and ends it, where it does not end."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: their parent must not have begun threads
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 SHARES = {"pack": 0.3, "train": 0.4, "embed": 0.1, "evaluate": 0.05, "study": 0.15}
 
@@ -28,9 +28,7 @@ def crash_all(folder: Path, kills: int, seed: int, only: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     inputs = Inputs.below(folder)
     if not inputs.preset.exists():
-        maker = multiprocessing.get_context("fork").Process(target=make_inputs, args=(inputs,))
-        maker.start()
-        maker.join()
+        in_a_child(make_inputs, inputs)
     for module in IMPORTED_LATE:
         importlib.import_module(module)
     found = {}
@@ -46,23 +44,58 @@ def crash_all(folder: Path, kills: int, seed: int, only: str) -> dict[str, Any]:
     return found
 
 
+def damage_all(folder: Path, count: int, seed: int, only: str) -> dict[str, Any]:
+    """Damages shared out among packed data, a run's files and unfinished work."""
+    import torch
+    from fault_damage import damage, make_all, packed_targets, run_targets, unfinished_targets
+
+    torch.set_num_threads(1)
+    found = {}
+    if not (folder / "run").exists():
+        in_a_child(make_all, folder)
+    groups = {
+        "packed": packed_targets(folder / "raw") + packed_targets(folder / "jpeg"),
+        "run": run_targets(folder / "run"),
+        "unfinished": unfinished_targets(folder / "tree", folder / "unfinished"),
+    }
+    for name, share in (("packed", 0.6), ("run", 0.35), ("unfinished", 0.05)):
+        if only in ("", name):
+            damages = damage(groups[name], round(count * share), seed, say)
+            found[name] = asdict(damages)
+            say(json.dumps(found[name]))
+    return found
+
+
+def in_a_child(function: Any, *arguments: Any) -> None:
+    """Call ``function`` in a forked child: this process stays one that can be forked. Raises RuntimeError."""
+    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise RuntimeError(f"{function.__name__} ended with status {child.exitcode}")
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["crash"])
+    parser.add_argument("part", choices=["crash", "damage"])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="of crash: this command alone")
+    parser.add_argument("--only", default="", help="this command, or group of files, alone")
     parser.add_argument("--folder", type=Path, help="where to work; else a temporary one")
     parser.add_argument("--json", type=Path, help="where the figures go")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hrfr-faults-") as temporary:
         folder = given.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        found = crash_all(folder, given.kills, given.seed, given.only)
+        if given.part == "crash":
+            found = crash_all(folder, given.kills, given.seed, given.only)
+        else:
+            found = damage_all(folder, given.damages, given.seed, given.only)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
