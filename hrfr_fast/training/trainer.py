@@ -5,6 +5,7 @@ it had never stopped.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,6 +13,7 @@ from typing import Self
 import torch
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.engines.stalls import told_when_stalled
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
 from hrfr_fast.model.lineage import data_note
@@ -140,7 +142,7 @@ class Trainer:
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(setup.regime.name, total=setup.total_steps, completed=state.step, note="")
             last_sample = setup.total_steps * setup.stream.batch_size
-            for batch in self.timer.batches(setup.engine.batches(state.samples, last_sample)):
+            for batch in self.timer.batches(self._watched_batches(last_sample)):
                 if state.epoch >= state.next_eval:  # before the step: a resumed run verifies what a stop left out
                     self.log.read(everything=True)
                     with self.timer.paused():
@@ -165,6 +167,15 @@ class Trainer:
                         self.save()
                     saved = time.monotonic()
             self.agreement.last()
+
+    def _watched_batches(self, last_sample: int) -> Iterator[Batch]:
+        """The batches from here on, with a warning where the disk stalls."""
+        batches = self.setup.engine.batches(self.state.samples, last_sample)
+
+        def say(message: str) -> None:
+            console.print(message, markup=False, highlight=False)
+
+        return told_when_stalled(batches, self.setup.stream, self.state.samples, say)
 
     def step(self, batch: Batch) -> None:
         """Take the next step, on ``batch``; the first of a phase freezes what the phase does not train."""
