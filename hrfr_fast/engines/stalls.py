@@ -8,10 +8,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.runtime.patience import ends_within
 from hrfr_fast.sampling.stream import BatchSpec, BatchStream
 
 PATIENCE = 30.0  # seconds for a batch, which takes a tenth of one
@@ -90,16 +90,12 @@ def _places(stream: BatchStream, start: int) -> list[tuple[Path, int]]:
 
 def answers(path: Path, place: int, seconds: float = ANSWER) -> bool:
     """Whether a byte of ``path`` at ``place`` can be read within ``seconds``; an error is an answer, too."""
-    answered = threading.Event()
 
     def read() -> None:
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.pread(descriptor, 1, place)
-            finally:
-                os.close(descriptor)
-        answered.set()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.pread(descriptor, 1, place)
+        finally:
+            os.close(descriptor)
 
-    threading.Thread(target=read, name="hrfr-stall-probe", daemon=True).start()
-    return answered.wait(seconds)
+    return ends_within(read, seconds)

@@ -10,8 +10,12 @@ from hrfr_fast.packing.chunks import Chunk, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.cluster import Cluster
+from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.patience import ends_within
 from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
 
+PATIENCE = 300.0  # seconds for a chunk, which takes one of them, or some on a slow network
+ANSWER = 5.0  # seconds for a picture's bytes, when it is sought which one does not come
 CHUNK_BYTES = 1 << 20  # pixels in a chunk; some chunks wait in memory for each worker
 
 
@@ -24,6 +28,15 @@ def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
     """(first, last) of the chunks of the candidates from number ``first`` on."""
     step = chunk_length(candidates.size)
     return [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
+
+
+def _stuck_at(candidates: Candidates, first: int, last: int) -> str:
+    """In words, which of the candidates first..last-1 a worker is stuck at."""
+    paths = [f"{candidates.folder}/{path}" for path in candidates.paths(first, last)]
+    for path, read in zip(paths, candidates.readers(first, last), strict=True):
+        if not ends_within(read, ANSWER):
+            return f"{one_line(path)} cannot be read, the disk or the network mount does not answer"
+    return f"one of {one_line(paths[0])} to {one_line(paths[-1])} is not decoded; all of them can be read"
 
 
 class Decoders:
@@ -54,7 +67,10 @@ class Decoders:
         if self.workers == 1 or not candidates.in_workers:
             return (candidates.chunk(*span, target) for span in spans)
         calls = ((candidates.readers(*span), target, candidates.paired) for span in spans)
-        return in_order(self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer")
+        return in_order(
+            self._executor(), decode_chunk, calls, 2 * self.workers + 1, " of the packer",
+            patience=PATIENCE, describe=lambda number: _stuck_at(candidates, *spans[number]),
+        )  # fmt: skip
 
     def cluster(self) -> Cluster | None:
         """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
