@@ -86,10 +86,13 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(directory: Path, name: str = "*") -> None:
-    """Delete what killed processes left of writing files ``name`` (a pattern) in ``directory``: each may be as large
-    as a checkpoint. What a process of this machine still writes stays."""
-    for path in directory.glob(f".{name}.*.tmp"):
+def remove_leftovers(directory: Path, name: str = "*", *, below: bool = False) -> None:
+    """Delete what killed processes left of writing files ``name`` (a pattern) in ``directory``, and ``below`` it: each
+    may be as large as a checkpoint. What a process of this machine still writes stays.
+
+    Nobody else may be writing there, on whatever machine.
+    """
+    for path in (directory.rglob if below else directory.glob)(f".{name}.*.tmp"):
         process = path.name.split(".")[-2]
         if process.isdecimal() and not os.path.exists(f"/proc/{process}"):
             with suppress(OSError):  # another machine has been faster

@@ -40,9 +40,9 @@ def job(ranks: Ranks, settings: TrainSettings) -> Iterator[StopFlag]:
 
 @contextmanager
 def _own(run: Path) -> Iterator[None]:
-    """The run directory, locked, without what a killed training left of checkpoints that it was writing."""
+    """The run directory, locked, without what a killed training left of files that it was writing."""
     with directory_lock(run):
-        remove_leftovers(run / "checkpoints")
+        remove_leftovers(run, below=True)
         yield
 
 

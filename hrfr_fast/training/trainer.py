@@ -17,6 +17,7 @@ from hrfr_fast.engines.stalls import told_when_stalled
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
 from hrfr_fast.model.lineage import data_note
+from hrfr_fast.runtime.determinism import deterministic
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.progress import console, progress_bar
@@ -77,7 +78,10 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
         resume = begins_or_resumes(run, resume, ranks)
         if resume:
             settings = resumed_settings(settings)
-        with Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
+        with (
+            deterministic(settings.execution.deterministic),
+            Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer,
+        ):
             if resume:
                 trainer.state.restore()
             trainer.start()
