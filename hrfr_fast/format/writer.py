@@ -65,9 +65,13 @@ class SplitWriter:
             self._restore(restored)
         self._pending: list[tuple[bytes, int, int]] = []
         self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=1 << 20)  # noqa: SIM115
-        self._clear_gaps()
-        self._file.truncate(self._position)
-        self._file.seek(self._position)
+        try:
+            self._clear_gaps()
+            self._file.truncate(self._position)
+            self._file.seek(self._position)
+        except BaseException:
+            self.close()
+            raise
 
     def _restore(self, rows: NDArray[np.void]) -> None:
         n = len(rows)
