@@ -1,9 +1,9 @@
 """Machines without a home that can be written to: every path below a file is one that cannot be made."""
 
 import os
-import tempfile
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
