@@ -16,6 +16,9 @@ from hrfr_fast.format.verify import check_packed
 from hrfr_fast.packing import picture_files, workers
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import IncompletePack, UsageError
+from hrfr_fast.runtime.ranks import ALONE
+from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.job import job
 
 PAGE = 1 << 16
 COMMAND = [sys.executable, "-m", "hrfr_fast"]
@@ -169,3 +172,15 @@ def test_a_second_pack_into_the_directory_is_told_who_has_it(tree, tmp_path):
 
     with directory_lock(tmp_path / "out"), pytest.raises(UsageError, match=rf"process {os.getpid()} on .*, since \d"):
         run(tree, tmp_path / "out")
+
+
+def test_what_a_kill_left_unwritten_is_deleted_by_the_next_command(tmp_path):
+    """In every folder of a run; what a living process of this machine writes stays."""
+    run_directory = tmp_path / "run"
+    left = [run_directory / folder / f".file.{2**22 + 1}.tmp" for folder in ("", "checkpoints", "report")]
+    kept = run_directory / f".file.{os.getppid()}.tmp"
+    for path in (*left, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half a checkpoint")
+    with job(ALONE, TrainSettings(out=str(run_directory))):
+        assert not [path for path in left if path.exists()] and kept.exists()
