@@ -307,6 +307,9 @@ class ExecutionSettings(Checked):
         " they were measured to be faster",
         speed_only=True,
     )
+    deterministic: bool = _setting(
+        False, "on a GPU: equal bits from equal runs; slower, and neither compiled nor timed for the fastest algorithm"
+    )
     activation_checkpointing: bool = _setting(
         False, "recompute activations: less memory, a third slower", speed_only=True
     )

@@ -184,7 +184,7 @@ def match_degradation(
 
     matched = run_match(packed, run, out=out, candidates=candidates, neighbours=neighbours, device=device, seed=seed)
     print_matched(matched)
-    typer.echo(f"settings: {out}; use them with: hrfr-fast train --regime matched-views --degradation {out}")
+    echo(f"settings: {out}; use them with: hrfr-fast train --regime matched-views --degradation {out}")
 
 
 @app.command()
@@ -236,7 +236,7 @@ def study(
     )
     results = json.loads((report.parent / "results.json").read_text(encoding="utf-8"))
     if "remedies" in results:
-        typer.echo(results["remedies"]["statement"])
+        echo(results["remedies"]["statement"])
     for one in results["contrasts"]:
         if one["fixed"]:
             echo(one["sentence"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.rank_failures import may_report
+from hrfr_fast.runtime.rank_failures import may_report, who_reports
 from hrfr_fast.runtime.ranks import current_ranks
 
 SHARED = ("train", "evaluate", "compare", "embed", "doctor")
@@ -34,7 +34,7 @@ def fail(message: str, code: int) -> None:
     if not may_report():
         sys.exit(code)
     console.print("[bold red]error:[/] ", end="", markup=True)
-    console.print(message, markup=False, highlight=False)
+    console.print(who_reports() + message, markup=False, highlight=False)
     sys.exit(code)
 
 

@@ -66,9 +66,9 @@ def print_matched(matched: "MatchedDegradation") -> None:
     title = "AUC of a probe that tells degraded from native faces; 0.500: it cannot"
     print_rows(("degradation", "identities of the search", "other identities"), rows, title=title, right=(1, 2))
     sharp, native = matched.pictures
-    typer.echo(f"{matched.candidates} degradations tried on {sharp:,} sharp and {native:,} native development pictures")
+    echo(f"{matched.candidates} degradations tried on {sharp:,} sharp and {native:,} native development pictures")
     if matched.nothing_to_match:
-        typer.echo(
+        echo(
             "plain downsampling is told from native faces no better than the two sets are where neither shows its own"
             " resolution: this network and these pictures leave nothing to match"
         )

@@ -22,7 +22,7 @@ from hrfr_fast.evaluation.embedder import Embedder, embed_resampled, open_embedd
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.packing.picture_files import Unreadable
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, StrictRefusal, UsageError
-from hrfr_fast.runtime.files import writing
+from hrfr_fast.runtime.files import remove_leftovers, writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import progress_bar
@@ -130,6 +130,7 @@ def embed(
             _help(ranks, embedder, pictures, batch_size, stop)
             return EmbedResult(out, 0, embedder.dimension, {}, 0, {}, embedder.size, time.monotonic() - began)
         with directory_lock(folder), writing(folder, lambda: keep):
+            remove_leftovers(out.parent, out.name)
             belongs_to = {"pictures": pictures.digest(), "model": about["model"]}
             work = Unfinished(folder, belongs_to, len(pictures), embedder.dimension)
             from_main(ranks, [work.done, len(pictures)])

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.engines.base import refuse_damaged
 from hrfr_fast.format import manifest
 from hrfr_fast.format.reader import Split, open_packed
 from hrfr_fast.packing.decode import decode_whole
@@ -120,6 +121,7 @@ class PackedPictures:
 
     def _decoded(self, number: int) -> NDArray[np.uint8]:
         split, record = self._place(number)
+        refuse_damaged(split, np.array([record]))
         return np.asarray(split.read(record)[0])
 
     def digest(self) -> str:

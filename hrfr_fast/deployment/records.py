@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.engines.base import refuse_damaged
 from hrfr_fast.engines.pixels import resample_records
 from hrfr_fast.evaluation.embedder import Embedder, embed_resampled
 from hrfr_fast.evaluation.embedding import distinct_pictures
@@ -16,7 +17,11 @@ BATCH = 128
 
 
 def record_pixels(split: Split, records: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-    """Whole frames of ``records`` at the input size of an embedder, uint8 [n, size, size, 3] RGB."""
+    """Whole frames of ``records`` at the input size of an embedder, uint8 [n, size, size, 3] RGB.
+
+    Raises DamageFound where a record does not match its checksum.
+    """
+    refuse_damaged(split, records)
     pixels = np.empty((len(records), size, size, 3), np.uint8)
     resample_records(split, records, no_augmentation(len(records)), pixels)
     return pixels

@@ -65,6 +65,7 @@ class Unfinished:
     def remove(self) -> None:
         """Delete the folder's files; the embeddings are elsewhere by now."""
         del self.rows, self.status
+        (self.folder / "state.json").unlink(missing_ok=True)  # first: what a kill leaves is then no work to go on with
         shutil.rmtree(self.folder)
 
 

@@ -14,7 +14,7 @@ from hrfr_fast.engines.resident_cuda import ResidentCUDA
 from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit, Rows, View
 from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES
 from hrfr_fast.sampling.sampler_torch import permutations
-from hrfr_fast.sampling.two_view_stream import DEGRADED, SHARP, TwoViewStream
+from hrfr_fast.sampling.two_view_stream import DEGRADED, SHARP, SecondView, TwoViewStream
 
 
 class _Group(NamedTuple):
@@ -68,6 +68,7 @@ class DeviceSampledViews(ResidentCUDA):
             _Order(stream.seed, len(high), stream.pairs, SHUFFLE_HIGHRES, high + stream.splits[0].identities),
         )
         second, every, size = stream.second_view, stream.every_view, stream.size
+        assert isinstance(second, SecondView), "build_resident_cuda asks for it"
         sources = [ResidentSplit(one, 0) for one in pixels]
         sharp = Resampler(sources[1], size, every, stream.seed, view=View(SHARP))
         degraded = Resampler(

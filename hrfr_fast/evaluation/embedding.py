@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hrfr_fast.engines.base import refuse_damaged
 from hrfr_fast.engines.pixels import resample_records, to_model_input
 from hrfr_fast.format.reader import PairSet, Split
 from hrfr_fast.runtime.ranks import ALONE, Ranks
@@ -31,7 +32,7 @@ def embed(
     ranks: Ranks = ALONE,
     swap_domain: bool = False,
 ) -> NDArray[np.float32]:
-    """Embeddings of a split's pictures.
+    """Embeddings of a split's pictures, each compared with its checksum. Raises DamageFound.
 
     Whole batches are shared out over ``ranks``, and each gets all embeddings. A batch holds the same pictures however
     many ranks there are, so an embedding differs in no bit where they compute with equal kernels: on CPUs, with as
@@ -60,6 +61,7 @@ def embed(
 
     def embedded(start: int) -> NDArray[np.float32]:
         batch = records[start : start + batch_size]
+        refuse_damaged(split, batch)
         pixels = np.empty((len(batch), size, size, 3), np.uint8)
         plain = no_augmentation(len(batch), degrade=degrade)
         given = augmentation and augmentation.take(np.arange(start, start + len(batch)))

@@ -16,11 +16,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.runtime.errors import DamageFound
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -137,8 +141,11 @@ class Tables:
     labels: NDArray[np.int64]
 
 
-def read_tables(path: Path, data: NDArray[np.uint8]) -> Tables:
-    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound where they are wrong."""
+def read_tables(path: Path, data: NDArray[np.uint8], digest: str = "") -> Tables:
+    """Metadata and allocation table of ``path``, whose bytes ``data`` maps. Raises DamageFound where they are wrong.
+
+    ``digest``: the ``tables_digest`` of the day the file was written; "" where that is not known.
+    """
     header = read_header(path)
     n = header.samples
     metadata = np.frombuffer(data, METADATA, n, METADATA_START)
@@ -162,7 +169,23 @@ def read_tables(path: Path, data: NDArray[np.uint8]) -> Tables:
     refuse((offsets < first) | (ends > header.alloc_table_ptr), "it lies outside the data pages")
     refuse(offsets // header.page_size != (ends - 1) // header.page_size, "it straddles two pages")
     refuse(np.concatenate([[False], offsets[1:] < ends[:-1]]) if n else np.zeros(0, bool), "it overlaps the one before")
+    if digest and digest != tables_digest(data[:METADATA_START].tobytes(), metadata.data, allocation.data):
+        raise DamageFound(f"{path}: its tables (places and labels of the records) do not match their digest")
     return Tables(size, header.page_size, offsets, lengths, modes, metadata["label"].copy())
+
+
+def tables_digest(head: bytes, metadata: "Buffer", allocation: "Buffer") -> str:
+    """SHA-256 of all of a file but its pages: what decides where records lie and whose they are.
+
+    Args:
+        head: header and field descriptors.
+        metadata: the rows of the N records, without the zeros behind them.
+        allocation: the allocation table.
+    """
+    digest = hashlib.sha256(head)
+    digest.update(metadata)
+    digest.update(allocation)
+    return digest.hexdigest()
 
 
 def joined(tables: Sequence[Tables], begins: NDArray[np.int64]) -> Tables:

@@ -104,6 +104,7 @@ def part_entry(file: str, info: ShardInfo) -> dict[str, Any]:
         "bytes": info.bytes,
         "digest": info.digest,
         "checksums_digest": info.checksums_digest,
+        "tables_digest": info.tables_digest,
         "encoding": info.encoding,
     }
 

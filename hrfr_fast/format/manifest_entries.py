@@ -59,6 +59,8 @@ class FileEntry(Counted):
 
     file: PathText
     checksums_digest: str
+    tables_digest: str = ""
+    """Of the tables, "" where an earlier version packed the file."""
 
 
 class SplitEntry(FileEntry):

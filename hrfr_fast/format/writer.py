@@ -14,6 +14,7 @@ from hrfr_fast.runtime.files import fsync, fsync_directory, write_bytes
 
 # The writer's notes on each record; the packer keeps a copy on disk to continue from.
 ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
+ZEROS = 1 << 20  # bytes of them written at once
 PENDING = 256  # single records that are written together
 WRITE_BUFFER = 1 << 16  # less than a packer's chunk has, which so goes to the system without another copy
 
@@ -26,6 +27,7 @@ class ShardInfo:
     bytes: int
     digest: str  # SHA-256 of the .beton file
     checksums_digest: str  # SHA-256 of the .crc32 file
+    tables_digest: str  # SHA-256 of the .beton file without its pages
     encoding: str  # "raw", "jpeg" or "mixed"
 
 
@@ -64,14 +66,28 @@ class SplitWriter:
             self._restore(restored)
         self._pending: list[tuple[bytes, int, int]] = []
         self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=WRITE_BUFFER)  # noqa: SIM115
-        self._file.truncate(self._position)
-        self._file.seek(self._position)
+        try:
+            self._clear_gaps()
+            self._file.truncate(self._position)
+            self._file.seek(self._position)
+        except BaseException:
+            self.close()
+            raise
 
     def _restore(self, rows: NDArray[np.void]) -> None:
         n = len(rows)
         offsets = beton.record_offsets(rows["length"].astype(np.int64), self.page_size, self._position)
         self.rows[:n], self.offsets[:n], self.samples = rows, offsets, n
         self._position = int(offsets[-1]) + int(rows["length"][-1])
+
+    def _clear_gaps(self) -> None:
+        """Write zeros before and between the restored records: no checksum of a record covers what stood there."""
+        offsets = self.offsets[: self.samples]
+        ends = np.concatenate([[0], offsets + self.rows["length"][: self.samples]]).astype(np.int64)
+        for first in np.flatnonzero(offsets > ends[:-1]).tolist():
+            self._file.seek(ends[first])
+            for at in range(ends[first], offsets[first], ZEROS):
+                self._file.write(bytes(min(ZEROS, offsets[first] - at)))
 
     def append(self, payload: bytes | memoryview | NDArray[np.uint8], label: int, mode: int) -> None:
         """Add one record: pixels (row-major RGB uint8) under ``RAW``, a whole JPEG file under ``JPEG``."""
@@ -156,8 +172,9 @@ class SplitWriter:
         image["width"] = image["height"] = self.size
         metadata["label"] = labels if relabel is None else relabel[labels]
         checksums = rows["crc32"].astype("<u4").tobytes()
+        head = beton.header_bytes(n, self.page_size, table_start, beton.binding_of(checksums))
         file.seek(0)
-        file.write(beton.header_bytes(n, self.page_size, table_start, beton.binding_of(checksums)))
+        file.write(head)
         file.write(metadata.data)
         file.flush()
         with ThreadPoolExecutor(1, "hrfr-digest") as thread:  # while the disk is waited for
@@ -168,7 +185,8 @@ class SplitWriter:
         write_bytes(beton.checksum_path(self.path), checksums)
         os.replace(self.partial, self.path)
         fsync_directory(self.path.parent)
-        return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), _encoding(rows["mode"]))
+        tables = beton.tables_digest(head, metadata.data, allocation.data)
+        return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), tables, _encoding(rows["mode"]))
 
 
 def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) -> bool:

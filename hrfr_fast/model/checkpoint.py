@@ -7,6 +7,7 @@ process killed between two writes never leaves the weights of one step beside th
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -17,8 +18,9 @@ from torch import nn
 from hrfr_fast.model.checkpoint_metadata import metadata_of
 from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lora import merged_state_dict
-from hrfr_fast.model.row_files import write_with_rows
-from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.model.row_files import write_tensors, write_with_rows
+from hrfr_fast.model.sealed_files import read_header, what_helps
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dic
 
     With a sharded head to be called by all ranks: rank 0 writes, and gets the rows of the others in pieces.
     """
-    from safetensors.torch import save
-
     tensors = {f"backbone.{name}": tensor for name, tensor in merged_state_dict(backbone).items()}
     tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     described = {"format": FORMAT, "hrfr": json.dumps(metadata)}
@@ -41,20 +41,23 @@ def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dic
         rows = {"head.weight": tensors.pop("head.weight")}
         write_with_rows(path, tensors, rows, head.shard, described)
         return
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as file:
-        file.write(save(tensors, metadata=described))
+    write_tensors(path, tensors, described)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a weights file. Raises UsageError when hrfr-fast has not written it."""
-    from safetensors import SafetensorError, safe_open
+    """The metadata of a weights file.
 
+    Raises UsageError when hrfr-fast has not written it, DamageFound when they are not what was written.
+    """
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
+        with open(path, "rb") as file:
+            metadata = read_header(file, path).metadata
+    except OSError as error:
+        raise UsageError(f"{path}: not a readable safetensors file: {error.strerror}") from None
+    except DamageFound:
+        raise
+    except HrfrError as error:
+        raise UsageError(str(error)) from None
     if metadata.get("format") != FORMAT:
         raise UsageError(f"{path}: not written by hrfr-fast (format {metadata.get('format')!r})")
     try:
@@ -75,12 +78,20 @@ Weights = dict[str, torch.Tensor]
 def load_module(
     path: Path, prefix: str, module: nn.Module, adapt: Callable[[Weights], Weights] = lambda state: state
 ) -> None:
-    """Load the tensors ``prefix.*`` of a weights file, as ``adapt`` makes them, into ``module``, strictly."""
+    """Load the tensors ``prefix.*`` of a weights file, as ``adapt`` makes them, into ``module``, strictly.
+
+    Raises UsageError where they do not fit, DamageFound where they are not what was written.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        file.seek(0)
+        content = file.read()  # load_file takes only file names that are UTF-8
+    header.check(memoryview(content)[header.begin :])
     try:
-        tensors = load(path.read_bytes())  # load_file takes only file names that are UTF-8
+        tensors = load(content)
     except SafetensorError as error:
         raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
     state = {
@@ -133,12 +144,25 @@ class _ErrorRecorder:
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what ``save_state`` wrote, without unpickling code. Raises HrfrError when damaged."""
+    """Read what ``save_state`` wrote, without unpickling code. Raises DamageFound when it is not that any more."""
     try:
+        _check_state(path)
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many classes for a damaged file
-        raise HrfrError(f"{path}: cannot be read, it is damaged: {error}") from None
+        raise DamageFound(f"{path}: cannot be read, it is damaged: {error}. {what_helps(path)}") from None
     return state
+
+
+def _check_state(path: Path) -> None:
+    """Raise ValueError or BadZipFile where a file of torch.save is not what it was: torch compares no checksums."""
+    with zipfile.ZipFile(path) as file:
+        for part in file.infolist():
+            if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
+                raise ValueError(f"{part.filename} is not stored as it was written")
+        if sum(part.file_size for part in file.infolist()) > os.path.getsize(path):
+            raise ValueError("its parts are larger than the file")
+        if damaged := file.testzip():
+            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def weights_path(run_or_checkpoint: str | os.PathLike[str]) -> Path:

@@ -5,10 +5,7 @@ in memory than a piece. A reader takes the rows it needs. The file is as any oth
 ranks.
 """
 
-import json
 import math
-import os
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -17,12 +14,10 @@ import torch
 from torch import Tensor
 
 from hrfr_fast.model.class_shards import ClassShard, rows_of
+from hrfr_fast.model.sealed_files import SealedWriter, read_header
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import atomic_write
-from hrfr_fast.runtime.untrusted import parsed_json
 
-MOST_HEADER = 100_000_000
-"""Bytes of a header, as the safetensors library has it."""
 PIECE = 64 << 20
 """Bytes that are sent and written at a time."""
 TYPES = {
@@ -48,53 +43,59 @@ def write_with_rows(
             for _ in _pieces(tensor, shard):
                 pass
         return
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # so all are aligned
     with atomic_write(path) as file:
-        _write_header(file, ordered, rows, shard.classes, metadata)
-        for tensor in ordered.values():
-            _write(file, tensor)
+        writer = _begin(file, tensors, rows, shard.classes, metadata)
         for tensor in rows.values():
             for piece in _pieces(tensor, shard):
-                _write(file, piece)
+                writer.write(_bytes(piece))
+        writer.finish()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file of whole tensors, atomically. Raises CannotWrite."""
+    with atomic_write(path) as file:
+        _begin(file, tensors, {}, 0, metadata).finish()
 
 
 def read_rows(path: Path, name: str, rows: range) -> Tensor:
-    """Rows of the tensor ``name`` of a safetensors file, in host memory. Raises HrfrError where they are not there."""
+    """Rows of the tensor ``name`` of a safetensors file, in host memory.
+
+    Raises HrfrError where they are not there, DamageFound where they are not what was written.
+    """
     try:
         with open(path, "rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > MOST_HEADER:
-                raise ValueError(f"its header would have {length:,} bytes")
-            entry = parsed_json(file.read(length))[name]
+            header = read_header(file, path)
+            entry = header.tensors[name]
             dtype = {kind: dtype for dtype, kind in TYPES.items()}[entry["dtype"]]
             count, *shape = entry["shape"]
+            if rows.stop > count:
+                raise ValueError(f"it has {count:,} rows")
             (begin, end), size = entry["data_offsets"], rows.stop - rows.start
             row = (end - begin) // count
-            there = os.fstat(file.fileno()).st_size - 8 - length
-            if not 0 <= begin <= end <= there or rows.stop > count or row != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"it has {count:,} rows, or was cut short")
-            file.seek(8 + length + begin + rows.start * row)
-            content = bytearray(size * row)
-            if file.readinto(content) < len(content):
-                raise ValueError("it was cut short")
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error) as error:
+            if not 0 <= begin <= end <= header.size or row != math.prod(shape) * dtype.itemsize:
+                raise ValueError("its place in the file does not fit its shape")
+            content = header.read(file, begin + rows.start * row, begin + rows.stop * row)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise HrfrError(f"{path}: rows {rows.start:,} to {rows.stop:,} of {name} cannot be read: {error}") from None
     return torch.frombuffer(content, dtype=dtype).view(size, *shape)
 
 
-def _write_header(
+def _begin(
     file: BinaryIO, tensors: Mapping[str, Tensor], rows: Mapping[str, Tensor], classes: int, metadata: dict[str, str]
-) -> None:
-    header: dict[str, object] = {"__metadata__": metadata}
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+) -> SealedWriter:
+    """Write the header and the whole ``tensors``; what it returns takes the rows."""
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # so all are aligned
+    shapes = {name: list(tensor.shape) for name, tensor in ordered.items()}
     shapes |= {name: [classes, *tensor.shape[1:]] for name, tensor in rows.items()}
+    entries: dict[str, object] = {}
     end = 0
-    for name, tensor in {**tensors, **rows}.items():
+    for name, tensor in {**ordered, **rows}.items():
         begin, end = end, end + torch.Size(shapes[name]).numel() * tensor.element_size()
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": shapes[name], "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(struct.pack("<Q", len(text)) + text)
+        entries[name] = {"dtype": TYPES[tensor.dtype], "shape": shapes[name], "data_offsets": [begin, end]}
+    writer = SealedWriter(file, entries, metadata, end)
+    for tensor in ordered.values():
+        writer.write(_bytes(tensor))
+    return writer
 
 
 def _pieces(own: Tensor, shard: ClassShard) -> Iterator[Tensor]:
@@ -115,5 +116,5 @@ def _pieces(own: Tensor, shard: ClassShard) -> Iterator[Tensor]:
             yield piece
 
 
-def _write(file: BinaryIO, tensor: Tensor) -> None:
-    file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -9,6 +9,7 @@ line also holds checksums of itself and of the other two files: damaged work is 
 import json
 import os
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ class Journal:
 
     def close(self) -> None:
         """Close the files; they stay."""
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as all_of_them:
+            for file in self._files.values():
+                all_of_them.callback(file.close)
 
     def remove(self) -> None:
         """Close and delete the files: the shard is finished."""

@@ -20,6 +20,7 @@ from hrfr_fast.format.writer import SplitWriter, holds
 from hrfr_fast.packing.journal import Journal, remove_journal
 from hrfr_fast.packing.pack_shard import (
     FinishedShard,
+    close_unfinished,
     fill_shard,
     finished_earlier,
     mark_finished,
@@ -144,8 +145,7 @@ def fill_part(
         fill_shard(writer, journal, part, decoders, advance, stop)
         return FilledPart(part.name, writer.samples, begun, writer.labels_used(), journal.rejected())
     finally:
-        writer.close()
-        journal.close()
+        close_unfinished(writer, journal)
 
 
 def finish_part(tables: PartTables, work: Path, key: dict[str, Any], compare: bool = False) -> dict[str, Any]:

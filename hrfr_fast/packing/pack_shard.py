@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,7 @@ def pack_shard(
         fill_shard(writer, journal, candidates, decoders, advance, stop)
         finished = _finish(writer, journal, candidates, work, action)
     except BaseException:
-        writer.close()
-        journal.close()
+        close_unfinished(writer, journal)
         raise
     mark_finished(candidates, work, key, finished)
     journal.remove()
@@ -116,7 +116,18 @@ def open_shard(candidates: Candidates, work: Path, key: dict[str, Any]) -> tuple
         journal.remove()
         journal = Journal(work, candidates.name, key)
     restored = journal.rows() if journal.continued else None
-    return journal, SplitWriter(path, candidates.count, candidates.size, key["page_size"], restored)
+    try:
+        return journal, SplitWriter(path, candidates.count, candidates.size, key["page_size"], restored)
+    except BaseException:
+        journal.close()
+        raise
+
+
+def close_unfinished(writer: SplitWriter, journal: Journal) -> None:
+    """Close both, whatever one of them says: a full disk refuses what is still in a buffer."""
+    with ExitStack() as both:
+        both.callback(journal.close)
+        both.callback(writer.close)
 
 
 def unfinished(path: Path) -> Path:

@@ -13,8 +13,12 @@ from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.shared_area import SharedArea, own_slot, shared_area, taken, use_area
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.cluster import Cluster
+from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.patience import ends_within
 from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
 
+PATIENCE = 300.0  # seconds for a chunk, which takes one of them, or some on a slow network
+ANSWER = 5.0  # seconds for a picture's bytes, when it is sought which one does not come
 CHUNK_BYTES = 1 << 20  # pixels in a chunk; some chunks wait in memory for each worker
 
 
@@ -28,6 +32,15 @@ def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
     """(first, last) of the chunks of the candidates from number ``first`` on."""
     step = chunk_length(candidates.size, candidates.encoding)
     return [(start, min(start + step, candidates.count)) for start in range(first, candidates.count, step)]
+
+
+def _stuck_at(candidates: Candidates, first: int, last: int) -> str:
+    """In words, which of the candidates first..last-1 a worker is stuck at."""
+    paths = [f"{candidates.folder}/{path}" for path in candidates.paths(first, last)]
+    for path, read in zip(paths, candidates.readers(first, last), strict=True):
+        if not ends_within(read, ANSWER):
+            return f"{one_line(path)} cannot be read, the disk or the network mount does not answer"
+    return f"one of {one_line(paths[0])} to {one_line(paths[-1])} is not decoded; all of them can be read"
 
 
 class Decoders:
@@ -73,7 +86,10 @@ class Decoders:
             (slot, candidates.readers(*span), target, candidates.paired)
             for slot, span in zip(slots, spans, strict=True)
         )
-        chunks = in_order(pool, _decode_into, calls, ahead, " of the packer")
+        chunks = in_order(
+            pool, _decode_into, calls, ahead, " of the packer",
+            patience=PATIENCE, describe=lambda number: _stuck_at(candidates, *spans[number]),
+        )  # fmt: skip
         for slot, chunk in zip(slots, chunks, strict=True):
             yield taken(chunk, self._area, slot)
 

@@ -27,6 +27,7 @@ from hrfr_fast.resampling.spec import BOX, BOX_TIE, CUBIC, ERASE_VALUE, KEYS_A, 
 from hrfr_fast.runtime.caches import numba_keeps_kernels
 from hrfr_fast.sampling.augmentation import Augmentation
 
+PAGE = 4096  # bytes of memory that are read together, at least
 CHUNK = 8  # images that share one set of scratch buffers
 LANES = 32  # 16-bit numbers of one vector: a register of AVX-512, two of AVX2
 MOST_GAIN = 1.999  # brightness that fixed point can hold: times 1 << 14, the largest weight of the vertical pass
@@ -114,6 +115,23 @@ def copy_records(data: NDArray[np.uint8], offsets: NDArray[np.int64], out: NDArr
     data = data.view(np.ndarray)
     data.flags.writeable = False
     _copy_records(data, offsets, out.reshape(len(out), math.prod(out.shape[1:])))
+
+
+def touch(data: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
+    """Read a byte of every page of the records at ``offsets`` with ``lengths`` (int64 [B]) of ``data``; their sum."""
+    data = data.view(np.ndarray)
+    data.flags.writeable = False
+    return int(_touch(data, offsets, lengths))
+
+
+@_jit
+def _touch(data, offsets, lengths):
+    total = 0
+    for b in range(len(offsets)):
+        for at in range(offsets[b], offsets[b] + lengths[b], PAGE):
+            total += data[at]
+        total += data[offsets[b] + lengths[b] - 1]
+    return total
 
 
 @_jit

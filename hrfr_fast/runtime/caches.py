@@ -16,6 +16,8 @@ from pathlib import Path
 
 from hrfr_fast.runtime.progress import console
 
+PRIVATE = "hrfr-fast-cache-"
+"""How the name of a private folder begins."""
 PROBE = bytes(1 << 20)  # about the size of the compiled kernels, so that a full disk or quota is noticed
 
 
@@ -76,9 +78,11 @@ def writable(folder: Path) -> bool:
 @cache
 def private_folder() -> Path | None:
     """A directory for this process and those it starts, removed at exit; None where none can be made."""
-    for parent in (None, "/dev/shm"):  # a container started with --read-only may have no other
+    for parent in (tempfile.gettempdir, lambda: "/dev/shm"):  # a container started with --read-only may have no other
         with suppress(OSError):
-            folder = Path(tempfile.mkdtemp(prefix="hrfr-fast-cache-", dir=parent))
+            place = Path(parent())
+            _remove_left(place)
+            folder = Path(tempfile.mkdtemp(prefix=f"{_private_names()}{os.getpid()}-", dir=place))
             atexit.register(_remove, folder, os.getpid())
             return folder
     return None
@@ -105,6 +109,23 @@ def _set_user_name() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["LOGNAME"] = f"uid{os.getuid()}"
+
+
+def _private_names() -> str:
+    """How names of private folders begin where process numbers mean what they mean here: containers may share one."""
+    try:
+        return f"{PRIVATE}{os.stat('/proc/self/ns/pid').st_ino}-"
+    except OSError:
+        return f"{PRIVATE}0-"
+
+
+def _remove_left(place: Path) -> None:
+    """Remove the private folders of this user's processes that were killed: in /dev/shm they take memory."""
+    names = _private_names()
+    for folder in place.glob(f"{names}*"):
+        process = folder.name.removeprefix(names).partition("-")[0]
+        if process.isdecimal() and not os.path.exists(f"/proc/{process}") and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path, owner: int) -> None:

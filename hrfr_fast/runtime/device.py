@@ -73,7 +73,8 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         raise UsageError("--device cuda: there is no NVIDIA GPU here; use --device cpu")
     on_cuda = device == "cuda"
     if on_cuda:
-        torch.backends.cudnn.benchmark = True  # shapes are static: let cuDNN time its algorithms once
+        # Shapes are static: let cuDNN time its algorithms once, unless the choice has to be the same every time.
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         torch.backends.cudnn.benchmark_limit = 0  # all of them, not the first ten
     else:
         keep_freed_memory()

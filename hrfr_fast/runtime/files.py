@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -84,6 +84,19 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         raise CannotWrite(f"{path}: {reason}", "Nothing was changed there") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path, name: str = "*", *, below: bool = False) -> None:
+    """Delete what killed processes left of writing files ``name`` (a pattern) in ``directory``, and ``below`` it: each
+    may be as large as a checkpoint. What a process of this machine still writes stays.
+
+    Nobody else may be writing there, on whatever machine.
+    """
+    for path in (directory.rglob if below else directory.glob)(f".{name}.*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and not os.path.exists(f"/proc/{process}"):
+            with suppress(OSError):  # another machine has been faster
+                path.unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.files import fsync, writing
+from hrfr_fast.runtime.files import fsync, remove_leftovers, writing
 
 NAME = ".hrfr-fast.lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -82,6 +82,8 @@ def _identity_of_holder(directory: Path) -> str:
 def directory_lock(directory: Path) -> Iterator[None]:
     """Create ``directory`` and lock it; directories that were created and are still empty at the end are removed.
 
+    What a killed holder left of files that it was writing there is deleted.
+
     Raises:
         UsageError: another command (or another thread of this process) holds it; says which, where and since when.
         CannotWrite: nothing can be written there.
@@ -93,6 +95,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
         descriptor = _acquire_patiently(path)
     _held.add(descriptor)
     try:
+        remove_leftovers(directory)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held: a process that opened it meanwhile sees that it is gone

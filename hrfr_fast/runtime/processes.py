@@ -38,29 +38,54 @@ def in_order(
     calls: Iterable[tuple[Any, ...]],
     ahead: int,
     of: str = "",
+    *,
+    patience: float | None = None,
+    describe: Callable[[int], str] = str,
 ) -> Iterator[T]:
     """Results of ``function(*arguments)`` in ``pool``, in order; at most ``ahead`` calls run ahead of the consumer.
 
     Args:
         calls: the arguments of each call.
         of: whose worker it is, for the message when one dies.
+        patience: seconds after which a result that has not come never will; None: there is no such time.
+        describe: gives, for the number of such a call, the words on what it was about.
 
-    Raises HrfrError when a worker dies (killed for memory, most likely).
+    Raises HrfrError when a worker dies (killed for memory, most likely), or is stuck: then all of them are killed.
     """
     waiting: deque[Future[T]] = deque()
+    done = 0
     try:
         for arguments in calls:
             waiting.append(pool.submit(function, *arguments))
             if len(waiting) > ahead:
-                yield waiting.popleft().result()
+                yield waiting.popleft().result(patience)
+                done += 1
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(patience)
+            done += 1
+    except TimeoutError:
+        if patience is None:  # of the function itself
+            raise
+        about = describe(done)
+        kill_workers(pool)
+        raise HrfrError(
+            f"a worker process{of} has not answered for {patience:.0f} s: {about}. What is finished is kept: mend that,"
+            " and run the same command again to continue"
+        ) from None
     except BrokenProcessPool as error:
         raise HrfrError(
             f"a worker process{of} died (out of memory?); what is finished is kept: run the same command again to"
             " continue, with fewer --workers if it happens again. (A Python script that calls hrfr_fast with several"
             ' workers needs an `if __name__ == "__main__":` around it.)'
         ) from error
+
+
+def kill_workers(pool: ProcessPoolExecutor) -> None:
+    """End the processes of ``pool`` at once; it is not to be waited for any longer."""
+    processes = dict(pool._processes or {})  # Python 3.14 has a method for it
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes.values():
+        process.kill()
 
 
 def one_opencv_thread() -> None:

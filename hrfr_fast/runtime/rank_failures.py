@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Self
 
+from hrfr_fast.runtime.early_failures import announce_early
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, ReportedElsewhere
 from hrfr_fast.runtime.ranks import Ranks, current_ranks, process_group
 from hrfr_fast.runtime.signals import StopFlag
@@ -30,11 +31,26 @@ LOST = ("connection closed by peer", "connection reset", "gloo", "nccl", "broken
 """What torch.distributed says, in lower case, where another rank does not answer: gloo raises a plain RuntimeError."""
 
 _speaks = False
+_met = False
+"""Whether this rank has found the others, so that they know of each other's errors."""
 
 
 def may_report() -> bool:
-    """Whether this process prints the error it ends with: rank 0 does, and a rank that was first to fail."""
-    return _speaks or current_ranks().is_main
+    """Whether this process prints the error it ends with: rank 0 does, and a rank that was first to fail.
+
+    So does a rank that fails before the ranks have found each other, where rank 0 has not ended with an error itself,
+    and no other rank has said so: a mistake of the command is one of all.
+    """
+    ranks = current_ranks()
+    if _met or not ranks.distributed:
+        return _speaks or ranks.is_main
+    return announce_early(ranks)
+
+
+def who_reports() -> str:
+    """Words before the message of a rank other than 0 that fails before the ranks have found each other; else ""."""
+    ranks = current_ranks()
+    return f"rank {ranks.rank} of {ranks.count} on {socket.gethostname()}: " if not (ranks.is_main or _met) else ""
 
 
 @contextmanager
@@ -54,7 +70,9 @@ def one_job(
         if store is None:
             yield
             return
+        global _met
         peers = Peers(store, ranks)
+        _met = True
         with nullcontext() if stop is None else stop, Watch(peers, then):
             try:
                 yield

@@ -1,5 +1,6 @@
 """JSON and NumPy files that anybody may have written: one kind of error, and no more memory than a file warrants."""
 
+import io
 import json
 import math
 import os
@@ -46,15 +47,20 @@ def read_array(path: str | os.PathLike[str]) -> "NDArray[Any]":
         OSError: it cannot be read.
         ValueError: it is no such file, holds Python objects, or is not as long as its header says.
     """
+    return array_of(Path(path).read_bytes())
+
+
+def array_of(content: bytes) -> "NDArray[Any]":
+    """The array in the ``content`` of a ``.npy`` file, see :func:`read_array`. Raises ValueError."""
     import numpy as np
 
-    with open(Path(path), "rb") as file:
-        shape, fortran, kind = read_array_header(file)
-        there = os.fstat(file.fileno()).st_size - file.tell()
-        if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != there:
-            raise ValueError(f"its header promises {kind} {list(shape)}, and {there:,} bytes follow")
-        content = np.frombuffer(file.read(there), kind) if there else np.empty(math.prod(shape), kind)
-    return content.reshape(shape, order="F" if fortran else "C")
+    file = io.BytesIO(content)
+    shape, fortran, kind = read_array_header(file)
+    there = len(content) - file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != there:
+        raise ValueError(f"its header promises {kind} {list(shape)}, and {there:,} bytes follow")
+    values = np.frombuffer(content, kind, offset=file.tell()) if there else np.empty(math.prod(shape), kind)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def opened_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:

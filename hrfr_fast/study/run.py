@@ -14,7 +14,7 @@ from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.runtime.cluster import check_on, connect
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.files import writing
+from hrfr_fast.runtime.files import remove_leftovers, writing
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
@@ -75,6 +75,8 @@ def run_study(
     if on != HERE:
         check_on(on)
     with directory_lock(plan.out), writing(plan.out, lambda: f"What is finished is kept, and {GO_ON}"):
+        for folder in ("analysis", "figures", "tables"):
+            remove_leftovers(plan.out / folder, below=True)
         with StopFlag() as stop:
 
             def execute_plan(part: StudyPlan) -> None:

@@ -251,12 +251,15 @@ def _execution(
     kernels: bool,
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None
+    if asked.deterministic and asked.compile == "on":
+        raise UsageError("--compile on: compiled kernels are chosen by timing them; leave out --deterministic or it")
+    compile_asked = "off" if asked.deterministic else asked.compile
     if compute.device.type == "cuda":
         flops = training_flops(backbone, stream.size) + 6.0 * settings.model.embedding_size * stream.classes
         peak = matrix_rate(compute)
     whole_run = flops * (stream.batch_size // ranks.count) * steps
     compiled = compile_choice(
-        asked.compile, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
+        compile_asked, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
     )  # fmt: skip
     compiled = from_main(ranks, compiled)  # ranks that measure different rates still take the same steps
     return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)

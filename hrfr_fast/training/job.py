@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.files import remove_leftovers
 from hrfr_fast.runtime.lock import directory_lock
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.rank_failures import one_job
@@ -27,14 +28,22 @@ def job(ranks: Ranks, settings: TrainSettings) -> Iterator[StopFlag]:
     """
     run = settings.run_directory
     if not ranks.distributed:
-        with directory_lock(run), StopFlag() as stop:
+        with _own(run), StopFlag() as stop:
             yield stop
         return
     device = choose_compute(settings.execution.device, settings.execution.precision).device
     stop = StopFlag(launched=True)
     together = one_job(ranks, device, lambda: how_to_go_on(run, ranks), stop=stop)
-    with _silent_but_rank_0(ranks), together, directory_lock(run) if ranks.is_main else nullcontext():
+    with _silent_but_rank_0(ranks), together, _own(run) if ranks.is_main else nullcontext():
         yield stop
+
+
+@contextmanager
+def _own(run: Path) -> Iterator[None]:
+    """The run directory, locked, without what a killed training left of files that it was writing."""
+    with directory_lock(run):
+        remove_leftovers(run, below=True)
+        yield
 
 
 def begins_or_resumes(run: Path, resume: bool, ranks: Ranks) -> bool:

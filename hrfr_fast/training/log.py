@@ -44,7 +44,8 @@ class TrainingLog:
         """The run's metrics files, opened when a resumed run knows where it goes on; of rank 0."""
         if not self.setup.ranks.is_main:
             return NoMetrics()
-        return Metrics(self.setup.run, self.state.samples, board=self.board)
+        due = self.state.epoch >= self.state.next_eval
+        return Metrics(self.setup.run, self.state.samples, due=due, board=self.board)
 
     def add(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> None:
         """Keep a step's loss and its terms, scalars on the device."""

@@ -15,12 +15,13 @@ SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer
 class Metrics:
     """Appends to ``run/metrics.jsonl`` and, with ``board``, ``run/tensorboard``.
 
-    Lines written after ``samples`` (the state a run resumes from) are dropped at the start: they will come again.
+    What comes again is dropped at the start: lines written after ``samples`` (the state a run resumes from), and there
+    those of the last verification, and of one on the way where that is still ``due``.
     """
 
-    def __init__(self, run: Path, samples: int, *, board: bool = True) -> None:
+    def __init__(self, run: Path, samples: int, *, due: bool = False, board: bool = True) -> None:
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["samples"] <= samples]
+        kept = [line for line in read_metrics(self.path) if not _comes_again(line, samples, due)]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         with writing(run):
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
@@ -44,6 +45,11 @@ class Metrics:
         """Make all lines durable and end both."""
         with writing(self.path), closing(self._board) if self._board else nullcontext(), self._file:
             fsync(self._file.fileno())
+
+
+def _comes_again(line: dict[str, Any], samples: int, due: bool) -> bool:
+    verified = line["kind"] == "verification" and ("accuracy_ci" in line or due)
+    return bool(line["samples"] >= samples if verified else line["samples"] > samples)
 
 
 class NoMetrics:

@@ -9,7 +9,7 @@ from typing import Any
 from hrfr_fast.format import manifest
 from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import candidate_paths, changed_run_data
-from hrfr_fast.regimes import load_regime, regime_named
+from hrfr_fast.regimes import Regime, load_regime, regime_named
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
@@ -79,12 +79,22 @@ def result_settings(settings: TrainSettings) -> dict[str, Any]:
     return {name: value for name, value in settings.flat().items() if name not in (*SPEED_ONLY, *PLACES, "regime")}
 
 
-def refuse_mixture(run: Path, state: Mapping[str, Any], settings: TrainSettings, total_steps: int) -> None:
-    """Raise UsageError where a checkpoint is not of the settings beside it: two trainings have written to ``run``."""
+def refuse_mixture(
+    run: Path, state: Mapping[str, Any], settings: TrainSettings, regime: Regime, total_steps: int
+) -> None:
+    """Raise UsageError where a checkpoint is not of the settings and the regime beside it: two trainings have written
+    to ``run``, or a file was changed."""
     now = result_settings(settings)
     before = state.get("settings", {})  # older checkpoints have none
     other = [
         f"{name} {before[name]!r}, and now {now[name]!r}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    fields = regime.model_dump(mode="json")
+    known = state.get("regime", {})
+    other += [
+        f"the regime's {name} {known[name]!r}, and now {fields[name]!r}"
+        for name in fields.keys() - {"summary", "parents"}  # parents are known by their digests
+        if known.get(name, fields[name]) != fields[name]
     ]
     if state["step"] > total_steps:
         other.append(f"step {state['step']:,}, and now {total_steps:,} in all")

@@ -164,6 +164,7 @@ class TrainState:
             "data_digest": setup.packed.digest,
             "origin": setup.origin,
             "settings": result_settings(setup.settings),
+            "regime": setup.regime.model_dump(mode="json"),
             "backbone": setup.backbone.state_dict(),
             "head": setup.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer, setup.head),
@@ -189,7 +190,7 @@ class TrainState:
             return
         state = checkpoint.load_state(path, torch.device("cpu") if is_sharded(setup.head) else setup.compute.device)
         self._refuse_other_data(state)
-        refuse_mixture(setup.run, state, setup.settings, setup.total_steps)
+        refuse_mixture(setup.run, state, setup.settings, setup.regime, setup.total_steps)
         if state["phase"] >= 0:
             self.enter_phase(state["phase"])
         load_rows(path.parent, state, setup.head, self.optimizer)

@@ -5,6 +5,7 @@ it had never stopped.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,10 +14,12 @@ import torch
 from rich.markup import escape
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.engines.stalls import told_when_stalled
 from hrfr_fast.evaluation.evaluate import PairResult
 from hrfr_fast.format.manifest import incomplete
 from hrfr_fast.format.split_findings import split_warnings
 from hrfr_fast.model.lineage import data_note
+from hrfr_fast.runtime.determinism import deterministic
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.files import write_json, writing
 from hrfr_fast.runtime.progress import console, progress_bar
@@ -77,7 +80,10 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
         resume = begins_or_resumes(run, resume, ranks)
         if resume:
             settings = resumed_settings(settings)
-        with Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer:
+        with (
+            deterministic(settings.execution.deterministic),
+            Trainer(build(settings, ranks), show_progress and ranks.is_main) as trainer,
+        ):
             if resume:
                 trainer.state.restore()
             trainer.start()
@@ -149,7 +155,7 @@ class Trainer:
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(setup.regime.name, total=setup.total_steps, completed=state.step, note="")
             last_sample = setup.total_steps * setup.stream.batch_size
-            for batch in self.timer.batches(setup.engine.batches(state.samples, last_sample)):
+            for batch in self.timer.batches(self._watched_batches(last_sample)):
                 if state.epoch >= state.next_eval:  # before the step: a resumed run verifies what a stop left out
                     self.log.read(everything=True)
                     with self.timer.paused():
@@ -174,6 +180,15 @@ class Trainer:
                         self.save()
                     saved = time.monotonic()
             self.agreement.last()
+
+    def _watched_batches(self, last_sample: int) -> Iterator[Batch]:
+        """The batches from here on, with a warning where the disk stalls."""
+        batches = self.setup.engine.batches(self.state.samples, last_sample)
+
+        def say(message: str) -> None:
+            console.print(message, markup=False, highlight=False)
+
+        return told_when_stalled(batches, self.setup.stream, self.state.samples, say)
 
     def step(self, batch: Batch) -> None:
         """Take the next step, on ``batch``; the first of a phase freezes what the phase does not train."""

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
-from hrfr_fast.packing import pack, pack_shard, workers
+from hrfr_fast.packing import chunks, pack, pack_shard, workers
+from hrfr_fast.packing.picture_files import read_file
 from hrfr_fast.packing.sources import candidates
 from hrfr_fast.runtime import processes
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
@@ -210,6 +212,34 @@ def test_a_dead_worker_is_an_error_in_words(tree, tmp_path, monkeypatch):
         run(tree, tmp_path / "out", workers=2)
     monkeypatch.undo()
     assert run(tree, tmp_path / "out").shards["lowres"].samples == 60
+
+
+def never_for_one(path: str) -> bytes:
+    """As ``read_file``, on a mount that does not answer for one picture."""
+    while path.endswith("l003/2.jpg") and not os.path.exists(os.path.join(os.path.dirname(path), "answer")):
+        time.sleep(0.05)
+    return read_file(path)
+
+
+def test_a_worker_that_hangs_is_ended_and_its_picture_named(tree, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks.FileReaders, "__init__", hanging_readers)
+        patch.setattr(workers, "PATIENCE", 5.0)
+        patch.setattr(workers, "ANSWER", 0.5)
+        with pytest.raises(HrfrError, match=r"has not answered for 5 s: lowres/l003/2\.jpg cannot be read"):
+            run(tree, tmp_path / "out", workers=2)
+    (tree / "lowres/l003/answer").touch()
+    for thread in threading.enumerate():
+        if thread.name == "hrfr-patience":
+            thread.join(60)
+    (tree / "lowres/l003/answer").unlink()
+    run(tree, tmp_path / "out")
+    run(tree, tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def hanging_readers(self, root, paths, read=None):
+    self.root, self.paths, self.read = os.fspath(root), paths, never_for_one
 
 
 def exit_at_once(_):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_what_has_no_place_gets_a_private_one_and_it_is_said(no_home, monkeypatc
     assert folder.exists(), "a forked child leaves it"
     caches._remove(folder, os.getpid())
     assert not folder.exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_uses_is_not(no_home, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(no_home))
+    names = caches._private_names()
+    left, used = no_home / f"{names}{2**22 + 1}-abc", no_home / f"{names}{os.getppid()}-abc"
+    left.mkdir()
+    used.mkdir()
+    folder = caches.private_folder()
+    assert folder and folder.parent == no_home and used.exists() and not left.exists()
+    caches._remove(folder, os.getpid())
 
 
 def test_a_choice_of_the_users_that_works_is_kept_and_one_that_does_not_is_replaced(no_home, monkeypatch):
