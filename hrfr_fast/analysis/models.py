@@ -35,8 +35,8 @@ class Model:
         settings are unknown."""
         if not self.settings:
             return None
-        regime, augment = REGIMES.get(str(self.settings.get("regime"))), self.settings.get("augment", {})
-        if regime and regime.degradation == "native":
+        augment = self.settings.get("augment", {})
+        if self._regime_says("degradation") == "native":
             native = DegradationSettings(**self.settings.get("degradation", {}))
             ranges = [(round(native.side_min * source), round(native.side_max * source))]
         else:
@@ -44,6 +44,13 @@ class Model:
         if augment.get("degrade", 0) > 0:
             ranges.append((augment.get("degrade_min", 0), augment.get("degrade_max", -1)))
         return any(low <= pixels <= high for low, high in ranges)
+
+    def _regime_says(self, field: str) -> Any:
+        """A field of the run's regime, as the run keeps a copy of it, or as a regime of that name has it; else None."""
+        copy = self.weights.parent.parent / "regime.toml"
+        if copy.is_file():
+            return read_toml(copy, "a regime").get(field)
+        return getattr(REGIMES.get(str(self.settings.get("regime"))), field, None)
 
     @property
     def label(self) -> str:

@@ -43,7 +43,8 @@ def embed(
         size: input size of the backbone in pixels; the whole frame is resampled to it.
         records: which pictures, int64 [n]; None for all.
         degrade: size in pixels to which a picture is shrunk (and upscaled again) first; 0: not at all.
-        augmentation: n rows to execute in place of that.
+        augmentation: n rows to execute in place of that; of BatchNorm by resolution a row that degrades is of the low
+            one, as in training.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
         ranks: all of them call this alike, with a process group between them.
         swap_domain: with BatchNorm by resolution take the statistics of the other one: the price of a wrong flag.
@@ -53,7 +54,7 @@ def embed(
     """
     import torch
 
-    from hrfr_fast.model.domain_norm import domain_of_side, in_domain
+    from hrfr_fast.model.domain_norm import in_domain
 
     records = np.arange(split.samples) if records is None else records
     modes = [(module, module.training) for module in backbone.modules()]  # so that frozen parts stay in eval mode
@@ -71,13 +72,26 @@ def embed(
         return np.asarray((torch.nn.functional.normalize(total) if unit else total).cpu().numpy())
 
     starts = range(0, len(records), batch_size)
-    side = min(split.size, degrade or split.size)
-    domain = domain_of_side(backbone, side, swapped=swap_domain)
+    domain = _domain(backbone, split.size, degrade, augmentation, swapped=swap_domain)
     with torch.inference_mode(), compute.autocast(), in_domain(backbone, domain):
         rows = list(in_order(ranks, map(embedded, own_share(ranks, starts)), len(starts), everywhere=True))
     for module, training in modes:
         module.training = training
     return np.concatenate(rows)
+
+
+def _domain(backbone: "nn.Module", size: int, degrade: int, augmentation: Augmentation | None, *, swapped: bool) -> str:
+    """The domain of pictures of ``size`` pixels in this view, see ``model/domain_norm.py``.
+
+    Raises ValueError where an ``augmentation`` degrades some pictures and others not, which then are of two domains.
+    """
+    from hrfr_fast.model.domain_norm import HIGH, LOW, domain_of_side, domains_of
+
+    if domains_of(backbone) is None or augmentation is None or not augmentation.degrade.any():
+        return domain_of_side(backbone, min(size, degrade or size), swapped=swapped)
+    if not augmentation.degrade.all():
+        raise ValueError("some of these pictures are degraded and some are not: embed each kind by itself")
+    return HIGH if swapped else LOW
 
 
 def pair_scores(

@@ -46,8 +46,8 @@ def low_resolution_torch(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     rows = torch.einsum("biy,byxc->bixc", matrix, pixels.to(torch.float32))
     values = torch.einsum("bjx,bixc->bijc", matrix, rows)
     side = values.shape[1]
-    levels = values if not augmentation.noise.any() else None
-    if levels is None:
+    noisy = bool(augmentation.noise.any())
+    if noisy:
         added = _noise(key, noise, degrade, side)
         compressed_first = ((jpeg > 0) & (order % 2 == 1))[:, None, None, None]
         values = values + torch.where(compressed_first, 0, added)
@@ -55,9 +55,9 @@ def low_resolution_torch(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     inside = torch.arange(side, device=device)[None].minimum(degrade[:, None] - 1).long()
     if augmentation.jpeg.any():
         values = torch.where((jpeg > 0)[:, None, None, None], _compressed(values, inside, jpeg), values)
-    if levels is None:
-        noisy = (values + added).clamp_(0, 255).add_(0.5).floor_()
-        values = torch.where(compressed_first, noisy, values)
+    if noisy:
+        with_noise = (values + added).clamp_(0, 255).add_(0.5).floor_()
+        values = torch.where(compressed_first, with_noise, values)
     return _repeated(values, inside)
 
 

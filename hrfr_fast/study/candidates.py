@@ -1,8 +1,9 @@
 """The remedies that a study compares, as data: which regimes, with which settings, each beside which control."""
 
+import re
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
@@ -27,6 +28,13 @@ class Candidate(Checked):
     one, and only the best goes on with all seeds."""
     combines: bool = True
     """Whether it may be one of the best that are put together."""
+
+    @field_validator("label")
+    @classmethod
+    def _label_names_a_directory(cls, label: str) -> str:
+        if not re.fullmatch(r"[\w.-]*", label):
+            raise ValueError(f"a label must be letters, digits, '.', '_' and '-'; it is {label!r}")
+        return label
 
     @model_validator(mode="after")
     def _is_a_regime(self) -> Self:
@@ -59,6 +67,10 @@ class Candidate(Checked):
         return label, plain.replaced(name=label, summary=f"{plain.summary}; {said}", control_of=None, **changed)
 
 
+TOGETHER = "best-together"
+"""Label of the best that are put together."""
+
+
 class Remedies(Checked):
     """What a study of remedies compares, and with what. Raises UsageError for labels that are there twice."""
 
@@ -74,10 +86,13 @@ class Remedies(Checked):
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Self:
-        names = [self.base, *(label for candidate in self.candidates for label, _ in candidate.variants())]
+        names = [self.base, TOGETHER, *(label for candidate in self.candidates for label, _ in candidate.variants())]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ValueError(f"candidates are called {', '.join(sorted(twice))} twice; give them labels")
+            raise ValueError(
+                f"candidates are called {', '.join(sorted(twice))} twice, the base {self.base} and {TOGETHER} included;"
+                " give them labels"
+            )
         return self
 
     @property

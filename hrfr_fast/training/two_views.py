@@ -55,10 +55,9 @@ def two_view_objective(
     terms = terms_of(settings, regime, head.scale)
     if not isinstance(stream, TwoViewStream):
         if terms:
-            asked = {"distillation": settings.loss.distillation, "contrast": settings.loss.contrast}
-            asked["consistency"] = settings.loss.consistency
-            name = "distillation" if terms[0].name in ("distillation", "relations") else terms[0].name
-            raise UsageError(f"{name} is {asked[name]}; regime {regime.name} has no second view to compare with")
+            name = "distillation" if isinstance(terms[0], Relations) else terms[0].name
+            asked = getattr(settings.loss, name)
+            raise UsageError(f"{name} is {asked}; regime {regime.name} has no second view to compare with")
         return head
     return TwoViewLoss(head, pairs_a_part(stream, settings), terms, compute.device) if terms else head
 
@@ -115,7 +114,13 @@ def with_domains(
         raise UsageError(
             f"--sync-bn knows one BatchNorm for all rows; regime {regime.name} has one a resolution: leave it out"
         )
-    limit = shape.domain_limit or domain_limit(splits[0].size, splits[1].size)
+    low, high = splits[0].size, splits[1].size
+    if low >= high:
+        raise UsageError(
+            f"regime {regime.name} tells low from high resolution by a picture's size, and lowres is packed at {low}"
+            f" px, highres at {high}: pack lowres smaller (--size lowres=36), or leave domain_norm out"
+        )
+    limit = shape.domain_limit or domain_limit(low, high)
     return replace(shape, domain_norm=wanted, domain_limit=limit)
 
 

@@ -9,10 +9,12 @@ import torch
 
 from hrfr_fast.analysis.degradation_candidates import neighbour, random_candidate
 from hrfr_fast.analysis.degradation_faces import Auc, development_faces, probe_auc
-from hrfr_fast.analysis.degradation_match import REST, MatchedDegradation, match_degradation
+from hrfr_fast.analysis.degradation_match import REST, MatchedDegradation, _halved, _search, match_degradation
+from hrfr_fast.analysis.models import Model
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
+from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.sampling.degradation import NativeView
 from hrfr_fast.settings import DegradationSettings, TrainSettings
@@ -52,15 +54,42 @@ def run(packed_with_development, tmp_path_factory):
 
 
 def test_it_writes_settings_with_their_evidence_and_the_same_again(packed_with_development, run, tmp_path):
-    out, options = tmp_path / "matched.toml", {"candidates": 4, "neighbours": 2, "show_progress": False}
+    out, options = tmp_path / "matched.toml", {"candidates": 2, "neighbours": 1, "show_progress": False}
     matched = match_degradation(packed_with_development, run, out=out, **options)
     assert match_degradation(packed_with_development, run, **options) == matched
     assert TrainSettings(degradation=str(out)).degradation == matched.settings
     evidence = tomllib.loads(out.read_text())["evidence"]
-    assert evidence["candidates"] == 6 and set(evidence["searched"]) == {"downsampling", "published", "matched", REST}
+    assert evidence["candidates"] == 3 and set(evidence["searched"]) == {"downsampling", "published", "matched", REST}
     for half in (matched.searched, matched.held_out):
         assert all(0 <= auc.mean <= 1 and auc.error >= 0 for auc in half.values())
     assert matched.searched["matched"].distance <= matched.searched["published"].distance + 1e-9
+
+
+def test_a_search_shows_many_candidates_few_pictures_and_few_all():
+    """Nine candidates a third of the pictures, the best three all of them; the published ranges are never dropped."""
+    seen = []
+
+    class Half:
+        def auc(self, view, share=1.0, stage="chosen"):
+            seen.append(share)
+            return Auc(0.5 + view.settings.noise_max / 100, 0.01)
+
+    pool = [DegradationSettings(noise_max=float(number)) for number in (9, 3, 8, 5, 1, 7, 2, 6, 4)]
+    found = _halved(Half(), pool, "random")
+    assert seen == pytest.approx([1 / 3] * 9 + [1.0] * 3) and [one.noise_max for _, one in found] == [1, 2, 3]
+    nearest = _search(Half(), 0.25, 9, 3, 0)
+    assert nearest.noise_max <= DegradationSettings().noise_max and nearest == _search(Half(), 0.25, 9, 3, 0)
+
+
+def test_a_regime_of_ones_own_says_what_it_degrades_to(tmp_path):
+    """The copy in the run directory counts; without one, the built-in regime of the name in the settings."""
+    kept, other = (tmp_path / name / "checkpoints" / "last.safetensors" for name in ("kept", "other"))
+    kept.parent.mkdir(parents=True)
+    regime_named("matched-views").replaced(name="mine").save(tmp_path / "kept" / "regime.toml")
+    known = {"regime": "somewhere/mine.toml", "degrade_min": 28, "degrade_max": 44}
+    assert Model("mine", kept, {}, known).degraded_to(56, 144) is True
+    assert Model("plain", other, {}, known).degraded_to(56, 144) is False
+    assert Model("built in", other, {}, known | {"regime": "matched-views"}).degraded_to(56, 144) is True
 
 
 def test_what_no_degradation_takes_away_is_the_measure_of_the_rest():

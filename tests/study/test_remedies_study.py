@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ from hrfr_fast.settings import DegradationSettings
 from hrfr_fast.study import execution
 from hrfr_fast.study.candidates import Candidate, Remedies
 from hrfr_fast.study.presets import PRESETS
-from hrfr_fast.study.remedies import judge
+from hrfr_fast.study.remedies import collect, judge
+from hrfr_fast.study.remedies import stages as remedies_stages
 from hrfr_fast.study.remedies.calibration import calibration
 from hrfr_fast.study.remedies.choice import ranking, read_choice
 from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.plan import Stages
 from hrfr_fast.study.remedies.results import Choice, Evidence
-from hrfr_fast.study.remedies.stages import match_to_native, read_known
+from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
@@ -65,6 +67,10 @@ def test_candidates_are_checked():
         Candidate(regime="highlow144", label="mine", trials=({"consistency": 1.0},))
     with pytest.raises(UsageError, match="twice"):
         Remedies(candidates=(Candidate(regime="crossres144"), Candidate(regime="crossres144")))
+    with pytest.raises(UsageError, match="best-together twice"):
+        Remedies(candidates=(Candidate(regime="crossres144", label="best-together"),))
+    with pytest.raises(UsageError, match="a label must be letters"):
+        Candidate(regime="crossres144", label="../elsewhere")
     with pytest.raises(UsageError, match="label of its own"):
         Candidate(regime="crossres144", changes={"consistency": 2.0}).variants()
     variants = Candidate(regime="crossres144", trials=({"consistency": 2.0},)).variants()
@@ -79,7 +85,8 @@ class MadePairs(NamedTuple):
     """What ``calibration`` reads of a pair set."""
 
     same: np.ndarray
-    identities: np.ndarray
+    identities: np.ndarray | None
+    split: SimpleNamespace = SimpleNamespace(size=144)
 
     def __len__(self):
         return len(self.same)
@@ -106,6 +113,21 @@ def test_one_threshold_has_the_far_that_counting_gives():
         assert found[on].spread.values == pytest.approx(np.abs(spread)) and spread[0] > 0.02, "not calibrated"
         low, high = np.quantile(found[on].far["12"].resampled[:, 0], [0.025, 0.975])
         assert low < found[on].far["12"].values[0] < high
+
+
+def test_calibration_is_over_the_seeds_that_have_the_curve():
+    """With more seeds than get the curve by resolution the others are left out, not the whole regime."""
+    rng = np.random.default_rng(2)
+    same = np.arange(60) < 30
+
+    def scores(curve):
+        by_view = {view: rng.normal(same, 0.5) for view in ("HR-HR", "HR-LR")}
+        return SimpleNamespace(by_view=by_view, by_resolution={12: rng.normal(same, 0.5)} if curve else {})
+
+    scored = {"base": {0: scores(True), 1: scores(True), 2: scores(False)}}
+    comparison = SimpleNamespace(pairs=MadePairs(same, None), scored=scored, units=60)
+    rows = collect._calibrations(comparison, ["base"], "base")["all"]["base"].rows
+    assert [row.view for row in rows] == ["12", "144", "HR-LR36"] and list(rows[0].far.by_seed) == ["0", "1"]
 
 
 def made(gains, spread=0.002, seeds=3, resamples=400):
@@ -196,10 +218,17 @@ settings = {head = "adaface"}
 
 
 @pytest.fixture(scope="module")
-def study(tiny_tree, tmp_path_factory):
+def packed(tiny_tree, tmp_path_factory):
+    """Packed data with development people."""
+    path = tmp_path_factory.mktemp("remedies") / "packed"
+    pack(tiny_tree, path, workers=1, dev_identities=4, show_progress=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(packed):
     """Packed data, preset and directory of a study of remedies; whether the choice was there whenever tests were."""
-    root = tmp_path_factory.mktemp("remedies")
-    pack(tiny_tree, root / "packed", workers=1, dev_identities=4, show_progress=False)
+    root = packed.parent
     (root / "brief.toml").write_text(PRESET)
     scored = []
     original = execution.score_run
@@ -259,6 +288,8 @@ def test_the_same_command_reuses_the_choice(study):
     assert open_packed(root / "packed").digest == json.loads(before)["data_digest"]
     with pytest.raises(UsageError, match="no remedy 'highres32'"):
         planned(["highres32"], root / "packed", root / "study", preset=str(root / "brief.toml"))
+    with pytest.raises(UsageError, match="highlow144 is the base; name remedies"):
+        planned(["highlow144"], root / "packed", root / "study", preset=str(root / "brief.toml"))
     with pytest.raises(UsageError, match="--dose is for a study of regimes"):
         planned(*arguments, preset=str(root / "brief.toml"), dose=True)
 
@@ -294,3 +325,49 @@ def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_pro
     assert runs["crossres144-views"].settings.degradation == DegradationSettings()
     assert {run.settings.logging.verify_on for run in runs.values()} == {"development"}
     assert "highres144" in runs and list(runs)[0] == "highlow144", "the teacher is trained, too"
+
+
+def test_a_remedy_may_be_what_another_starts_from_and_each_run_is_planned_once(packed, tmp_path):
+    child = tmp_path / "child.toml"
+    regime_named("crossres144").replaced(name="child", parents=("crossres144-views",), tune="lora").save(child)
+    candidates = (
+        Candidate(regime="crossres144-views", trials=({"highres_share": 0.4},)),
+        Candidate(regime=str(child), control="crossres144-views"),
+    )
+    preset = PRESETS["remedies-faces"].replaced(remedies=Remedies(candidates=candidates))
+    stages = Stages(preset, open_packed(packed), tmp_path / "study", (0, 1), "cpu")
+    for plan in (stages.judged({}, {}), stages.trials({})):
+        runs = [(run.label, run.seed) for run in plan.runs]
+        assert len(set(runs)) == len(runs) and ("crossres144-views", 0) in runs
+    assert not stages.matches, "no remedy degrades as native low resolution is"
+
+
+def test_values_of_remedies_that_come_later_are_tried_too(packed, tmp_path, monkeypatch):
+    """What was found for others stays."""
+    one, other = (
+        Candidate(regime=name, trials=({"highres_share": 0.4},)) for name in ("crossres144-views", "crossres144")
+    )
+    preset = PRESETS["remedies-faces"].replaced(remedies=Remedies(candidates=(one, other)))
+    stages = Stages(preset, open_packed(packed), tmp_path, (0,), "cpu", ("crossres144-views",))
+    evidence = {"crossres144-views-try1": 0.2, "crossres144-try1": 0.3}
+    monkeypatch.setattr(
+        remedies_stages, "evidence_of",
+        lambda plan, base, labels: [Evidence(label, {}, 1.0, evidence.get(label, 0.0), "") for label in labels],
+    )  # fmt: skip
+
+    class Chosen(Exception):
+        """Ends the study where remedies would be chosen."""
+
+    def choose(*_):
+        raise Chosen
+
+    monkeypatch.setattr(remedies_stages, "_choose", choose)
+    tried = []
+    for wanted in (("crossres144-views",), ()):
+        with pytest.raises(Chosen):
+            run_stages(replace(stages, wanted=wanted), lambda plan: tried.append({*plan.labels}))
+    assert read_known(stages).tuned == {
+        "crossres144-views": "crossres144-views-try1",
+        "crossres144": "crossres144-try1",
+    }
+    assert ["crossres144-views-try1" in labels for labels in tried] == [False, True, True, False, False, True]

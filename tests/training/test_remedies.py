@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +15,19 @@ from hrfr_fast.evaluation.embedding import embed
 from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model import checkpoint
+from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.model.domain_norm import HIGH, LOW, domains_of, in_domain
 from hrfr_fast.model.lineage import trained_on
 from hrfr_fast.regimes import REGIMES, REMEDIES, Regime, in_order
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import Interrupted, UsageError
+from hrfr_fast.runtime.ranks import ALONE
+from hrfr_fast.sampling.augmentation import no_augmentation
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
 from hrfr_fast.training.resuming import resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
+from hrfr_fast.training.two_views import with_domains
 
 pytest.importorskip("safetensors.torch")
 
@@ -188,6 +193,12 @@ def test_what_does_not_fit_is_refused_in_words(settings, teacher, tmp_path):
             Regime(name="wrong", sources=("lowres", "highres"), input_size=48, **fields)
 
 
+def test_two_resolutions_of_one_size_cannot_be_told_apart(settings):
+    same = (SimpleNamespace(size=144),) * 2
+    with pytest.raises(UsageError, match="lowres is packed at 144 px, highres at 144: pack lowres smaller"):
+        with_domains(BackboneSettings(48, 8, 16), REGIMES["remedy-norm"], same, [], settings, ALONE)
+
+
 @pytest.fixture(scope="module")
 def normalised(settings, tmp_path_factory):
     """A finished run with BatchNorm by resolution."""
@@ -215,6 +226,12 @@ def test_faces_are_embedded_by_their_recorded_resolution(normalised, tiny_packed
     mixed = embedder.embed(pixels, [36, 144, 36, 144])
     np.testing.assert_allclose(mixed, np.where([[1], [0], [1], [0]], seen["swapped"], seen["sharp"]), atol=1e-5)
     assert np.abs(seen["sharp"] - seen["swapped"]).max() > 1e-3
+    drawn = no_augmentation(4, degrade=36)  # as match-degradation shows sharp faces
+    drawn_views = embed(backbone, faces, 48, compute, records=np.arange(4), augmentation=drawn)
+    np.testing.assert_array_equal(drawn_views, seen["degraded"])
+    drawn.degrade[0] = 0
+    with pytest.raises(ValueError, match="some of these pictures are degraded"):
+        embed(backbone, faces, 48, compute, records=np.arange(4), augmentation=drawn)
     with in_domain(backbone, LOW):
         assert domains_of(backbone).of_all == LOW
     assert domains_of(backbone).of_all == ""

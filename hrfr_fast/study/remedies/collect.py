@@ -101,14 +101,14 @@ def _control_of(row: judge.Verdict, base: str) -> str:
 
 
 def _calibrations(comparison: Comparison, labels: list[str], base: str) -> dict[str, dict[str, Calibration]]:
-    """By what the threshold was chosen on, and label; of labels whose every seed has the same views."""
+    """By what the threshold was chosen on, and label; over the seeds that have the curve by resolution."""
     pairs = comparison.pairs
     sharp = str(pairs.split.size)
     rates: dict[str, dict[str, Rates]] = {}
     for label in labels:
         views = {seed: _views(scores, sharp) for seed, scores in comparison.scored[label].items()}
-        if len({tuple(one) for one in views.values()}) == 1:
-            rates[label] = calibration(views, pairs, sharp)
+        most = max(len(one) for one in views.values())
+        rates[label] = calibration({seed: one for seed, one in views.items() if len(one) == most}, pairs, sharp)
     units = comparison.units
     return {
         on: {

@@ -7,10 +7,10 @@ from typing import Any
 
 from hrfr_fast.regimes import Regime
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.study.candidates import TOGETHER
 
 DESCRIPTIVE = ("name", "summary", "control_of", "budget")
 """Fields that say what a regime is, not what it does."""
-LABEL = "best-together"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def combine(base: Regime, remedies: Sequence[Remedy]) -> Combination:
             return Combination(parts, None, {}, f"{names} together are {remedy.label}")
     try:
         summary = f"{names} together"
-        regime = base.replaced(**(fields | {"name": LABEL, "summary": summary, "control_of": None}))
+        regime = base.replaced(**(fields | {"name": TOGETHER, "summary": summary, "control_of": None}))
     except UsageError as error:
         return Combination(parts, None, {}, f"{names}: {error}")
     return Combination(parts, regime, settings)

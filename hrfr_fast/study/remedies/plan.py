@@ -1,7 +1,7 @@
 """The runs of a study of remedies, stage by stage: what each stage knows decides which runs come next."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,14 @@ class Stages:
 
     @property
     def candidates(self) -> list[Candidate]:
-        """In the preset's order. Raises UsageError for a wanted label that is none of them."""
+        """In the preset's order. Raises UsageError for a wanted label that is none of them, and where none is left."""
         known = {candidate.name: candidate for candidate in self.remedies.candidates}
         if unknown := [name for name in self.wanted if name not in (*known, self.remedies.base)]:
             raise UsageError(f"preset {self.preset.name} has no remedy {unknown[0]!r}; it has {', '.join(known)}")
-        return [candidate for name, candidate in known.items() if not self.wanted or name in self.wanted]
+        chosen = [candidate for name, candidate in known.items() if not self.wanted or name in self.wanted]
+        if not chosen:
+            raise UsageError(f"{self.remedies.base} is the base; name remedies to compare with it: {', '.join(known)}")
+        return chosen
 
     def base(self) -> StudyPlan:
         """The base and all that a remedy starts from or learns from, every seed."""
@@ -71,7 +74,7 @@ class Stages:
             if candidate.trials
             for label, regime in candidate.variants()
         ]
-        return self._plan([*self._needed(), *rows], self.seeds[:1]) if rows else None
+        return self._plan([*self._needed_beside(rows), *rows], self.seeds[:1]) if rows else None
 
     def judged(self, degradation: Mapping[str, Any], tuned: Mapping[str, str], more: Iterable[Entry] = ()) -> StudyPlan:
         """The base and every remedy, every seed.
@@ -80,12 +83,12 @@ class Stages:
             tuned: candidate -> label of its best variant, where that is not the plain one.
             more: further rows, as the best put together.
         """
-        rows = self._needed()
+        rows = []
         for candidate in self.candidates:
             label, regime = self.variant(candidate, tuned)
             settings = self.settings_of(candidate, regime, degradation)
             rows.append(Entry(label, self._name(label, regime), regime, REMEDY, settings))
-        return self._plan([*rows, *more], self.seeds)
+        return self._plan([*self._needed_beside(rows), *rows, *more], self.seeds)
 
     def variant(self, candidate: Candidate, tuned: Mapping[str, str]) -> tuple[str, Regime]:
         """Label and regime of the candidate's best variant."""
@@ -94,6 +97,12 @@ class Stages:
         if label not in variants:
             raise UsageError(f"{self.out}: {label} was chosen, which the preset no longer tries; choose another --out")
         return label, variants[label]
+
+    @property
+    def matches(self) -> bool:
+        """Whether the degradation is to be matched, and some remedy has it."""
+        regimes = (regime for candidate in self.candidates for _, regime in candidate.variants())
+        return self.remedies.match and any(regime.degradation == "native" for regime in regimes)
 
     def settings_of(self, candidate: Candidate, regime: Regime, degradation: Mapping[str, Any]) -> Mapping[str, Any]:
         """Training settings of the candidate's runs beside the preset's."""
@@ -112,6 +121,11 @@ class Stages:
             ]
         return rows
 
+    def _needed_beside(self, rows: list[Entry]) -> list[Entry]:
+        """``_needed`` without what is among ``rows``: one remedy may be what another starts from."""
+        labels = [row.label for row in rows]
+        return [row for row in self._needed() if row.label not in labels]
+
     def _name(self, label: str, regime: Regime) -> str:
         """A name or file of ``regime``, which is written where it is no built-in one."""
         candidate = next((one for one in self.candidates if one.name == label and not one.changes), None)
@@ -122,8 +136,7 @@ class Stages:
             if missing := [split for split in row.regime.sources if split not in self.packed.splits]:
                 raise UsageError(f"{self.packed.path}: {row.label} needs {', '.join(missing)}, which is not packed")
         runs = [self._run(row, seed) for seed in seeds for row in rows]
-        plan = StudyPlan(tuple(runs), self.preset, self.seeds, self.packed, self.out, self.device)
-        return replace(plan, tests=False)
+        return StudyPlan(tuple(runs), self.preset, self.seeds, self.packed, self.out, self.device, tests=False)
 
     def _run(self, row: Entry, seed: int) -> StudyRun:
         settings = settings_of(row.name, row.regime, self.preset, self.packed, self.out, seed, self.device)

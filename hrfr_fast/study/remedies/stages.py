@@ -24,9 +24,10 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.study.candidates import TOGETHER
 from hrfr_fast.study.plan import StudyPlan
 from hrfr_fast.study.remedies.choice import RULE, evidence_of, now, ranking, read_choice, weights_of
-from hrfr_fast.study.remedies.combine import LABEL, Combination, Remedy, combine, first_that_fits
+from hrfr_fast.study.remedies.combine import Combination, Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.development import development_sets
 from hrfr_fast.study.remedies.plan import REMEDY, Entry, Stages, held_out, regime_file, write_regimes
 from hrfr_fast.study.remedies.results import Choice
@@ -52,7 +53,7 @@ def read_known(stages: Stages) -> Known:
         raise UsageError(
             f"{stages.out / CHOICE} was chosen on other data; choose another --out, or remove it to choose anew"
         )
-    degradation = {} if not stages.remedies.match else _read(stages.out / DEGRADATION, "settings")
+    degradation = {} if not stages.matches else _read(stages.out / DEGRADATION, "settings")
     return Known(degradation, _read(stages.out / TRIALS, "chosen"), choice)
 
 
@@ -98,17 +99,19 @@ def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
     base = stages.base()
     stage(base, "remedies: the base, and what remedies start from")
     degradation = known.degradation if known.degradation is not None else match_to_native(stages, base)
-    trials = stages.trials(degradation)
-    tuned = known.tuned or {}
-    if trials is not None and known.tuned is None:
-        stage(trials, "remedies: other values, with one seed")
-        tuned = _tune(stages, trials)
+    tuned = dict(known.tuned or {})
+    untried = tuple(one.name for one in stages.candidates if one.trials and one.name not in tuned)
+    if untried and (known.tuned is None or known.choice is None):
+        part = replace(stages, wanted=untried)
+        if (trials := part.trials(degradation)) is not None:
+            stage(trials, "remedies: other values, with one seed")
+            tuned |= _tune(part, trials)
     plan = stages.judged(degradation, tuned)
     stage(plan, "remedies: every remedy, every seed")
     choice = _choose(stages, plan, degradation, tuned, known.choice)
     plan = stages.judged(degradation, tuned, _together(stages, degradation, tuned, choice))
     stage(plan, "remedies: the best together")
-    shown = (stages.remedies.base, *choice.ranking[: stages.remedies.shown], *([LABEL] if choice.together else []))
+    shown = (stages.remedies.base, *choice.ranking[: stages.remedies.shown], *([TOGETHER] if choice.together else []))
     plan = replace(plan, tests=True, shown=shown)
     stage(plan, f"remedies: the choice is written ({stages.out / CHOICE}); now the test faces")
     return plan
@@ -134,17 +137,16 @@ def match_to_native(stages: Stages, base: StudyPlan) -> dict[str, Any]:
 
 
 def _tune(stages: Stages, trials: StudyPlan) -> dict[str, str]:
-    """The best variant of each candidate that has trials, written down with its evidence."""
-    chosen: dict[str, str] = {}
-    evidence = {}
+    """The best variant of each candidate, all with trials, written with its evidence beside what is known of others."""
+    path = stages.out / TRIALS
+    chosen: dict[str, str] = _read(path, "chosen") or {}
+    evidence: dict[str, Any] = _read(path, "evidence") or {}
     for candidate in stages.candidates:
-        if not candidate.trials:
-            continue
         labels = [label for label, _ in candidate.variants()]
         found = evidence_of(trials, stages.remedies.base, labels)
         evidence[candidate.name] = [asdict(one) for one in found]
         chosen[candidate.name] = next(iter(ranking(found)), candidate.name)
-    write_json(stages.out / TRIALS, {"chosen": chosen, "time": now(), "evidence": evidence})
+    write_json(path, {"chosen": chosen, "time": now(), "evidence": evidence})
     return chosen
 
 
@@ -159,9 +161,8 @@ def _choose(
                 f"{stages.out / CHOICE} rests on another run of {changed[0]} than there is now; remove that file and"
                 f" {stages.out / 'runs'}, or choose another --out"
             )
-        if set(weights) == set(known.weights):
-            return known
-        console.print("remedies or seeds were added after the choice: it stays as it was made", highlight=False)
+        if not set(weights) <= set(known.weights):
+            console.print("remedies or seeds were added after the choice: it stays as it was made", highlight=False)
         return known
     labels = [run.label for run in plan.runs if run.seed == plan.seeds[0] and run.stage == REMEDY]
     evidence = evidence_of(plan, stages.remedies.base, labels)
@@ -207,4 +208,4 @@ def _together(
     if found.regime is None:
         raise UsageError(f"{stages.out / CHOICE}: {found.why_not}; choose another --out")
     path = regime_file(stages.out, found.regime)
-    return [Entry(LABEL, str(path), found.regime, REMEDY, found.settings)]
+    return [Entry(TOGETHER, str(path), found.regime, REMEDY, found.settings)]
