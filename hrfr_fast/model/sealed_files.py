@@ -123,10 +123,10 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     text = file.read(length)
     try:
         entries = parsed_json(text)
-        metadata = entries.pop("__metadata__", {})
+        metadata = dict(entries.pop("__metadata__", {}))
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         checksums = _checksums(text, metadata)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise HrfrError(f"{path}: not a readable safetensors file: {error}") from None
     size = whole - 8 - length
     if checksums is not None and (checksums[0] != _checksum_without(text) or len(checksums) != 1 + -(-end // BLOCK)):

@@ -120,6 +120,10 @@ CLAIMS = {
     "settings": [b"a = " + b"[" * 100_000, b"seed = " + b"9" * 5000, b"[" + b"a." * 50_000 + b"a]", b"self = 1"],
     "regime": [b"self = 1", b"x = " + b"{a=" * 20_000], "preset": [b"steps = " + b"[" * 100_000],
     "checkpoint": [struct.pack("<Q", 1 << 62) + b"{}", struct.pack("<Q", 90_000_000)],
+    "checkpoint-header": [
+        DEEP, b"[]", b'{"__metadata__": [1]}', b'{"__metadata__": {"crc32": 7}}', b'{"__metadata__": {"crc32": [[]]}}',
+        b'{"a": {"data_offsets": [0, 1e999]}}', b'{"a": {"data_offsets": {}}}', b'{"a": 1}',
+    ],
     "checkpoint-rows": [struct.pack("<Q", (1 << 63) + 5), struct.pack("<Q", 99_000_000) + b" "],
     "checkpoint-metadata": [DEEP, json.dumps({"backbone": WIDE, "data": {"path": "", "digest": ""}}).encode()],
     "tar": [tar_claiming(10**18), tar_claiming(10**19)],

@@ -55,7 +55,9 @@ def test_the_log_of_a_run_prints_the_warning_with_advice(tmp_path, capsys):
     from hrfr_fast.settings import TrainSettings
     from hrfr_fast.training.log import TrainingLog
 
-    state = SimpleNamespace(step=0, samples=0, parallel=SimpleNamespace(mean=lambda losses: losses))
+    state = SimpleNamespace(
+        step=0, samples=0, epoch=0.0, next_eval=1.0, parallel=SimpleNamespace(mean=lambda losses: losses)
+    )
     state.where = lambda: {"step": state.step, "samples": 0, "epoch": 0.0}
     throughput = SimpleNamespace(to_json=lambda: {"images_per_second": 1.0})
     timer = SimpleNamespace(read=lambda: throughput, blocked=nullcontext, last=None)
