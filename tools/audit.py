@@ -25,7 +25,7 @@ def installed(place: Path) -> Path | None:
         venv.create(place, with_pip=True)
     has = subprocess.run([python, "-c", "import pip_audit"], capture_output=True)
     if has.returncode:
-        done = subprocess.run([python, "-m", "pip", "install", "--quiet", TOOL], capture_output=True, text=True)
+        done = subprocess.run([python, "-m", "pip", "install", "--quiet", TOOL], capture_output=True, encoding="utf-8")
         if done.returncode:
             print(f"{TOOL} cannot be installed: {_last_line(done.stderr)}")
             return None
@@ -45,7 +45,7 @@ def audited(python: Path) -> dict[str, Any] | None:
         "--progress-spinner",
         "off",
     ]
-    done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--format", "json"], capture_output=True, encoding="utf-8")
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

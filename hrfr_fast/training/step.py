@@ -3,6 +3,8 @@
 The trainer decides what is trained and how long; this file decides how a step is executed, and nothing else: eagerly,
 compiled (``torch.compile``), or captured once as a CUDA graph and replayed. All three take the same steps. The loss
 stays on the device: reading it would make the host wait.
+
+Longer than 300 lines because each way of executing falls back to a simpler one, and all of them share one state.
 """
 
 import time

@@ -1,5 +1,6 @@
 """Remedies: how they are put together, chosen, calibrated and judged, on made numbers; then a tiny study of them."""
 
+import dataclasses
 import importlib
 import json
 from dataclasses import replace
@@ -167,6 +168,15 @@ def test_a_remedy_succeeds_where_every_part_holds_after_holm():
     assert best == "good" and text.startswith("Recommended: good")
     none = judge.statement(rows[1:], "base", "", 200, 3, "identities")
     assert "failed: bad; undecided: half" in none and "smallest changes" in none and "four times out of five" in none
+
+
+def test_a_base_without_a_gap_is_told():
+    found = measured(probe={"r": 0.0}, tar={"r": 0.1}, accuracy={"r": 0.01})  # the base's probe: 0.6
+    assert judge.without_gap(found, "base") == ""
+    areas = dict(found.areas["base"])
+    areas["knn LR56-Lanczos"] = Estimate((0, 1, 2), np.full(3, 0.503), areas["linear LR56-Lanczos"].resampled - 0.097)
+    said = judge.without_gap(dataclasses.replace(found, areas={"base": areas}), "base")
+    assert "no gap" in said and "knn LR56-Lanczos 0.503" in said and "linear" not in said
 
 
 def test_a_collapsed_space_or_a_loss_beyond_half_a_point_is_no_success():

@@ -13,7 +13,6 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.trainer import train
 
-load_file = pytest.importorskip("safetensors.torch").load_file
 ENGINES = [
     pytest.param("resident"),
     pytest.param("dali", marks=pytest.mark.skipif(not dali_is_installed(), reason="DALI is not installed")),
@@ -22,6 +21,7 @@ ENGINES = [
 
 
 def trained(packed, run, **changed):
+    load_file = pytest.importorskip("safetensors.torch").load_file
     settings = TrainSettings(
         regime="lowres32", data=str(packed), out=str(run), steps=3, batch_size=16, width=8, embedding_size=16,
         dropout=0.2, device="cpu", precision="fp32", eval_every=0,

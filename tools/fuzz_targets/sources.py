@@ -94,7 +94,7 @@ def _several_parts() -> bytes:
 
 def _tar(members: Iterable[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT) -> bytes:
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", format=kind) as archive:
+    with tarfile.open(fileobj=content, mode="w", format=kind, encoding="utf-8") as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)

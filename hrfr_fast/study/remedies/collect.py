@@ -54,7 +54,8 @@ def remedies_of(
         degradation_evidence=_matched(plan.out, "evidence"),
         judged=_judged(plan, rows, base),
         recommended=best,
-        statement=judge.statement(rows, base, best, comparison.units, len(plan.seeds), level),
+        statement=judge.statement(rows, base, best, comparison.units, len(plan.seeds), level)
+        + judge.without_gap(found, base),
         calibration=_calibrations(comparison, labels, base),
         development=development_summaries(plan, labels),
     )

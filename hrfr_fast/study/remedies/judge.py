@@ -148,19 +148,38 @@ def statement(rows: Sequence[Verdict], base: str, best: str, units: int, seeds: 
     text += "; ".join(f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels) + "."
     if seeds < FEWEST_SEEDS:
         return f"{text} It takes at least {FEWEST_SEEDS} seeds to decide; these are {seeds}."
-    least = {name: min(row.detectable[name] for row in rows if name in row.detectable) for name in rows[0].detectable}
-    seen = "; ".join(f"{name} {_size(name, effect)}" for name, effect in least.items())
+    effects = {name: [row.detectable[name] for row in rows if name in row.detectable] for name in rows[0].detectable}
+    seen = "; ".join(f"{name} {_size(name, found)}" for name, found in effects.items())
     return (
         f"{text} The smallest changes that {units:,} {level} and {seeds} seeds would have shown four times out of five,"
-        f" even as the first that Holm's method takes: {seen}."
+        f" even as the first that Holm's method takes, from the remedy whose seeds agree best to the one whose agree"
+        f" least: {seen}."
     )
 
 
-def _size(name: str, effect: float) -> str:
-    if name.startswith(PROBE):
-        return f"{effect:.3f}"
+def without_gap(found: Measured, base: str) -> str:
+    """A sentence where probes of the base are not surely above chance, so that no remedy can make them worse; else ""."""
+    at_chance = []
+    for kind, area in found.areas.get(base, {}).items():
+        if deciding(PROBE + kind):
+            made = area.summary(found.people)
+            low, high = made["interval"]
+            if low <= 0.5:
+                at_chance.append(f"{PROBE}{kind} {made['value']:.3f} ({low:.3f} to {high:.3f}; 0.5 is chance)")
+    if not at_chance:
+        return ""
+    return (
+        f" {base} itself has no gap that these probes surely see, so no remedy can close it there: {'; '.join(at_chance)}."
+        " Longer training, or more pictures, may open one."
+    )
+
+
+def _size(name: str, effects: Sequence[float]) -> str:
+    """The least and the greatest of ``effects``, in words."""
+    scale, digits, unit = (1, 3, "") if name.startswith(PROBE) else (100, 2, " points")
+    ends = " to ".join(f"{scale * effect:.{digits}f}" for effect in sorted({min(effects), max(effects)}))
     beyond = f" above the tolerated loss of {-100 * TOLERATED:g}" if name == ACCURACY else ""
-    return f"{100 * effect:.2f} points{beyond}"
+    return f"{ends}{unit}{beyond}"
 
 
 def _words(rows: Mapping[str, Criterion]) -> str:
