@@ -158,7 +158,7 @@ def statement(rows: Sequence[Verdict], base: str, best: str, units: int, seeds: 
 
 
 def without_gap(found: Measured, base: str) -> str:
-    """A sentence where probes of the base are not surely above chance, so that no remedy can make them worse; else ""."""
+    """A sentence where probes of the base are not surely above chance: no remedy can make them worse. Else empty."""
     at_chance = []
     for kind, area in found.areas.get(base, {}).items():
         if deciding(PROBE + kind):
@@ -169,7 +169,7 @@ def without_gap(found: Measured, base: str) -> str:
     if not at_chance:
         return ""
     return (
-        f" {base} itself has no gap that these probes surely see, so no remedy can close it there: {'; '.join(at_chance)}."
+        f" {base} itself has no gap that these probes surely see, so no remedy can close it: {'; '.join(at_chance)}."
         " Longer training, or more pictures, may open one."
     )
 
