@@ -245,7 +245,7 @@ def _graph(external_source, names, jpeg, size, out_size, dtype, on_gpu):  # type
         frame = fn.cast(frame, dtype=types.FLOAT)
         small, filter = given["small"], given["filter"]
         if filter == BOX:
-            frame = given["boxed"].gpu() if on_gpu else given["boxed"]
+            frame = given["degraded"].gpu() if on_gpu else given["degraded"]
         elif filter == LINEAR:
             frame = fn.resize(frame, resize_x=small, resize_y=small, interp_type=types.INTERP_LINEAR)
         elif filter == CUBIC:

@@ -30,7 +30,7 @@ INPUTS = {
     "colour": ("FLOAT", 2, ""),
     "small": ("FLOAT", 0, ""),  # size in pixels to degrade to
     "filter": ("INT32", 0, ""),
-    "boxed": ("FLOAT", 3, "HWC"),  # the image already degraded, where that was done on the host
+    "degraded": ("FLOAT", 3, "HWC"),  # the image already degraded, where that was done on the host
     "sigma": ("FLOAT", 0, ""),  # of the blur, in pixels
     "anchor": ("FLOAT", 1, ""),  # y, x of the erased rectangle, in pixels
     "shape": ("FLOAT", 1, ""),
@@ -44,7 +44,7 @@ def argument_names(augment: AugmentSettings) -> list[str]:
     if augment.brightness or augment.contrast or augment.saturation or augment.grey:
         names.append("colour")
     if augment.degrade:
-        names += ["small", "filter", "boxed"]
+        names += ["small", "filter", "degraded"]
     if augment.blur:
         names.append("sigma")
     if augment.erase:
@@ -138,13 +138,13 @@ def _input(part: BatchPart, labels: NDArray[np.int64], stream: BatchStream, pinn
         given["small"] = augmentation.degrade.astype(np.float32)
         filter = np.where(on_host, np.int32(BOX), augmentation.filter)
         given["filter"] = np.where(augmentation.degrade > 0, filter, np.int32(NOT_DEGRADED))
-        given["boxed"] = _host_degraded(part, np.flatnonzero(on_host), size)
+        given["degraded"] = _host_degraded(part, np.flatnonzero(on_host), size)
     if "sigma" in names:
         given["sigma"] = augmentation.blur * np.float32(size)
     if "shape" in names:
         given["anchor"] = np.floor(augmentation.erase[:, [1, 0]] * size)
         given["shape"] = np.maximum(np.ceil(augmentation.erase[:, [3, 2]] * size) - given["anchor"], 0)
-    arguments = {name: given[name] if name == "boxed" else np.ascontiguousarray(given[name]) for name in names}
+    arguments = {name: given[name] if name == "degraded" else np.ascontiguousarray(given[name]) for name in names}
     return PipelineInput(images, labels, arguments)
 
 

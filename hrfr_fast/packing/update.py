@@ -129,7 +129,7 @@ class OutputUpdate:
         if not changed:
             return
         with progress_bar(self.show_progress) as progress:
-            task = progress.add_task("plausible?", total=len(changed) + 1, note="")
+            task = progress.add_task("checks", total=len(changed) + 1, note="")
             for name in sorted(changed):
                 entries[name][KEY_OF_FINDINGS] = look_at(splits[name])
                 progress.advance(task)

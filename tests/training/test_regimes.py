@@ -1,12 +1,12 @@
 """Every regime trains and resumes; what is frozen stays, to the bit; fused and paired models are verified."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stopped_runs import StopAfter, run
 from torch import nn
 
 from hrfr_fast import regimes
@@ -15,12 +15,11 @@ from hrfr_fast.model.checkpoint import read_metadata
 from hrfr_fast.model.fused import Fused
 from hrfr_fast.regimes import REGIMES, TABLE, in_order
 from hrfr_fast.runtime.device import choose_compute
-from hrfr_fast.runtime.errors import Interrupted, UsageError
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import Execution, build
 from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
-from hrfr_fast.training.resuming import resumed_settings
 from hrfr_fast.training.trainer import Trainer, train
 
 load_file = pytest.importorskip("safetensors.torch").load_file
@@ -43,35 +42,6 @@ def settings(tiny_packed):
         regime="lowres32", data=str(tiny_packed), steps=3, batch_size=8, width=8, embedding_size=16,
         device="cpu", eval_every=0, log_every=2, learning_rate=0.05, highres_share=0.5, dropout=0.1,
     )  # fmt: skip
-
-
-class StopAfter:
-    """Stands in for StopFlag: a signal after so many steps."""
-
-    signal_number = signal.SIGTERM
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __bool__(self):
-        self.steps -= 1
-        return self.steps == 0
-
-
-def run(settings, stop_after=0, resume=False):
-    """``train`` without the final verification and its pictures; the trainer, for a look inside."""
-    settings = resumed_settings(settings) if resume else settings
-    with Trainer(build(settings), show_progress=False) as trainer:
-        if resume:
-            trainer.state.restore()
-        trainer.start()
-        if stop_after:
-            with pytest.raises(Interrupted):
-                trainer.loop(StopAfter(stop_after))
-        else:
-            trainer.loop(StopAfter(0))
-            trainer.save()
-    return trainer
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """Contrast, BatchNorm by resolution and distillation in real runs: off they change no bit, on they train and resume."""
 
 import json
-import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from stopped_runs import run
 
 from hrfr_fast import regimes
 from hrfr_fast.deployment.export import export
@@ -20,13 +20,13 @@ from hrfr_fast.model.domain_norm import HIGH, LOW, domains_of, in_domain
 from hrfr_fast.model.lineage import trained_on
 from hrfr_fast.regimes import REGIMES, REMEDIES, Regime, in_order
 from hrfr_fast.runtime.device import choose_compute
-from hrfr_fast.runtime.errors import Interrupted, UsageError
+from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import ALONE
 from hrfr_fast.sampling.augmentation import no_augmentation
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
 from hrfr_fast.training.resuming import resumed_settings
-from hrfr_fast.training.trainer import Trainer, train
+from hrfr_fast.training.trainer import train
 from hrfr_fast.training.two_views import with_domains
 
 pytest.importorskip("safetensors.torch")
@@ -56,34 +56,6 @@ def teacher(settings, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     train(settings.replaced(regime="highres144", highres_share=-1.0, out=str(runs / "highres144")), show_progress=False)
     return runs
-
-
-class StopAfter:
-    """Stands in for StopFlag: a signal after so many steps."""
-
-    signal_number = signal.SIGTERM
-
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __bool__(self):
-        self.steps -= 1
-        return self.steps == 0
-
-
-def run(settings, stop_after=0, resume=False):
-    settings = resumed_settings(settings) if resume else settings
-    with Trainer(build(settings), show_progress=False) as trainer:
-        if resume:
-            trainer.state.restore()
-        trainer.start()
-        if stop_after:
-            with pytest.raises(Interrupted):
-                trainer.loop(StopAfter(stop_after))
-        else:
-            trainer.loop(StopAfter(0))
-            trainer.save()
-    return trainer
 
 
 def weights(trainer):
