@@ -127,8 +127,10 @@ def _torch_settings() -> dict[str, Any]:
 
 
 def _lasts(thread: threading.Thread) -> bool:
-    """Whether a thread belongs to the process, once started: tqdm's, and those of the CPU's kernels."""
-    return type(thread).__name__ == "TMonitor" or thread.name.startswith("hrfr-kernels")
+    """Whether a thread belongs to the process, once started: tqdm's, those of the CPU's kernels, those of torch's
+    compiler for GPUs, and torch's own that called Python once."""
+    names = ("hrfr-kernels", "InductorSubproc", "subproc_worker_timer")
+    return type(thread).__name__ in ("TMonitor", "_DummyThread") or thread.name.startswith(names)
 
 
 def _numba_threads() -> int:
@@ -137,13 +139,21 @@ def _numba_threads() -> int:
 
 
 def _children() -> set[int]:
-    """Those of this thread, but for the one that Python itself starts with the first pool and keeps."""
+    """Those of this thread, but for what lasts: the one that Python starts with the first pool, torch's compilers."""
     multiprocessing.active_children()  # joins those that have ended
     try:
         found = set(map(int, Path("/proc/thread-self/children").read_text(encoding="utf-8").split()))
     except OSError:  # a kernel that does not list them
         return set()
-    return found - {resource_tracker._resource_tracker._pid}
+    return {child for child in found if not _compiles(child)} - {resource_tracker._resource_tracker._pid}
+
+
+def _compiles(child: int) -> bool:
+    """Whether it is the process in which torch compiles kernels for GPUs; once started it lasts as long as this one."""
+    try:
+        return b"compile_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
 
 
 def _open_files() -> set[str]:

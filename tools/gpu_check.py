@@ -30,6 +30,7 @@ from tools.gpu_stages.parts import PARTS, stages  # noqa: E402
 from tools.gpu_stages.runner import check, missing  # noqa: E402
 
 TIME_LIMIT = 500.0  # seconds for the stages of a part
+AT_ONCE = max(1, (os.cpu_count() or 1) // 3)  # stages of part A, which compile on a core or two each
 NEEDED = ("torch", "triton", "numpy", "cv2", "numba", "typer", "rich", "pytest")
 
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu_check")), help="where results go")
     parser.add_argument("--only", action="append", default=[], help="only stages whose name contains this, and data")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, with little data: do the stages work?")
+    parser.add_argument("--seconds", type=float, default=TIME_LIMIT, help="for all stages of the part (default 500)")
     given = parser.parse_args()
     if absent := missing(NEEDED):
         print(f"error: not installed: {', '.join(absent)}; pip install {' '.join(absent)}", file=sys.stderr)
@@ -52,7 +54,7 @@ def main() -> int:
             stage for stage in stages(given.part, Path(folder), out, given.dry_run)
             if not given.only or stage.name == "data" or any(part in stage.name for part in given.only)
         ]  # fmt: skip
-        results = check(chosen, out, TIME_LIMIT, part=given.part, about=PARTS[given.part])
+        results = check(chosen, out, given.seconds, at_once=AT_ONCE, part=given.part, about=PARTS[given.part])
     print()
     for result in results:
         why = f"  {result.tail}" if result.state == "left out" else ""

@@ -25,9 +25,9 @@ class Measurement(NamedTuple):
     """Images/s with the kernels over images/s without."""
 
 
-MEASUREMENTS: tuple[Measurement, ...] = ()
-"""One row a card, network and size. None yet: no card has run the kernels, so ``auto`` leaves them off on all GPUs.
-``tools/gpu_check.py --part B --only kernels`` measures irse18; ``ratio`` of its lines ``step at ... px`` goes here."""
+MEASUREMENTS: tuple[Measurement, ...] = (Measurement("NVIDIA H200", "irse18", 32, 0.89),)
+"""One row a card, network and size (``benchmarks/RESULTS.md``, "On a GPU"). ``tools/gpu_check.py --part B --only
+kernels`` measures irse18; ``ratio`` of its lines ``step at ... px`` goes here."""
 
 
 def kernels_choice(

@@ -1,4 +1,4 @@
-"""Training steps on a constant batch: eager, captured, compiled, both; at several batch sizes; with peak memory."""
+"""Training steps on a constant batch: every way to execute them, at several batch sizes, with their peak memory."""
 
 import sys
 import time
@@ -22,13 +22,15 @@ class Mode(NamedTuple):
 
     compile: str
     graphs: str
+    fused: str = "off"
 
     def __str__(self) -> str:
-        named = {"compile": self.compile == "on", "graph": self.graphs == "on"}
+        named = {"fused": self.fused == "on", "compile": self.compile == "on", "graph": self.graphs == "on"}
         return "+".join(name for name, on in named.items() if on) or "eager"
 
 
 EAGER, GRAPH, COMPILED, BOTH = Mode("off", "off"), Mode("off", "on"), Mode("on", "off"), Mode("on", "on")
+FUSED = Mode("off", "on", "on")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +47,8 @@ def cases(report: StageReport) -> list[tuple[Mode, int]]:
     if report.dry:
         return [(EAGER, 8)]
     main_size, *others = BATCHES[report.options.regime]
-    first = [(mode, main_size) for mode in (BOTH, GRAPH, EAGER, COMPILED)]
-    return first + [(mode, size) for modes in ((GRAPH, EAGER), (BOTH, COMPILED)) for size in others for mode in modes]
+    first = [(mode, main_size) for mode in (FUSED, GRAPH, EAGER, BOTH, COMPILED)]
+    return first + [(mode, size) for modes in ((FUSED, GRAPH), (BOTH,)) for size in others for mode in modes]
 
 
 def measure(report: StageReport, mode: Mode, batch_size: int) -> None:
@@ -54,7 +56,7 @@ def measure(report: StageReport, mode: Mode, batch_size: int) -> None:
     settings = TrainSettings(
         regime=report.options.regime, data=str(report.data), out=str(report.work / "modes"), device=report.device,
         steps=ENDLESS, batch_size=batch_size, width=8 if report.dry else 64, compile=mode.compile, graphs=mode.graphs,
-        engine="resident",
+        fused_kernels=mode.fused, engine="resident",
     )  # fmt: skip
     with Trial(build(settings), show_progress=False) as trial:
         trial.start()

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tools.gpu_stages.runner import ROOT, Stage
+from tools.gpu_stages.runner import ROOT, Stage, is_installed
 
 PARTS = {
     "A": "correctness: a GPU computes what a CPU computes, and failures end in clear messages",
@@ -16,6 +16,7 @@ PYTEST = (
     "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
 )  # fmt: skip
 KERNEL_TESTS = ("resampling/test_triton_kernels.py", "sampling/test_augmentation_triton.py")
+TESTERS = 4  # processes of the tests, where pytest-xdist is installed
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
 
 
@@ -31,14 +32,16 @@ class Maker:
         self.work, self.out, self.dry, self.data = work, out, dry, work / "packed"
         self.manifest = self.data / "manifest.json"
 
-    def script(self, name: str, module: str, limit: float, *more: str, data: bool = True) -> Stage:
+    def script(
+        self, name: str, module: str, limit: float, *more: str, data: bool = True, beside: bool = False
+    ) -> Stage:
         """A file of this folder as a stage; ``data``: whether it needs the packed noise."""
         results = self.out / f"{name.replace(' ', '-')}.jsonl"
         command = (
             "-m", f"tools.gpu_stages.{module}", "--data", str(self.data), "--work", str(self.work / "runs"),
             "--results", str(results), *(("--dry-run",) if self.dry else ()), *more,
         )  # fmt: skip
-        return Stage(name, command, limit, needs=(self.manifest,) if data else (), results=results)
+        return Stage(name, command, limit, needs=(self.manifest,) if data else (), results=results, beside=beside)
 
     def environment(self) -> Stage:
         return self.script("environment", "environment", 40, data=False)
@@ -49,19 +52,20 @@ class Maker:
 
 def _correctness(make: Maker) -> list[Stage]:
     kernels = [str(ROOT / "tests" / path) for path in KERNEL_TESTS]
+    workers = ("-n", str(TESTERS)) if is_installed("xdist") and not make.dry else ()
     return [
         make.environment(),
-        Stage("GPU tests", (*PYTEST, str(ROOT / "tests")), 170),
         make.noise("small", 30),
-        make.script("bf16 compiled and captured against fp32 eager", "curve", 150),
-        make.script("head of 52500 classes", "head", 30),
-        make.script("failures", "failures", 50),
-        make.script("resumed", "resume", 40),
-        make.script("every regime", "regimes", 80),
+        Stage("GPU tests", (*PYTEST, *workers, str(ROOT / "tests")), 240, beside=True),
+        make.script("bf16 compiled and captured against fp32 eager", "curve", 240, beside=True),
+        make.script("every regime", "regimes", 120, beside=True),
+        make.script("resumed", "resume", 120, beside=True),
+        make.script("head of 52500 classes", "head", 40, beside=True),
         Stage(
-            "compute-sanitizer", (*PYTEST, "-k", "agrees_with_the_reference or draws_the_plan", *kernels), 60,
-            program=(SANITIZER, "--error-exitcode", "86"), needs=(Path(SANITIZER),),
+            "compute-sanitizer", (*PYTEST, "-k", "agrees_with_the_reference or draws_the_plan", *kernels), 120,
+            program=(SANITIZER, "--error-exitcode", "86"), needs=(Path(SANITIZER),), beside=True,
         ),
+        make.script("failures", "failures", 60),
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Traces and tables of where a step's time goes, at both sizes, eager and as it is meant to run."""
+"""Traces and tables of where a step's time goes, at both sizes, with our kernels and compiled, captured."""
 
 import gzip
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
 from hrfr_fast.training.trial import Trial
-from tools.gpu_stages.modes import BATCHES, BOTH, EAGER, Mode
+from tools.gpu_stages.modes import BATCHES, BOTH, EAGER, FUSED, Mode
 from tools.gpu_stages.report import StageReport, parser_of
 
 STEPS = 5
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--traces", type=Path, required=True, help="where traces and tables are kept")
     report = StageReport(parser.parse_args(arguments))
     report.options.traces.mkdir(parents=True, exist_ok=True)
-    for mode in (EAGER,) if report.dry else (BOTH, EAGER):
+    for mode in (EAGER,) if report.dry else (FUSED, BOTH):
         for regime in BATCHES:
             report.attempt(f"{regime}, {mode}", record, regime, mode)
     return report.exit_code
@@ -32,7 +32,7 @@ def record(report: StageReport, regime: str, mode: Mode) -> None:
     settings = TrainSettings(
         regime=regime, data=str(report.data), out=str(report.work / f"profile-{regime}-{mode}"), device=report.device,
         steps=STEPS + 6, profile=STEPS, batch_size=8 if report.dry else BATCHES[regime][0], eval_every=0,
-        width=8 if report.dry else 64, compile=mode.compile, graphs=mode.graphs,
+        width=8 if report.dry else 64, compile=mode.compile, graphs=mode.graphs, fused_kernels=mode.fused,
     )  # fmt: skip
     with Trial(build(settings), show_progress=False) as trial:
         trial.run_through()

@@ -1,4 +1,4 @@
-"""Runner of stages, one after the other, each in a process of its own with a time limit.
+"""Runner of stages, one after the other or side by side, each in a process of its own with a time limit.
 
 ``summary.json`` is written anew after each stage, its output goes straight to ``logs/``, and its results are lines of
 JSON that it appends as it goes, so a call that is cut short anywhere leaves what it found.
@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ PACKAGE_OF = {
     "cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn", "tomli_w": "tomli-w",
     "bcolz": "bcolz-zipline", "nvidia.dali": "nvidia-dali-cuda130",
 }  # fmt: skip
+
+
+RUNNING: set["subprocess.Popen[bytes]"] = set()
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Stage:
     """Files without which it cannot run."""
     results: Path | None = None
     """A file of JSON, or of JSON lines, that it writes."""
+    beside: bool = False
+    """Whether it may run beside other such stages: it times nothing and leaves the device's memory to others."""
 
     @property
     def file_name(self) -> str:
@@ -101,6 +108,12 @@ def finish(process: subprocess.Popen[bytes], seconds: float, grace: float) -> bo
     return False
 
 
+def stop_all(grace: float) -> None:
+    """End the processes of all stages that run."""
+    for process in tuple(RUNNING):
+        finish(process, 0, grace)
+
+
 def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> StageResult:
     """Run one stage to its end, or to its limit or that of the whole call."""
     absent = [f"{path} does not exist" for path in stage.needs if not path.exists()]
@@ -112,11 +125,9 @@ def run(stage: Stage, out: Path, seconds_left: float, grace: float = GRACE) -> S
     log = out / "logs" / f"{stage.file_name}.txt"
     began = time.monotonic()
     process = start(stage, log)
-    try:
-        ended = finish(process, limit, grace)
-    except BaseException:  # on Ctrl-C or when the call is cut short the stage must not go on alone
-        finish(process, 0, grace)
-        raise
+    RUNNING.add(process)
+    ended = finish(process, limit, grace)
+    RUNNING.discard(process)
     state = "stopped at its limit" if not ended else "done" if process.returncode == 0 else "failed"
     tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
     return StageResult(
@@ -142,19 +153,36 @@ def read_results(stage: Stage) -> list[Any]:
     return lines
 
 
-def check(stages: list[Stage], out: Path, time_limit: float, grace: float = GRACE, **about: Any) -> list[StageResult]:
-    """Run all stages in order; ``about`` goes into the summary beside their results."""
+def check(
+    stages: list[Stage], out: Path, time_limit: float, grace: float = GRACE, at_once: int = 1, **about: Any
+) -> list[StageResult]:
+    """Run all stages in order, up to ``at_once`` neighbours that may run ``beside`` each other at the same time.
+
+    ``about`` goes into the summary beside their results.
+    """
     (out / "logs").mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    ends = time.monotonic() + time_limit
     results: list[StageResult] = []
     _write(out, about, results)
-    for stage in stages:
-        last = run(stage, out, time_limit - (time.monotonic() - began), grace)
-        results.append(last)
-        indented = "\n".join(f"    {line}" for line in last.tail.splitlines())
-        print(f"{last.name}: {last.state} ({last.seconds:.0f} s)\n{indented}", flush=True)
-        _write(out, about, results)
+    for beside, group in groupby(stages, key=lambda stage: stage.beside):
+        pool = ThreadPoolExecutor(at_once if beside else 1)
+        try:
+            running = [pool.submit(lambda stage: run(stage, out, ends - time.monotonic(), grace), one) for one in group]
+            for done in as_completed(running) if beside else running:
+                results.append(done.result())
+                _say(results[-1])
+                _write(out, about, results)
+        except BaseException:  # on Ctrl-C or when the call is cut short no stage must go on alone
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_all(grace)
+            raise
+        pool.shutdown()
     return results
+
+
+def _say(result: StageResult) -> None:
+    indented = "\n".join(f"    {line}" for line in result.tail.splitlines())
+    print(f"{result.name}: {result.state} ({result.seconds:.0f} s)\n{indented}", flush=True)
 
 
 def _write(out: Path, about: dict[str, Any], results: list[StageResult]) -> None:
