@@ -1,13 +1,13 @@
 """Criterion for the remedy, fixed beforehand: does crossres144 close the resolution gap without costing accuracy?
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
-worse, on a degradation that was never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
+worse, on degradations that were never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
 both with paired intervals that exclude 0; the accuracy on high-resolution pairs loses less than 0.5 points, the
 interval's lower end included; and the space has not collapsed: in every seed its effective rank is at least half of the
 other's. Otherwise it is undecided, or failed where an interval shows the opposite or the space has collapsed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,8 @@ def remedy_of(
     }
     verdict = "undecided"
     if AGAINST[0] in against:
-        verdict = verdict_of(against[AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds))
+        cannot_fall = undecidable(areas.get(AGAINST[0], {}), people)
+        verdict = verdict_of(against[AGAINST[0]], len(accuracy[REMEDY].accuracy.seeds), cannot_fall)
     return RemedyResult(probe_auc, against, verdict)
 
 
@@ -133,13 +134,35 @@ def _met(interval: Interval, bound: float) -> str:
 
 
 def deciding(quantity: str) -> bool:
-    """Whether a quantity decides: probes do on a degradation that was never trained on."""
+    """Whether a quantity decides: probes do on degradations that were never trained on."""
     return "LR36" not in quantity
 
 
-def verdict_of(rows: Mapping[str, Criterion], seeds: int) -> str:
-    """ "success", "failed" or "undecided"."""
-    met = [row.met for name, row in rows.items() if deciding(name)]
+def at_chance(areas: Mapping[str, Estimate], people: int) -> dict[str, Summary]:
+    """The deciding probes of the reference that are not surely above chance: no remedy can make them worse.
+
+    Args:
+        areas: "<kind> <view>" -> AUC of the reference. people: that were probed.
+    """
+    found = {kind: summarize(area, people) for kind, area in areas.items() if deciding(kind)}
+    return {kind: summary for kind, summary in found.items() if summary.interval[0] <= 0.5}
+
+
+def undecidable(areas: Mapping[str, Estimate], people: int) -> frozenset[str]:
+    """Names of the criterion's quantities that do not decide: ``at_chance``, as long as another probe is not.
+
+    It depends on the reference alone, so no remedy has an influence on what it is judged by.
+    """
+    chance = at_chance(areas, people)
+    none_left = len(chance) == sum(map(deciding, areas))
+    return frozenset() if none_left else frozenset(f"probe AUC, {kind}" for kind in chance)
+
+
+def verdict_of(rows: Mapping[str, Criterion], seeds: int, cannot_fall: Collection[str] = ()) -> str:
+    """ "success", "failed" or "undecided"; ``cannot_fall``: probes that count only where they get better."""
+    met = [
+        row.met for name, row in rows.items() if deciding(name) and (name not in cannot_fall or row.met == "opposite")
+    ]
     probed = any(name.startswith("probe") for name in rows)
     if seeds < FEWEST_SEEDS or not probed:
         return "undecided"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hrfr_fast.runtime.device import Compute
 
 FACES = "highres_eval"
-FORMAT = 2
+FORMAT = 3
 """Version of the files written here; those of another version are computed again."""
 Interval = tuple[float, float]
 
@@ -185,8 +185,8 @@ def _pair_arrays(
 def _probe_arrays(
     backbone: "nn.Module", size: int, packed: Packed, compute: "Compute", align: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """Embedding space; linear and kNN probes trained on LR36, tested on it and on a degradation never trained on."""
-    from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
+    """Embedding space; linear and kNN probes trained on LR36, tested on it and on degradations never trained on."""
+    from hrfr_fast.analysis.embedding_cache import HELD_OUT, HELD_OUT_VIEWS, shrink_lanczos
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.evaluation.views import LR36
@@ -198,10 +198,13 @@ def _probe_arrays(
     high = embed(backbone, faces, size, compute)
     low = embed(backbone, faces, size, compute, degrade=LR36)
     chunks = [np.arange(start, min(start + 512, faces.samples)) for start in range(0, faces.samples, 512)]
-    unseen = [embed(backbone, shrink_lanczos(faces, chunk, HELD_OUT.size), size, compute) for chunk in chunks]
+    tests = {"LR36": low}
+    for view in HELD_OUT_VIEWS:
+        unseen = [embed(backbone, shrink_lanczos(faces, chunk, view.size), size, compute) for chunk in chunks]
+        tests[view.name] = np.concatenate(unseen)
     arrays = {}
     for kind in KINDS:
-        for name, tested in (("LR36", low), (HELD_OUT.name, np.concatenate(unseen))):
+        for name, tested in tests.items():
             found = probe(high, low, faces.labels, kind=kind, tested_lr=tested, resamples=0)
             arrays[f"probe/{kind} {name}"] = found.scores
     space = arrays_of(high, low, faces.labels, compute.device, align=align)

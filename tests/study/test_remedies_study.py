@@ -176,7 +176,25 @@ def test_a_base_without_a_gap_is_told():
     areas = dict(found.areas["base"])
     areas["knn LR56-Lanczos"] = Estimate((0, 1, 2), np.full(3, 0.503), areas["linear LR56-Lanczos"].resampled - 0.097)
     said = judge.without_gap(dataclasses.replace(found, areas={"base": areas}), "base")
-    assert "no gap" in said and "knn LR56-Lanczos 0.503" in said and "linear" not in said
+    assert "do not decide" in said and "knn LR56-Lanczos 0.503" in said and "linear" not in said
+    alone = {"knn LR56-Lanczos": areas["knn LR56-Lanczos"]}
+    assert "no gap" in judge.without_gap(dataclasses.replace(found, areas={"base": alone}), "base")
+
+
+def test_a_probe_on_which_the_base_is_at_chance_does_not_decide_while_another_can():
+    """A view as mild as 56 px may show the base no gap: that part of the criterion could never be met."""
+    found = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": 0.01})
+    chance = Estimate((0, 1, 2), np.full(3, 0.503), found.areas["base"]["linear LR56-Lanczos"].resampled - 0.097)
+    wider = {label: areas | {"knn LR12-Lanczos": chance} for label, areas in found.areas.items()}
+    row = judge.verdicts(dataclasses.replace(found, areas=wider), "base", {"r": ""}, family=1)[0]
+    assert row.verdict == "success" and "probe AUC, knn LR12-Lanczos" not in row.detectable
+    worse = Estimate((0, 1, 2), np.full(3, 0.9), chance.resampled + 0.4)
+    wider["r"] = wider["r"] | {"knn LR12-Lanczos": worse}
+    row = judge.verdicts(dataclasses.replace(found, areas=wider), "base", {"r": ""}, family=1)[0]
+    assert row.verdict == "failed", "a gap that opens counts"
+    alone = {label: {"knn LR12-Lanczos": chance} for label in wider}
+    row = judge.verdicts(dataclasses.replace(found, areas=alone), "base", {"r": ""}, family=1)[0]
+    assert row.verdict == "undecided" and "probe AUC, knn LR12-Lanczos" in row.detectable
 
 
 def test_a_collapsed_space_or_a_loss_beyond_half_a_point_is_no_success():

@@ -26,10 +26,10 @@ from hrfr_fast.study.summary import Summary, summarize
 
 RULE = (
     "Score: the mean of three gains over the base on development faces, in shares: TAR at FAR 1e-2 of sharp against"
-    " degraded faces; the fall of the probe's AUC on a degradation never trained on (mean of the linear and the"
-    " nearest-neighbour probe); the accuracy on pairs of real low-resolution faces. Out of the choice is what surely"
-    " costs more than half a point of accuracy on sharp pairs, or has collapsed. The best that can be one regime are"
-    " put together."
+    " degraded faces; the fall of the probe's AUC on degradations never trained on (mean over those and over the linear"
+    " and the nearest-neighbour probe); the accuracy on pairs of real low-resolution faces. Out of the choice is what"
+    " surely costs more than half a point of accuracy on sharp pairs, or has collapsed. The best that can be one regime"
+    " are put together."
 )
 TAR, PROBE, LOW, HIGH = "TAR at FAR 1e-2, HR-LR", "fall of the probe's AUC", "accuracy, native LR", "accuracy, HR-HR"
 SCORED = (TAR, PROBE, LOW)
@@ -98,7 +98,7 @@ def development_estimates(plan: StudyPlan, found: Found) -> dict[str, dict[str, 
 
 
 def _closeness(seeds: Mapping[int, DevelopmentScores], people: Any) -> Estimate:
-    """1 - AUC of the probes, mean over their kinds."""
+    """1 - AUC of the probes, mean over kinds and views."""
     kinds = next(iter(seeds.values())).probe
     areas = [probe_area({seed: one.probe[kind] for seed, one in seeds.items()}, people) for kind in kinds]
     return Estimate(

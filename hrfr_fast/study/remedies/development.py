@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hrfr_fast.runtime.device import Compute
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS, FACTS = "development.npz", "development.json"
 NATIVE = "native"
 """Key of the scores of the real low-resolution pairs, both faces as they are."""
@@ -138,7 +138,7 @@ def _asked(weights: Path, packed: Packed) -> dict[str, Any]:
 
 
 def _score(backbone: "nn.Module", size: int, sets: DevelopmentSets, compute: "Compute") -> DevelopmentScores:
-    from hrfr_fast.analysis.embedding_cache import HELD_OUT, shrink_lanczos
+    from hrfr_fast.analysis.embedding_cache import HELD_OUT, HELD_OUT_VIEWS, shrink_lanczos
     from hrfr_fast.analysis.resolution_gap import KINDS, probe
     from hrfr_fast.analysis.uniformity import effective_rank
     from hrfr_fast.evaluation.embedding import embed, pair_scores
@@ -153,17 +153,14 @@ def _score(backbone: "nn.Module", size: int, sets: DevelopmentSets, compute: "Co
     began = time.perf_counter()
     embed(backbone, sets.high.split, size, compute, records=records)
     rate = len(records) / (time.perf_counter() - began)
-    if sets.high.split.size > HELD_OUT.size:
-        chunks = [records[start : start + 512] for start in range(0, len(records), 512)]
-        shrunk = [shrink_lanczos(sets.high.split, chunk, HELD_OUT.size) for chunk in chunks]
+    probed, people = {}, sets.people()
+    chunks = [records[start : start + 512] for start in range(0, len(records), 512)]
+    for view in HELD_OUT_VIEWS if sets.high.split.size > HELD_OUT.size else ():
+        shrunk = [shrink_lanczos(sets.high.split, chunk, view.size) for chunk in chunks]
         unseen = np.concatenate([embed(backbone, split, size, compute) for split in shrunk])
-        people = sets.people()
-        probed = {
-            f"{kind} {HELD_OUT.name}": probe(high, low, people, kind=kind, tested_lr=unseen, resamples=0).scores
-            for kind in KINDS
-        }
-    else:
-        probed = {}
+        for kind in KINDS:
+            found = probe(high, low, people, kind=kind, tested_lr=unseen, resamples=0)
+            probed[f"{kind} {view.name}"] = found.scores
     by_view = cross_resolution_scores(views) | {NATIVE: pair_scores(backbone, sets.low, size, compute)}
     if domains_of(backbone) is not None:
         for name, pairs in ((HR_HR, sets.high), (NATIVE, sets.low)):

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from hrfr_fast.evaluation.bootstrap import LEVEL
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, standard_error
-from hrfr_fast.study.remedy import COLLAPSED, TOLERATED, Criterion, criteria_of, deciding, probe_areas, verdict_of
+from hrfr_fast.study.remedy import (
+    COLLAPSED,
+    TOLERATED,
+    Criterion,
+    at_chance,
+    criteria_of,
+    deciding,
+    probe_areas,
+    undecidable,
+    verdict_of,
+)
 
 ACCURACY, TAR, PROBE = "accuracy, HR-HR", "TAR at FAR 1e-2, HR-LR", "probe AUC, "
 
@@ -79,7 +89,8 @@ def verdicts(found: Measured, base: str, controls: Mapping[str, str], family: in
         against = {
             other: _criteria(found, label, other) for other in (base, control) if other and other in found.accuracy
         }
-        verdict = verdict_of(against[base], len(found.accuracy[label].accuracy.minus(_accuracy(found, base)).seeds))
+        seeds = len(found.accuracy[label].accuracy.minus(_accuracy(found, base)).seeds)
+        verdict = verdict_of(against[base], seeds, undecidable(found.areas.get(base, {}), found.people))
         if verdict == "success" and p_holm >= 1 - LEVEL:
             verdict = "undecided"
         rows.append(Verdict(label, verdict, p, p_holm, against, detectable(found, label, base, family)))
@@ -103,7 +114,8 @@ def _changes(found: Measured, label: str, other: str) -> dict[str, tuple[Estimat
     for kind, area in found.areas.get(label, {}).items():
         if kind in found.areas.get(other, {}):
             changes[PROBE + kind] = (found.areas[other][kind].minus(area), found.people)
-    return {name: change for name, change in changes.items() if deciding(name)}
+    cannot_fall = undecidable(found.areas.get(other, {}), found.people)
+    return {name: change for name, change in changes.items() if deciding(name) and name not in cannot_fall}
 
 
 def _shifted(estimate: Estimate, by: float) -> Estimate:
@@ -159,17 +171,18 @@ def statement(rows: Sequence[Verdict], base: str, best: str, units: int, seeds: 
 
 def without_gap(found: Measured, base: str) -> str:
     """A sentence where probes of the base are not surely above chance: no remedy can make them worse. Else empty."""
-    at_chance = []
-    for kind, area in found.areas.get(base, {}).items():
-        if deciding(PROBE + kind):
-            made = area.summary(found.people)
-            low, high = made["interval"]
-            if low <= 0.5:
-                at_chance.append(f"{PROBE}{kind} {made['value']:.3f} ({low:.3f} to {high:.3f}; 0.5 is chance)")
-    if not at_chance:
+    areas = found.areas.get(base, {})
+    chance = at_chance(areas, found.people)
+    if not chance:
         return ""
+    said = "; ".join(
+        f"{PROBE}{kind} {one.value:.3f} ({one.interval[0]:.3f} to {one.interval[1]:.3f})"
+        for kind, one in chance.items()
+    )
+    if undecidable(areas, found.people):
+        return f" Probes that do not decide, since {base} itself is not surely above chance (0.5) there: {said}."
     return (
-        f" {base} itself has no gap that these probes surely see, so no remedy can close it: {'; '.join(at_chance)}."
+        f" {base} itself has no gap that these probes surely see (0.5 is chance), so no remedy can close it: {said}."
         " Longer training, or more pictures, may open one."
     )
 
