@@ -103,6 +103,7 @@ class FedSteps:
         timer = StepTimer(setup.compute, setup.stream.batch_size, setup.execution.flops, setup.execution.peak)
         for batch in timer.batches(islice(self.batches, count)):
             logged_step(self.trial, batch)
+            timer.step()
         with timer.blocked():
             wait(setup.compute)
         self._rounds.append(timer.read())

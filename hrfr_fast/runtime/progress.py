@@ -50,7 +50,7 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = task.finished_speed or task.speed
-        return Text(f"{rate:,.0f}/s" if rate else "-/s", style="cyan")
+        return Text(f"{rate:,.{0 if rate >= 10 else 1}f}/s" if rate else "-/s", style="cyan")
 
 
 class PlainColumn(ProgressColumn):

@@ -95,8 +95,11 @@ class StepTimer:
             if batch is None:
                 return
             self._marks.append((free, self._mark()))
-            self._part.steps += 1
             yield batch
+
+    def step(self) -> None:
+        """Tell that a step was taken: a batch that is there may still wait for a verification, or never be used."""
+        self._part.steps += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:

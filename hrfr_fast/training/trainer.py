@@ -217,6 +217,7 @@ class Trainer:
             state.references.update(state.step)
         self.log.add(loss, state.take_step.terms())
         self.profiler.step()
+        self.timer.step()
         state.step += 1
 
     def verify(self) -> None:
