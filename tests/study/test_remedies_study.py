@@ -22,7 +22,7 @@ from hrfr_fast.study.presets import PRESETS
 from hrfr_fast.study.remedies import collect, judge
 from hrfr_fast.study.remedies import stages as remedies_stages
 from hrfr_fast.study.remedies.calibration import calibration
-from hrfr_fast.study.remedies.choice import ranking, read_choice
+from hrfr_fast.study.remedies.choice import _closeness, ranking, read_choice
 from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.plan import Stages
 from hrfr_fast.study.remedies.results import Choice, Evidence
@@ -134,7 +134,7 @@ def test_calibration_is_over_the_seeds_that_have_the_curve():
 def made(gains, spread=0.002, seeds=3, resamples=400):
     """Estimates of a base and of remedies that are ``gains`` better, label -> estimate."""
     rng = np.random.default_rng(1)
-    base = 0.6 + rng.normal(0, 0.02, (resamples, seeds))
+    base = 0.6 + rng.normal(0, 0.005, (resamples, seeds))
     found = {"base": Estimate(tuple(range(seeds)), np.full(seeds, 0.6), base)}
     for label, gain in gains.items():
         noise = rng.normal(0, spread, seeds)
@@ -151,7 +151,7 @@ def measured(probe, tar, accuracy, ranks=None):
 
 def test_a_remedy_succeeds_where_every_part_holds_after_holm():
     found = measured(
-        probe={"good": -0.2, "half": -0.2, "bad": 0.2}, tar={"good": 0.1, "half": 0.0, "bad": 0.1},
+        probe={"good": -0.1, "half": -0.1, "bad": 0.2}, tar={"good": 0.1, "half": 0.0, "bad": 0.1},
         accuracy={"good": 0.01, "half": 0.01, "bad": 0.01},
     )  # fmt: skip
     rows = judge.verdicts(found, "base", {"good": "half", "half": "", "bad": "not there"}, family=5)
@@ -159,7 +159,7 @@ def test_a_remedy_succeeds_where_every_part_holds_after_holm():
     assert [row.p_holm for row in rows] == holm([row.p for row in rows], 5)
     assert list(rows[0].against) == ["base", "half"] and list(rows[2].against) == ["base"]
     assert rows[2].p == 1.0, "the probe went the wrong way"
-    weak = measured(probe={"r": -0.2}, tar={"r": 0.007}, accuracy={"r": 0.01})
+    weak = measured(probe={"r": -0.1}, tar={"r": 0.007}, accuracy={"r": 0.01})
     alone, among_many = (judge.verdicts(weak, "base", {"r": ""}, family=family)[0] for family in (1, 100))
     assert alone.verdict == "success" and among_many.verdict == "undecided", (alone.p, among_many.p_holm)
     assert 0 < rows[0].detectable[judge.TAR] < rows[0].against["base"][judge.TAR].value
@@ -179,11 +179,45 @@ def test_a_base_without_a_gap_is_told():
     assert "no gap" in said and "knn LR56-Lanczos 0.503" in said and "linear" not in said
 
 
+def test_a_probe_below_chance_counts_as_one_above_it():
+    """The base's AUC is 0.6; 0.1 is farther from chance than that, 0.5 and 0.45 are nearer."""
+    gains = {"chance": -0.1, "below": -0.15, "inverted": -0.5}
+    found = measured(probe=gains, tar=dict.fromkeys(gains, 0.1), accuracy=dict.fromkeys(gains, 0.01))
+    rows = {row.label: row for row in judge.verdicts(found, "base", dict.fromkeys(gains, ""), family=3)}
+    assert {label: row.verdict for label, row in rows.items()} == {
+        "chance": "success", "below": "success", "inverted": "failed",
+    }  # fmt: skip
+    change = rows["inverted"].against["base"]["probe AUC, linear LR56-Lanczos"]
+    assert change.value == pytest.approx(0.9 - 0.6, abs=0.01) and rows["inverted"].p == 1.0
+    upside_down = {label: {kind: flipped(area) for kind, area in areas.items()} for label, areas in found.areas.items()}
+    mirrored = dataclasses.replace(found, areas=upside_down)
+    assert [row.p for row in judge.verdicts(mirrored, "base", dict.fromkeys(gains, ""), family=3)] == pytest.approx(
+        [row.p for row in rows.values()]
+    )
+    assert judge.without_gap(mirrored, "base") == "", "0.4 is a gap"
+
+
+def flipped(area):
+    return Estimate(area.seeds, 1 - area.values, 1 - area.resampled)
+
+
+def test_the_choice_does_not_reward_a_probe_below_chance():
+    rng = np.random.default_rng(3)
+    people, low = np.arange(40), np.repeat([0.0, 1.0], 40)
+
+    def of(gap):
+        scores = {"linear LR56-Lanczos": gap * low + rng.normal(size=80)}
+        return {seed: SimpleNamespace(probe=scores) for seed in range(2)}
+
+    chance, apart, inverted = (float(_closeness(of(gap), people).values.mean()) for gap in (0, 3, -3))
+    assert chance > 0.4 and apart < 0.05 and inverted < 0.05
+
+
 def test_a_collapsed_space_or_a_loss_beyond_half_a_point_is_no_success():
-    lost = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": -0.03})
+    lost = measured(probe={"r": -0.1}, tar={"r": 0.1}, accuracy={"r": -0.03})
     assert judge.verdicts(lost, "base", {"r": ""}, family=1)[0].verdict == "failed"
     ranks = {"base": {str(seed): 20.0 for seed in range(3)}, "r": {"0": 20.0, "1": 20.0, "2": 9.0}}
-    collapsed = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": 0.01}, ranks=ranks)
+    collapsed = measured(probe={"r": -0.1}, tar={"r": 0.1}, accuracy={"r": 0.01}, ranks=ranks)
     (row,) = judge.verdicts(collapsed, "base", {"r": ""}, family=1)
     assert row.verdict == "failed" and row.p == 1.0
 

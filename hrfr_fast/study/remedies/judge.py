@@ -15,6 +15,7 @@ from hrfr_fast.evaluation.bootstrap import LEVEL
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, standard_error
 from hrfr_fast.study.remedy import COLLAPSED, TOLERATED, Criterion, criteria_of, deciding, probe_areas, verdict_of
+from hrfr_fast.study.space import either_way
 
 ACCURACY, TAR, PROBE = "accuracy, HR-HR", "TAR at FAR 1e-2, HR-LR", "probe AUC, "
 
@@ -102,7 +103,7 @@ def _changes(found: Measured, label: str, other: str) -> dict[str, tuple[Estimat
     }
     for kind, area in found.areas.get(label, {}).items():
         if kind in found.areas.get(other, {}):
-            changes[PROBE + kind] = (found.areas[other][kind].minus(area), found.people)
+            changes[PROBE + kind] = (either_way(found.areas[other][kind]).minus(either_way(area)), found.people)
     return {name: change for name, change in changes.items() if deciding(name)}
 
 
@@ -158,13 +159,13 @@ def statement(rows: Sequence[Verdict], base: str, best: str, units: int, seeds: 
 
 
 def without_gap(found: Measured, base: str) -> str:
-    """A sentence where probes of the base are not surely above chance: no remedy can make them worse. Else empty."""
+    """A sentence where probes of the base are not surely off chance: no remedy can make them worse. Else empty."""
     at_chance = []
     for kind, area in found.areas.get(base, {}).items():
         if deciding(PROBE + kind):
             made = area.summary(found.people)
             low, high = made["interval"]
-            if low <= 0.5:
+            if low <= 0.5 <= high:
                 at_chance.append(f"{PROBE}{kind} {made['value']:.3f} ({low:.3f} to {high:.3f}; 0.5 is chance)")
     if not at_chance:
         return ""
