@@ -1,10 +1,11 @@
 """Criterion for the remedy, fixed beforehand: does crossres144 close the resolution gap without costing accuracy?
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
-worse, on a degradation that was never trained on, which means that its AUC comes nearer to 0.5, from above or below; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
-both with paired intervals that exclude 0; the accuracy on high-resolution pairs loses less than 0.5 points, the
-interval's lower end included; and the space has not collapsed: in every seed its effective rank is at least half of the
-other's. Otherwise it is undecided, or failed where an interval shows the opposite or the space has collapsed.
+worse, on a degradation that was never trained on (its AUC comes nearer to 0.5, from above or from below); TAR at FAR
+1e-2 of high- against low-resolution faces gets better, both with paired intervals that exclude 0; the accuracy on
+high-resolution pairs loses less than 0.5 points, the interval's lower end included; and the space has not collapsed: in
+every seed its effective rank is at least half of the other's. Otherwise it is undecided, or failed where an interval
+shows the opposite or the space has collapsed.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
 from hrfr_fast.format.reader import open_packed
@@ -17,7 +19,7 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import DegradationSettings
 from hrfr_fast.study import execution
-from hrfr_fast.study.candidates import Candidate, Remedies
+from hrfr_fast.study.candidates import WITH_LORA, Candidate, Remedies
 from hrfr_fast.study.presets import PRESETS
 from hrfr_fast.study.remedies import collect, judge
 from hrfr_fast.study.remedies import stages as remedies_stages
@@ -242,7 +244,7 @@ PRESET = """
 base = "cpu-small"
 seeds = 1
 batch = {32 = 16, 144 = 8}
-steps = {lowres = 3, highres = 3, own = 3}
+steps = {lowres = 3, highres = 3, own = 3, finetune = 3}
 looks = 1
 sides = [12, 0]
 sphere = []
@@ -258,6 +260,19 @@ control = "crossres144-views"
 regime = "highlow144"
 label = "adaface"
 settings = {head = "adaface"}
+[[remedies.candidates]]
+regime = "remedy-contrast"
+label = "lora-contrast"
+control = "crossres144-views"
+summary = "highlow144, then adapters"
+combines = false
+settings = {head = "adaface", lora_rank = 2, lora_alpha = 8.0}
+[remedies.candidates.changes]
+parents = ["highlow144"]
+inherit_head = true
+tune = "lora"
+batchnorm = "frozen"
+budget = "finetune"
 """
 
 
@@ -297,7 +312,9 @@ def test_no_test_pair_is_looked_at_before_the_choice_is_written(study):
     lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     assert {line["pairs_kind"] for line in lines if line["kind"] == "verification"} == {"development"}
     choice = read_choice(root / "study" / "choice.json")
-    assert {one.label for one in choice.evidence} == {"crossres144-views", "crossres144", "adaface"}
+    assert {one.label for one in choice.evidence} == {
+        "crossres144-views", "crossres144", "adaface", "lora-contrast",
+    }  # fmt: skip
     assert set(choice.ranking) <= {one.label for one in choice.evidence}
 
 
@@ -321,6 +338,37 @@ def test_the_report_of_remedies_shows_what_was_found(study, tmp_path):
         (tmp_path / name).symlink_to(root / "study" / name)
     page = write_study_report(tmp_path, StudyResults.from_json(values)).read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") >= 3
+
+
+def test_the_base_tuned_by_adapters_is_a_remedy_that_is_judged(study):
+    """It starts from the base of its own seed, moves weights by its adapters alone, and takes another head's matrix."""
+    root, _ = study
+    base, tuned = (root / "study" / "runs" / "seed0" / name for name in ("highlow144", "lora-contrast"))
+    before, after = (safetensors.torch.load_file(one / "checkpoints" / "last.safetensors") for one in (base, tuned))
+    assert set(after) - set(before) == {"head.mean", "head.std"}, "merged weights, and what AdaFace keeps"
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    weights = {name for name, tensor in before.items() if tensor.ndim > 1}
+    assert {"head.weight"} < moved <= weights, "scales and statistics are the base's"
+    row = next(
+        row for row in json.loads((root / "study" / "results.json").read_text())["remedies"]["judged"]
+        if row["label"] == "lora-contrast"
+    )  # fmt: skip
+    assert row["summary"] == "highlow144, then adapters"
+    assert (row["cost"]["parameters"], row["cost"]["trained_first"]) == (1.0, ["highlow144"])
+    assert list(row["against"]) == ["highlow144", "crossres144-views"] and row["native"] is not None
+
+
+def test_the_preset_tunes_the_base_by_adapters_with_each_remedy(packed, tmp_path):
+    stages = Stages(PRESETS["remedies"], open_packed(packed), tmp_path, (0, 1), "cpu", ("lora", "lora-distillation"))
+    runs = {run.label: run for run in stages.judged({}, {}).runs}
+    assert list(runs) == ["highlow144", "highres144", "lora", "lora-distillation"]
+    assert {run.label for run in stages.base().runs} == {"highlow144", "highres144"}, "the teacher, too"
+    tuned = runs["lora-distillation"]
+    assert tuned.regime.teacher == "highres144" and tuned.regime.parents == ("highlow144",)
+    assert "distillation" in tuned.regime.summary and tuned.settings.tuning.lora_rank == 8
+    labels = {candidate.name for candidate in WITH_LORA}
+    assert {"lora", "lora-views", "lora-matched", "lora-contrast", "lora-distillation", "lora-adaface"} == labels
+    assert labels < {candidate.name for candidate in PRESETS["remedies"].remedies.candidates}
 
 
 def test_the_same_command_reuses_the_choice(study):

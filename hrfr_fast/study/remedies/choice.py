@@ -27,9 +27,9 @@ from hrfr_fast.study.summary import Summary, summarize
 RULE = (
     "Score: the mean of three gains over the base on development faces, in shares: TAR at FAR 1e-2 of sharp against"
     " degraded faces; the fall of the probe's AUC on a degradation never trained on (mean of the linear and the"
-    " nearest-neighbour probe; an AUC below 0.5 counts as one that is as far above); the accuracy on pairs of real low-resolution faces. Out of the choice is what surely"
-    " costs more than half a point of accuracy on sharp pairs, or has collapsed. The best that can be one regime are"
-    " put together."
+    " nearest-neighbour probe; an AUC below 0.5 counts as one that is as far above); the accuracy on pairs of real"
+    " low-resolution faces. Out of the choice is what surely costs more than half a point of accuracy on sharp pairs,"
+    " or has collapsed. The best that can be one regime are put together."
 )
 TAR, PROBE, LOW, HIGH = "TAR at FAR 1e-2, HR-LR", "fall of the probe's AUC", "accuracy, native LR", "accuracy, HR-HR"
 SCORED = (TAR, PROBE, LOW)
