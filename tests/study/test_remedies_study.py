@@ -28,7 +28,7 @@ from hrfr_fast.study.remedies.choice import _closeness, ranking, read_choice
 from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.plan import Stages
 from hrfr_fast.study.remedies.results import Choice, Evidence
-from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages
+from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages, warn_of_another_base
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
@@ -392,7 +392,9 @@ def test_a_study_of_remedies_needs_development_pairs(tiny_packed, tmp_path):
         run_study(["all"], tiny_packed, tmp_path / "study", preset=str(tmp_path / "brief.toml"), device="cpu")
 
 
-def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_probes_view_unseen(study, monkeypatch):
+def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_probes_view_unseen(
+    study, monkeypatch, capsys
+):
     """Its settings are written with their evidence, and the filter of the tested view is not among them."""
     root, _ = study
     matching = importlib.import_module("hrfr_fast.analysis.degradation_match")
@@ -411,6 +413,16 @@ def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_pro
     settings = match_to_native(stages, plan)
     assert settings["down"] == "box" and settings["noise_max"] == 7.0
     assert read_known(stages).degradation == settings
+    warn_of_another_base(stages, plan)
+    assert "warning" not in capsys.readouterr().err, "it was matched on these weights"
+    other = root / "study" / "runs" / "seed0" / "crossres144"
+    warn_of_another_base(stages, SimpleNamespace(of=lambda label: [SimpleNamespace(directory=other)]))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "degradation.json was matched on other weights" in said and "remove it with the runs" in said
+    written = json.loads((out / "degradation.json").read_text())
+    (out / "degradation.json").write_text(json.dumps({name: written[name] for name in ("settings", "evidence")}))
+    with pytest.raises(UsageError, match="damaged"):
+        warn_of_another_base(stages, plan)
     runs = {run.label: run for run in stages.judged(settings, {}).runs}
     assert runs["matched-views"].settings.degradation.noise_max == 7.0
     assert runs["matched-views"].settings.degradation.down == "box"
