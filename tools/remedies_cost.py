@@ -20,9 +20,10 @@ if str(ROOT) not in sys.path:
 
 from benchmarks.roofline import roofline_seconds, step_operations  # noqa: E402
 from hrfr_fast.model.backbone import BackboneSettings  # noqa: E402
-from hrfr_fast.regimes import Regime, in_order, regime_named  # noqa: E402
+from hrfr_fast.regimes import Regime, regime_named  # noqa: E402
 from hrfr_fast.study.candidates import Remedies  # noqa: E402
 from hrfr_fast.study.cost import FORWARD  # noqa: E402
+from hrfr_fast.study.plan import COUNTED_IN  # noqa: E402
 from hrfr_fast.study.presets import PRESETS  # noqa: E402
 from tools.scale_constants import MEASURED  # noqa: E402
 
@@ -47,8 +48,7 @@ def runs_of(remedies: Remedies, seeds: int) -> list[tuple[str, Regime, int]]:
     """Label, regime and number of runs of every row; the best together count as the two dearest ones."""
     rows = {remedies.base: (regime_named(remedies.base), seeds)}
     for candidate in remedies.candidates:
-        *before, _ = in_order([candidate.regime])
-        rows |= {name: (regime_named(name), seeds) for name in before}
+        rows |= {name: (regime_named(name), seeds) for name in candidate.needed()}
         for number, (label, regime) in enumerate(candidate.variants()):
             rows[label] = (regime, seeds if number == 0 else 1)
     dearest = max((regime for regime, _ in rows.values()), key=work_of)
@@ -68,7 +68,7 @@ def main(
     rate = images_per_second or roofline_share * roofline_rate(144, classes, batch)
     typer.echo(f"one card: {rate:,.0f} images/s of highlow144 at 144 px and {classes:,} classes, {batch} a step")
     for label, regime, runs in runs_of(preset.remedies, preset.seeds):
-        split = "highres" if regime.budget == "highres" else "lowres"
+        split = COUNTED_IN[regime.budget]
         steps = math.ceil(preset.epochs[regime.budget] * FACES[split] / batch)
         own = runs * steps * batch * work_of(regime) / rate / 3600
         hours += own

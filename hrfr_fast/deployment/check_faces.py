@@ -38,9 +38,10 @@ def faces_to_check(size: int, given: Sequence[Path], packed: Packed | None) -> C
     return CheckFaces(_synthetic(size), "synthetic faces, since the run's data are not here and no --check is given")
 
 
-def faces_to_calibrate(size: int, given: Sequence[Path], packed: Packed | None) -> CheckFaces:
-    """Up to CALIBRATION training faces of all resolutions. Raises UsageError where there are no real faces."""
+def faces_to_calibrate(size: int, given: Sequence[Path], packed: Packed | None, limits: range) -> CheckFaces:
+    """Up to CALIBRATION training faces of the sizes in ``limits``. Raises UsageError where there are no real faces."""
     splits = [packed.splits[name] for name in SPLITS if packed and name in packed.splits] if packed else []
+    splits = [split for split in splits if split.size in limits]
     if splits:
         share = CALIBRATION // len(splits)
         pixels = np.concatenate([_spread(split, size, share) for split in splits])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.deployment.check_faces import CheckFaces, faces_to_calibrate, faces_to_check
-from hrfr_fast.deployment.exported_domain import choose_domain
+from hrfr_fast.deployment.exported_domain import choose_domain, in_words, sizes_of
 from hrfr_fast.deployment.formats import SUFFIXES, WRITERS, Embed
 from hrfr_fast.deployment.int8_cost import Int8Cost, int8_cost
 from hrfr_fast.deployment.run_thresholds import (
@@ -114,7 +114,7 @@ def export(
     model = open_embedder(run, device="cpu", precision="fp32")
     if not isinstance(model, BackboneEmbedder):
         raise UsageError(f"{run}: it is exported already; give a run directory or a .safetensors checkpoint")
-    choose_domain(model, domain)
+    limit = choose_domain(model, domain)
     path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
     if path.is_dir() or path.resolve() == model.weights.resolve():
         what = "a folder" if path.is_dir() else "the checkpoint that is exported"
@@ -124,12 +124,14 @@ def export(
     faces = faces_to_check(model.size, given, packed)
     thresholds = NO_THRESHOLDS if domain == LOW else _thresholds(model, packed, precision, show_progress)
     description = _description(model, packed, format, input, flip_sum, precision, thresholds)
-    calibration = faces_to_calibrate(model.size, given, packed) if precision == "int8" else None
+    description = description.replaced(domain=domain, domain_limit=limit)
+    sizes = sizes_of(domain, limit)
+    calibration = faces_to_calibrate(model.size, given, packed, sizes) if precision == "int8" else None
     task = _Task(path, format, model, packed, faces, calibration, show_progress)
     description, cosines, cost = task.write(description)
     return ExportResult(
         path, description, faces.origin, len(cosines), float(cosines.min()), float(cosines.mean()), cost,
-        _notes(format, description, calibration, low=domain == LOW),
+        _notes(format, description, calibration),
     )  # fmt: skip
 
 
@@ -167,7 +169,7 @@ class _Task:
             embed = WRITERS[self.format](temporary, self.model, description, pixels)
             cosines = cosines_with(self.model, embed, self.faces, description.flip_sum)
             _refuse_different(self.path, cosines, description.precision, self.faces)
-            if description.precision == "int8" and self.packed:
+            if description.precision == "int8" and self.packed and description.domain != LOW:  # no pairs are of it
                 description, cost = _with_cost(temporary, self.model, self.packed, description, self.show_progress)
             os.replace(temporary, self.path)
             fsync_directory(self.path.parent)
@@ -176,15 +178,14 @@ class _Task:
         return description, cosines, cost
 
 
-def _notes(
-    format: str, description: EmbedderDescription, calibration: CheckFaces | None, *, low: bool = False
-) -> list[str]:
-    notes = [f"opset {_opset()}"] if format == "onnx" else []
+def _notes(format: str, description: EmbedderDescription, calibration: CheckFaces | None) -> list[str]:
+    notes = in_words(description.domain, description.domain_limit)
+    notes += [f"opset {_opset()}"] if format == "onnx" else []
     if calibration:
         notes.append(f"calibrated on {len(calibration.pixels)} faces ({calibration.origin})")
     if description.thresholds:
         return [*notes, f"thresholds from {description.threshold_pairs}"]
-    if low:
+    if description.domain == LOW:
         return [*notes, "no thresholds: those of the run are of its pairs' own resolution, not of low-resolution faces"]
     return [*notes, "no thresholds: the run has not been evaluated, and its pairs are not here"]
 

@@ -8,9 +8,26 @@ from hrfr_fast.runtime.errors import UsageError
 if TYPE_CHECKING:
     from hrfr_fast.evaluation.embedder import BackboneEmbedder
 
+LARGEST = 1 << 16
+"""Side in pixels beyond that of any picture that can be packed."""
 
-def choose_domain(model: "BackboneEmbedder", domain: str) -> None:
-    """Give the model the BatchNorm of ``domain`` alone. Raises UsageError where it does not fit."""
+
+def sizes_of(domain: str, limit: int) -> range:
+    """Sides of the pictures that a file is for, in pixels; ``limit``: the largest of low resolution."""
+    return {LOW: range(limit + 1), HIGH: range(limit + 1, LARGEST + 1)}.get(domain, range(LARGEST + 1))
+
+
+def in_words(domain: str, limit: int) -> list[str]:
+    """A line that says what a file of one domain is for; none for a file of all pictures."""
+    return [f"for pictures of {'at most' if domain == LOW else 'more than'} {limit} px alone"] if domain else []
+
+
+def choose_domain(model: "BackboneEmbedder", domain: str) -> int:
+    """Give the model the BatchNorm of ``domain`` alone. Raises UsageError where it does not fit.
+
+    Returns:
+        The largest side of a picture of low resolution in pixels; 0 for a model that has no domains.
+    """
     if domain not in ("", LOW, HIGH):
         raise UsageError(f"--domain {domain}: give {LOW} or {HIGH}")
     if model.by_resolution and not domain:
@@ -20,6 +37,9 @@ def choose_domain(model: "BackboneEmbedder", domain: str) -> None:
         )
     if domain and not model.by_resolution:
         raise UsageError(f"--domain {domain}: {model.name} normalises all pictures alike; leave it out")
-    if domain:
-        keep_domain(model.backbone, domain)
-        model.metadata = {**model.metadata, "backbone": {**model.metadata["backbone"], "domain_norm": "shared"}}
+    if not domain:
+        return 0
+    shape = model.metadata["backbone"]
+    keep_domain(model.backbone, domain)
+    model.metadata = {**model.metadata, "backbone": {**shape, "domain_norm": "shared"}}
+    return int(shape["domain_limit"])

@@ -71,6 +71,10 @@ class EmbedderDescription(Checked):
     trained_on: str = ""
     """Splits that it was trained on, with spaces between."""
     hrfr_fast: str = ""
+    domain: Literal["", "low", "high"] = ""
+    """Which pictures it is for, of a network with BatchNorm by resolution; empty: all."""
+    domain_limit: int = Field(default=0, ge=0, le=4096)
+    """Largest side in pixels of a picture of low resolution, where ``domain`` is given."""
     alignment: str = ""
     threshold_pairs: str = ""
     """Which pairs ``thresholds`` come from, in words; empty where there are none."""
@@ -78,7 +82,11 @@ class EmbedderDescription(Checked):
 
     def to_text(self) -> dict[str, str]:
         """Name -> text, for metadata that hold text alone; ``from_text`` is the inverse."""
-        values = {name: _text(value) for name, value in dict(self).items() if value not in ("", ())}
+        values = {
+            name: _text(value)
+            for name, value in dict(self).items()
+            if value not in ("", ()) and (name, value) != ("domain_limit", 0)
+        }
         thresholds = json.dumps([threshold.to_json() for threshold in self.thresholds])
         return {"format": FORMAT, **values, "thresholds": thresholds, "embedding": EMBEDDING_RULE}
 
@@ -94,7 +102,7 @@ class EmbedderDescription(Checked):
         if sum(map(len, metadata.values())) > MOST_METADATA:
             raise UsageError(f"its metadata have more than {MOST_METADATA:,} bytes")
         values: dict[str, Any] = {name: metadata[name] for name in cls.model_fields if name in metadata}
-        for name in ("input_size", "embedding_size"):
+        for name in ("input_size", "embedding_size", "domain_limit"):
             if name in values:
                 values[name] = _whole(name, values[name])
         values["flip_sum"] = metadata.get("flip_sum") == "true"

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hrfr_fast.regimes import Regime, regime_named
+from hrfr_fast.regimes import Regime, in_order, needed_regimes, regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.validation import Checked
 
@@ -17,6 +17,8 @@ class Candidate(Checked):
     """Name of a built-in regime, or a .toml file of one."""
     label: str = ""
     """What tables call it; the regime's name if not given."""
+    summary: str = ""
+    """What the report says it is; the regime's summary and the changes if not given."""
     control: str = ""
     """Label of the candidate that has everything but what this one adds; compared beside the base."""
     changes: dict[str, Any] = {}
@@ -40,7 +42,7 @@ class Candidate(Checked):
     def _is_a_regime(self) -> Self:
         plain = regime_named(self.regime)
         for values in ({}, *self.trials):
-            plain.replaced(**(self.changes | values))
+            plain.replaced(**({"name": self.label or plain.name} | self.changes | values))
         return self
 
     @property
@@ -56,6 +58,14 @@ class Candidate(Checked):
         """
         return [self._variant(number, values) for number, values in enumerate(({}, *self.trials))]
 
+    def needed(self) -> list[str]:
+        """Names of the regimes that have to be trained before any variant, parents and teachers, in that order.
+
+        Raises:
+            UsageError: one of them is not built in.
+        """
+        return in_order(dict.fromkeys(name for _, regime in self.variants() for name in needed_regimes(regime)))
+
     def _variant(self, number: int, values: dict[str, Any]) -> tuple[str, Regime]:
         plain, changed = regime_named(self.regime), self.changes | values
         label = f"{self.name}-try{number}" if number else self.name
@@ -63,8 +73,9 @@ class Candidate(Checked):
             return label, plain
         if label == plain.name:
             raise UsageError(f"{label}: a candidate whose regime is changed needs a label of its own")
-        said = ", ".join(f"{name} {value}" for name, value in changed.items())
-        return label, plain.replaced(name=label, summary=f"{plain.summary}; {said}", control_of=None, **changed)
+        own = values if self.summary else changed
+        said = "; ".join([self.summary or plain.summary, *(f"{name} {value}" for name, value in own.items())])
+        return label, plain.replaced(name=label, summary=said, control_of=None, **changed)
 
 
 TOGETHER = "best-together"
@@ -116,15 +127,50 @@ MORE_VALUES = tuple(
     for candidate in CANDIDATES
 )
 """The same with more values to try."""
+
+
+def _with_adaface(regime: str, label: str, **more: Any) -> Candidate:
+    """A candidate with a margin that grows with the quality of a face (m = 0.4 is its paper's)."""
+    return Candidate(regime=regime, label=label, settings={"head": "adaface", "margin": 0.4}, **more)
+
+
 WITH_ADAFACE = (
-    Candidate(regime="highlow144", label="adaface", settings={"head": "adaface", "margin": 0.4}),
-    Candidate(
-        regime="remedy-contrast", label="contrast-adaface", control="remedy-contrast", combines=False,
-        settings={"head": "adaface", "margin": 0.4},
-    ),
-    Candidate(
-        regime="remedy-distillation", label="distillation-adaface", control="remedy-distillation", combines=False,
+    _with_adaface("highlow144", "adaface"),
+    _with_adaface("matched-views", "matched-adaface", control="matched-views", combines=False),
+    _with_adaface("remedy-contrast", "contrast-adaface", control="remedy-contrast", combines=False),
+    _with_adaface("remedy-norm", "norm-adaface", control="remedy-norm", combines=False),
+    _with_adaface("remedy-distillation", "distillation-adaface", control="remedy-distillation", combines=False),
+)
+"""A margin that grows with the quality of a face, alone and with each remedy."""
+
+_LORA = {"lora_rank": 8, "lora_alpha": 32.0}
+"""Rank 8 as PETALface has it (Narayan et al., WACV 2025; scripts/train_lora.sh of its authors); four times the rank as
+alpha, for SGD moves a product of two small matrices slowly."""
+_TUNED: dict[str, Any] = {
+    "parents": ("highlow144",), "inherit_head": True, "tune": "lora", "batchnorm": "frozen", "budget": "finetune",
+}  # fmt: skip
+"""highlow144 and its class matrix go on; BatchNorm's statistics stay, so that adapters alone change the network."""
+
+
+def _by_lora(regime: str, label: str, added: str, **more: Any) -> Candidate:
+    """highlow144, tuned by adapters as ``regime`` trains; what was trained already is no part of the best together."""
+    settings = _LORA | more.pop("settings", {})
+    return Candidate(
+        regime=regime, label=label, summary=f"highlow144, then low-rank adapters tuned on {added}", changes=_TUNED,
+        settings=settings, combines=False, **more,
+    )  # fmt: skip
+
+
+WITH_LORA = (
+    _by_lora("highlow144", "lora", "the same pictures"),
+    _by_lora(_VIEWS, "lora-views", "both views", control="lora"),
+    _by_lora("matched-views", "lora-matched", "both views, the second one matched", control="lora-views"),
+    _by_lora("remedy-contrast", "lora-contrast", "both views with contrast", control="lora-views"),
+    _by_lora("remedy-distillation", "lora-distillation", "both views with distillation", control="lora-views"),
+    _by_lora(
+        _VIEWS, "lora-adaface", "both views with AdaFace", control="lora-views",
         settings={"head": "adaface", "margin": 0.4},
     ),
 )  # fmt: skip
-"""A margin that grows with the quality of a face, alone and with remedies that add a loss."""
+"""The base tuned further by low-rank adapters: with nothing new, as a control of the further steps, and with each
+remedy but BatchNorm by resolution, whose statistics would have to move."""

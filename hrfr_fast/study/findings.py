@@ -168,15 +168,15 @@ def _alignment_helps(results: StudyResults) -> Decision | None:
     methods = _methods(results)
     if not methods:
         return None
-    before = methods[NONE].probe_auc.value - 0.5
+    before = methods[NONE].probe_auc.value
     verdicts, words = [], []
     for name in (CPD, LINEAR):
         gain, after = methods[name].accuracy_gain, methods[name].probe_auc.value
         low, high = gain.interval
-        left = max(0.0, after - 0.5) / before if before > 0 else 1.0
+        left = abs(after - 0.5) / abs(before - 0.5) if before != 0.5 else 1.0
         verdicts.append(REPRODUCED if low > 0 and left <= 0.5 else REFUTED if high < 0 else UNDECIDED)
         words.append(
-            f"{name}: HR-LR accuracy {_signed(gain)} points, probe AUC from {before + 0.5:.3f} to {after:.3f}, "
+            f"{name}: HR-LR accuracy {_signed(gain)} points, probe AUC from {before:.3f} to {after:.3f}, "
             f"{left:.0%} of the gap left"
         )
     best = REPRODUCED if REPRODUCED in verdicts else REFUTED if set(verdicts) == {REFUTED} else UNDECIDED
@@ -244,8 +244,8 @@ CLAIMS: tuple[tuple[str, str, Callable[[StudyResults], Decision | None]], ...] =
     ),
     (
         "Aligning the two clouds (Coherent Point Drift or a linear map) removes much of that gap",
-        "reproduced if one of the two raises HR-LR accuracy of highlow144 and leaves at most half of the probe's AUC "
-        "above chance; refuted if both lower accuracy",
+        "reproduced if one of the two raises HR-LR accuracy of highlow144 and leaves at most half of the distance "
+        "of the probe's AUC from chance; refuted if both lower accuracy",
         _alignment_helps,
     ),
     (

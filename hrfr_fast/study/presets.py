@@ -11,7 +11,7 @@ from hrfr_fast.evaluation.views import HR
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
 from hrfr_fast.runtime.validation import Checked, unset
-from hrfr_fast.study.candidates import CANDIDATES, MORE_VALUES, WITH_ADAFACE, Remedies
+from hrfr_fast.study.candidates import CANDIDATES, MORE_VALUES, WITH_ADAFACE, WITH_LORA, Remedies
 
 
 class Preset(Checked):
@@ -118,7 +118,8 @@ PRESETS = {
             name="remedies",
             summary="the ablation of remedies at full width, 20 passes over lowres, 3 seeds; for a GPU", seeds=3,
             epochs={"lowres": 20.0, "highres": 120.0, "finetune": 20.0, "fused": 20.0, "own": 20.0}, plateau=3,
-            looks=10, detailed_seeds=3, sphere=(), remedies=Remedies(candidates=MORE_VALUES + WITH_ADAFACE),
+            looks=10, detailed_seeds=3, sphere=(),
+            remedies=Remedies(candidates=MORE_VALUES + WITH_ADAFACE + WITH_LORA),
         ),
         Preset(
             name="remedies-faces",

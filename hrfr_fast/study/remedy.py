@@ -1,10 +1,12 @@
 """Criterion for the remedy, fixed beforehand: does crossres144 close the resolution gap without costing accuracy?
 
 Over at least three seeds, against highlow144 and on the same faces: the probe that guesses the true resolution gets
-worse, on degradations that were never trained on; TAR at FAR 1e-2 of high- against low-resolution faces gets better,
-both with paired intervals that exclude 0; the accuracy on high-resolution pairs loses less than 0.5 points, the
-interval's lower end included; and the space has not collapsed: in every seed its effective rank is at least half of the
-other's. Otherwise it is undecided, or failed where an interval shows the opposite or the space has collapsed.
+worse, on degradations that were never trained on (its AUC comes nearer to 0.5, from above or from below); TAR at FAR
+1e-2 of high- against low-resolution faces gets better, both with paired intervals that exclude 0; the accuracy on
+high-resolution pairs loses less than 0.5 points, the interval's lower end included; and the space has not collapsed: in
+every seed its effective rank is at least half of the other's. A probe on which the reference itself is at chance does
+not decide while another does (``undecidable``). Otherwise it is undecided, or failed where an interval shows the
+opposite or the space has collapsed.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.evaluation.compare import Estimate, Outcomes
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
-from hrfr_fast.study.space import probe_area
+from hrfr_fast.study.space import either_way, probe_area
 from hrfr_fast.study.summary import Interval, Summary, summarize
 
 REMEDY = "crossres144"
@@ -104,11 +106,11 @@ def criteria_of(
     ranks: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Criterion]:
     """The criterion's quantities of regime ``remedy`` against ``other``; the arguments are ``remedy_of``'s, with
-    ``areas`` of ``probe_areas`` and the number of ``people`` probed."""
+    ``areas`` of ``probe_areas`` and the number of ``people`` probed. Probes are compared by ``either_way``."""
     rows: dict[str, Criterion] = {}
     for kind, area in areas.get(remedy, {}).items():
         if kind in areas.get(other, {}):
-            change = summarize(area.minus(areas[other][kind]), people, rate=False)
+            change = summarize(either_way(area).minus(either_way(areas[other][kind])), people, rate=False)
             low, high = change.interval
             rows[f"probe AUC, {kind}"] = Criterion(**vars(change), met=_met((-high, -low), 0.0))
     change = summarize(tar[remedy].minus(tar[other]), units, rate=False)
@@ -139,13 +141,13 @@ def deciding(quantity: str) -> bool:
 
 
 def at_chance(areas: Mapping[str, Estimate], people: int) -> dict[str, Summary]:
-    """The deciding probes of the reference that are not surely above chance: no remedy can make them worse.
+    """The deciding probes of the reference that are not surely off chance: no remedy can make them worse.
 
     Args:
         areas: "<kind> <view>" -> AUC of the reference. people: that were probed.
     """
     found = {kind: summarize(area, people) for kind, area in areas.items() if deciding(kind)}
-    return {kind: summary for kind, summary in found.items() if summary.interval[0] <= 0.5}
+    return {kind: summary for kind, summary in found.items() if summary.interval[0] <= 0.5 <= summary.interval[1]}
 
 
 def undecidable(areas: Mapping[str, Estimate], people: int) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """The batch size of a run that was given none."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hrfr_fast.runtime.errors import HrfrError
@@ -28,7 +29,7 @@ SLACK = 2 << 30  # bytes for momenta, what a captured graph keeps, and verificat
 
 def largest_batch(
     backbone: "nn.Module", head: "nn.Module", size: int, compute: "Compute", accumulate: int, resident: int,
-    ranks: Ranks = ALONE, most: int = LARGEST,
+    ranks: Ranks = ALONE, most: int = LARGEST, beside: Sequence["nn.Module"] = (),
 ) -> int:  # fmt: skip
     """128 (32 px) or 64 (144 px) on a CPU; on CUDA the largest power of two up to ``most`` whose step fits.
 
@@ -40,6 +41,8 @@ def largest_batch(
         resident: bytes of pixels that will lie in device memory too.
         ranks: that share a batch; what is found fits all of them.
         most: see ``most_samples``.
+        beside: networks without gradient, on the device, that embed the pictures of a step too: all of them here,
+            which is the most that they may embed.
 
     Raises:
         HrfrError: not even two pictures a micro-batch fit, or a try failed for another reason than memory.
@@ -54,7 +57,7 @@ def largest_batch(
     with torch.cuda.device(compute.device):
         free, _ = torch.cuda.mem_get_info()
         taken = torch.empty(min(resident + SLACK, free // 2), dtype=torch.uint8, device=compute.device)
-        while not _fits(backbone, head, batch_size // parts, size, compute):
+        while not _fits(backbone, head, batch_size // parts, size, compute, beside):
             torch.cuda.empty_cache()  # here, where what the failed try held is gone
             batch_size //= 2
             if batch_size < 2 * parts:
@@ -94,7 +97,9 @@ def says_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
-def _fits(backbone: "nn.Module", head: "nn.Module", count: int, size: int, compute: "Compute") -> bool:
+def _fits(
+    backbone: "nn.Module", head: "nn.Module", count: int, size: int, compute: "Compute", beside: Sequence["nn.Module"]
+) -> bool:
     """Whether forward and backward of ``count`` pictures fit. What a failed try held goes with these local names."""
     import torch
 
@@ -102,8 +107,12 @@ def _fits(backbone: "nn.Module", head: "nn.Module", count: int, size: int, compu
 
     try:
         images = torch.zeros(count, 3, size, size, dtype=compute.image_dtype, device=compute.device)
+        images = images.to(memory_format=torch.channels_last)
         with compute.autocast(), in_domain(backbone, LOW):
-            embeddings = backbone(images.to(memory_format=torch.channels_last))
+            embeddings = backbone(images)
+        for network in beside:  # while the activations for the backward pass are held, as in a step
+            with torch.no_grad(), compute.autocast(), in_domain(network, LOW):
+                network(images)
         head(embeddings, torch.zeros(count, dtype=torch.int64, device=compute.device)).backward()
         fits = True
     except RuntimeError as error:

@@ -23,6 +23,7 @@ from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.ranks import ALONE, Ranks, from_main
 from hrfr_fast.sampling.stream import BatchStream
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_samples
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
@@ -36,7 +37,7 @@ from hrfr_fast.training.speed import matrix_rate, training_flops
 from hrfr_fast.training.stream import build_stream, training_splits
 from hrfr_fast.training.teacher import find_teacher, take_class_vectors
 from hrfr_fast.training.tuning import add_tuning, as_the_regime_tunes, tuned_phases
-from hrfr_fast.training.two_views import objective_and_references, tell_rows, with_domains
+from hrfr_fast.training.two_views import objective_and_references, reference_networks, tell_rows, with_domains
 
 if TYPE_CHECKING:
     from hrfr_fast.model.backbone import BackboneSettings
@@ -151,7 +152,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
         if regime_phases:
             longest = max(regime_phases, key=lambda phase: len(phase.train))
             set_trainable(backbone, head, longest.train, **freezing)
-        found = _largest_batch(settings, regime, splits, compute, ranks, backbone, head)
+        found = _largest_batch(settings, regime, splits, compute, ranks, backbone, head, teacher)
         if compute.device.type == "cuda":
             del backbone, head
             backbone, head = model()  # the trial moved BatchNorm's statistics
@@ -192,14 +193,23 @@ def _model(
 
 def _largest_batch(
     settings: TrainSettings, regime: Regime, splits: tuple[Split, ...], compute: Compute, ranks: Ranks,
-    backbone: nn.Module, head: nn.Module,
+    backbone: nn.Module, head: nn.Module, teacher: Parent | None,
 ) -> int:  # fmt: skip
-    """The largest batch that fits and that ranks and blocks of faces can share; where none can, one to be refused."""
+    """The largest batch that fits and that ranks and blocks of faces can share; where none can, one to be refused.
+
+    It fits beside all that a run holds: the moving average of the weights, the moving copy of the network, the teacher.
+    """
     blocks, accumulate = settings.sampling.resident_shard or 1, settings.sampling.accumulate
     holders = ranks.count if blocks > 1 else 1
     pixels = resident_pixels(settings.execution.engine, splits, compute, holders)
     most = most_samples(regime.input_size, sum(split.samples for split in splits))
-    found = largest_batch(backbone, head, regime.input_size, compute, accumulate, pixels, ranks, most)
+    average, references = None, []  # on a CPU nothing is tried
+    if compute.device.type != "cpu":
+        average = WeightAverage(backbone, head, settings.optimizer.ema) if settings.optimizer.ema else None
+        copy, frozen = reference_networks(settings, regime, backbone, teacher, compute)
+        references = [network for network in (copy.backbone if copy else None, frozen) if network is not None]
+    found = largest_batch(backbone, head, regime.input_size, compute, accumulate, pixels, ranks, most, references)
+    del average  # held until here, as a run holds it
     unit = math.lcm(blocks, accumulate * ranks.count if ranks.distributed else 1)
     return found // unit * unit or found
 

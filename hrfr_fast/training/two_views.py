@@ -68,19 +68,25 @@ def pairs_a_part(stream: TwoViewStream, settings: TrainSettings) -> int:
 
 
 def references_of(
-    settings: TrainSettings, backbone: nn.Module, objective: "Objective", teacher: Parent | None,
+    settings: TrainSettings, regime: Regime, backbone: nn.Module, objective: "Objective", teacher: Parent | None,
     compute: Compute,
 ) -> References | None:  # fmt: skip
     """The networks without gradient that the objective's terms need; None where it needs none."""
     if not isinstance(objective, TwoViewLoss):
         return None
-    names, loss = objective.names, settings.loss
-    copy = None
-    if "contrast" in names:
+    copy, frozen = reference_networks(settings, regime, backbone, teacher, compute)
+    return References(objective.pairs, copy, frozen, compute) if copy or frozen else None
+
+
+def reference_networks(
+    settings: TrainSettings, regime: Regime, backbone: nn.Module, teacher: Parent | None, compute: Compute
+) -> tuple[MovingCopy | None, nn.Module | None]:
+    """The moving copy of ``backbone``, for contrast, and the frozen teacher, on the device; None where not needed."""
+    loss, copy = settings.loss, None
+    if _weight(loss.contrast, regime.contrast):
         dimension = settings.model.embedding_size
         copy = MovingCopy(backbone, loss.contrast_ema, loss.contrast_queue, dimension, compute.device)
-    frozen = build_teacher(teacher, compute) if teacher is not None else None
-    return References(objective.pairs, copy, frozen, compute) if copy or frozen else None
+    return copy, build_teacher(teacher, compute) if teacher is not None else None
 
 
 def objective_and_references(
@@ -89,7 +95,7 @@ def objective_and_references(
 ) -> "tuple[Objective, References | None]":  # fmt: skip
     """What a run minimises, and the networks without gradient that it takes for that."""
     objective = two_view_objective(settings, regime, stream, head, compute)
-    return objective, references_of(settings, backbone, objective, teacher, compute)
+    return objective, references_of(settings, regime, backbone, objective, teacher, compute)
 
 
 def with_domains(

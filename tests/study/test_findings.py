@@ -156,6 +156,15 @@ def test_the_remedy_succeeds_only_when_all_hold_over_three_seeds():
     assert rows.verdict == "undecided" and rows.against["highlow144"]["TAR at FAR 1e-2, HR-LR"].met == "no"
 
 
+def test_a_probe_that_takes_one_resolution_for_the_other_is_no_success():
+    """An AUC of 0.02 tells the views apart as one of 0.98 does; a base with it has a gap that a remedy can close."""
+    inverted = made_up(**BETTER | {"gap": {"crossres144": -3.0, "highlow144": 0.2}})
+    row = inverted.against["highlow144"]["probe AUC, linear LR56"]
+    assert (row.met, inverted.verdict) == ("opposite", "failed") and row.value > 0.3
+    closed = made_up(**BETTER | {"gap": {"crossres144": 0.2, "highlow144": -3.0}})
+    assert closed.verdict == "success" and closed.probe_auc["highlow144"]["linear LR56"].value < 0.05, "as it is"
+
+
 def test_probe_areas_are_shares_of_rightly_ordered_views_of_different_people():
     rng = np.random.default_rng(1)
     identities = np.repeat(np.arange(20), 2)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
 from hrfr_fast.format.reader import open_packed
@@ -17,16 +19,16 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import DegradationSettings
 from hrfr_fast.study import execution
-from hrfr_fast.study.candidates import Candidate, Remedies
+from hrfr_fast.study.candidates import WITH_LORA, Candidate, Remedies
 from hrfr_fast.study.presets import PRESETS
 from hrfr_fast.study.remedies import collect, judge
 from hrfr_fast.study.remedies import stages as remedies_stages
 from hrfr_fast.study.remedies.calibration import calibration
-from hrfr_fast.study.remedies.choice import ranking, read_choice
+from hrfr_fast.study.remedies.choice import _closeness, ranking, read_choice
 from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.plan import Stages
 from hrfr_fast.study.remedies.results import Choice, Evidence
-from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages
+from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages, warn_of_another_base
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
@@ -134,7 +136,7 @@ def test_calibration_is_over_the_seeds_that_have_the_curve():
 def made(gains, spread=0.002, seeds=3, resamples=400):
     """Estimates of a base and of remedies that are ``gains`` better, label -> estimate."""
     rng = np.random.default_rng(1)
-    base = 0.6 + rng.normal(0, 0.02, (resamples, seeds))
+    base = 0.6 + rng.normal(0, 0.005, (resamples, seeds))
     found = {"base": Estimate(tuple(range(seeds)), np.full(seeds, 0.6), base)}
     for label, gain in gains.items():
         noise = rng.normal(0, spread, seeds)
@@ -151,7 +153,7 @@ def measured(probe, tar, accuracy, ranks=None):
 
 def test_a_remedy_succeeds_where_every_part_holds_after_holm():
     found = measured(
-        probe={"good": -0.2, "half": -0.2, "bad": 0.2}, tar={"good": 0.1, "half": 0.0, "bad": 0.1},
+        probe={"good": -0.1, "half": -0.1, "bad": 0.2}, tar={"good": 0.1, "half": 0.0, "bad": 0.1},
         accuracy={"good": 0.01, "half": 0.01, "bad": 0.01},
     )  # fmt: skip
     rows = judge.verdicts(found, "base", {"good": "half", "half": "", "bad": "not there"}, family=5)
@@ -159,7 +161,7 @@ def test_a_remedy_succeeds_where_every_part_holds_after_holm():
     assert [row.p_holm for row in rows] == holm([row.p for row in rows], 5)
     assert list(rows[0].against) == ["base", "half"] and list(rows[2].against) == ["base"]
     assert rows[2].p == 1.0, "the probe went the wrong way"
-    weak = measured(probe={"r": -0.2}, tar={"r": 0.007}, accuracy={"r": 0.01})
+    weak = measured(probe={"r": -0.1}, tar={"r": 0.007}, accuracy={"r": 0.01})
     alone, among_many = (judge.verdicts(weak, "base", {"r": ""}, family=family)[0] for family in (1, 100))
     assert alone.verdict == "success" and among_many.verdict == "undecided", (alone.p, among_many.p_holm)
     assert 0 < rows[0].detectable[judge.TAR] < rows[0].against["base"][judge.TAR].value
@@ -183,7 +185,7 @@ def test_a_base_without_a_gap_is_told():
 
 def test_a_probe_on_which_the_base_is_at_chance_does_not_decide_while_another_can():
     """A view as mild as 56 px may show the base no gap: that part of the criterion could never be met."""
-    found = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": 0.01})
+    found = measured(probe={"r": -0.09}, tar={"r": 0.1}, accuracy={"r": 0.01})
     chance = Estimate((0, 1, 2), np.full(3, 0.503), found.areas["base"]["linear LR56-Lanczos"].resampled - 0.097)
     wider = {label: areas | {"knn LR12-Lanczos": chance} for label, areas in found.areas.items()}
     row = judge.verdicts(dataclasses.replace(found, areas=wider), "base", {"r": ""}, family=1)[0]
@@ -197,11 +199,45 @@ def test_a_probe_on_which_the_base_is_at_chance_does_not_decide_while_another_ca
     assert row.verdict == "undecided" and "probe AUC, knn LR12-Lanczos" in row.detectable
 
 
+def test_a_probe_below_chance_counts_as_one_above_it():
+    """The base's AUC is 0.6; 0.1 is farther from chance than that, 0.5 and 0.45 are nearer."""
+    gains = {"chance": -0.1, "below": -0.15, "inverted": -0.5}
+    found = measured(probe=gains, tar=dict.fromkeys(gains, 0.1), accuracy=dict.fromkeys(gains, 0.01))
+    rows = {row.label: row for row in judge.verdicts(found, "base", dict.fromkeys(gains, ""), family=3)}
+    assert {label: row.verdict for label, row in rows.items()} == {
+        "chance": "success", "below": "success", "inverted": "failed",
+    }  # fmt: skip
+    change = rows["inverted"].against["base"]["probe AUC, linear LR56-Lanczos"]
+    assert change.value == pytest.approx(0.9 - 0.6, abs=0.01) and rows["inverted"].p == 1.0
+    upside_down = {label: {kind: flipped(area) for kind, area in areas.items()} for label, areas in found.areas.items()}
+    mirrored = dataclasses.replace(found, areas=upside_down)
+    assert [row.p for row in judge.verdicts(mirrored, "base", dict.fromkeys(gains, ""), family=3)] == pytest.approx(
+        [row.p for row in rows.values()]
+    )
+    assert judge.without_gap(mirrored, "base") == "", "0.4 is a gap"
+
+
+def flipped(area):
+    return Estimate(area.seeds, 1 - area.values, 1 - area.resampled)
+
+
+def test_the_choice_does_not_reward_a_probe_below_chance():
+    rng = np.random.default_rng(3)
+    people, low = np.arange(40), np.repeat([0.0, 1.0], 40)
+
+    def of(gap):
+        scores = {"linear LR56-Lanczos": gap * low + rng.normal(size=80)}
+        return {seed: SimpleNamespace(probe=scores) for seed in range(2)}
+
+    chance, apart, inverted = (float(_closeness(of(gap), people).values.mean()) for gap in (0, 3, -3))
+    assert chance > 0.4 and apart < 0.05 and inverted < 0.05
+
+
 def test_a_collapsed_space_or_a_loss_beyond_half_a_point_is_no_success():
-    lost = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": -0.03})
+    lost = measured(probe={"r": -0.1}, tar={"r": 0.1}, accuracy={"r": -0.03})
     assert judge.verdicts(lost, "base", {"r": ""}, family=1)[0].verdict == "failed"
     ranks = {"base": {str(seed): 20.0 for seed in range(3)}, "r": {"0": 20.0, "1": 20.0, "2": 9.0}}
-    collapsed = measured(probe={"r": -0.2}, tar={"r": 0.1}, accuracy={"r": 0.01}, ranks=ranks)
+    collapsed = measured(probe={"r": -0.1}, tar={"r": 0.1}, accuracy={"r": 0.01}, ranks=ranks)
     (row,) = judge.verdicts(collapsed, "base", {"r": ""}, family=1)
     assert row.verdict == "failed" and row.p == 1.0
 
@@ -226,7 +262,7 @@ PRESET = """
 base = "cpu-small"
 seeds = 1
 batch = {32 = 16, 144 = 8}
-steps = {lowres = 3, highres = 3, own = 3}
+steps = {lowres = 3, highres = 3, own = 3, finetune = 3}
 looks = 1
 sides = [12, 0]
 sphere = []
@@ -242,6 +278,19 @@ control = "crossres144-views"
 regime = "highlow144"
 label = "adaface"
 settings = {head = "adaface"}
+[[remedies.candidates]]
+regime = "remedy-contrast"
+label = "lora-contrast"
+control = "crossres144-views"
+summary = "highlow144, then adapters"
+combines = false
+settings = {head = "adaface", lora_rank = 2, lora_alpha = 8.0}
+[remedies.candidates.changes]
+parents = ["highlow144"]
+inherit_head = true
+tune = "lora"
+batchnorm = "frozen"
+budget = "finetune"
 """
 
 
@@ -281,7 +330,9 @@ def test_no_test_pair_is_looked_at_before_the_choice_is_written(study):
     lines = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     assert {line["pairs_kind"] for line in lines if line["kind"] == "verification"} == {"development"}
     choice = read_choice(root / "study" / "choice.json")
-    assert {one.label for one in choice.evidence} == {"crossres144-views", "crossres144", "adaface"}
+    assert {one.label for one in choice.evidence} == {
+        "crossres144-views", "crossres144", "adaface", "lora-contrast",
+    }  # fmt: skip
     assert set(choice.ranking) <= {one.label for one in choice.evidence}
 
 
@@ -307,6 +358,37 @@ def test_the_report_of_remedies_shows_what_was_found(study, tmp_path):
     assert "<script" not in page and page.count("&lt;script&gt;") >= 3
 
 
+def test_the_base_tuned_by_adapters_is_a_remedy_that_is_judged(study):
+    """It starts from the base of its own seed, moves weights by its adapters alone, and takes another head's matrix."""
+    root, _ = study
+    base, tuned = (root / "study" / "runs" / "seed0" / name for name in ("highlow144", "lora-contrast"))
+    before, after = (safetensors.torch.load_file(one / "checkpoints" / "last.safetensors") for one in (base, tuned))
+    assert set(after) - set(before) == {"head.mean", "head.std"}, "merged weights, and what AdaFace keeps"
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    weights = {name for name, tensor in before.items() if tensor.ndim > 1}
+    assert {"head.weight"} < moved <= weights, "scales and statistics are the base's"
+    row = next(
+        row for row in json.loads((root / "study" / "results.json").read_text())["remedies"]["judged"]
+        if row["label"] == "lora-contrast"
+    )  # fmt: skip
+    assert row["summary"] == "highlow144, then adapters"
+    assert (row["cost"]["parameters"], row["cost"]["trained_first"]) == (1.0, ["highlow144"])
+    assert list(row["against"]) == ["highlow144", "crossres144-views"] and row["native"] is not None
+
+
+def test_the_preset_tunes_the_base_by_adapters_with_each_remedy(packed, tmp_path):
+    stages = Stages(PRESETS["remedies"], open_packed(packed), tmp_path, (0, 1), "cpu", ("lora", "lora-distillation"))
+    runs = {run.label: run for run in stages.judged({}, {}).runs}
+    assert list(runs) == ["highlow144", "highres144", "lora", "lora-distillation"]
+    assert {run.label for run in stages.base().runs} == {"highlow144", "highres144"}, "the teacher, too"
+    tuned = runs["lora-distillation"]
+    assert tuned.regime.teacher == "highres144" and tuned.regime.parents == ("highlow144",)
+    assert "distillation" in tuned.regime.summary and tuned.settings.tuning.lora_rank == 8
+    labels = {candidate.name for candidate in WITH_LORA}
+    assert {"lora", "lora-views", "lora-matched", "lora-contrast", "lora-distillation", "lora-adaface"} == labels
+    assert labels < {candidate.name for candidate in PRESETS["remedies"].remedies.candidates}
+
+
 def test_the_same_command_reuses_the_choice(study):
     root, _ = study
     arguments = (["all"], root / "packed", root / "study")
@@ -328,7 +410,9 @@ def test_a_study_of_remedies_needs_development_pairs(tiny_packed, tmp_path):
         run_study(["all"], tiny_packed, tmp_path / "study", preset=str(tmp_path / "brief.toml"), device="cpu")
 
 
-def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_probes_view_unseen(study, monkeypatch):
+def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_probes_view_unseen(
+    study, monkeypatch, capsys
+):
     """Its settings are written with their evidence, and the filter of the tested view is not among them."""
     root, _ = study
     matching = importlib.import_module("hrfr_fast.analysis.degradation_match")
@@ -347,6 +431,16 @@ def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_pro
     settings = match_to_native(stages, plan)
     assert settings["down"] == "box" and settings["noise_max"] == 7.0
     assert read_known(stages).degradation == settings
+    warn_of_another_base(stages, plan)
+    assert "warning" not in capsys.readouterr().err, "it was matched on these weights"
+    other = root / "study" / "runs" / "seed0" / "crossres144"
+    warn_of_another_base(stages, SimpleNamespace(of=lambda label: [SimpleNamespace(directory=other)]))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "degradation.json was matched on other weights" in said and "remove it with the runs" in said
+    written = json.loads((out / "degradation.json").read_text())
+    (out / "degradation.json").write_text(json.dumps({name: written[name] for name in ("settings", "evidence")}))
+    with pytest.raises(UsageError, match="damaged"):
+        warn_of_another_base(stages, plan)
     runs = {run.label: run for run in stages.judged(settings, {}).runs}
     assert runs["matched-views"].settings.degradation.noise_max == 7.0
     assert runs["matched-views"].settings.degradation.down == "box"

@@ -1,5 +1,7 @@
 """The search for the largest batch, on torch's device without memory: what fits is decided by the network."""
 
+import importlib
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -11,9 +13,11 @@ from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.ranks import Ranks
 from hrfr_fast.settings import TrainSettings
+from hrfr_fast.training import averaging, two_views
 from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_samples
 from hrfr_fast.training.build import _largest_batch
 
+build_module = importlib.import_module("hrfr_fast.training.build")
 META = Compute(torch.device("meta"), None, scaled=False)
 
 
@@ -77,7 +81,42 @@ def test_ranks_and_blocks_of_faces_can_share_it(ranks, blocks, accumulate, expec
     """On a CPU, where 128 is the most; a batch that cannot be shared is left to the stream to refuse."""
     settings = TrainSettings(resident_shard=blocks or None, accumulate=accumulate)
     given = settings, regime_named("lowres32"), (), choose_compute("cpu", "fp32"), Ranks(0, ranks, 0, ranks)
-    assert _largest_batch(*given, nn.Identity(), nn.Identity()) == expected
+    assert _largest_batch(*given, nn.Identity(), nn.Identity(), None) == expected
+
+
+def test_networks_beside_the_trained_one_count(search):
+    """What they need while the trained network's activations are held decides too; they take no gradient."""
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    teacher = Network(70, full)
+    found = largest_batch(Network(5000, full), Head(), 4, META, 1, resident=0, beside=[Network(300, full), teacher])
+    assert found == 64 and teacher.scale.grad is None
+
+
+def test_a_run_tries_its_batch_beside_all_that_it_holds(monkeypatch):
+    """The average of the weights, the moving copy and the teacher are on the device while it is tried."""
+    held, teacher = [], nn.Linear(1, 1, device="meta")
+    monkeypatch.setattr(two_views, "build_teacher", lambda parent, compute: teacher)
+    copies = []
+    original = averaging.WeightAverage.__init__
+
+    def remember(average, *arguments):
+        original(average, *arguments)
+        copies.append(weakref.ref(average))
+
+    def tried(*arguments):
+        held.extend([arguments[-1], sum(copy() is not None for copy in copies)])
+        return 64
+
+    monkeypatch.setattr(averaging.WeightAverage, "__init__", remember)
+    monkeypatch.setattr(build_module, "largest_batch", tried)
+    monkeypatch.setattr(build_module, "resident_pixels", lambda *_: 0)
+    settings = TrainSettings(contrast=0.2, ema=0.99, contrast_queue=8, embedding_size=4)
+    network, parent = nn.Linear(2, 4, device="meta"), object()
+    given = settings, regime_named("remedy-distillation"), (), META, Ranks(0, 1, 0, 1), network, nn.Identity(), parent
+    assert _largest_batch(*given) == 64
+    (copy, frozen), averages = held
+    assert frozen is teacher and copy is not network and copy.weight.shape == network.weight.shape
+    assert averages == 2, "one of the weights, one that is the moving copy"
 
 
 @pytest.mark.parametrize(

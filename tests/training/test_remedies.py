@@ -10,6 +10,7 @@ from stopped_runs import run
 
 from hrfr_fast import regimes
 from hrfr_fast.deployment.export import export
+from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.evaluation.embedder import open_embedder
 from hrfr_fast.evaluation.embedding import embed
 from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
@@ -190,8 +191,6 @@ def test_faces_are_embedded_by_their_recorded_resolution(normalised, tiny_packed
     for name, more in (("sharp", {}), ("degraded", {"degrade": 36}), ("swapped", {"swap_domain": True})):
         seen[name] = embed(backbone, faces, 48, compute, records=np.arange(4), **more)
     embedder = open_embedder(normalised.run, device="cpu", precision="fp32")
-    from hrfr_fast.deployment.records import record_pixels
-
     pixels = record_pixels(faces, np.arange(4), 48)
     np.testing.assert_allclose(embedder.embed(pixels, [144] * 4), seen["sharp"], atol=1e-5)
     np.testing.assert_allclose(embedder.embed(pixels, [36] * 4), seen["swapped"], atol=1e-5)
@@ -241,6 +240,33 @@ def test_an_exported_file_holds_one_domain(normalised, tmp_path):
     assert torch.equal(high, checkpoint.load_tensor(whole, "backbone.stem.1.high_mean"))
     with pytest.raises(UsageError, match="give low or high"):
         export(normalised.run, tmp_path / "model.safetensors", format="safetensors", domain="middle")
+
+
+def test_an_onnx_file_gives_the_embeddings_of_its_resolution_and_says_which_it_is(normalised, tiny_packed, tmp_path):
+    """Two files, one of each; a file of both is refused, for a graph does not see how large a face was."""
+    pytest.importorskip("onnxruntime")
+    from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder
+
+    with pytest.raises(UsageError, match="--domain low and once with --domain high"):
+        export(normalised.run, tmp_path / "model.onnx", show_progress=False)
+    assert not (tmp_path / "model.onnx").exists()
+    own = open_embedder(normalised.run, device="cpu", precision="fp32")
+    pixels = record_pixels(open_packed(tiny_packed).splits["highres_eval"], np.arange(4), 48)
+    found = {}
+    for domain, side, words in ((LOW, 36, "at most 72 px"), (HIGH, 144, "more than 72 px")):
+        result = export(normalised.run, tmp_path / f"{domain}.onnx", domain=domain, show_progress=False)
+        assert f"for pictures of {words} alone" in result.lines()
+        exported = OnnxEmbedder(tmp_path / f"{domain}.onnx")
+        assert (exported.description.domain, exported.description.domain_limit) == (domain, 72)
+        found[domain] = exported.embed(pixels)
+        np.testing.assert_allclose(found[domain], own.embed(pixels, [side] * 4), atol=2e-5)
+    assert np.abs(found[LOW] - found[HIGH]).max() > 1e-3
+    for domain, split in ((LOW, "lowres of"), (HIGH, "highres of")):
+        small = export(
+            normalised.run, tmp_path / f"{domain}-int8.onnx", domain=domain, precision="int8", show_progress=False
+        )
+        assert any(f"faces ({split}" in note for note in small.notes), "calibrated with faces of its resolution alone"
+        assert bool(small.cost) == (domain == HIGH)
 
 
 CHILD = Regime(

@@ -21,15 +21,15 @@ from hrfr_fast.study.plan import StudyPlan
 from hrfr_fast.study.remedies.development import NATIVE, DevelopmentScores, development_sets, read_development
 from hrfr_fast.study.remedies.results import Choice, Evidence, Gain
 from hrfr_fast.study.remedy import COLLAPSED, TOLERATED
-from hrfr_fast.study.space import probe_area
+from hrfr_fast.study.space import either_way, probe_area
 from hrfr_fast.study.summary import Summary, summarize
 
 RULE = (
     "Score: the mean of three gains over the base on development faces, in shares: TAR at FAR 1e-2 of sharp against"
     " degraded faces; the fall of the probe's AUC on degradations never trained on (mean over those and over the linear"
-    " and the nearest-neighbour probe); the accuracy on pairs of real low-resolution faces. Out of the choice is what"
-    " surely costs more than half a point of accuracy on sharp pairs, or has collapsed. The best that can be one regime"
-    " are put together."
+    " and the nearest-neighbour probe; an AUC below 0.5 counts as one that is as far above); the accuracy on pairs of"
+    " real low-resolution faces. Out of the choice is what surely costs more than half a point of accuracy on sharp"
+    " pairs, or has collapsed. The best that can be one regime are put together."
 )
 TAR, PROBE, LOW, HIGH = "TAR at FAR 1e-2, HR-LR", "fall of the probe's AUC", "accuracy, native LR", "accuracy, HR-HR"
 SCORED = (TAR, PROBE, LOW)
@@ -98,9 +98,9 @@ def development_estimates(plan: StudyPlan, found: Found) -> dict[str, dict[str, 
 
 
 def _closeness(seeds: Mapping[int, DevelopmentScores], people: Any) -> Estimate:
-    """1 - AUC of the probes, mean over kinds and views."""
+    """1 - AUC of the probes (``either_way``), mean over kinds and views."""
     kinds = next(iter(seeds.values())).probe
-    areas = [probe_area({seed: one.probe[kind] for seed, one in seeds.items()}, people) for kind in kinds]
+    areas = [either_way(probe_area({seed: one.probe[kind] for seed, one in seeds.items()}, people)) for kind in kinds]
     return Estimate(
         areas[0].seeds,
         1 - np.mean([area.values for area in areas], axis=0),

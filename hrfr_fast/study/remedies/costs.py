@@ -23,7 +23,7 @@ def cost_of(plan: StudyPlan, label: str, base: str) -> Cost:
         parameters=backbone_parameters(own[0].directory) / backbone_parameters(others[own[0].seed].directory),
         test_time=_mean_ratio([(_embedding_rate(other), _embedding_rate(run)) for run, other in shared]),
         wrong_flag=_wrong_flag(plan, own),
-        trained_first=[name for name in needed_regimes(own[0].regime) if name != base],
+        trained_first=list(needed_regimes(own[0].regime)),
     )
 
 

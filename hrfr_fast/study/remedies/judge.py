@@ -25,6 +25,7 @@ from hrfr_fast.study.remedy import (
     undecidable,
     verdict_of,
 )
+from hrfr_fast.study.space import either_way
 
 ACCURACY, TAR, PROBE = "accuracy, HR-HR", "TAR at FAR 1e-2, HR-LR", "probe AUC, "
 
@@ -113,7 +114,7 @@ def _changes(found: Measured, label: str, other: str) -> dict[str, tuple[Estimat
     }
     for kind, area in found.areas.get(label, {}).items():
         if kind in found.areas.get(other, {}):
-            changes[PROBE + kind] = (found.areas[other][kind].minus(area), found.people)
+            changes[PROBE + kind] = (either_way(found.areas[other][kind]).minus(either_way(area)), found.people)
     cannot_fall = undecidable(found.areas.get(other, {}), found.people)
     return {name: change for name, change in changes.items() if deciding(name) and name not in cannot_fall}
 
@@ -170,7 +171,7 @@ def statement(rows: Sequence[Verdict], base: str, best: str, units: int, seeds: 
 
 
 def without_gap(found: Measured, base: str) -> str:
-    """A sentence where probes of the base are not surely above chance: no remedy can make them worse. Else empty."""
+    """A sentence where probes of the base are not surely off chance: no remedy can make them worse. Else empty."""
     areas = found.areas.get(base, {})
     chance = at_chance(areas, found.people)
     if not chance:
@@ -180,7 +181,7 @@ def without_gap(found: Measured, base: str) -> str:
         for kind, one in chance.items()
     )
     if undecidable(areas, found.people):
-        return f" Probes that do not decide, since {base} itself is not surely above chance (0.5) there: {said}."
+        return f" Probes that do not decide, since {base} itself is not surely off chance (0.5) there: {said}."
     return (
         f" {base} itself has no gap that these probes surely see (0.5 is chance), so no remedy can close it: {said}."
         " Longer training, or more pictures, may open one."

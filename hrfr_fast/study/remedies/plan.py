@@ -7,7 +7,7 @@ from typing import Any
 
 from hrfr_fast.analysis.embedding_cache import HELD_OUT
 from hrfr_fast.format.reader import Packed
-from hrfr_fast.regimes import Regime, in_order, regime_named
+from hrfr_fast.regimes import Regime, regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.toml_files import read_toml
 from hrfr_fast.settings import DegradationSettings
@@ -113,10 +113,9 @@ class Stages:
         base = self.remedies.base
         rows = [Entry(base, base, regime_named(base), BASE)]
         for candidate in self.candidates:
-            *before, _ = in_order([candidate.regime])
             rows += [
                 Entry(name, name, regime_named(name), NEEDED)
-                for name in before
+                for name in candidate.needed()
                 if name not in [row.label for row in rows]
             ]
         return rows

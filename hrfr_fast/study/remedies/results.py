@@ -68,7 +68,7 @@ class Cost:
     """View -> change in accuracy on development pairs where BatchNorm takes the other resolution's statistics, mean
     over seeds; empty for a network that needs no flag at test time."""
     trained_first: list[str]
-    """Regimes that have to be trained before it and are not the base."""
+    """Regimes that have to be trained before it: what it starts from, and its teacher."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,11 @@ def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
 
     base = stages.base()
     stage(base, "remedies: the base, and what remedies start from")
-    degradation = known.degradation if known.degradation is not None else match_to_native(stages, base)
+    if known.degradation is None:
+        degradation = match_to_native(stages, base)
+    else:
+        degradation = known.degradation
+        warn_of_another_base(stages, base)
     tuned = dict(known.tuned or {})
     untried = tuple(one.name for one in stages.candidates if one.trials and one.name not in tuned)
     if untried and (known.tuned is None or known.choice is None):
@@ -134,6 +138,23 @@ def match_to_native(stages: Stages, base: StudyPlan) -> dict[str, Any]:
         stages.out / DEGRADATION, {"settings": settings, "time": now(), "weights": weights, "evidence": evidence}
     )
     return settings
+
+
+def warn_of_another_base(stages: Stages, base: StudyPlan) -> None:
+    """Say so where the degradation was matched on other weights of the base than there are now.
+
+    It stays what remedies are trained with: runs that have it may be there already.
+    """
+    path, run = stages.out / DEGRADATION, base.of(stages.remedies.base)[0]
+    if not stages.matches or not path.exists():
+        return
+    if _read(path, "weights") != file_digest(weights_path(run.directory)):
+        console.print(
+            f"warning: {path} was matched on other weights of {run} than {run.directory} has now, so its evidence is"
+            " of a network that is gone. It is used as it is; to match anew, remove it with the runs and regimes that"
+            " were trained with it, or choose another --out",
+            markup=False, highlight=False,
+        )  # fmt: skip
 
 
 def _tune(stages: Stages, trials: StudyPlan) -> dict[str, str]:
