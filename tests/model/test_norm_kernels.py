@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
+from hrfr_fast.model.kernels import gate as gate_launch  # noqa: E402
 from hrfr_fast.model.kernels import norm_launch  # noqa: E402
 from hrfr_fast.model.kernels.batch_norm import BatchNorm  # noqa: E402
 from hrfr_fast.model.kernels.norm import gated_sum, normalise  # noqa: E402
@@ -132,6 +133,7 @@ def test_many_groups_and_tails(device, monkeypatch):
     sizes = {"TILE": 16, "WIDEST": 4, "GROUPS": 6, "STATISTICS_GROUPS": 6, "TILES_EACH": 2, "MERGED_ROWS": 4}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
+    monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
     maps, weight, bias, slope, mean, variance = tensors((2, 8, 5, 7), torch.float32, device, offset=1000.0)
     rows = norm_launch.as_rows(maps)
     assert norm_launch.groups_of_batch(rows, 6)[2:] == (6, 12), "70 rows in groups of three tiles of 4"

@@ -122,7 +122,7 @@ def merged(found: Statistics, eps: float, running: Running | None) -> tuple[Tens
         groups.number, groups.size, groups.splits, groups.length, groups.rows,
         running.momentum if running else 0.0, eps,
         C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups.number)), BC=MERGED_COLUMNS,
-        RUNNING=running is not None, COUNTED=counter is not None, SUM=_triton_type(mean), num_warps=4,
+        RUNNING=running is not None, COUNTED=counter is not None, SUM=triton_type(mean), num_warps=4,
     )  # fmt: skip
     return mean, inverse_std
 
@@ -157,6 +157,18 @@ def gradient_sums(
     return sums
 
 
+def totals_of(sums: Tensor, inverse_std: Tensor) -> Tensor:
+    """[K + 1, C] of partial sums [K, groups, C]: each summed up, and the second times ``inverse_std``, last."""
+    kinds, groups, channels = sums.shape
+    totals = sums.new_empty(kinds + 1, channels)
+    kernels.merge_sums_kernel[(triton.cdiv(channels, MERGED_COLUMNS), kinds)](
+        sums, inverse_std, totals, groups, kinds,
+        C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups)), BC=MERGED_COLUMNS, SUM=triton_type(sums),
+        num_warps=4,
+    )  # fmt: skip
+    return totals
+
+
 def map_gradient(
     rows: Tensor, gradient: Tensor, norm: Norm, totals: Tensor | None, activation: str = "none",
     slope: Tensor | None = None, gate: Tensor | None = None, pooled: Tensor | None = None,
@@ -184,7 +196,8 @@ def _tile(channels: int) -> tuple[int, int]:
     return TILE // columns, columns
 
 
-def _triton_type(tensor: Tensor) -> Any:
+def triton_type(tensor: Tensor) -> Any:
+    """``sum_type`` as Triton calls it."""
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
 
 
@@ -200,5 +213,5 @@ def _launch(
     tall = min(tall, triton.next_power_of_2(groups.length))
     kernel[(groups.number, triton.cdiv(channels, wide))](
         *given, groups.size, groups.splits, groups.length, *after,
-        C=channels, R=tall, BC=wide, SUM=_triton_type(rows), **constants, num_warps=4,
+        C=channels, R=tall, BC=wide, SUM=triton_type(rows), **constants, num_warps=4,
     )  # fmt: skip

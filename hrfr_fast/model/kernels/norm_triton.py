@@ -206,6 +206,25 @@ def gradient_sums_kernel(
 
 
 @triton.jit
+def merge_sums_kernel(
+    sums, inverse_std, totals, groups, kinds, C: tl.constexpr, RG: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr
+):
+    """[kinds + 1, C] of partial sums [kinds, groups, C]; the last is the second times ``inverse_std``."""
+    kind, row, column = tl.program_id(1), tl.arange(0, RG), tl.program_id(0) * BC + tl.arange(0, BC)
+    known = column < C
+    total = tl.zeros([RG, BC], SUM)
+    for begin in range(0, groups, RG):
+        group = begin + row
+        place = (kind.to(tl.int64) * groups + group[:, None]) * C + column[None, :]
+        total += tl.load(sums + place, mask=(group < groups)[:, None] & known[None, :], other=0.0)
+    result = tl.sum(total, axis=0)
+    tl.store(totals + kind * C + column, result, mask=known)
+    if kind == 1:
+        spread = tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)
+        tl.store(totals + kinds * C + column, result * spread, mask=known)
+
+
+@triton.jit
 def map_gradient_kernel(
     maps, gradient, made, mean, inverse_std, weight, bias, slope, totals, gate, pooled, bypass,
     size, splits, length, pixels, rows,
