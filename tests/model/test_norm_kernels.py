@@ -52,28 +52,32 @@ def close(found, wanted, tolerance):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "shape,dtype,activation,training",
+    "shape,dtype,activation,training,step",
     [
-        pytest.param((3, 24, 5, 5), torch.float32, "prelu", True, id="channels between powers of two"),
-        pytest.param((3, 24, 5, 5), torch.bfloat16, "prelu", True, id="bf16"),
-        pytest.param((2, 8, 2, 1), torch.float16, "relu", True, id="fp16"),
-        pytest.param((5, 8, 1, 1), torch.float32, "none", True, id="one pixel"),
-        pytest.param((3, 24, 5, 5), torch.bfloat16, "prelu", False, id="frozen statistics"),
+        pytest.param((3, 24, 5, 5), torch.float32, "prelu", True, 2, id="channels between powers of two"),
+        pytest.param((3, 24, 5, 4), torch.bfloat16, "prelu", True, 1, id="bf16"),
+        pytest.param((2, 8, 2, 1), torch.float16, "relu", True, 2, id="fp16"),
+        pytest.param((5, 8, 1, 1), torch.float32, "none", True, 1, id="one pixel"),
+        pytest.param((3, 24, 7, 4), torch.bfloat16, "prelu", False, 3, id="frozen statistics"),
     ],
 )
-def test_norm_and_activation(shape, dtype, activation, training, device):
+def test_norm_and_activation(shape, dtype, activation, training, step, device):
     maps, weight, bias, slope, mean, variance = tensors(shape, dtype, device)
     wanted_from = doubled(maps, weight, bias, slope, mean, variance)
     counter = torch.zeros((), dtype=torch.int64, device=device)
     given = (maps, weight, bias, *([slope] if activation == "prelu" else []))
     norm = layer(weight, bias, mean, variance, training, counter)
     made, passed, following = normalise(
-        maps, norm, activation, slope if activation == "prelu" else None, measure=True, bypass=True
+        maps, norm, activation, slope if activation == "prelu" else None, measure=True, bypass=step
     )
-    gradients = torch.randn(2, *shape, device=device).to(dtype)
-    found = torch.autograd.grad([made, passed], given, list(gradients))
+    assert torch.equal(passed, maps[:, :, ::step, ::step])
+    gradients = [torch.randn(one.shape, device=device).to(dtype) for one in (made, passed)]
+    found = torch.autograd.grad([made, passed], given, gradients, retain_graph=True)
     wanted = reference(*wanted_from, activation, training)
-    expected = torch.autograd.grad([wanted, wanted_from[0]], wanted_from[: len(given)], list(gradients.double()))
+    ways = [wanted, wanted_from[0][:, :, ::step, ::step]]
+    expected = torch.autograd.grad(ways, wanted_from[: len(given)], [one.double() for one in gradients])
+    (alone,) = torch.autograd.grad(passed, maps, gradients[1])
+    assert torch.equal(alone[:, :, ::step, ::step], gradients[1]) and alone.count_nonzero() <= gradients[1].numel()
     assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
     for value, right in ((made, wanted), (found[0], expected[0])):
         close(value, right, ROUNDING[dtype])
@@ -99,6 +103,9 @@ def test_norm_and_activation(shape, dtype, activation, training, device):
 def test_gate_and_sum(shape, dtype, gated, factored, training, device):
     maps, weight, bias, _, mean, variance = tensors(shape, dtype, device)
     shortcut = tensors(shape, dtype, device)[0]
+    if training and gated:  # every second line and pixel of larger maps
+        larger = tensors((*shape[:2], 2 * shape[2], 2 * shape[3] - 1), dtype, device)[0].detach()
+        shortcut = larger[:, :, ::2, ::2].requires_grad_()
     squeeze, excite = torch.randn(2, 2, shape[1], device=device).unbind()
     squeeze, excite = squeeze.requires_grad_(), excite.t().contiguous().requires_grad_()
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0][: shape[0]], device=device) if factored else None
@@ -160,7 +167,7 @@ def test_gradcheck(device):
     norm = layer(weight, bias, mean, variance, True)
 
     def activated(maps, weight, bias, slope):
-        return normalise(maps, norm._replace(weight=weight, bias=bias), "prelu", slope, bypass=True)[:2]
+        return normalise(maps, norm._replace(weight=weight, bias=bias), "prelu", slope, bypass=2)[:2]
 
     def summed(maps, weight, bias, shortcut, squeeze, excite):
         return gated_sum(maps, norm._replace(weight=weight, bias=bias), shortcut, squeeze, excite)[0]

@@ -26,16 +26,17 @@ from hrfr_fast.model.kernels.norm_launch import Norm, Running, Statistics, as_ro
 
 def normalise(
     maps: Tensor, norm: BatchNorm, activation: str = "none", slope: Tensor | None = None,
-    known: Statistics | None = None, *, measure: bool = False, bypass: bool = False,
+    known: Statistics | None = None, *, measure: bool = False, bypass: int = 0,
 ) -> tuple[Tensor, Tensor, Statistics | None]:  # fmt: skip
-    """activation(BN(maps)); ``maps`` again, to be used as a shortcut; and the statistics of what was made.
+    """activation(BN(maps)); a view of ``maps``, to be used as a shortcut; and the statistics of what was made.
 
     Args:
         maps: [B, C, H, W].
         activation: none, relu, or prelu with ``slope`` [C].
         known: the statistics of ``maps``, where whoever wrote them measured them.
         measure: measure the result for the BN after it.
-        bypass: the second result is a way past the BN whose gradient is added in the same pass.
+        bypass: the second result is a way past the BN, of every ``bypass``-th line and pixel, whose gradient is added
+            in the same pass; 0: it is ``maps``.
 
     Raises:
         ValueError: one value a channel in training, as torch does.
@@ -56,7 +57,7 @@ def gated_sum(
     """gate * BN(maps) + shortcut, and its statistics.
 
     Args:
-        maps, shortcut: [B, C, H, W].
+        maps, shortcut: [B, C, H, W]; the shortcut may be every so-many-th line and pixel of larger maps.
         squeeze, excite: [hidden, C] and [C, hidden]; the gate is sigmoid(excite relu(squeeze mean)), mean that of
             BN(maps) over an image's pixels, in float32. None: no gate.
         factor: [B], the whole residual branch's, without gradient (stochastic depth); None: 1.
@@ -78,7 +79,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         context: Any, maps: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None, norm: BatchNorm,
-        activation: str, known: Statistics | None, measure: bool, bypass: bool,
+        activation: str, known: Statistics | None, measure: bool, bypass: int,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         rows = as_rows(maps)
         if known is None and norm.training:
@@ -86,18 +87,18 @@ class _Normalise(torch.autograd.Function):
         numbers = _numbers(norm, known)
         made, following = launch.normalised(rows, numbers, activation, slope, measure=measure)
         context.save_for_backward(rows, *numbers, slope)
-        context.activation, context.training = activation, norm.training
+        context.activation, context.training, context.step = activation, norm.training, bypass
         context.set_materialize_grads(False)
         found = (following.means, following.squares) if following else (None, None)
         if following:
             context.mark_non_differentiable(*found)
-        return _maps(made), maps.view_as(maps) if bypass else None, *found
+        return _maps(made), maps[:, :, ::bypass, ::bypass] if bypass else None, *found
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, mean, inverse_std, weight, bias, slope = context.saved_tensors
         if gradients[0] is None:
-            return gradients[1], *(None,) * 8
+            return _spread(gradients[1], rows, context.step), *(None,) * 8
         numbers, activation = Norm(mean, inverse_std, weight, bias), context.activation
         gradient = as_rows(gradients[0])
         bypass = None if gradients[1] is None else as_rows(gradients[1])
@@ -109,7 +110,11 @@ class _Normalise(torch.autograd.Function):
         by_maps = None
         if wanted[0]:
             totals = sums if context.training else None
-            by_maps = _maps(launch.map_gradient(rows, gradient, numbers, totals, activation, slope, bypass=bypass))
+            by_maps = _maps(
+                launch.map_gradient(
+                    rows, gradient, numbers, totals, activation, slope, bypass=bypass, step=max(1, context.step)
+                )
+            )
         if sums is None:
             return by_maps, *(None,) * 8
         by_slope = sums[2].to(slope.dtype) if activation == "prelu" else None
@@ -135,7 +140,7 @@ class _GatedSum(torch.autograd.Function):
         if factor is not None:
             whole = factor.to(launch.sum_type(rows))[:, None]
             gate = whole.expand(-1, rows.shape[-1]).contiguous() if gate is None else gate * whole
-        made, following = launch.normalised(rows, numbers, gate=gate, shortcut=as_rows(shortcut), measure=measure)
+        made, following = launch.normalised(rows, numbers, gate=gate, shortcut=_shaped(shortcut), measure=measure)
         context.save_for_backward(rows, *numbers, squeeze, excite, factor, gate, *inside)
         context.training, context.groups = norm.training, groups
         context.set_materialize_grads(False)
@@ -182,6 +187,15 @@ def _numbers(norm: BatchNorm, found: Statistics | None) -> Norm:
 def _maps(rows: Tensor) -> Tensor:
     """[B, H, W, C] as channels-last [B, C, H, W]."""
     return rows.permute(0, 3, 1, 2)
+
+
+def _spread(gradient: Tensor | None, rows: Tensor, step: int) -> Tensor | None:
+    """The gradient by maps of the shape of ``rows`` from that by their every ``step``-th line and pixel."""
+    if gradient is None or step == 1:
+        return gradient
+    whole = _maps(torch.zeros_like(rows))
+    whole[:, :, ::step, ::step] = gradient
+    return whole
 
 
 def _shaped(maps: Tensor) -> Tensor:
