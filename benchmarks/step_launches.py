@@ -27,7 +27,7 @@ IMAGES, CLASSES, DIMENSIONS = 512, 500, 16
 KINDS = {
     "convolutions": ("convolution", "convolution_backward"),
     "matrix products": ("mm", "addmm"),
-    "casts": ("_to_copy",),
+    "casts": ("_to_copy", "_foreach_copy_"),
     "copies and fills": ("clone", "copy_", "zero_", "zeros", "zeros_like", "ones_like", "scalar_tensor", "full"),
     "sums and norms": ("sum", "mean", "logsumexp", "linalg_vector_norm", "_foreach_norm"),
     "torch's BatchNorm": ("native_batch_norm", "native_batch_norm_backward"),

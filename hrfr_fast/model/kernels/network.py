@@ -16,10 +16,19 @@ from hrfr_fast.model.backbones.subsample import Subsample
 from hrfr_fast.model.kernels.batch_norm import as_tensors
 from hrfr_fast.model.kernels.norm import gated_sum, normalise
 from hrfr_fast.model.kernels.norm_launch import Statistics
+from hrfr_fast.model.kernels.rounded_weights import rounded_weights
 
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     """[B, embedding_size] of normalised images [B, 3, S, S]: what ``Backbone.forward`` computes."""
+    if backbone.activation_checkpointing and backbone.training:
+        return _embed(backbone, images)  # blocks are computed again in the backward pass, with the weights of then
+    gates = {layer for part in backbone.modules() if isinstance(part, SqueezeExcite) for layer in part.modules()}
+    with rounded_weights((layer for layer in backbone.modules() if layer not in gates), images.device):
+        return _embed(backbone, images)
+
+
+def _embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     convolution, norm, activation = cast(nn.Sequential, backbone.stem)
     blocks = cast("list[IRBlock]", list(backbone.body))
     norms = [block.residual[0] for block in blocks] + [cast(nn.Sequential, backbone.output)[0]]
