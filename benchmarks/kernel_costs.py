@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What the step's GPU kernels need, computed without a card: registers, spills, shared memory, bytes moved an image.
+"""What the step's GPU kernels need, computed without a card: registers, spills, shared memory, bytes moved, launches.
 
     python benchmarks/kernel_costs.py [--quick]
 
 A step of irse18 is taken on torch's meta device, where nothing is computed; every launch of a kernel is counted, with
 the bytes of all tensors that it is given (each is read or written once), and compiled for sm_80 and sm_90 by the
 compiler that a launch would use. ``ptxas`` says what the code needs. Convolutions count as in ``roofline.py``: input
-read and output written once. Small operations of torch on [images, channels] are not counted.
+read and output written once. What torch launches beside the kernels is counted by ``step_launches.py``.
 """
 
 import argparse
@@ -29,8 +29,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
 from benchmarks.roofline import step_operations  # noqa: E402
+from benchmarks.step_launches import by_kind, operations_of_a_step  # noqa: E402
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone  # noqa: E402
-from hrfr_fast.model.kernels import head, head_triton, norm_triton  # noqa: E402
+from hrfr_fast.model.kernels import gate_triton, head, head_triton, norm_triton  # noqa: E402
 
 ARCHITECTURES = (80, 90)
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -102,7 +103,10 @@ def counted(
     """
     moved: list[tuple[str, int]] = []
     kernels = [
-        (module, name) for module in (norm_triton, head_triton) for name in dir(module) if name[-7:] == "_kernel"
+        (module, name)
+        for module in (norm_triton, gate_triton, head_triton)
+        for name in dir(module)
+        if name[-7:] == "_kernel"
     ]
     before = [getattr(module, name) for module, name in kernels]
     for (module, name), kernel in zip(kernels, before, strict=True):
@@ -179,8 +183,15 @@ def bytes_an_image(size: int) -> tuple[float, float, float]:
     return sum(number for _, number in moved) / BATCH, rest / BATCH, norms / BATCH
 
 
+def launches_of_a_step() -> tuple[dict[str, int], dict[str, int]]:
+    """What a step launches by kind, with our kernels and without."""
+    with counted(None) as launched:
+        beside = by_kind(operations_of_a_step(kernels=True))
+    return {"kernels of our own": len(launched)} | beside, by_kind(operations_of_a_step(kernels=False))
+
+
 def main() -> int:
-    """Print both tables; exit code 1 where anything is spilled."""
+    """Print the tables; exit code 1 where anything is spilled."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="sm_90 alone")
     architectures = ARCHITECTURES[1:] if parser.parse_args().quick else ARCHITECTURES
@@ -196,6 +207,11 @@ def main() -> int:
     for size in (32, 144):
         ours, rest, norms = (number / 1e6 for number in bytes_an_image(size))
         print(f"{size:>4} {ours:>8.2f} {rest:>13.2f} {ours + rest:>7.2f} {norms:>16.2f} {norms + rest:>7.2f}")
+    with_kernels, without = launches_of_a_step()
+    print(f"\n{'launches of a step of irse18, at least':<40} {'kernels':>8} {'torch':>8}")
+    for kind, number in with_kernels.items():
+        print(f"{kind:<40} {number:>8} {without.get(kind, 0):>8}")
+    print(f"{'all':<40} {sum(with_kernels.values()):>8} {sum(without.values()):>8}")
     return int(any(item.spilled for item in found))
 
 

@@ -303,8 +303,8 @@ class ExecutionSettings(Checked):
     )
     fused_kernels: Choice = _setting(
         "auto",
-        "kernels of our own for what stands between convolutions, and for the head; auto: on CPUs, and on GPUs on which"
-        " they were measured to be faster",
+        "kernels of our own for what stands between convolutions, and for the head; auto: on CPUs, and on a GPU where a"
+        " trial finds them faster",
         speed_only=True,
     )
     deterministic: bool = _setting(

@@ -28,7 +28,7 @@ from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_sa
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
-from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels
+from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels, worth_trying
 from hrfr_fast.training.models import build_classifier, build_embedder, completed, shape_of
 from hrfr_fast.training.parents import Parent, find_parents, people_digest, refuse_other_people
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases, set_trainable
@@ -54,6 +54,8 @@ class Execution:
     """auto, on or off."""
     graphs: str
     """auto, on or off."""
+    kernels: str = "off"
+    """auto, on or off, see ``kernels_choice``."""
     flops: float = 0.0
     """Operations of one training image; 0 where they are not counted."""
     peak: float | None = None
@@ -140,10 +142,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     people, classes = people_digest(splits), sum(split.identities for split in splits)
     if regime.inherit_head:
         refuse_other_people(parents[0], classes, people)
-    kernels = kernels_choice(
-        settings.execution.fused_kernels, compute, shape, settings.execution.compile,
-        synchronised=settings.model.sync_bn and ranks.distributed,
-    )  # fmt: skip
+    kernels = _kernels(settings, compute, shape, ranks)
     shard = class_shard(settings, classes, ranks, console.print)
     model = partial(_model, settings, regime, shape, parents, compute, classes, shard, kernels)
     backbone, head = model()
@@ -170,7 +169,7 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     if phases:  # the last is the longest, and what is frozen costs no backward pass
         set_trainable(backbone, head, phases[-1].phase.train, **freezing)
     total_steps = steps if phases else 0
-    execution = _execution(settings, compute, backbone, stream, total_steps, ranks, kernels)
+    execution = _execution(settings, compute, backbone, stream, total_steps, ranks, head, kernels)
     synchronise(backbone, settings, ranks)
     return RunSetup(
         settings, regime, ranks, compute, packed, parents, origin, pair_sets, shape, backbone, head, people,
@@ -178,9 +177,18 @@ def build(settings: TrainSettings, ranks: Ranks = ALONE) -> RunSetup:
     )  # fmt: skip
 
 
+def _kernels(settings: TrainSettings, compute: Compute, shape: "BackboneSettings | FusedSettings", ranks: Ranks) -> str:
+    asked = settings.execution
+    return kernels_choice(
+        asked.fused_kernels, compute, shape, asked.compile,
+        synchronised=settings.model.sync_bn and ranks.distributed,
+        tried=not (ranks.distributed or asked.deterministic),
+    )  # fmt: skip
+
+
 def _model(
     settings: TrainSettings, regime: Regime, shape: "BackboneSettings | FusedSettings", parents: list[Parent],
-    compute: Compute, classes: int, shard: ClassShard | None, kernels: bool,
+    compute: Compute, classes: int, shard: ClassShard | None, kernels: str,
 ) -> tuple[nn.Module, MarginHead]:  # fmt: skip
     """Embedder and head, decided by the seed and the parents."""
     torch.manual_seed(settings.seed)
@@ -188,7 +196,7 @@ def _model(
     backbone: nn.Module = build_embedder(shape, parents, compute, checkpointing=checkpointing)
     add_tuning(backbone, settings.tuning, regime)
     head = build_classifier(settings, regime, classes, parents, compute, shard)
-    return with_kernels(backbone, head, compute, wanted=kernels)
+    return with_kernels(backbone, head, compute, wanted=kernels == "on")
 
 
 def _largest_batch(
@@ -258,7 +266,8 @@ def _execution(
     stream: BatchStream,
     steps: int,
     ranks: Ranks,
-    kernels: bool,
+    head: nn.Module,
+    kernels: str,
 ) -> Execution:
     asked, flops, peak = settings.execution, 0.0, None
     if asked.deterministic and asked.compile == "on":
@@ -272,4 +281,6 @@ def _execution(
         compile_asked, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
     )  # fmt: skip
     compiled = from_main(ranks, compiled)  # ranks that measure different rates still take the same steps
-    return Execution(compiled, graphs_choice(asked.graphs, compute), flops, peak)
+    if kernels == "auto" and not worth_trying(backbone, head, whole_run, peak):
+        kernels = "off"
+    return Execution(compiled, graphs_choice(asked.graphs, compute), kernels, flops, peak)

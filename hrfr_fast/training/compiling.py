@@ -14,7 +14,7 @@ PAYS_AFTER = 300.0  # seconds of eager training: compiling takes about a minute 
 
 def compile_choice(
     choice: str, compute: Compute, training_flops: float, peak: float | None, *, checkpointing: bool = False,
-    kernels: bool = False,
+    kernels: str = "off",
 ) -> str:  # fmt: skip
     """``auto | on | off``, with auto turned into off where compiling does not pay.
 
@@ -23,12 +23,12 @@ def compile_choice(
         training_flops: floating-point operations of the whole run.
         peak: the device's measured FLOP/s in matrix products; None where it was not measured (a CPU).
         checkpointing: activations are recomputed, in a way that torch.compile cannot follow.
-        kernels: fused kernels do what torch.compile would make kernels for; they are not chosen with "on".
+        kernels: on: fused kernels do what torch.compile would make kernels for; they are not chosen with "on".
 
     Raises:
         UsageError: "on" with ``checkpointing``.
     """
-    if kernels:
+    if kernels == "on":
         return "off"
     if checkpointing:
         if choice == "on":
@@ -38,7 +38,12 @@ def compile_choice(
         return choice
     if compute.device.type != "cuda" or not peak:
         return "off"
-    return "auto" if training_flops / (EAGER_UTILISATION * peak) > PAYS_AFTER else "off"
+    return "auto" if eager_seconds(training_flops, peak) > PAYS_AFTER else "off"
+
+
+def eager_seconds(training_flops: float, peak: float) -> float:
+    """How long so many operations take in eager steps on a GPU of ``peak`` FLOP/s; a prediction."""
+    return training_flops / (EAGER_UTILISATION * peak)
 
 
 def build_name() -> str:

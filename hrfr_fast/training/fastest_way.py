@@ -1,20 +1,24 @@
 """The fastest way to execute a step on this card: tried for some seconds once, and remembered.
 
-Eager, one CUDA graph, compiled, or both: which is fastest depends on the card, the network, the size and the batch, and
-no rule knows it. So those that ``auto`` leaves open are timed on the run's own batch, every effect undone, and the
-result lies in the user's cache until the card, torch or the step is another.
+Eager or as one CUDA graph; by torch's layers, compiled, or with fused kernels of our own: which is fastest depends on
+the card, the network, the size and the batch, and no rule knows it. So those that ``auto`` leaves open are timed on the
+run's own batch, every effect undone, and the result lies in the user's cache until the card, torch, this package or the
+step is another.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hrfr_fast.runtime.caches import cache_home, private_folder, writable
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.version import __version__
+from hrfr_fast.training.fused_kernels import switch_gpu_kernels
 
 if TYPE_CHECKING:
     from hrfr_fast.engines.base import Batch
@@ -31,16 +35,19 @@ class Way(NamedTuple):
     """on or off."""
     graphs: str
     """on or off."""
+    kernels: str = "off"
+    """on or off: fused kernels, which are in place of compiled ones."""
 
     def __str__(self) -> str:
-        parts = ["compiled"] * (self.compile == "on") + ["one CUDA graph"] * (self.graphs == "on")
-        return " and ".join(parts) or "eager"
+        named = {"compiled": self.compile, "fused kernels": self.kernels, "one CUDA graph": self.graphs}
+        return " and ".join(name for name, choice in named.items() if choice == "on") or "eager"
 
 
-def open_ways(compile: str, graphs: str) -> list[Way]:
-    """The ways that ``auto | on | off`` leave open, the simplest first."""
+def open_ways(compile: str, graphs: str, kernels: str = "off") -> list[Way]:
+    """The ways that ``auto | on | off`` leave open, the simplest first; none is compiled and has fused kernels."""
     choices = {"auto": ("off", "on"), "on": ("on",), "off": ("off",)}
-    return [Way(one, other) for one in choices[compile] for other in choices[graphs]]
+    ways = [Way(*way) for way in product(choices[compile], choices[graphs], choices[kernels])]
+    return [way for way in ways if (way.compile, way.kernels) != ("on", "on")]
 
 
 Measure = Callable[[Way], float]
@@ -89,7 +96,8 @@ def fastest_way(
 ) -> Way:
     """The fastest of ``ways``: the only one, the one of an earlier trial with this ``key``, or the one measured now.
 
-    A way that raises is left out, and ``say`` is told why. Raises HrfrError where all do.
+    A way that raises is left out, and ``say`` is told why. Where all do it is the simplest: the run's own step, taken
+    that way, then raises what stands in its way, and whoever takes the step knows what to say of it.
     """
     if len(ways) == 1:
         return ways[0]
@@ -105,7 +113,7 @@ def fastest_way(
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             say(f"step: {way} is left out: {reason}")
     if not seconds:
-        raise HrfrError("no way to execute the step works here; --compile off --graphs off shows the step's own error")
+        return ways[0]
     fastest = min(seconds, key=lambda way: seconds[way])
     table = ", ".join(f"{way} {1000 * one:.3g} ms" for way, one in seconds.items())
     say(f"step: {fastest} is the fastest way ({table})")
@@ -124,6 +132,7 @@ def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
     return {
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
+        "kernels": __version__,
         "network": network,
         "batch": [list(batch.images.shape), str(batch.images.dtype)],
         "autocast": str(step.compute.autocast_dtype),
@@ -151,14 +160,16 @@ def timed(step: "TrainStep", batch: "Batch", clock: Callable[[], float] = time.p
 
 
 def choose_way(step: "TrainStep", batch: "Batch", remembered: Remembered | None = None) -> None:
-    """Settle ``compile`` and ``graphs`` of ``step`` where both are known to work, by a trial on ``batch``.
+    """Settle ``compile``, ``graphs`` and ``kernels`` of ``step``, by a trial on ``batch`` where more than one is open.
 
-    What was compiled for it is kept. ``auto`` stays ``auto``: a way that fails later is gone on without.
+    What was compiled for it is kept. ``compile`` and ``graphs`` that are ``auto`` stay so where they were chosen: one
+    that fails later is gone on without.
     """
     trials: dict[Way, TrainStep] = {}
 
     def measure(way: Way) -> float:
         trial = step.executed(way.compile, way.graphs)
+        switch(way)
         try:
             seconds = timed(trial, batch)
         finally:
@@ -166,9 +177,15 @@ def choose_way(step: "TrainStep", batch: "Batch", remembered: Remembered | None 
         trials[way] = trial
         return seconds
 
-    ways = open_ways(step.compile, step.graphs)
+    def switch(way: Way) -> None:
+        if step.kernels == "auto":
+            switch_gpu_kernels(step.owned, on=way.kernels == "on")
+
+    ways = open_ways(step.compile, step.graphs, step.kernels)
     way = fastest_way(step_key(step, batch), ways, measure, remembered or Remembered(), step.say)
+    switch(way)
     if way in trials:
         step.take_over(trials[way])
     step.compile = "off" if way.compile == "off" else step.compile
     step.graphs = "off" if way.graphs == "off" else step.graphs
+    step.kernels = way.kernels

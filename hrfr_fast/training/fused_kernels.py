@@ -1,47 +1,38 @@
-"""Whether a run computes with fused kernels what stands between convolutions, and the measurements of GPUs for it."""
+"""Whether a run computes with fused kernels what stands between convolutions."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.training.compiling import eager_seconds
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hrfr_fast.model.backbone import BackboneSettings
+    from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
     from hrfr_fast.model.fused import FusedSettings
     from hrfr_fast.model.heads import MarginHead
     from hrfr_fast.runtime.device import Compute
 
-
-class Measurement(NamedTuple):
-    """Speed of the step with the kernels on one card, over the faster of torch's eager and compiled step."""
-
-    card: str
-    """As ``torch.cuda.get_device_name`` gives it."""
-    backbone: str
-    input_size: int
-    ratio: float
-    """Images/s with the kernels over images/s without."""
-
-
-MEASUREMENTS: tuple[Measurement, ...] = (Measurement("NVIDIA H200", "irse18", 32, 0.89),)
-"""One row a card, network and size (``benchmarks/RESULTS.md``, "On a GPU"). ``tools/gpu_check.py --part B --only
-kernels`` measures irse18; ``ratio`` of its lines ``step at ... px`` goes here."""
+PAY_AFTER = 200.0  # seconds of eager training: their first compilation takes half a minute, and a captured step with
+# them took 0.64 times one without on an H200 at 32 px, which itself took less than half of an eager one
 
 
 def kernels_choice(
     choice: str, compute: "Compute", shape: "BackboneSettings | FusedSettings", compile: str = "auto", *,
-    synchronised: bool = False,
-) -> bool:  # fmt: skip
-    """Whether to use the kernels, for ``auto | on | off``.
+    synchronised: bool = False, tried: bool = True,
+) -> str:  # fmt: skip
+    """Whether to use the kernels, for ``auto | on | off``: on or off, or auto where a trial on a GPU is to tell.
 
     auto: on every CPU, where the step was faster in every case that was measured, 1.1 to 1.7 times
-    (``benchmarks/RESULTS.md``, "Steps on a CPU"); of GPUs on those that stand in ``MEASUREMENTS``.
+    (``benchmarks/RESULTS.md``, "Steps on a CPU"); on a GPU where the run's trial of ways finds it faster.
 
     Args:
         compile: ``--compile`` as asked for; a compiled step has no use for them.
         synchronised: BatchNorm takes its statistics over several ranks, which the kernels cannot.
+        tried: whether the run tries on a GPU which way of executing a step is fastest; where not, auto is off there.
 
     Raises:
         UsageError: "on" where they cannot be.
@@ -52,8 +43,19 @@ def kernels_choice(
     if obstacle and getattr(shape, "domain_norm", "shared") != "shared":
         console.print(f"fused kernels are off: {obstacle.partition(';')[0]}")
     if choice == "off" or obstacle:
-        return False
-    return choice == "on" or compute.device.type == "cpu" or _measured_faster(compute, shape)
+        return "off"
+    if choice == "on" or compute.device.type == "cpu":
+        return "on"
+    return "auto" if compute.device.type == "cuda" and tried else "off"
+
+
+def worth_trying(backbone: "nn.Module", head: "nn.Module", training_flops: float, peak: float | None) -> bool:
+    """Whether a run of so many operations, on a GPU of ``peak`` FLOP/s, is long enough to try the kernels in.
+
+    They must compute something of this model.
+    """
+    long_enough = peak is not None and eager_seconds(training_flops, peak) > PAY_AFTER
+    return long_enough and any(_users([backbone, head]))
 
 
 def _obstacle(compute: "Compute", shape: "BackboneSettings | FusedSettings", compile: str, synchronised: bool) -> str:
@@ -75,26 +77,42 @@ def with_kernels(
     backbone: "nn.Module", head: "MarginHead", compute: "Compute", *, wanted: bool
 ) -> "tuple[nn.Module, MarginHead]":
     """Embedder and head, the kernels computing what they can of them where they are ``wanted``."""
-    from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
-
-    networks = [part for part in backbone.modules() if isinstance(part, ImprovedResNetBackbone)] if wanted else []
     if wanted and compute.device.type == "cpu":
+        networks, _ = _users([backbone])
         for network in networks:
             network.cpu_kernels = True
         head.fewer_passes = True
         if networks and not _compiled_before():
             console.print("the CPU's kernels are compiled in the first step, once: about 15 seconds of CPU time")
-        return backbone, head
-    parts: list[str] = []
-    for network in networks:
-        network.gpu_kernels = True
-        parts = ["what stands between the network's convolutions"]
-    if wanted and head.shard is None and _head_fits(head):
-        head.gpu_kernels = True
-        parts.append("the head's softmax")
-    if wanted:
+    elif wanted:
+        networks, heads = switch_gpu_kernels([backbone, head], on=True)
+        parts = ["what stands between the network's convolutions"] if networks else []
+        parts += ["the head's softmax"] if heads else []
         console.print(f"fused GPU kernels compute {' and '.join(parts) or 'nothing of this model'}")
     return backbone, head
+
+
+def switch_gpu_kernels(
+    parts: "Iterable[nn.Module]", *, on: bool
+) -> "tuple[list[ImprovedResNetBackbone], list[MarginHead]]":
+    """Have the GPU's kernels compute what they can of ``parts``, or not. Returns the networks and heads in question."""
+    networks, heads = _users(parts)
+    for network in networks:
+        network.gpu_kernels = on
+    for head in heads:
+        head.gpu_kernels = on
+    return networks, heads
+
+
+def _users(parts: "Iterable[nn.Module]") -> "tuple[list[ImprovedResNetBackbone], list[MarginHead]]":
+    """The networks and heads in ``parts`` that kernels can compute."""
+    from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
+    from hrfr_fast.model.domain_norm import domains_of
+    from hrfr_fast.model.heads import MarginHead
+
+    modules = [module for part in parts for module in part.modules()]
+    networks = [one for one in modules if isinstance(one, ImprovedResNetBackbone) and domains_of(one) is None]
+    return networks, [one for one in modules if isinstance(one, MarginHead) and one.shard is None and _head_fits(one)]
 
 
 def _compiled_before() -> bool:
@@ -111,14 +129,3 @@ def _head_fits(head: "MarginHead") -> bool:
     from hrfr_fast.model.kernels.head import computes  # it needs Triton
 
     return computes(head.weight.device, head.matmul_dtype, head.weight.shape[1])
-
-
-def _measured_faster(compute: "Compute", shape: "BackboneSettings | FusedSettings") -> bool:
-    import torch
-
-    from hrfr_fast.model.fused import FusedSettings
-
-    if isinstance(shape, FusedSettings):
-        return False
-    case = (torch.cuda.get_device_name(compute.device), shape.name, shape.input_size)
-    return any(row[:3] == case and row.ratio > 1 for row in MEASUREMENTS)

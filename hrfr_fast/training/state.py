@@ -114,7 +114,7 @@ class TrainState:
         self.take_step = TrainStep(
             setup.backbone, setup.objective, self.optimizer, self.scaler, setup.compute,
             accumulate=settings.sampling.accumulate, clip_gradient=settings.optimizer.clip_gradient,
-            compile=how.compile, graphs=how.graphs, parallel=self.parallel,
+            compile=how.compile, graphs=how.graphs, kernels=how.kernels, parallel=self.parallel,
             choose=choose_way if tried else None, references=self.references, say=console.print,
         )  # fmt: skip
         self.phase = number

@@ -50,6 +50,7 @@ class TrainStep:
         compile: run backbone and objective through torch.compile. auto: if that fails, ``say`` so and go on without;
             on: then raise HrfrError; off.
         graphs: capture the whole step as a CUDA graph; auto, on or off as before.
+        kernels: whether the model computes with fused GPU kernels; auto: it can, and ``choose`` switches them.
         parallel: the exchanges with other ranks, each of which takes the step on its share of the batch. The loss that
             a call returns is that of this rank's share.
         references: from a micro-batch's images and labels to a fourth argument of the objective, without gradient;
@@ -70,6 +71,7 @@ class TrainStep:
         clip_gradient: float = 0.0,
         compile: str = "off",
         graphs: str = "off",
+        kernels: str = "off",
         parallel: "DataParallel | None" = None,
         references: "Callable[[Tensor, Tensor], Any] | None" = None,
         choose: "Callable[[TrainStep, Batch], None] | None" = None,
@@ -83,7 +85,7 @@ class TrainStep:
         self.backbone, self.objective, self.optimizer = backbone, objective, optimizer
         self.scaler, self.compute = scaler, compute
         self.accumulate, self.clip_gradient = accumulate, clip_gradient
-        self.compile, self.graphs, self.say = compile, graphs, say
+        self.compile, self.graphs, self.kernels, self.say = compile, graphs, kernels, say
         self.trained_parts = [part for part in (backbone, objective) if isinstance(part, nn.Module)]
         self._modules = [module for part in self.trained_parts for module in part.modules()]
         self._parameters = [parameter for part in self.trained_parts for parameter in part.parameters()]
@@ -112,8 +114,9 @@ class TrainStep:
 
     @property
     def prepares_next(self) -> bool:
-        """Whether the next call will compile or capture before its step, which takes seconds to minutes."""
-        return (self.compile, self.graphs) != ("off", "off") and self._state != self._modes()
+        """Whether the next call will compile, capture or choose before its step, which takes seconds to minutes."""
+        settled = (self.compile, self.graphs) == ("off", "off") and self.kernels != "auto"
+        return not settled and self._state != self._modes()
 
     # ---- the step itself ----------------------------------------------------------------------------------------
 

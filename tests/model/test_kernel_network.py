@@ -93,6 +93,30 @@ def test_embeddings_gradients_and_statistics(case, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_weights_are_rounded_at_once_to_what_autocast_rounds_them_to(device, monkeypatch):
+    network, found = two_blocks("irse18").to(device), []
+    network.gpu_kernels = True
+    set_trainable(network, nn.Identity(), ("body", "output"), keep_statistics=False)
+    network.body[0].requires_grad_(False)
+    images, names = torch.randn(4, 3, 16, 16, device=device), [name for name, _ in network.named_parameters()]
+    before = copy.deepcopy(network.state_dict())
+    for alone in (False, True):
+        monkeypatch.setattr("hrfr_fast.model.kernels.rounded_weights._several_ranks", lambda alone=alone: alone)
+        network.load_state_dict(before)
+        network.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            embeddings = network(images)
+        embeddings.float().square().mean().backward()
+        gradients = [None if one.grad is None else one.grad.clone() for one in network.parameters()]
+        found.append([embeddings, *gradients, *network.state_dict().values()])
+        assert [name for name, _ in network.named_parameters()] == names
+        assert all(isinstance(one, nn.Parameter) and one.dtype == torch.float32 for one in network.parameters())
+    assert gradients.count(None) == len(list(network.body[0].parameters()))
+    for one, other in zip(*found, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_autocast_and_adapters(device):
     """In bf16 the network keeps bf16 maps, and adapters reach squeeze-and-excitation too."""
     network = two_blocks("irse18").to(device)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
+from hrfr_fast.model.kernels import gate as gate_launch  # noqa: E402
 from hrfr_fast.model.kernels import norm_launch  # noqa: E402
 from hrfr_fast.model.kernels.batch_norm import BatchNorm  # noqa: E402
 from hrfr_fast.model.kernels.norm import gated_sum, normalise  # noqa: E402
@@ -51,28 +52,32 @@ def close(found, wanted, tolerance):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "shape,dtype,activation,training",
+    "shape,dtype,activation,training,step",
     [
-        pytest.param((3, 24, 5, 5), torch.float32, "prelu", True, id="channels between powers of two"),
-        pytest.param((3, 24, 5, 5), torch.bfloat16, "prelu", True, id="bf16"),
-        pytest.param((2, 8, 2, 1), torch.float16, "relu", True, id="fp16"),
-        pytest.param((5, 8, 1, 1), torch.float32, "none", True, id="one pixel"),
-        pytest.param((3, 24, 5, 5), torch.bfloat16, "prelu", False, id="frozen statistics"),
+        pytest.param((3, 24, 5, 5), torch.float32, "prelu", True, 2, id="channels between powers of two"),
+        pytest.param((3, 24, 5, 4), torch.bfloat16, "prelu", True, 1, id="bf16"),
+        pytest.param((2, 8, 2, 1), torch.float16, "relu", True, 2, id="fp16"),
+        pytest.param((5, 8, 1, 1), torch.float32, "none", True, 1, id="one pixel"),
+        pytest.param((3, 24, 7, 4), torch.bfloat16, "prelu", False, 3, id="frozen statistics"),
     ],
 )
-def test_norm_and_activation(shape, dtype, activation, training, device):
+def test_norm_and_activation(shape, dtype, activation, training, step, device):
     maps, weight, bias, slope, mean, variance = tensors(shape, dtype, device)
     wanted_from = doubled(maps, weight, bias, slope, mean, variance)
     counter = torch.zeros((), dtype=torch.int64, device=device)
     given = (maps, weight, bias, *([slope] if activation == "prelu" else []))
     norm = layer(weight, bias, mean, variance, training, counter)
     made, passed, following = normalise(
-        maps, norm, activation, slope if activation == "prelu" else None, measure=True, bypass=True
+        maps, norm, activation, slope if activation == "prelu" else None, measure=True, bypass=step
     )
-    gradients = torch.randn(2, *shape, device=device).to(dtype)
-    found = torch.autograd.grad([made, passed], given, list(gradients))
+    assert torch.equal(passed, maps[:, :, ::step, ::step])
+    gradients = [torch.randn(one.shape, device=device).to(dtype) for one in (made, passed)]
+    found = torch.autograd.grad([made, passed], given, gradients, retain_graph=True)
     wanted = reference(*wanted_from, activation, training)
-    expected = torch.autograd.grad([wanted, wanted_from[0]], wanted_from[: len(given)], list(gradients.double()))
+    ways = [wanted, wanted_from[0][:, :, ::step, ::step]]
+    expected = torch.autograd.grad(ways, wanted_from[: len(given)], [one.double() for one in gradients])
+    (alone,) = torch.autograd.grad(passed, maps, gradients[1])
+    assert torch.equal(alone[:, :, ::step, ::step], gradients[1]) and alone.count_nonzero() <= gradients[1].numel()
     assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
     for value, right in ((made, wanted), (found[0], expected[0])):
         close(value, right, ROUNDING[dtype])
@@ -98,6 +103,9 @@ def test_norm_and_activation(shape, dtype, activation, training, device):
 def test_gate_and_sum(shape, dtype, gated, factored, training, device):
     maps, weight, bias, _, mean, variance = tensors(shape, dtype, device)
     shortcut = tensors(shape, dtype, device)[0]
+    if training and gated:  # every second line and pixel of larger maps
+        larger = tensors((*shape[:2], 2 * shape[2], 2 * shape[3] - 1), dtype, device)[0].detach()
+        shortcut = larger[:, :, ::2, ::2].requires_grad_()
     squeeze, excite = torch.randn(2, 2, shape[1], device=device).unbind()
     squeeze, excite = squeeze.requires_grad_(), excite.t().contiguous().requires_grad_()
     factor = torch.tensor([0.0, 1.25, 1.25, 0.0][: shape[0]], device=device) if factored else None
@@ -132,6 +140,7 @@ def test_many_groups_and_tails(device, monkeypatch):
     sizes = {"TILE": 16, "WIDEST": 4, "GROUPS": 6, "STATISTICS_GROUPS": 6, "TILES_EACH": 2, "MERGED_ROWS": 4}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
+    monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
     maps, weight, bias, slope, mean, variance = tensors((2, 8, 5, 7), torch.float32, device, offset=1000.0)
     rows = norm_launch.as_rows(maps)
     assert norm_launch.groups_of_batch(rows, 6)[2:] == (6, 12), "70 rows in groups of three tiles of 4"
@@ -158,7 +167,7 @@ def test_gradcheck(device):
     norm = layer(weight, bias, mean, variance, True)
 
     def activated(maps, weight, bias, slope):
-        return normalise(maps, norm._replace(weight=weight, bias=bias), "prelu", slope, bypass=True)[:2]
+        return normalise(maps, norm._replace(weight=weight, bias=bias), "prelu", slope, bypass=2)[:2]
 
     def summed(maps, weight, bias, shortcut, squeeze, excite):
         return gated_sum(maps, norm._replace(weight=weight, bias=bias), shortcut, squeeze, excite)[0]

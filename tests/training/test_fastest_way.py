@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from hrfr_fast.engines.base import Batch
+from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute
-from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training import fastest_way as file
 from hrfr_fast.training.fastest_way import Remembered, Way, choose_way, fastest_way, open_ways, step_key, timed
 from hrfr_fast.training.optim import build_optimizer
@@ -41,6 +41,10 @@ def test_what_auto_leaves_open():
     assert open_ways("off", "auto") == [EAGER, GRAPH] and open_ways("on", "auto") == [COMPILED, BOTH]
     assert open_ways("off", "off") == [EAGER]
     assert [str(way) for way in (EAGER, BOTH)] == ["eager", "compiled and one CUDA graph"]
+    fused = [Way("off", "off", "on"), Way("off", "on", "on")]
+    assert open_ways("auto", "auto", "auto") == [EAGER, fused[0], GRAPH, fused[1], COMPILED, BOTH]
+    assert open_ways("off", "auto", "on") == fused
+    assert [str(way) for way in fused] == ["fused kernels", "fused kernels and one CUDA graph"]
 
 
 def test_the_fastest_is_chosen_and_remembered(tmp_path):
@@ -65,8 +69,22 @@ def test_a_way_that_fails_is_left_out_with_its_reason(tmp_path):
     way, said = choose(tmp_path, Measured(broken=(BOTH, GRAPH)))
     assert way == COMPILED
     assert "one CUDA graph is left out: one CUDA graph met an illegal memory access" in said and "story" not in said
-    with pytest.raises(HrfrError, match="--compile off --graphs off"):
-        choose(tmp_path, Measured(broken=tuple(SECONDS)), key={"card": "broken"})
+
+
+def test_where_every_way_fails_the_simplest_shows_why(tmp_path):
+    """Memory that runs out in every way is told as with a single way; the failure is not remembered."""
+    for _ in range(2):
+        measured = Measured(broken=tuple(SECONDS))
+        assert choose(tmp_path, measured)[0] == EAGER and len(measured.asked) == 4
+    step = make_step(graphs="auto", choose=lambda *given: choose_way(*given, Remembered(tmp_path)))
+
+    def runs_out(images):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    step.backbone[0].forward = runs_out
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="20 GiB"):
+        step(batches()[0], 0)
+    assert (step.compile, step.graphs) == ("off", "off")
 
 
 def test_a_single_way_needs_no_trial(tmp_path):
@@ -88,9 +106,9 @@ def test_a_folder_that_cannot_be_written_to_is_no_obstacle(tmp_path):
     assert choose(tmp_path / "file" / "cache", Measured())[0] == BOTH
 
 
-def make_step(**more):
+def make_step(network=None, **more):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
+    network = network or nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
     head = build_head("arcface", 8, 5)
     optimizer = build_optimizer([network, head], lr=0.05)
     cpu = Compute(torch.device("cpu"), None, scaled=False)
@@ -117,6 +135,25 @@ def test_trying_changes_nothing():
 
 def weights(step):
     return [tensor for part in step.trained_parts for tensor in part.state_dict().values()]
+
+
+@pytest.mark.parametrize("fastest", ["off", "on"])
+def test_kernels_are_switched_for_each_trial_and_for_the_run(tmp_path, monkeypatch, fastest):
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    network = build_backbone(BackboneSettings(16, 8, 8, name="irse18"))
+    step, seen = make_step(network=network, kernels="auto", say=lambda _: None), []
+
+    def timed(trial, batch):
+        seen.append((network.gpu_kernels, trial.objective.gpu_kernels))
+        return 1.0 if network.gpu_kernels == (fastest == "on") else 2.0
+
+    monkeypatch.setattr(file, "timed", timed)
+    for _ in range(2):  # by trial, and as remembered
+        step.kernels = "auto"
+        choose_way(step, batches()[0], Remembered(tmp_path))
+        assert step.kernels == fastest and network.gpu_kernels == step.objective.gpu_kernels == (fastest == "on")
+        file.switch_gpu_kernels(step.owned, on=fastest == "off")
+    assert seen == [(False, False), (True, True)]
 
 
 def test_a_step_settles_before_it_is_prepared(tmp_path):

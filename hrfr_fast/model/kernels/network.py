@@ -6,18 +6,29 @@ they are computed is another. Every sum of a block also measures its result for 
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hrfr_fast.model.backbones.base import frozen_statistics
 from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone, IRBlock, SqueezeExcite
+from hrfr_fast.model.backbones.subsample import Subsample
 from hrfr_fast.model.kernels.batch_norm import as_tensors
 from hrfr_fast.model.kernels.norm import gated_sum, normalise
 from hrfr_fast.model.kernels.norm_launch import Statistics
+from hrfr_fast.model.kernels.rounded_weights import rounded_weights
 
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     """[B, embedding_size] of normalised images [B, 3, S, S]: what ``Backbone.forward`` computes."""
+    if backbone.activation_checkpointing and backbone.training:
+        return _embed(backbone, images)  # blocks are computed again in the backward pass, with the weights of then
+    gates = {layer for part in backbone.modules() if isinstance(part, SqueezeExcite) for layer in part.modules()}
+    with rounded_weights((layer for layer in backbone.modules() if layer not in gates), images.device):
+        return _embed(backbone, images)
+
+
+def _embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     convolution, norm, activation = cast(nn.Sequential, backbone.stem)
     blocks = cast("list[IRBlock]", list(backbone.body))
     norms = [block.residual[0] for block in blocks] + [cast(nn.Sequential, backbone.output)[0]]
@@ -45,16 +56,20 @@ def run_block(
     layers: list[Any] = list(block.residual)
     gate = layers.pop() if isinstance(layers[-1], SqueezeExcite) else None
     first, convolution, *middle, activation, strided, last = layers
-    residual, bypass, _ = normalise(maps, as_tensors(first), known=known, bypass=True)
+    projected = isinstance(block.shortcut, nn.Sequential)
+    skip = cast(nn.Sequential, block.shortcut)[0] if projected else block.shortcut
+    stride = cast(int, skip.stride) if isinstance(skip, Subsample) else 1
+    residual, bypass, _ = normalise(maps, as_tensors(first), known=known, bypass=stride)
     residual = convolution(residual)
     if middle:
         residual = normalise(residual, as_tensors(middle[0]), "prelu", activation.weight)[0]
     else:
         residual = activation(residual)
-    if isinstance(block.shortcut, nn.Sequential):
-        shortcut: Tensor = normalise(block.shortcut[:-1](bypass), as_tensors(block.shortcut[-1]))[0]
-    else:
-        shortcut = block.shortcut(bypass)
+    shortcut = bypass
+    if projected:
+        _, project, norm = cast(nn.Sequential, block.shortcut)
+        bypass = bypass.contiguous(memory_format=torch.channels_last)
+        shortcut = normalise(project(bypass), as_tensors(norm))[0]
     squeeze, excite = (gate.squeeze.weight.flatten(1), gate.excite.weight.flatten(1)) if gate else (None, None)
     factor = None if factors is None else factors[0]
     return gated_sum(strided(residual), as_tensors(last), shortcut, squeeze, excite, factor, measure=measure)

@@ -20,21 +20,23 @@ from torch import Tensor
 
 from hrfr_fast.model.kernels import norm_launch as launch
 from hrfr_fast.model.kernels.batch_norm import BatchNorm
-from hrfr_fast.model.kernels.norm_launch import Groups, Norm, Running, Statistics, as_rows
+from hrfr_fast.model.kernels.gate import Gate, gate_gradients, gates
+from hrfr_fast.model.kernels.norm_launch import Norm, Running, Statistics, as_rows
 
 
 def normalise(
     maps: Tensor, norm: BatchNorm, activation: str = "none", slope: Tensor | None = None,
-    known: Statistics | None = None, *, measure: bool = False, bypass: bool = False,
+    known: Statistics | None = None, *, measure: bool = False, bypass: int = 0,
 ) -> tuple[Tensor, Tensor, Statistics | None]:  # fmt: skip
-    """activation(BN(maps)); ``maps`` again, to be used as a shortcut; and the statistics of what was made.
+    """activation(BN(maps)); a view of ``maps``, to be used as a shortcut; and the statistics of what was made.
 
     Args:
         maps: [B, C, H, W].
         activation: none, relu, or prelu with ``slope`` [C].
         known: the statistics of ``maps``, where whoever wrote them measured them.
         measure: measure the result for the BN after it.
-        bypass: the second result is a way past the BN whose gradient is added in the same pass.
+        bypass: the second result is a way past the BN, of every ``bypass``-th line and pixel, whose gradient is added
+            in the same pass; 0: it is ``maps``.
 
     Raises:
         ValueError: one value a channel in training, as torch does.
@@ -55,7 +57,7 @@ def gated_sum(
     """gate * BN(maps) + shortcut, and its statistics.
 
     Args:
-        maps, shortcut: [B, C, H, W].
+        maps, shortcut: [B, C, H, W]; the shortcut may be every so-many-th line and pixel of larger maps.
         squeeze, excite: [hidden, C] and [C, hidden]; the gate is sigmoid(excite relu(squeeze mean)), mean that of
             BN(maps) over an image's pixels, in float32. None: no gate.
         factor: [B], the whole residual branch's, without gradient (stochastic depth); None: 1.
@@ -77,7 +79,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         context: Any, maps: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None, norm: BatchNorm,
-        activation: str, known: Statistics | None, measure: bool, bypass: bool,
+        activation: str, known: Statistics | None, measure: bool, bypass: int,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         rows = as_rows(maps)
         if known is None and norm.training:
@@ -85,33 +87,38 @@ class _Normalise(torch.autograd.Function):
         numbers = _numbers(norm, known)
         made, following = launch.normalised(rows, numbers, activation, slope, measure=measure)
         context.save_for_backward(rows, *numbers, slope)
-        context.activation, context.training = activation, norm.training
+        context.activation, context.training, context.step = activation, norm.training, bypass
         context.set_materialize_grads(False)
         found = (following.means, following.squares) if following else (None, None)
         if following:
             context.mark_non_differentiable(*found)
-        return _maps(made), maps.view_as(maps) if bypass else None, *found
+        return _maps(made), maps[:, :, ::bypass, ::bypass] if bypass else None, *found
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, mean, inverse_std, weight, bias, slope = context.saved_tensors
         if gradients[0] is None:
-            return gradients[1], *(None,) * 8
+            return _spread(gradients[1], rows, context.step), *(None,) * 8
         numbers, activation = Norm(mean, inverse_std, weight, bias), context.activation
         gradient = as_rows(gradients[0])
         bypass = None if gradients[1] is None else as_rows(gradients[1])
         wanted, sums = context.needs_input_grad, None
         if any(wanted[1:4]) or context.training:
             groups = launch.groups_of_batch(rows, launch.GROUPS)
-            sums = launch.gradient_sums(rows, gradient, numbers, groups, activation, slope).sum(1)
+            partial = launch.gradient_sums(rows, gradient, numbers, groups, activation, slope)
+            sums = launch.totals_of(partial, inverse_std)
         by_maps = None
         if wanted[0]:
             totals = sums if context.training else None
-            by_maps = _maps(launch.map_gradient(rows, gradient, numbers, totals, activation, slope, bypass=bypass))
+            by_maps = _maps(
+                launch.map_gradient(
+                    rows, gradient, numbers, totals, activation, slope, bypass=bypass, step=max(1, context.step)
+                )
+            )
         if sums is None:
             return by_maps, *(None,) * 8
         by_slope = sums[2].to(slope.dtype) if activation == "prelu" else None
-        return by_maps, (sums[1] * inverse_std).to(weight.dtype), sums[0].to(bias.dtype), by_slope, *(None,) * 5
+        return by_maps, sums[-1].to(weight.dtype), sums[0].to(bias.dtype), by_slope, *(None,) * 5
 
 
 class _GatedSum(torch.autograd.Function):
@@ -128,45 +135,44 @@ class _GatedSum(torch.autograd.Function):
         gate: Tensor | None = None
         inside: tuple[Tensor, ...] = ()
         if squeeze is not None and excite is not None and found is not None:
-            inside = _gate(_image_means(found), numbers, squeeze, excite)
+            inside = gates(found, numbers, squeeze, excite)
             gate = inside[-1]
         if factor is not None:
             whole = factor.to(launch.sum_type(rows))[:, None]
             gate = whole.expand(-1, rows.shape[-1]).contiguous() if gate is None else gate * whole
-        made, following = launch.normalised(rows, numbers, gate=gate, shortcut=as_rows(shortcut), measure=measure)
+        made, following = launch.normalised(rows, numbers, gate=gate, shortcut=_shaped(shortcut), measure=measure)
         context.save_for_backward(rows, *numbers, squeeze, excite, factor, gate, *inside)
         context.training, context.groups = norm.training, groups
+        context.set_materialize_grads(False)
         measured = (following.means, following.squares) if following else (None, None)
         if following:
             context.mark_non_differentiable(*measured)
         return _maps(made), *measured
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, mean, inverse_std, weight, bias, squeeze, excite, factor, gate, *inside = context.saved_tensors
+        if gradients[0] is None:
+            return (None,) * 9
         numbers, wanted = Norm(mean, inverse_std, weight, bias), context.needs_input_grad
         gradient, groups = as_rows(gradients[0]), context.groups
         totals, pooled = None, None
-        by_gate: list[Tensor | None] = [None, None]
+        by_gate: tuple[Tensor | None, ...] = (None, None)
         if context.training or any(wanted[1:3]) or any(wanted[4:6]) or squeeze is not None:
             sums = launch.gradient_sums(rows, gradient, numbers, groups)
-            if gate is None:
-                totals = sums.sum(1)
-            else:
-                of_images = sums.view(2, groups.images, groups.splits, -1).sum(2)
-                totals = of_images * gate
-                if squeeze is not None:
-                    pooled, *by_gate = _gate_gradients(of_images, numbers, squeeze, excite, factor, inside)
-                    totals[0] += pooled
-                    totals[1] += pooled * (inside[0] - mean)
-                totals = totals.sum(1)
+            if squeeze is not None:
+                found = gate_gradients(sums, groups.splits, numbers, squeeze, excite, factor, Gate(*inside))
+                sums, pooled, by_gate = found.totals, found.pooled, (found.squeeze, found.excite)
+            elif gate is not None:
+                sums = sums.view(2, groups.images, groups.splits, -1).sum(2) * gate
+            totals = launch.totals_of(sums, inverse_std)
         by_maps = None
         if wanted[0]:
             in_batch = totals if context.training else None
             by_maps = _maps(launch.map_gradient(rows, gradient, numbers, in_batch, gate=gate, pooled=pooled))
         by_norm: tuple[Tensor | None, ...] = (None, None)
         if totals is not None:
-            by_norm = (totals[1] * inverse_std).to(weight.dtype), totals[0].to(bias.dtype)
+            by_norm = totals[-1].to(weight.dtype), totals[0].to(bias.dtype)
         return by_maps, *by_norm, gradients[0] if wanted[3] else None, *by_gate, None, None, None
 
 
@@ -178,51 +184,18 @@ def _numbers(norm: BatchNorm, found: Statistics | None) -> Norm:
     return Norm(norm.running_mean, (norm.running_var + norm.eps).rsqrt(), norm.weight, norm.bias)
 
 
-def _image_means(found: Statistics) -> Tensor:
-    """[images, C] of groups of images."""
-    groups: Groups = found.groups
-    if groups.splits == 1:
-        return found.means
-    lengths = torch.full((groups.splits, 1), groups.length, dtype=found.means.dtype, device=found.means.device)
-    lengths[-1] = groups.size - (groups.splits - 1) * groups.length
-    return (found.means.view(groups.images, groups.splits, -1) * (lengths / groups.size)).sum(1)
-
-
-def _gate(means: Tensor, norm: Norm, squeeze: Tensor, excite: Tensor) -> tuple[Tensor, ...]:
-    """Each image's means before and after BN, [B, C]; hidden values, [B, hidden]; the gate, [B, C]. In float32."""
-    with _without_autocast(means):
-        pooled = torch.addcmul(norm.bias, means - norm.mean, norm.inverse_std * norm.weight)
-        hidden = (pooled @ squeeze.to(pooled.dtype).t()).relu_()
-        return means, pooled, hidden, (hidden @ excite.to(pooled.dtype).t()).sigmoid_()
-
-
-def _gate_gradients(
-    of_images: Tensor, norm: Norm, squeeze: Tensor, excite: Tensor, factor: Tensor | None, inside: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by BN's mean over each image's pixels, [B, C], by ``squeeze`` and by ``excite``.
-
-    ``of_images``: [2, B, C], sums over an image's pixels of g and of g (x - mean).
-    """
-    _, pooled, hidden, gate = inside
-    by_gate = of_images[0] * norm.bias + of_images[1] * (norm.inverse_std * norm.weight)
-    if factor is not None:
-        by_gate = by_gate * factor[:, None]
-    by_excited = by_gate * gate * (1 - gate)
-    with _without_autocast(gate):
-        by_hidden = (by_excited @ excite.to(gate.dtype)) * (hidden > 0)
-        by_excite, by_squeeze = by_excited.t() @ hidden, by_hidden.t() @ pooled
-        by_pooled = by_hidden @ squeeze.to(gate.dtype)
-    return by_pooled, by_squeeze.to(squeeze.dtype), by_excite.to(excite.dtype)
-
-
-def _without_autocast(tensor: Tensor) -> torch.autocast:
-    device = "cpu" if tensor.is_meta else tensor.device.type  # on the meta device launches are only counted
-    return torch.autocast(device, enabled=False)
-
-
 def _maps(rows: Tensor) -> Tensor:
     """[B, H, W, C] as channels-last [B, C, H, W]."""
     return rows.permute(0, 3, 1, 2)
+
+
+def _spread(gradient: Tensor | None, rows: Tensor, step: int) -> Tensor | None:
+    """The gradient by maps of the shape of ``rows`` from that by their every ``step``-th line and pixel."""
+    if gradient is None or step == 1:
+        return gradient
+    whole = _maps(torch.zeros_like(rows))
+    whole[:, :, ::step, ::step] = gradient
+    return whole
 
 
 def _shaped(maps: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def merged(found: Statistics, eps: float, running: Running | None) -> tuple[Tens
         groups.number, groups.size, groups.splits, groups.length, groups.rows,
         running.momentum if running else 0.0, eps,
         C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups.number)), BC=MERGED_COLUMNS,
-        RUNNING=running is not None, COUNTED=counter is not None, SUM=_triton_type(mean), num_warps=4,
+        RUNNING=running is not None, COUNTED=counter is not None, SUM=triton_type(mean), num_warps=4,
     )  # fmt: skip
     return mean, inverse_std
 
@@ -133,13 +133,17 @@ def normalised(
 ) -> tuple[Tensor, Statistics | None]:  # fmt: skip
     """activation(BN(rows)) * gate + shortcut, [B, H, W, C] of the type of ``rows``; with ``measure`` its statistics."""
     groups, made = groups_of_batch(rows, GROUPS if measure else 0), torch.empty_like(rows)
+    strided = shortcut is not None and not shortcut.is_contiguous()
+    if strided and shortcut is not None and shortcut.stride(-1) != 1:
+        shortcut, strided = shortcut.contiguous(), False
+    steps = shortcut.stride()[:3] if strided and shortcut is not None else (0, 0, 0)
     following = empty_statistics(rows, groups) if measure else None
     spare = norm.mean  # stands in for what is not there and not read
     _launch(
         kernels.normalise_kernel, rows, groups, rows, made, *norm, _or(slope, spare), _or(gate, spare),
         _or(shortcut, spare), following.means if following else spare, following.squares if following else spare,
-        after=(rows.shape[1] * rows.shape[2],), ACTIVATION=ACTIVATIONS[activation], GATED=gate is not None,
-        ADDED=shortcut is not None, NEXT=measure,
+        after=(rows.shape[1] * rows.shape[2], *rows.shape[1:3], *steps), ACTIVATION=ACTIVATIONS[activation],
+        GATED=gate is not None, ADDED=shortcut is not None, STRIDED=strided, NEXT=measure,
     )  # fmt: skip
     return made, following
 
@@ -157,18 +161,34 @@ def gradient_sums(
     return sums
 
 
+def totals_of(sums: Tensor, inverse_std: Tensor) -> Tensor:
+    """[K + 1, C] of partial sums [K, groups, C]: each summed up, and the second times ``inverse_std``, last."""
+    kinds, groups, channels = sums.shape
+    totals = sums.new_empty(kinds + 1, channels)
+    kernels.merge_sums_kernel[(triton.cdiv(channels, MERGED_COLUMNS), kinds)](
+        sums, inverse_std, totals, groups, kinds,
+        C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups)), BC=MERGED_COLUMNS, SUM=triton_type(sums),
+        num_warps=4,
+    )  # fmt: skip
+    return totals
+
+
 def map_gradient(
     rows: Tensor, gradient: Tensor, norm: Norm, totals: Tensor | None, activation: str = "none",
     slope: Tensor | None = None, gate: Tensor | None = None, pooled: Tensor | None = None,
-    bypass: Tensor | None = None,
+    bypass: Tensor | None = None, step: int = 1,
 ) -> Tensor:  # fmt: skip
-    """The gradient by ``rows``, see ``map_gradient_kernel``. ``totals`` None: the statistics are not the batch's."""
+    """The gradient by ``rows``, see ``map_gradient_kernel``. ``totals`` None: the statistics are not the batch's.
+
+    ``bypass``: of every ``step``-th line and pixel, [B, ceil(H / step), ceil(W / step), C].
+    """
     groups, made, spare = groups_of_batch(rows, 0), torch.empty_like(rows), norm.mean
     _launch(
         kernels.map_gradient_kernel, rows, groups, rows, gradient, made, *norm, _or(slope, spare),
         _or(totals, spare), _or(gate, spare), _or(pooled, spare), _or(bypass, spare),
-        after=(rows.shape[1] * rows.shape[2], groups.rows), ACTIVATION=ACTIVATIONS[activation],
-        GATED=gate is not None, POOLED=pooled is not None, BYPASSED=bypass is not None, BATCH=totals is not None,
+        after=(rows.shape[1] * rows.shape[2], *rows.shape[1:3], groups.rows), ACTIVATION=ACTIVATIONS[activation],
+        GATED=gate is not None, POOLED=pooled is not None, BYPASSED=bypass is not None, STEP=step,
+        BATCH=totals is not None,
     )  # fmt: skip
     return made
 
@@ -184,7 +204,8 @@ def _tile(channels: int) -> tuple[int, int]:
     return TILE // columns, columns
 
 
-def _triton_type(tensor: Tensor) -> Any:
+def triton_type(tensor: Tensor) -> Any:
+    """``sum_type`` as Triton calls it."""
     return tl.float64 if tensor.dtype == torch.float64 else tl.float32
 
 
@@ -200,5 +221,5 @@ def _launch(
     tall = min(tall, triton.next_power_of_2(groups.length))
     kernel[(groups.number, triton.cdiv(channels, wide))](
         *given, groups.size, groups.splits, groups.length, *after,
-        C=channels, R=tall, BC=wide, SUM=_triton_type(rows), **constants, num_warps=4,
+        C=channels, R=tall, BC=wide, SUM=triton_type(rows), **constants, num_warps=4,
     )  # fmt: skip

@@ -42,6 +42,14 @@ def _of_image(first, row, column, pixels, C: tl.constexpr):
 
 
 @triton.jit
+def _position(first, row, height, width):
+    """Image, line and place in the line of each row of a tile, of maps of ``height`` x ``width`` pixels."""
+    place = (first % width).to(tl.int32) + row
+    line = (first // width).to(tl.int32) + place // width
+    return (line // height).to(tl.int64), line % height, place % width
+
+
+@triton.jit
 def _add_moments(mean, square, values, inside, number):
     """Welford's update of every slot by its ``number``-th value; slots outside keep theirs."""
     delta = tl.where(inside, values - mean, 0.0)
@@ -137,13 +145,14 @@ def _slopes(slope, column, C: tl.constexpr, ACTIVATION: tl.constexpr, SUM: tl.co
 @triton.jit
 def normalise_kernel(
     maps, made, mean, inverse_std, weight, bias, slope, gate, shortcut, next_means, next_squares,
-    size, splits, length, pixels,
+    size, splits, length, pixels, height, width, by_image, by_line, by_pixel,
     C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    ADDED: tl.constexpr, NEXT: tl.constexpr, SUM: tl.constexpr,
+    ADDED: tl.constexpr, STRIDED: tl.constexpr, NEXT: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """activation(BN(maps)) * gate + shortcut, each where there is one; and the statistics of what it wrote (NEXT).
 
-    ``gate``: [images, C], ``pixels`` rows an image. The statistics are those of the rounded values.
+    ``gate``: [images, C], ``pixels`` rows an image. ``shortcut`` lies as the maps do or, with STRIDED, at steps of
+    ``by_image``, ``by_line`` and ``by_pixel``. The statistics are those of the rounded values.
     """
     first, count = _rows_of_group(size, splits, length)
     row, column, within = _tile(C, R, BC)
@@ -159,7 +168,11 @@ def normalise_kernel(
         if GATED:
             image = _of_image(first + begin, row, column, pixels, C)
             value *= tl.load(gate + image, mask=inside, other=0.0).to(SUM)
-        if ADDED:
+        if STRIDED:
+            image, y, x = _position(first + begin, row, height, width)
+            place = (image * by_image + y * by_line + x * by_pixel)[:, None] + column[None, :]
+            value += tl.load(shortcut + place, mask=inside, other=0.0).to(SUM)
+        elif ADDED:
             value += tl.load(shortcut + start + within, mask=inside, other=0.0).to(SUM)
         rounded = value.to(made.dtype.element_ty)
         tl.store(made + start + within, rounded, mask=inside)
@@ -206,17 +219,37 @@ def gradient_sums_kernel(
 
 
 @triton.jit
+def merge_sums_kernel(
+    sums, inverse_std, totals, groups, kinds, C: tl.constexpr, RG: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr
+):
+    """[kinds + 1, C] of partial sums [kinds, groups, C]; the last is the second times ``inverse_std``."""
+    kind, row, column = tl.program_id(1), tl.arange(0, RG), tl.program_id(0) * BC + tl.arange(0, BC)
+    known = column < C
+    total = tl.zeros([RG, BC], SUM)
+    for begin in range(0, groups, RG):
+        group = begin + row
+        place = (kind.to(tl.int64) * groups + group[:, None]) * C + column[None, :]
+        total += tl.load(sums + place, mask=(group < groups)[:, None] & known[None, :], other=0.0)
+    result = tl.sum(total, axis=0)
+    tl.store(totals + kind * C + column, result, mask=known)
+    if kind == 1:
+        spread = tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)
+        tl.store(totals + kinds * C + column, result * spread, mask=known)
+
+
+@triton.jit
 def map_gradient_kernel(
     maps, gradient, made, mean, inverse_std, weight, bias, slope, totals, gate, pooled, bypass,
-    size, splits, length, pixels, rows,
+    size, splits, length, pixels, height, width, rows,
     C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    POOLED: tl.constexpr, BYPASSED: tl.constexpr, BATCH: tl.constexpr, SUM: tl.constexpr,
+    POOLED: tl.constexpr, BYPASSED: tl.constexpr, STEP: tl.constexpr, BATCH: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """The gradient by the maps, from the one by what ``normalise_kernel`` made.
 
     ``totals``: [2, C], sums over all rows of g and of g (x - mean), used where the statistics are the batch's (BATCH).
     ``pooled``: [images, C], the gradient by the image's mean over its pixels (POOLED: of a gate that is computed from
-    it). ``bypass``: the gradient that reaches the maps on another way, added (BYPASSED).
+    it). ``bypass``: the gradient that reaches the maps on another way, added (BYPASSED); that of every STEP-th line and
+    pixel alone.
     """
     first, count = _rows_of_group(size, splits, length)
     row, column, within = _tile(C, R, BC)
@@ -245,6 +278,12 @@ def map_gradient_kernel(
         if BATCH:
             passed -= level + away * tilt
         passed *= factor
-        if BYPASSED:
+        if BYPASSED and STEP > 1:
+            image, y, x = _position(first + begin, row, height, width)
+            lines, places = (height + STEP - 1) // STEP, (width + STEP - 1) // STEP
+            place = ((image * lines + y // STEP) * places + x // STEP) * C
+            there = inside & ((y % STEP == 0) & (x % STEP == 0))[:, None]
+            passed += tl.load(bypass + place[:, None] + column[None, :], mask=there, other=0.0).to(SUM)
+        elif BYPASSED:
             passed += tl.load(bypass + start + within, mask=inside, other=0.0).to(SUM)
         tl.store(made + start + within, passed.to(made.dtype.element_ty), mask=inside)
