@@ -121,12 +121,11 @@ class TrainStep:
     # ---- the step itself ----------------------------------------------------------------------------------------
 
     def _take(self, images: "Tensor", labels: "Tensor", number: "int | Tensor") -> "Tensor":
-        import torch
         from torch.profiler import record_function
 
         from hrfr_fast.training.objective import TwoViewLoss
 
-        total = torch.zeros((), device=self.compute.device)
+        total: Tensor | None = None
         parts = self.accumulate
         self._rows.take(self.optimizer, labels, number)
         if isinstance(self.objective, TwoViewLoss):
@@ -137,13 +136,15 @@ class TrainStep:
                     with self.compute.autocast():
                         embeddings = self._forward(some)
                     more = () if self.references is None else (self.references(some, theirs),)
-                    loss = self._loss(embeddings, theirs, number, *more) / parts
+                    loss = self._loss(embeddings, theirs, number, *more)
+                    loss = loss / parts if parts > 1 else loss
                 with record_function("step: backward"):
                     self.scaler.scale(loss).backward()
-            total += loss.detach()
+            total = loss.detach() if total is None else total + loss.detach()
         with record_function("step: update"):
             self._update()
             self._rows.put_back(self.optimizer)
+        assert total is not None
         return total
 
     def _update(self) -> None:
