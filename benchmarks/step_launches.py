@@ -63,7 +63,6 @@ def operations_of_a_step(*, kernels: bool) -> Counter[str]:
     if kernels:
         switch_gpu_kernels([network, head], on=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    compute = Compute(torch.device("cpu"), torch.bfloat16, scaled=False)
     images = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     batch = Batch(images, torch.arange(IMAGES) % CLASSES, 0)
     with patch.object(step, "clips_in_step", lambda optimizer: True):  # as on a GPU
