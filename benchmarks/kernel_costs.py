@@ -82,8 +82,10 @@ class Launches:
         def launch(*given: Any, **constants: Any) -> None:
             name = self.kernel.fn.__name__.removesuffix("_kernel")
             self.moved.append((name, sum(one.nbytes for one in given if isinstance(one, torch.Tensor))))
+            if self.needs is None:
+                return
             key = (name, driver.active.get_current_device(), *sorted(constants.items(), key=str))
-            if self.needs is None or key in self.needs:
+            if key in self.needs:
                 return
             marks = [f" {word.lower()}" for word, value in constants.items() if value is True and len(word) > 2]
             variant = f"{name} C={constants.get('C', constants.get('D'))}{''.join(marks)}"

@@ -7,9 +7,8 @@ a product that is summed in parts) counts once, so the number is the least there
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,32 +56,22 @@ class Operations(TorchDispatchMode):
 
 def operations_of_a_step(*, kernels: bool) -> Counter[str]:
     """Operations of torch in one step, by name; with ``kernels``, whose launches do nothing here, those beside them."""
-    network = build_backbone(BackboneSettings(16, 8, DIMENSIONS)).to(memory_format=torch.channels_last)
+    compute = Compute(torch.device("cpu"), torch.bfloat16, scaled=False)
+    network = compute.place(build_backbone(BackboneSettings(16, 8, DIMENSIONS)))
     head = build_head("arcface", DIMENSIONS, CLASSES)
     head.matmul_dtype = torch.bfloat16
     if kernels:
         switch_gpu_kernels([network, head], on=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    compute = Compute(torch.device("cpu"), torch.bfloat16, scaled=False)
     images = torch.zeros(IMAGES, 3, 16, 16, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     batch = Batch(images, torch.arange(IMAGES) % CLASSES, 0)
-    with _clipped_as_on_a_gpu():
+    with patch.object(step, "clips_in_step", lambda optimizer: True):  # as on a GPU
         taken = step.TrainStep(
             network, head, build_optimizer([network, head], lr=0.1), scaler, compute, clip_gradient=5.0
         )
         with Operations() as operations:
             taken(batch, 0)
     return operations.found
-
-
-@contextmanager
-def _clipped_as_on_a_gpu() -> Iterator[None]:
-    before = step.clips_in_step
-    step.clips_in_step = lambda optimizer: True
-    try:
-        yield
-    finally:
-        step.clips_in_step = before
 
 
 def by_kind(operations: Counter[str]) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Execution:
     graphs: str
     """auto, on or off."""
     kernels: str = "off"
-    """auto, on or off, see ``kernels_choice``."""
+    """auto, on or off: those for GPUs, see ``kernels_choice``."""
     flops: float = 0.0
     """Operations of one training image; 0 where they are not counted."""
     peak: float | None = None
@@ -281,6 +281,7 @@ def _execution(
         compile_asked, compute, whole_run, peak, checkpointing=asked.activation_checkpointing, kernels=kernels
     )  # fmt: skip
     compiled = from_main(ranks, compiled)  # ranks that measure different rates still take the same steps
-    if kernels == "auto" and not worth_trying(backbone, head, whole_run, peak):
+    on_gpu = compute.device.type == "cuda"
+    if not on_gpu or (kernels == "auto" and not worth_trying(backbone, head, whole_run, peak)):
         kernels = "off"
     return Execution(compiled, graphs_choice(asked.graphs, compute), kernels, flops, peak)

@@ -168,7 +168,7 @@ def choose_way(step: "TrainStep", batch: "Batch", remembered: Remembered | None 
     trials: dict[Way, TrainStep] = {}
 
     def measure(way: Way) -> float:
-        trial = step.executed(way.compile, way.graphs)
+        trial = step.executed(*way)
         switch(way)
         try:
             seconds = timed(trial, batch)

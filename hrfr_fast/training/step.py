@@ -50,7 +50,8 @@ class TrainStep:
         compile: run backbone and objective through torch.compile. auto: if that fails, ``say`` so and go on without;
             on: then raise HrfrError; off.
         graphs: capture the whole step as a CUDA graph; auto, on or off as before.
-        kernels: whether the model computes with fused GPU kernels; auto: it can, and ``choose`` switches them.
+        kernels: on: the model computes with fused GPU kernels, which are compiled before the first step; off; auto: it
+            can, and ``choose`` switches them.
         parallel: the exchanges with other ranks, each of which takes the step on its share of the batch. The loss that
             a call returns is that of this rank's share.
         references: from a micro-batch's images and labels to a fourth argument of the objective, without gradient;
@@ -115,18 +116,16 @@ class TrainStep:
     @property
     def prepares_next(self) -> bool:
         """Whether the next call will compile, capture or choose before its step, which takes seconds to minutes."""
-        settled = (self.compile, self.graphs) == ("off", "off") and self.kernels != "auto"
-        return not settled and self._state != self._modes()
+        return (self.compile, self.graphs, self.kernels) != ("off",) * 3 and self._state != self._modes()
 
     # ---- the step itself ----------------------------------------------------------------------------------------
 
     def _take(self, images: "Tensor", labels: "Tensor", number: "int | Tensor") -> "Tensor":
-        import torch
         from torch.profiler import record_function
 
         from hrfr_fast.training.objective import TwoViewLoss
 
-        total = torch.zeros((), device=self.compute.device)
+        total: Tensor | None = None
         parts = self.accumulate
         self._rows.take(self.optimizer, labels, number)
         if isinstance(self.objective, TwoViewLoss):
@@ -137,13 +136,15 @@ class TrainStep:
                     with self.compute.autocast():
                         embeddings = self._forward(some)
                     more = () if self.references is None else (self.references(some, theirs),)
-                    loss = self._loss(embeddings, theirs, number, *more) / parts
+                    loss = self._loss(embeddings, theirs, number, *more)
+                    loss = loss / parts if parts > 1 else loss
                 with record_function("step: backward"):
                     self.scaler.scale(loss).backward()
-            total += loss.detach()
+            total = loss.detach() if total is None else total + loss.detach()
         with record_function("step: update"):
             self._update()
             self._rows.put_back(self.optimizer)
+        assert total is not None
         return total
 
     def _update(self) -> None:
@@ -183,6 +184,8 @@ class TrainStep:
         if self._choose is not None:
             choose, self._choose = self._choose, None
             choose(self, batch)
+        if self.kernels == "on":
+            self._compile_kernels(batch)
         if self.compile != "off" and self._forward is self._wrapped[0]:
             self._compile(batch)
         self._graph = None  # gives its memory back before another is captured
@@ -194,11 +197,11 @@ class TrainStep:
                     self._compile(batch)
         self._state = self._modes()
 
-    def executed(self, compile: str, graphs: str) -> "TrainStep":
+    def executed(self, compile: str, graphs: str, kernels: str) -> "TrainStep":
         """The same step on the same model, executed in another way, whose preparation says nothing."""
         return TrainStep(
             self.backbone, self.objective, self.optimizer, self.scaler, self.compute, accumulate=self.accumulate,
-            clip_gradient=self.clip_gradient, compile=compile, graphs=graphs, parallel=self.parallel,
+            clip_gradient=self.clip_gradient, compile=compile, graphs=graphs, kernels=kernels, parallel=self.parallel,
             references=self.references,
         )  # fmt: skip
 
@@ -224,6 +227,17 @@ class TrainStep:
     def take_over(self, other: "TrainStep") -> None:
         """Use what ``other``, a step on the same model, has compiled."""
         self._wrapped, self._forward, self._loss = other._wrapped, other._forward, other._loss
+
+    def _compile_kernels(self, batch: Batch) -> None:
+        """Compile the fused kernels' variants for the step side by side; else its first launches would, in turn."""
+        from hrfr_fast.model.kernels.launching import compile_side_by_side, only_compiled  # it needs Triton
+
+        if self._state or not compile_side_by_side():
+            return  # other modes need few other variants, if any
+        began = time.perf_counter()
+        with only_compiled(self.compute.device) as variants:
+            self._try_out(batch)
+        self.say(f"compiled {len(variants)} fused kernels in {time.perf_counter() - began:.1f} s")
 
     def _compile(self, batch: Batch) -> None:
         """Compile backbone and objective, or the backbone alone where the objective will not be, or nothing."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
+from benchmarks.kernel_costs import launches_of_a_step  # noqa: E402
+from benchmarks.step_launches import OTHER  # noqa: E402
 
 HEAVIEST = {
     "normalise C=64 gated added next",
@@ -40,6 +42,16 @@ with kernel_costs.counted(needs, sys.argv[1:]) as moved:
     kernel_costs.take_head_step(128, 500)
 print(json.dumps({"needs": list(needs.values()), "maps": network / maps.nbytes}))
 """
+
+
+def test_a_step_with_kernels_launches_less_than_torch():
+    """At 32 px each launch of a captured step counts; a gate of a dozen small operations would show here."""
+    ours, torchs = launches_of_a_step()
+    blocks, norms = 8, 29
+    assert ours["kernels of our own"] == 5 * norms - 9 + 2 * blocks + 4 + norms, "nine norms are measured before"
+    assert ours["convolutions"] == 20 + 2 * 20 - 1
+    assert ours["casts"] < 10 and ours[OTHER] < 60 and ours["torch's BatchNorm"] == 2
+    assert sum(ours.values()) < 0.7 * sum(torchs.values())
 
 
 def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):

@@ -156,6 +156,20 @@ def test_kernels_are_switched_for_each_trial_and_for_the_run(tmp_path, monkeypat
     assert seen == [(False, False), (True, True)]
 
 
+def test_kernels_are_compiled_before_the_first_step_which_changes_nothing():
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    network, said = build_backbone(BackboneSettings(16, 8, 8)), []
+    step = make_step(network=network, kernels="on", say=said.append)
+    file.switch_gpu_kernels(step.owned, on=True)
+    before = [tensor.clone() for tensor in weights(step)]
+    batch = Batch(torch.randn(6, 3, 16, 16), torch.arange(6) % 5, 0)
+    assert step.prepares_next
+    step.prepare(batch)
+    (told,) = said
+    assert told.startswith("compiled ") and int(told.split()[1]) > 50 and not step.prepares_next
+    assert all(torch.equal(one, other) for one, other in zip(weights(step), before, strict=True))
+
+
 def test_a_step_settles_before_it_is_prepared(tmp_path):
     """On a CPU a graph cannot be captured, so of eager and graph the eager step is left, and the steps are the same."""
     said = []

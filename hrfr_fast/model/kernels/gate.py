@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from hrfr_fast.model.kernels import gate_triton as kernels
+from hrfr_fast.model.kernels.launching import launch
 from hrfr_fast.model.kernels.norm_launch import Norm, Statistics, triton_type
 
 TILE = 2048
@@ -42,7 +43,8 @@ def gates(found: Statistics, norm: Norm, squeeze: Tensor, excite: Tensor) -> Gat
     groups, (inner, channels) = found.groups, squeeze.shape
     wide = [found.means.new_empty(groups.images, channels) for _ in range(3)]
     result = Gate(wide[0], wide[1], found.means.new_empty(groups.images, inner), wide[2])
-    kernels.gate_kernel[(groups.images,)](
+    launch(
+        kernels.gate_kernel, (groups.images,),
         found.means, *norm, squeeze.contiguous(), excite.contiguous(), *result,
         groups.size, groups.splits, groups.length, **_tile(inner, channels), SUM=triton_type(found.means),
     )  # fmt: skip
@@ -57,7 +59,8 @@ def gate_gradients(
     inner = len(squeeze)
     by_excited, by_pooled = (sums.new_empty(images, channels) for _ in range(2))
     by_hidden, totals = sums.new_empty(images, inner), sums.new_empty(2, images, channels)
-    kernels.gate_gradients_kernel[(images,)](
+    launch(
+        kernels.gate_gradients_kernel, (images,),
         sums, norm.inverse_std, norm.weight, norm.bias, squeeze.contiguous(), excite.contiguous(), gate.centred,
         gate.hidden, gate.gate, norm.mean if factor is None else factor, by_excited, by_hidden, by_pooled, totals,
         images, splits, **_tile(inner, channels), FACTORED=factor is not None, SUM=triton_type(sums),

@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from hrfr_fast.model.kernels import head_triton as kernels
+from hrfr_fast.model.kernels.launching import launch
 
 LARGEST_EMBEDDING = 512
 """Dimensions that a tile of sums has room for: 64 x 512 in float32 are 128 registers a thread of 8 warps."""
@@ -56,14 +57,24 @@ class _OtherClasses(torch.autograd.Function):
         lengths = torch.empty(classes, dtype=torch.float32, device=weight.device)
         wide = triton.next_power_of_2(size)
         tall = max(1, 4096 // wide)
-        kernels.unit_kernel[(triton.cdiv(classes, tall),)](
-            weight.contiguous(), unit, lengths, classes, D=size, BN=tall, BD=wide, num_warps=4
+        launch(
+            kernels.unit_kernel,
+            (triton.cdiv(classes, tall),),
+            weight.contiguous(),
+            unit,
+            lengths,
+            classes,
+            D=size,
+            BN=tall,
+            BD=wide,
+            num_warps=4,
         )
         rounded, labels = directions.to(dtype).contiguous(), labels.contiguous()
         depth = min(DEPTH, max(16, wide))
         tiles, shares, each = _shares(triton.cdiv(batch, ROWS), classes, CLASSES)
         partial = torch.empty((2, shares, batch), dtype=torch.float32, device=weight.device)
-        kernels.softmax_kernel[(tiles, shares)](
+        launch(
+            kernels.softmax_kernel, (tiles, shares),
             rounded, unit, labels, partial[0], partial[1], batch, classes, scale, each,
             D=size, BM=ROWS, BN=CLASSES, BK=depth, KS=triton.cdiv(size, depth), num_warps=8, num_stages=3,
         )  # fmt: skip
@@ -89,13 +100,25 @@ class _OtherClasses(torch.autograd.Function):
         if context.needs_input_grad[0]:
             tiles, shares, each = _shares(triton.cdiv(batch, OWN), classes, other)
             parts = torch.empty((shares, batch, size), dtype=torch.float32, device=unit.device)
-            kernels.gradient_kernel[(tiles, shares)](
-                rounded, unit, *given, parts, batch, classes, context.scale, each, BY_CLASS=False, **constants
+            launch(
+                kernels.gradient_kernel,
+                (tiles, shares),
+                rounded,
+                unit,
+                *given,
+                parts,
+                batch,
+                classes,
+                context.scale,
+                each,
+                BY_CLASS=False,
+                **constants,
             )
             by_directions = parts.sum(0)
         if context.needs_input_grad[1]:
             by_weight = torch.empty((classes, size), dtype=torch.float32, device=unit.device)
-            kernels.gradient_kernel[(triton.cdiv(classes, OWN), 1)](
+            launch(
+                kernels.gradient_kernel, (triton.cdiv(classes, OWN), 1),
                 unit, rounded, *given, by_weight, classes, batch, context.scale, triton.cdiv(batch, other),
                 BY_CLASS=True, **constants,
             )  # fmt: skip

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hrfr_fast.model.kernels import norm_triton as kernels
+from hrfr_fast.model.kernels.launching import launch
 
 TILE = 2048
 """Values of a tile: with 4 warps 16 a thread, two loads of 16 bytes from each of up to four maps."""
@@ -116,7 +117,8 @@ def merged(found: Statistics, eps: float, running: Running | None) -> tuple[Tens
     groups, channels = found.groups, found.means.shape[1]
     mean, inverse_std = (found.means.new_empty(channels) for _ in range(2))
     counter = running.counter if running else None
-    kernels.merge_statistics_kernel[(triton.cdiv(channels, MERGED_COLUMNS),)](
+    launch(
+        kernels.merge_statistics_kernel, (triton.cdiv(channels, MERGED_COLUMNS),),
         found.means, found.squares, mean, inverse_std, running.mean if running else mean,
         running.var if running else mean, mean if counter is None else counter,
         groups.number, groups.size, groups.splits, groups.length, groups.rows,
@@ -165,7 +167,8 @@ def totals_of(sums: Tensor, inverse_std: Tensor) -> Tensor:
     """[K + 1, C] of partial sums [K, groups, C]: each summed up, and the second times ``inverse_std``, last."""
     kinds, groups, channels = sums.shape
     totals = sums.new_empty(kinds + 1, channels)
-    kernels.merge_sums_kernel[(triton.cdiv(channels, MERGED_COLUMNS), kinds)](
+    launch(
+        kernels.merge_sums_kernel, (triton.cdiv(channels, MERGED_COLUMNS), kinds),
         sums, inverse_std, totals, groups, kinds,
         C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups)), BC=MERGED_COLUMNS, SUM=triton_type(sums),
         num_warps=4,
@@ -219,7 +222,8 @@ def _launch(
     channels = rows.shape[-1]
     tall, wide = _tile(channels)
     tall = min(tall, triton.next_power_of_2(groups.length))
-    kernel[(groups.number, triton.cdiv(channels, wide))](
+    launch(
+        kernel, (groups.number, triton.cdiv(channels, wide)),
         *given, groups.size, groups.splits, groups.length, *after,
         C=channels, R=tall, BC=wide, SUM=triton_type(rows), **constants, num_warps=4,
     )  # fmt: skip

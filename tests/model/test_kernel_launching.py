@@ -1,0 +1,55 @@
+"""Compiling what a step launches side by side: nothing is computed meanwhile, each variant is asked for once."""
+
+import threading
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton exists for Linux only")
+from hrfr_fast.model.kernels import launching  # noqa: E402
+from hrfr_fast.model.kernels.launching import launch, only_compiled  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+class Kernel:
+    """Remembers what was launched and compiled; the first two compilations wait for each other."""
+
+    def __init__(self, broken=False):
+        self.launched, self.compiled, self.both, self.broken = [], [], threading.Barrier(2, timeout=20), broken
+
+    def __getitem__(self, grid):
+        return lambda *given, **constants: self.launched.append((grid, given, constants))
+
+    def warmup(self, *given, grid, **constants):
+        self.compiled.append((given, grid, constants))
+        if self.broken:
+            raise RuntimeError("PassManager::run failed")
+        self.both.wait()
+
+
+def test_variants_are_compiled_once_and_at_the_same_time(monkeypatch):
+    monkeypatch.setattr(launching.os, "cpu_count", lambda: 4)
+    kernel, maps = Kernel(), torch.zeros(8, dtype=torch.bfloat16)
+    launch(kernel, (1,), maps, 5, C=8)
+    with only_compiled(CPU) as variants:
+        for rows in (32, 48, 33):  # two multiples of 16 are one variant
+            launch(kernel, (2,), maps, rows, 0.5, C=8)
+        launch(kernel, (2,), maps[1:], 32, 0.5, C=8)  # not aligned
+    assert len(variants) == 2
+    asked = sorted(kernel.compiled, key=str)
+    assert asked == [((torch.bfloat16, rows, 0.5), (2,), {"C": 8}) for rows in (32, 33)]
+    assert kernel.launched == [((1,), (maps, 5), {"C": 8})]
+    launch(kernel, (1,), maps, 32, 0.5, C=8)
+    assert len(kernel.launched) == 2, "launched again afterwards"
+
+
+def test_what_cannot_be_compiled_is_left_to_its_launch():
+    kernel = Kernel(broken=True)
+    with only_compiled(CPU):
+        launch(kernel, (1,), 3)
+    assert len(kernel.compiled) == 1 and not kernel.launched
+    with pytest.raises(ZeroDivisionError), only_compiled(CPU):
+        raise ZeroDivisionError
+    launch(kernel, (1,), 3)
+    assert len(kernel.launched) == 1
