@@ -32,6 +32,7 @@ from hrfr_fast.study.remedies.plan import Stages
 from hrfr_fast.study.remedies.public_sets import check_public_sets, public_results, score_public_sets
 from hrfr_fast.study.remedies.results import Choice, Evidence
 from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages, warn_of_another_base
+from hrfr_fast.study.remedies.unseen import unseen_part
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
@@ -331,6 +332,7 @@ def test_the_report_of_remedies_shows_what_was_found(study, tmp_path):
     assert list(judged["crossres144"]["against"]) == ["highlow144", "crossres144-views"]
     assert judged["adaface"]["cost"]["parameters"] == 1.0 and judged["adaface"]["cost"]["training_time"] > 0
     page = (root / "study" / "report.html").read_text()
+    assert "never 56 px" in values["remedies"]["unseen"] and values["remedies"]["unseen"] in page
     assert values["remedies"]["statement"] in page and "It takes at least 3 seeds" in page
     assert "failures-highlow144-" in " ".join(figure["file"] for row in values["findings"] for figure in row["figures"])
     assert "Findings to reproduce" not in page and "HR-LR36" in page
@@ -493,6 +495,10 @@ def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_pro
     assert runs["crossres144-views"].settings.degradation == DegradationSettings()
     assert {run.settings.logging.verify_on for run in runs.values()} == {"development"}
     assert "highres144" in runs and list(runs)[0] == "highlow144", "the teacher is trained, too"
+    said = unseen_part(stages.judged(settings, {}), ["highlow144", "matched-views", "crossres144-views"])
+    assert "matched-views: sides of 14 to 72 px in training, 56 px among them" in said
+    assert "crossres144-views: sides of 28 to 44 px in training, never 56 px" in said
+    assert "highlow144: no degraded views at all" in said
 
 
 def test_a_remedy_may_be_what_another_starts_from_and_each_run_is_planned_once(packed, tmp_path):

@@ -148,5 +148,7 @@ class RemediesResult:
     """What the threshold was chosen on -> label."""
     development: dict[str, dict[str, Summary]]
     """Label -> quantity on development faces."""
+    unseen: str = ""
+    """What of the degradation that probes are tested on training has not seen, in words."""
     public: list[PublicResult] = field(default_factory=list)
     """On public sets of real low-resolution faces; empty where none was given."""
