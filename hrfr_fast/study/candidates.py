@@ -1,7 +1,7 @@
 """The remedies that a study compares, as data: which regimes, with which settings, each beside which control."""
 
 import re
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -78,6 +78,17 @@ class Candidate(Checked):
         return label, plain.replaced(name=label, summary=said, control_of=None, **changed)
 
 
+class PublicSet(Checked):
+    """A public set of real low-resolution faces on this machine. Raises UsageError for an unknown protocol."""
+
+    place: str = Field(min_length=1)
+    """The folder in its published layout; relative to the working directory."""
+    protocol: Literal["", "tinyface", "survface", "scface"] = ""
+    """Empty: the one whose layout the folder has."""
+    pictures: str = ""
+    """Where the (aligned) pictures are, if not in their usual place."""
+
+
 TOGETHER = "best-together"
 """Label of the best that are put together."""
 
@@ -92,6 +103,8 @@ class Remedies(Checked):
     """So many of the best on development pairs are put together in one regime more; 0 or 1: none."""
     match: bool = True
     """Choose the parameters of the degradation by ``match-degradation`` on the base's first seed."""
+    public: tuple[PublicSet, ...] = Field(default=(), strict=False)
+    """Public sets of real low-resolution faces that all are judged on after the choice, beside the criterion."""
     shown: int = Field(default=2, ge=1)
     """So many of the best are drawn beside the base: embedding maps, and pairs that changed sides."""
 

@@ -4,10 +4,11 @@ Both are in evaluation mode: their embeddings do not depend on who else is in th
 leaks through batch statistics, and a resumed run gets the same bits. The copy normalises with the moving average of
 BatchNorm's running statistics, which are averaged as its weights are.
 
-Each rank has a copy, and with it the faces of its own share of the batch as negatives: nothing is exchanged.
+Each rank has a copy, and with it the faces of its own share of the batch as negatives: nothing is exchanged. A
+checkpoint holds the queues of all ranks, and the ranks that go on from it deal them out among themselves.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,17 @@ from torch.nn import functional
 
 from hrfr_fast.model.domain_norm import HIGH, domains_of
 from hrfr_fast.runtime.device import Compute
+from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.training.averaging import WeightAverage
 from hrfr_fast.training.objective import ReferenceEmbeddings
 
+if TYPE_CHECKING:
+    from hrfr_fast.training.data_parallel import DataParallel
+
 EMPTY = -1
 """Label of a place of the queue that no face has taken yet."""
+QUEUES = ("queue", "queue_labels")
+"""Buffers of ``MovingCopy`` that each rank fills by itself."""
 
 
 class MovingCopy(nn.Module):
@@ -61,6 +68,22 @@ class MovingCopy(nn.Module):
         return candidates, known
 
 
+def in_order_of_age(queues: Tensor) -> Tensor:
+    """[ranks * L, ...]: the rows of all ranks' queues [ranks, L, ...], the oldest of every rank first."""
+    return queues.transpose(0, 1).flatten(0, 1)
+
+
+def dealt(rows: Tensor, ranks: Ranks, own: Tensor) -> Tensor:
+    """What of ``rows``, as ``in_order_of_age`` gives them, this rank goes on with.
+
+    It is one row of as many as there are ranks, and the newest of these that its queue ``own`` [L, ...] takes. As many
+    ranks as before get what each had; more ranks fill theirs in part and keep ``own`` in front of it.
+    """
+    share = rows[ranks.rank :: ranks.count].to(own)
+    share = share[max(0, len(share) - len(own)) :]
+    return torch.cat([own[: len(own) - len(share)], share])
+
+
 class References(nn.Module):
     """The networks of a run that get no gradient.
 
@@ -94,11 +117,18 @@ class References(nn.Module):
         if self.copy is not None:
             self.copy.average.update(step)
 
-    def state(self) -> dict[str, Any] | None:
-        """What a checkpoint has to hold: the copy and its queue. The teacher is known by its digest."""
-        return self.copy.state_dict() if self.copy is not None else None
+    def state(self, parallel: "DataParallel") -> dict[str, Any] | None:
+        """What a checkpoint has to hold: the copy, and the queues of all ranks, each of which calls this.
 
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """What ``state`` gave, written in place."""
+        The teacher is known by its digest.
+        """
+        if self.copy is None:
+            return None
+        queues = {name: in_order_of_age(parallel.of_all(getattr(self.copy, name).cpu())) for name in QUEUES}
+        return {**self.copy.state_dict(), **queues}
+
+    def restore(self, state: dict[str, Any] | None, ranks: Ranks = ALONE) -> None:
+        """What ``state`` gave, written in place; the queues dealt out among ``ranks``."""
         if self.copy is not None and state is not None:
-            self.copy.load_state_dict(state)
+            own = {name: dealt(state[name], ranks, getattr(self.copy, name)) for name in QUEUES}
+            self.copy.load_state_dict({**state, **own})

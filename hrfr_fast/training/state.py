@@ -169,7 +169,7 @@ class TrainState:
             "head": setup.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer, setup.head),
             "average": self.average.state_dict() if self.average else None,
-            "references": self.references.state() if self.references is not None else None,
+            "references": self.references.state(self.parallel) if self.references is not None else None,
             "scaler": self.scaler.state_dict(),
             **random,
         }
@@ -201,7 +201,7 @@ class TrainState:
         if self.average:
             self.average.load_state_dict(state["average"])
         if self.references is not None:
-            self.references.restore(state["references"])
+            self.references.restore(state["references"], setup.ranks)
         self.scaler.load_state_dict(state["scaler"])
         restore_random_state(self.parallel, state, setup.settings.seed)
         self.step, self.best_accuracy = state["step"], state["best_accuracy"]

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
+from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
@@ -19,7 +21,7 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import DegradationSettings
 from hrfr_fast.study import execution
-from hrfr_fast.study.candidates import WITH_LORA, Candidate, Remedies
+from hrfr_fast.study.candidates import WITH_LORA, Candidate, PublicSet, Remedies
 from hrfr_fast.study.presets import PRESETS
 from hrfr_fast.study.remedies import collect, judge
 from hrfr_fast.study.remedies import stages as remedies_stages
@@ -27,12 +29,15 @@ from hrfr_fast.study.remedies.calibration import calibration
 from hrfr_fast.study.remedies.choice import _closeness, ranking, read_choice
 from hrfr_fast.study.remedies.combine import Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.plan import Stages
+from hrfr_fast.study.remedies.public_sets import check_public_sets, public_results, score_public_sets
 from hrfr_fast.study.remedies.results import Choice, Evidence
 from hrfr_fast.study.remedies.stages import match_to_native, read_known, run_stages, warn_of_another_base
+from hrfr_fast.study.remedies.unseen import unseen_part
 from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
 
+protocol_evaluation = importlib.import_module("hrfr_fast.evaluation.protocols.evaluate")
 pytest.importorskip("sklearn.metrics")  # of the probes, now: it sets variables of the environment
 
 BASE = regime_named("highlow144")
@@ -345,6 +350,7 @@ def test_the_report_of_remedies_shows_what_was_found(study, tmp_path):
     assert list(judged["crossres144"]["against"]) == ["highlow144", "crossres144-views"]
     assert judged["adaface"]["cost"]["parameters"] == 1.0 and judged["adaface"]["cost"]["training_time"] > 0
     page = (root / "study" / "report.html").read_text()
+    assert "never 56 px" in values["remedies"]["unseen"] and values["remedies"]["unseen"] in page
     assert values["remedies"]["statement"] in page and "It takes at least 3 seeds" in page
     assert "failures-highlow144-" in " ".join(figure["file"] for row in values["findings"] for figure in row["figures"])
     assert "Findings to reproduce" not in page and "HR-LR36" in page
@@ -387,6 +393,66 @@ def test_the_preset_tunes_the_base_by_adapters_with_each_remedy(packed, tmp_path
     labels = {candidate.name for candidate in WITH_LORA}
     assert {"lora", "lora-views", "lora-matched", "lora-contrast", "lora-distillation", "lora-adaface"} == labels
     assert labels < {candidate.name for candidate in PRESETS["remedies"].remedies.candidates}
+
+
+def test_public_sets_of_low_resolution_faces_are_further_columns(study, tmp_path):
+    """SCface in miniature: found wrong before training, judged once, and compared person by person."""
+    root, _ = study
+    place = scface_of(tmp_path / "SCface", open_packed(root / "packed").splits["highres_eval"])
+    sets = (PublicSet(place=str(place), protocol="scface"),)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        check_public_sets((PublicSet(place=str(tmp_path / "none")),))
+    with pytest.raises(UsageError, match="protocol"):
+        PublicSet(place="x", protocol="lfw")
+    check_public_sets(sets)
+    plan = planned(["all"], root / "packed", root / "study", preset=str(root / "brief.toml"), device="cpu")
+    labels = ["highlow144", "crossres144"]
+    score_public_sets(plan, labels, sets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol_evaluation, "evaluate_protocol", None)
+        score_public_sets(plan, labels, sets)  # nothing is embedded again
+    (found,) = [one for one in public_results(plan, labels, "highlow144", sets) if "4.20 m" in one.name]
+    assert (found.level, found.decisions, found.units) == ("identity", 8, 8)
+    expected = [
+        {measure.name: measure.value for part in one.parts for measure in part.measures if "4.20 m" in part.part}
+        for label in labels
+        for one in protocol_evaluation.evaluate_protocol(
+            plan.of(label)[0].directory, place, device="cpu", show_progress=False
+        ).sets.values()
+    ]
+    shares = [found.values[label].value for label in labels]
+    assert shares == [one["rank-1"] for one in expected]
+    assert found.changes["crossres144"].value == pytest.approx(shares[1] - shares[0])
+    values = json.loads((root / "study" / "results.json").read_text())
+    page = (root / "study" / "report.html").read_text()
+    assert values["remedies"]["public"] == [] and "No public set of real low-resolution faces was given" in page
+    result = StudyResults.from_json(values)
+    labelled = [result.remedies.base, *(row.label for row in result.remedies.judged)]
+    shown = dataclasses.replace(
+        found, values=dict.fromkeys(labelled, found.values["highlow144"]),
+        changes=dict.fromkeys(labelled[1:], found.changes["crossres144"]),
+    )  # fmt: skip
+    for name in ("runs", "analysis"):
+        (tmp_path / name).symlink_to(root / "study" / name)
+    result = dataclasses.replace(result, remedies=dataclasses.replace(result.remedies, public=[shown]))
+    page = write_study_report(tmp_path, result).read_text()
+    assert f"{found.name} (8 of 8 identities)" in page and "No public set" not in page
+
+
+def scface_of(place, split):
+    """SCface's layout: mugshots of eight people, and a picture of each by one camera at every distance."""
+    for person in range(8):
+        records = np.flatnonzero(split.labels == person)
+        name, camera = f"{person + 1:03d}", 1 + person % 5
+        shots = {f"mugshot_frontal_cropped_all/{name}_frontal.png": (records[0], 144)} | {
+            f"surveillance_cameras_distance_{n}/cam_{camera}/{name}_cam{camera}_{n}.png": (records[-1], 24 * n)
+            for n in (1, 2, 3)
+        }
+        for path, (record, side) in shots.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            pixels = record_pixels(split, np.array([record]), 144)[0]
+            Image.fromarray(pixels).resize((side, side)).save(place / path)
+    return place
 
 
 def test_the_same_command_reuses_the_choice(study):
@@ -447,6 +513,10 @@ def test_the_matched_degradation_is_that_of_native_views_alone_and_keeps_the_pro
     assert runs["crossres144-views"].settings.degradation == DegradationSettings()
     assert {run.settings.logging.verify_on for run in runs.values()} == {"development"}
     assert "highres144" in runs and list(runs)[0] == "highlow144", "the teacher is trained, too"
+    said = unseen_part(stages.judged(settings, {}), ["highlow144", "matched-views", "crossres144-views"])
+    assert "matched-views: sides of 14 to 72 px in training, 56 px among them" in said
+    assert "crossres144-views: sides of 28 to 44 px in training, never 56 px" in said
+    assert "highlow144: no degraded views at all" in said
 
 
 def test_a_remedy_may_be_what_another_starts_from_and_each_run_is_planned_once(packed, tmp_path):

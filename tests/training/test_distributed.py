@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import Ranks
 from hrfr_fast.settings import TrainSettings
@@ -50,6 +51,14 @@ def runs(tiny_packed, tmp_path_factory):
         {"ranks": 3, "out": "partial on three", "arguments": goes_on, "copy_of": str(folder / "partial stopped")},
         {"ranks": 2, "out": "group", "arguments": []},
         {"ranks": 3, "out": "uneven", "arguments": [*begins, "--accumulate", "3"]},
+    ]
+    small = folder / "small-contrast.toml"
+    regime_named("remedy-contrast").replaced(name="small-contrast", input_size=32).save(small)
+    contrast = [*begins, "--regime", str(small), "--contrast-queue", "64", "--no-sync-bn"]
+    plan += [
+        {"ranks": 2, "out": "contrast", "arguments": contrast},
+        {"ranks": 2, "out": "contrast stopped", "arguments": contrast, "ends": [1, signal.SIGTERM, 2]},
+        {"ranks": 2, "out": "contrast on two", "arguments": goes_on, "copy_of": str(folder / "contrast stopped")},
     ]
     (folder / "plan.json").write_text(json.dumps([one | {"out": str(folder / one["out"])} for one in plan]))
     root = Path(__file__).parents[2]
@@ -107,6 +116,22 @@ def test_a_run_begun_on_two_ranks_goes_on_over_others(runs, name, ranks):
     for key, value in one.items():
         loose = 0.05 if key in ("head.mean", "head.std") else 0.01
         torch.testing.assert_close(other[key], value, rtol=loose, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_every_rank_goes_on_with_its_own_queue(runs):
+    """The queues of both ranks, of a run that was stopped and of one that was not, hold the same people in order."""
+    folder, ended = runs
+    states = []
+    for name in ("contrast", "contrast on two"):
+        assert ended[name]["codes"] == [0, 0], printed(folder, name, 2)
+        path = folder / name / "checkpoints" / "last.state.pt"
+        states.append(torch.load(path, weights_only=True)["references"])
+    whole, parts = states
+    labels = whole["queue_labels"]
+    assert len(labels) == 128 and (labels >= 0).sum() > 100, "of both ranks, from the first step on"
+    assert torch.equal(labels, parts["queue_labels"]) and not torch.equal(labels[0::2], labels[1::2])
+    cosines = (whole["queue"] * parts["queue"]).sum(dim=1)[labels >= 0]
+    assert cosines.min() > 0.99, "each rank's own faces"
 
 
 @pytest.mark.parametrize("name,ranks", [("sharded on one", 1), ("sharded from whole", 2), ("partial on three", 3)])

@@ -22,10 +22,12 @@ from hrfr_fast.model.lineage import trained_on
 from hrfr_fast.regimes import REGIMES, REMEDIES, Regime, in_order
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
-from hrfr_fast.runtime.ranks import ALONE
+from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.sampling.augmentation import no_augmentation
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import build
+from hrfr_fast.training.data_parallel import DataParallel
+from hrfr_fast.training.references import EMPTY, dealt, in_order_of_age
 from hrfr_fast.training.resuming import resumed_settings
 from hrfr_fast.training.trainer import train
 from hrfr_fast.training.two_views import with_domains
@@ -96,10 +98,24 @@ def test_a_remedy_resumes_with_the_same_bits(settings, teacher, tmp_path, regime
     assert whole.setup.regime == REGIMES[regime] == regimes.load_regime(tmp_path / "whole" / "regime.toml")
     first, second = (trainer.state.references for trainer in (whole, halves))
     if regime == "remedy-contrast":
-        assert equal(first.state(), second.state())
+        assert equal(first.state(DataParallel()), second.state(DataParallel()))
         labels = first.copy.queue_labels  # 4 native and 2 sharp rows a step: the newest 12 of 18
         assert (labels >= 0).all() and not torch.equal(labels, torch.full_like(labels, labels[0].item()))
         torch.testing.assert_close(first.copy.queue.norm(dim=1), torch.ones(12))
+
+
+def test_queues_of_all_ranks_are_dealt_out_again():
+    """As many ranks get what each had, fewer the newest of all, and more a part of it behind places that are empty."""
+    queues = torch.arange(8).view(2, 4)  # rank 0: 0 to 3, the newest last; rank 1: 4 to 7
+    rows = in_order_of_age(queues)
+    empty = torch.full((4,), EMPTY)
+    of = {n: [dealt(rows, Ranks(rank, n, rank, n), empty).tolist() for rank in range(n)] for n in (1, 2, 4)}
+    assert of == {
+        1: [[2, 6, 3, 7]],
+        2: [[0, 1, 2, 3], [4, 5, 6, 7]],
+        4: [[-1, -1, 0, 2], [-1, -1, 4, 6], [-1, -1, 1, 3], [-1, -1, 5, 7]],
+    }
+    assert dealt(rows, Ranks(0, 1, 0, 1), empty[:0]).tolist() == []
 
 
 def test_each_term_stands_in_the_log(settings, teacher, tmp_path):

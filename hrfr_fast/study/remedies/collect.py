@@ -15,8 +15,10 @@ from hrfr_fast.study.remedies.calibration import CHOSEN_ON, Rates, calibration
 from hrfr_fast.study.remedies.choice import LOW, development_summaries, evidence_estimates, read_choice
 from hrfr_fast.study.remedies.costs import cost_of
 from hrfr_fast.study.remedies.plan import REMEDY
+from hrfr_fast.study.remedies.public_sets import public_results
 from hrfr_fast.study.remedies.results import Calibration, CalibrationRow, Choice, JudgedRemedy, RemediesResult
 from hrfr_fast.study.remedies.stages import CHOICE, DEGRADATION
+from hrfr_fast.study.remedies.unseen import unseen_part
 from hrfr_fast.study.score import RunScores
 from hrfr_fast.study.summary import Summary, summarize
 
@@ -58,6 +60,8 @@ def remedies_of(
         + judge.without_gap(found, base),
         calibration=_calibrations(comparison, labels, base),
         development=development_summaries(plan, labels),
+        unseen=unseen_part(plan, labels),
+        public=public_results(plan, labels, base, remedies.public),
     )
 
 

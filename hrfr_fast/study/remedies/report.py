@@ -30,6 +30,8 @@ def section_of(results: StudyResults, out: Path) -> dict[str, Any] | None:
         "tables": tables_of(result),
         "together": _together(result),
         "choice": result.choice,
+        "unseen": result.unseen,
+        "public": [one.name for one in result.public],
         "degradation": ", ".join(f"{name} {value}" for name, value in result.degradation.items()),
         "native_probe": _native_probe(result),
         "maps": _images(results, out, "resolution_gap", [result.base, *_shown(results)], start="resolution_gap-"),

@@ -1,6 +1,6 @@
 """Results of a study of remedies as typed records; their field names are keys of results.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,22 @@ class JudgedRemedy:
 
 
 @dataclass(frozen=True)
+class PublicResult:
+    """One part of a public set of real low-resolution faces.
+
+    ``name``: the set, the part, and what share of the ``decisions`` is right. ``units``: what was resampled, by
+    ``level`` "identity" or "pair". ``values``: label -> share. ``changes``: label -> that minus the base's.
+    """
+
+    name: str
+    decisions: int
+    units: int
+    level: str
+    values: dict[str, Summary]
+    changes: dict[str, Summary]
+
+
+@dataclass(frozen=True)
 class RemediesResult:
     """The ablation of remedies: the choice, the verdicts, and what is recommended."""
 
@@ -132,3 +148,7 @@ class RemediesResult:
     """What the threshold was chosen on -> label."""
     development: dict[str, dict[str, Summary]]
     """Label -> quantity on development faces."""
+    unseen: str = ""
+    """What of the degradation that probes are tested on training has not seen, in words."""
+    public: list[PublicResult] = field(default_factory=list)
+    """On public sets of real low-resolution faces; empty where none was given."""

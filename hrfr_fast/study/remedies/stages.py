@@ -6,7 +6,8 @@
 4. Every remedy is trained with every seed.
 5. The best are chosen, and what two of them make together: ``choice.json``.
 6. The best together are trained.
-7. All are scored on the test faces. Until now nothing has looked at a test pair.
+7. All are scored on the test faces, and on public sets where there are some. Until now nothing has looked at a test
+   pair.
 
 What a stage has found lies in its file, so the same command continues a study that was stopped, and a choice that was
 made is never made again.
@@ -30,6 +31,7 @@ from hrfr_fast.study.remedies.choice import RULE, evidence_of, now, ranking, rea
 from hrfr_fast.study.remedies.combine import Combination, Remedy, combine, first_that_fits
 from hrfr_fast.study.remedies.development import development_sets
 from hrfr_fast.study.remedies.plan import REMEDY, Entry, Stages, held_out, regime_file, write_regimes
+from hrfr_fast.study.remedies.public_sets import check_public_sets, score_public_sets
 from hrfr_fast.study.remedies.results import Choice
 
 DEGRADATION, TRIALS, CHOICE = "degradation.json", "trials.json", "choice.json"
@@ -86,9 +88,10 @@ def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
         execute: trains and scores the runs of a plan.
 
     Raises:
-        UsageError: no development pairs, or a choice whose runs have changed since.
+        UsageError: no development pairs, a public set that is not there, or a choice whose runs have changed since.
     """
     development_sets(stages.packed)
+    check_public_sets(stages.remedies.public)
     known = read_known(stages)
 
     def stage(plan: StudyPlan, text: str) -> None:
@@ -118,6 +121,8 @@ def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
     shown = (stages.remedies.base, *choice.ranking[: stages.remedies.shown], *([TOGETHER] if choice.together else []))
     plan = replace(plan, tests=True, shown=shown)
     stage(plan, f"remedies: the choice is written ({stages.out / CHOICE}); now the test faces")
+    judged = [label for label in plan.labels if label == stages.remedies.base or plan.of(label)[0].stage == REMEDY]
+    score_public_sets(plan, judged, stages.remedies.public)
     return plan
 
 

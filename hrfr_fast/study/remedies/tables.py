@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hrfr_fast.reporting.page import Table
+from hrfr_fast.runtime.words import plural
 from hrfr_fast.study.remedies.choice import HIGH, LOW, PROBE, TAR
 from hrfr_fast.study.remedies.judge import ACCURACY
 from hrfr_fast.study.remedies.results import Cost, Evidence, Gain, JudgedRemedy, RemediesResult
@@ -38,10 +39,12 @@ def _overview(result: RemediesResult) -> Table:
             row.label, row.verdict, f"{row.p_holm:.2g}",
             *(_cell(name, row.against[result.base].get(name)) for name in shown),
             _points(row.native) if row.native else "",
+            *(_points(one.changes[row.label]) for one in result.public),
         )
         for row in result.judged
     ]  # fmt: skip
-    return Table(("remedy", "verdict", "p, Holm", *shown, "native LR accuracy (development)"), rows)
+    public = [one.name for one in result.public]
+    return Table(("remedy", "verdict", "p, Holm", *shown, "native LR accuracy (development)", *public), rows)
 
 
 def _cell(name: str, change: Criterion | None) -> str:
@@ -154,10 +157,18 @@ def _effect(name: str, effect: float | None) -> str:
 def _native(result: RemediesResult) -> Table:
     quantities = (LOW, HIGH, TAR)
     rows = [
-        (label, *(f"{100 * found[name].value:.1f} %\n{_ends(found[name].interval)}" for name in quantities))
+        (
+            label, *(_share(found[name]) for name in quantities),
+            *(_share(one.values[label]) for one in result.public),
+        )
         for label, found in result.development.items()
-    ]
-    return Table(("regime", *quantities), rows)
+    ]  # fmt: skip
+    heads = [f"{one.name} ({one.decisions:,} of {one.units:,} {plural(one.level)})" for one in result.public]
+    return Table(("regime", *(f"{name} (development)" for name in quantities), *heads), rows)
+
+
+def _share(found: Summary) -> str:
+    return f"{100 * found.value:.1f} %\n{_ends(found.interval)}"
 
 
 def csv_rows(result: RemediesResult) -> dict[str, list[dict[str, Any]]]:
@@ -181,6 +192,12 @@ def csv_rows(result: RemediesResult) -> dict[str, list[dict[str, Any]]]:
             for on, found in result.calibration.items()
             for label, one in found.items()
             for row in one.rows
+        ],
+        "remedies_public": [
+            {"set": one.name, "regime": label, **_flat(value, "share"),
+             **(_flat(one.changes[label]) if label in one.changes else {})}
+            for one in result.public
+            for label, value in one.values.items()
         ],
         "remedies_cost": [
             {"remedy": row.label, "training_time": row.cost.training_time, "parameters": row.cost.parameters,
