@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
@@ -36,6 +35,7 @@ from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
 
+Image = pytest.importorskip("PIL.Image")
 load_file = pytest.importorskip("safetensors.torch").load_file
 protocol_evaluation = importlib.import_module("hrfr_fast.evaluation.protocols.evaluate")
 pytest.importorskip("sklearn.metrics")  # of the probes, now: it sets variables of the environment
