@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from PIL import Image
 
 from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
@@ -37,6 +35,8 @@ from hrfr_fast.study.report import write_study_report
 from hrfr_fast.study.results import StudyResults
 from hrfr_fast.study.run import planned, run_study
 
+Image = pytest.importorskip("PIL.Image")
+load_file = pytest.importorskip("safetensors.torch").load_file
 protocol_evaluation = importlib.import_module("hrfr_fast.evaluation.protocols.evaluate")
 pytest.importorskip("sklearn.metrics")  # of the probes, now: it sets variables of the environment
 
@@ -368,7 +368,7 @@ def test_the_base_tuned_by_adapters_is_a_remedy_that_is_judged(study):
     """It starts from the base of its own seed, moves weights by its adapters alone, and takes another head's matrix."""
     root, _ = study
     base, tuned = (root / "study" / "runs" / "seed0" / name for name in ("highlow144", "lora-contrast"))
-    before, after = (safetensors.torch.load_file(one / "checkpoints" / "last.safetensors") for one in (base, tuned))
+    before, after = (load_file(one / "checkpoints" / "last.safetensors") for one in (base, tuned))
     assert set(after) - set(before) == {"head.mean", "head.std"}, "merged weights, and what AdaFace keeps"
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     weights = {name for name, tensor in before.items() if tensor.ndim > 1}
