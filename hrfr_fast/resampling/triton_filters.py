@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import triton
 import triton.language as tl
 
@@ -9,7 +10,9 @@ from hrfr_fast.resampling import spec
 from hrfr_fast.resampling.triton_weights import cubic
 
 LINEAR, BOX, NEAREST, LANCZOS = (tl.constexpr(f) for f in (spec.LINEAR, spec.BOX, spec.NEAREST, spec.LANCZOS))
-LOW_EDGE, HIGH_EDGE = tl.constexpr(-0.5 + spec.BOX_TIE), tl.constexpr(0.5 + spec.BOX_TIE)
+_EDGE = float(np.float32(0.5 + spec.BOX_TIE))
+LOW_EDGE, HIGH_EDGE = tl.constexpr(_EDGE - 1.0), tl.constexpr(_EDGE)
+"""Of the box, in float32 exactly 1 apart: of two pixels on either side of both edges one is always inside."""
 WIDEST = tl.constexpr(3.0)  # lobes of Lanczos: no filter weighs anything farther away, in units of its scale
 SINE_1, SINE_3, SINE_5, SINE_7, SINE_9, SINE_11 = (
     tl.constexpr((-1) ** (n // 2) * math.pi**n / math.factorial(n)) for n in (1, 3, 5, 7, 9, 11)
@@ -70,8 +73,8 @@ def filter_weights(row, keys, first, step, size, filter):
         low += tl.sum(tl.where((at <= 0) | (size == 1), weights, 0.0), axis=1)
         high += tl.sum(tl.where(at >= size - 1, weights, 0.0), axis=1)
         total += tl.sum(weights, axis=1)
-    distance = (keys[None, :] - pixel[:, None]).to(tl.float32) + (0.5 - part[:, None])
-    weights = filtered(distance * inverse, filter)
     at = keys[None, :]
+    distance = (at - pixel[:, None]).to(tl.float32) + 0.5 - part[:, None]  # rounded as those of the taps are
+    weights = filtered(distance * inverse, filter)
     weights = tl.where(at == 0, low[:, None], tl.where(at == size - 1, high[:, None], weights))
     return tl.where(at < size, weights, 0.0) / total[:, None]

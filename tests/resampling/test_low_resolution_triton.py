@@ -10,13 +10,17 @@ import torch
 from reference import execute
 
 from hrfr_fast.resampling.low_resolution import low_resolution_images
+from hrfr_fast.resampling.spec import BOX, BOX_TIE, NEAREST
 from hrfr_fast.sampling.augmentation import FILTERS
 from hrfr_fast.sampling.degradation import NativeView, largest_side
 from hrfr_fast.settings import AugmentSettings, DegradationSettings
 
-pytest.importorskip("triton", reason="Triton exists for Linux only")
+triton = pytest.importorskip("triton", reason="Triton exists for Linux only")
+import triton.language as tl  # noqa: E402
+
 from hrfr_fast.resampling.launcher import EpochOrders, ResidentSplit  # noqa: E402
 from hrfr_fast.resampling.native_launcher import NativeResampler  # noqa: E402
+from hrfr_fast.resampling.triton_filters import filter_weights  # noqa: E402
 
 DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),
@@ -91,6 +95,28 @@ def test_every_filter_both_ways(filter, device):
     assert share_that_differs(source, augmentation, pictures) < 0.01, "ties"
     expected = np.stack([execute(picture, augmentation, row, 48) for row, picture in enumerate(source)])
     assert np.abs(values - expected).max() <= 1.5
+
+
+@triton.jit
+def _write_weights(out, parts, FILTER: tl.constexpr):
+    """Of the pixels 0, 1, 2 and 3 in an output whose centre is ``parts`` pixels beyond the beginning of pixel 1."""
+    keys, row = tl.arange(0, 4), tl.arange(0, 1)
+    first = tl.load(parts + tl.program_id(0)) + 0.5
+    weights = filter_weights(row, keys, first, first * 0.0 + 1.0, 4, tl.program_id(0) * 0 + FILTER)
+    tl.store(out + tl.program_id(0) * 4 + keys[None, :], weights)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("filter", [BOX, NEAREST])
+def test_at_the_edges_of_the_box_one_pixel_is_inside(filter, device):
+    """Rounding to float32 must not leave an output between two pixels: nothing would weigh, and 0 / 0 is no number."""
+    steps = np.arange(-12, 13) * 2.0**-26
+    parts = np.concatenate([1 - BOX_TIE + steps, [0, 2.0**-30, 0.5, 1 - 2.0**-30]])
+    out = torch.full((len(parts), 4), torch.nan, device=device)
+    _write_weights[(len(parts),)](out, torch.from_numpy(parts).to(device), filter, enable_fp_fusion=False)
+    found = out.cpu().numpy()
+    assert set(found.ravel()) == {0.0, 1.0} and (found.sum(axis=1) == 1).all()
+    assert (found[:3, 1] == 1).all() and (found[22:25, 2] == 1).all(), "the edge is where the definition has it"
 
 
 @pytest.mark.parametrize("device", DEVICES)
