@@ -29,6 +29,7 @@ from hrfr_fast.runtime.gpu_software import COMPILER_FIX
 from hrfr_fast.runtime.system import gib
 from hrfr_fast.sampling.augmentation import DRAWN_FILTERS, FILTERS
 from hrfr_fast.sampling.block_stream import BlockStream
+from hrfr_fast.sampling.degradation import FEWEST_PIXELS, NativeView
 from hrfr_fast.sampling.sampler_torch import epoch_records
 from hrfr_fast.sampling.stream import BatchStream, SingleViewStream
 from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream
@@ -79,10 +80,12 @@ def _engine_of(
 
 
 def _kernels_know(stream: SingleViewStream | TwoViewStream) -> bool:
-    """Whether the GPU's kernels can degrade as the stream asks: downsample with one of the first filters, no more."""
+    """Whether the GPU's kernels degrade as the stream asks: to native low resolution, or by a filter they know."""
     if not isinstance(stream, TwoViewStream):
         return True
     second = stream.second_view
+    if isinstance(second, NativeView):
+        return stream.splits[1].size >= FEWEST_PIXELS
     return isinstance(second, SecondView) and set(second.filters) <= set(FILTERS[:DRAWN_FILTERS])
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from hrfr_fast.engines.resident_cuda import ResidentCUDA
 from hrfr_fast.resampling.launcher import EpochOrders, Resampler, ResidentSplit, Rows, View
+from hrfr_fast.resampling.native_launcher import NativeResampler
 from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES
+from hrfr_fast.sampling.degradation import NativeView
 from hrfr_fast.sampling.sampler_torch import permutations
 from hrfr_fast.sampling.two_view_stream import DEGRADED, SHARP, SecondView, TwoViewStream
 
@@ -55,6 +57,15 @@ class _Order:
                 self._pass_in_slot[slot] = number
 
 
+def _degrading(stream: TwoViewStream, source: ResidentSplit) -> Resampler:
+    """What makes the second view of highres faces."""
+    second, every, size, seed = stream.second_view, stream.every_view, stream.size, stream.seed
+    if isinstance(second, NativeView):
+        return NativeResampler(source, size, every, second.settings, seed, DEGRADED)
+    assert isinstance(second, SecondView), "build_resident_cuda asks for it"
+    return Resampler(source, size, second.on_top_of(every), seed, view=View(DEGRADED, second.filters))
+
+
 class DeviceSampledViews(ResidentCUDA):
     """Batches of a ``TwoViewStream`` whose records and augmentation are drawn inside the kernels."""
 
@@ -67,13 +78,10 @@ class DeviceSampledViews(ResidentCUDA):
             _Order(stream.seed, len(low), stream.lowres, SHUFFLE_LOWRES, low),
             _Order(stream.seed, len(high), stream.pairs, SHUFFLE_HIGHRES, high + stream.splits[0].identities),
         )
-        second, every, size = stream.second_view, stream.every_view, stream.size
-        assert isinstance(second, SecondView), "build_resident_cuda asks for it"
+        every, size = stream.every_view, stream.size
         sources = [ResidentSplit(one, 0) for one in pixels]
         sharp = Resampler(sources[1], size, every, stream.seed, view=View(SHARP))
-        degraded = Resampler(
-            sources[1], size, second.on_top_of(every), stream.seed, view=View(DEGRADED, second.filters)
-        )
+        degraded = _degrading(stream, sources[1])
         # Rows of a micro-batch: its lowres faces, then sharp, degraded, sharp, ...
         chunks = stream.ranks * stream.micro_batches
         lowres, pairs, pitch = stream.lowres // chunks, stream.pairs // chunks, stream.batch_size // chunks

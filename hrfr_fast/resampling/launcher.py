@@ -52,6 +52,17 @@ class View(NamedTuple):
 
 
 ONE_VIEW, ALL_ROWS = View(), Rows()
+LAUNCH: dict[str, Any] = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": False}
+"""How kernels are launched that draw: without fused multiply-adds, see ``augmentation_triton``."""
+
+
+MATRIX_TILE = 32
+"""Rows and columns of a matrix that a program makes: with tiles of 64 the compiler runs out of registers."""
+
+
+def blur_terms(sigma: float) -> int:
+    """A power of two that is no less than the terms of half a Gaussian of radius ceil(3 sigma)."""
+    return int(triton.next_power_of_2(math.ceil(3 * sigma) + 2))
 
 
 class Tiles(NamedTuple):
@@ -69,16 +80,19 @@ class Tiles(NamedTuple):
     warps: int = 4
 
 
-def tiles_for(size: int, out_size: int) -> Tiles:
-    """Tiles for a source of ``size`` and an output of ``out_size`` pixels.
+def tiles_for(size: int, out_size: int, *, composed: bool = False) -> Tiles:
+    """Tiles for a source of ``size`` and an output of ``out_size`` pixels; ``composed``: where matrices are read.
 
     64 x 128 outputs keep sums and horizontal weights at 64 registers a thread each; at 36 -> 144 px the 16 to 21
     source pixels of 128 output columns lie within 64 source columns, so that the weights are made once a tile column.
     Chosen by counting instructions of the sm_90 code: 54,000 an image at 36 -> 144 px, against 66,000 with 64 x 64
     tiles and 77,000 with those and 8 warps. Without the cap on registers the compiler takes 254, and two programs fit.
+    With matrices that are read, 32 source columns at a time keep the compiler within 255 registers.
     """
     if out_size <= 32:
         return Tiles(32, 128 if out_size > 21 else 64, 64, 32, 1, 168)
+    if composed:
+        return Tiles(64, 128, 32, 32, 2, 255)
     return Tiles(64, 128, 32 if size <= out_size // 2 else 64, 64, 2, 168)
 
 
@@ -99,9 +113,10 @@ class Resampler:
         view: View = ONE_VIEW,
     ) -> None:  # fmt: skip
         self.source, self.out_size, self.seed, self.settings = source, out_size, seed, settings
+        self.made = False  # whether the resampled pictures are made of the records first
         size, device = source.pixels.shape[1], source.pixels.device
-        self.tiles = tiles or tiles_for(size, out_size)
         self.composed = bool(settings.degrade or settings.blur)
+        self.tiles = tiles or tiles_for(size, out_size, composed=self.composed)
         self.view = view
         values = second_view_settings(settings, view.filters) if view.filters else kernel_settings(settings)
         self.values = torch.from_numpy(values).to(device)
@@ -126,21 +141,17 @@ class Resampler:
             "TAPS": 0 if shrinks else taps, "COMPOSED": self.composed,
             "COLOUR": bool(settings.brightness or settings.contrast or settings.saturation or settings.grey),
             "MIX": bool(settings.saturation or settings.grey), "ERASE": bool(settings.erase),
-            "VIEW": self.view.number,
+            "VIEW": self.view.number, "MADE": self.made,
         }  # fmt: skip
 
     @property
     def compose_constants(self) -> dict[str, Any]:
         """Constants that ``compose_kernel`` is compiled for."""
         settings, size, out_size = self.settings, self.constants["SIZE"], self.out_size
-        step = (1 + settings.zoom) * max(size, settings.degrade_max if settings.degrade else 0) / out_size
-        shrink = max(1.0, size / settings.degrade_min)
         return {
-            "SIZE": size, "OUT": out_size, "BO": 64 if out_size > 32 else 32, "BS": 64, "BD": 64,
+            "SIZE": size, "OUT": out_size, "TILE": MATRIX_TILE,
             "DEGRADE": bool(settings.degrade), "BLUR": bool(settings.blur),
-            "BLUR_TERMS": triton.next_power_of_2(math.ceil(3 * settings.blur_sigma * out_size) + 2),
-            "UP_TERMS": triton.next_power_of_2(math.ceil(4 * max(1.0, step)) + 2),
-            "DOWN_TERMS": triton.next_power_of_2(math.ceil(4 * shrink) + 3),
+            "BLUR_TERMS": blur_terms(settings.blur_sigma * out_size),
             "VIEW": self.view.number, "CHOSEN": bool(self.view.filters),
         }  # fmt: skip
 
@@ -161,23 +172,30 @@ class Resampler:
         count, begin = len(images) if count is None else count, self.source.begin
         slots, length = orders.records.shape
         where = (self.seed, skip, length, slots, begin, begin + len(self.source.pixels))
-        if self.composed:
-            self._compose(count, orders, counter, where)
+        pictures = self._prepare(count, (orders.records, counter, self.values, *where))
         programs = count * triton.cdiv(triton.cdiv(3 * self.out_size, self.tiles.columns), self.tiles.each)
         resample_kernel[(programs,)](
-            images, labels, self.source.pixels, orders.labels, orders.records, counter, self.values, self.matrices,
+            images, labels, pictures, orders.labels, orders.records, counter, self.values, self.matrices,
             *where, *rows, **self.constants, ROUND=images.dtype == torch.uint8,
             num_warps=self.tiles.warps, num_stages=2, enable_fp_fusion=False,
             maxnreg=255 if self.composed else self.tiles.registers,
         )  # fmt: skip
 
-    def _compose(self, count: int, orders: EpochOrders, counter: Tensor, where: tuple[int, ...]) -> None:
-        size, out_size = self.constants["SIZE"], self.out_size
-        constants = self.compose_constants
+    def _prepare(self, count: int, sampling: tuple[Any, ...]) -> Tensor:
+        """Compute the matrices of ``count`` images, where they have some; returns the pictures to resample.
+
+        ``sampling``: the arguments that say which record is an image's, and what is drawn for it.
+        """
+        if self.composed:
+            constants, out_size = self.compose_constants, self.out_size
+            size = constants["SIZE"]
+            self._reserve(count, size)
+            programs = count * 2 * triton.cdiv(out_size, MATRIX_TILE) * triton.cdiv(size, MATRIX_TILE)
+            compose_kernel[(programs,)](self.matrices, *sampling, **constants, **LAUNCH)
+        return self.source.pixels
+
+    def _reserve(self, count: int, size: int) -> None:
+        """See that there is memory for the matrices of ``count`` images that come from ``size`` pixels."""
         if self.matrices.shape[:1] != (count,):
-            self.matrices = torch.empty((count, 2, out_size, size), dtype=torch.float16, device=self.values.device)
-        programs = count * 2 * triton.cdiv(out_size, constants["BO"]) * triton.cdiv(size, constants["BS"])
-        compose_kernel[(programs,)](
-            self.matrices, orders.records, counter, self.values, *where, **constants,
-            num_warps=4, num_stages=2, enable_fp_fusion=False,
-        )  # fmt: skip
+            shape = (count, 2, self.out_size, size)
+            self.matrices = torch.empty(shape, dtype=torch.float16, device=self.values.device)

@@ -1,21 +1,23 @@
 """Degradation and blur on CUDA: the kernel that multiplies their matrices into the resampling's, for every image.
 
-All three are linear and separable. ``resample_kernel`` then reads the products instead of computing weights.
+All three are linear and separable. ``resample_kernel`` then reads the products instead of computing weights. The blur
+and the downsampling serve the native degradation as well (``low_resolution_triton``).
 """
 
 import triton
 import triton.language as tl
 
-from hrfr_fast.resampling.spec import CUBIC, LINEAR
-from hrfr_fast.resampling.triton_weights import axis_geometry, cubic, first_taps
+from hrfr_fast.resampling.spec import CUBIC
+from hrfr_fast.resampling.triton_filters import filter_weights
 from hrfr_fast.sampling.augmentation_triton import draw_blur, draw_box, draw_degradation, look_up_sample
 
-CUBIC_FILTER, LINEAR_FILTER = tl.constexpr(CUBIC), tl.constexpr(LINEAR)
+CUBIC_FILTER = tl.constexpr(CUBIC)
 
 
 @triton.jit
-def _blurred(tile, part, sigma, BO: tl.constexpr, OUT: tl.constexpr, TERMS: tl.constexpr):
-    """float32 [BO, BO]: tile ``tile`` of the rows, ``part`` of the columns of a Gaussian of radius ceil(3 sigma).
+def blurred(tile, part, sigma, TILE: tl.constexpr, size, TERMS: tl.constexpr):
+    """float32 [TILE, TILE]: tile ``tile`` of the rows, ``part`` of the columns of a Gaussian of radius ceil(3 sigma)
+    over ``size`` pixels, which are more than the radius.
 
     Borders reflect (reflect-101). Mirrored terms are made only in the corners that they reach.
     """
@@ -23,13 +25,13 @@ def _blurred(tile, part, sigma, BO: tl.constexpr, OUT: tl.constexpr, TERMS: tl.c
     slope = (-0.5 / tl.maximum(sigma * sigma, 1e-12)).to(tl.float32)
     term = tl.arange(0, TERMS)
     total = 2.0 * tl.sum(tl.where(term <= reach, tl.exp(term * term * slope), 0.0), axis=0) - 1.0
-    i, j = tile * BO + tl.arange(0, BO)[:, None], part * BO + tl.arange(0, BO)[None, :]
+    i, j = tile * TILE + tl.arange(0, TILE)[:, None], part * TILE + tl.arange(0, TILE)[None, :]
     result = _gaussian(tl.abs(j - i), reach, slope)
-    if (tile + part) * BO <= reach:
+    if (tile + part) * TILE <= reach:
         result += tl.where(j > 0, _gaussian(i + j, reach, slope), 0.0)
-    if 2 * (OUT - 1) - (tile + part + 2) * BO + 2 <= reach:
-        result += tl.where(j < OUT - 1, _gaussian(tl.abs(2 * (OUT - 1) - i - j), reach, slope), 0.0)
-    return tl.where(j < OUT, result / total, 0.0)
+    if 2 * (size - 1) - (tile + part + 2) * TILE + 2 <= reach:
+        result += tl.where(j < size - 1, _gaussian(tl.abs(2 * (size - 1) - i - j), reach, slope), 0.0)
+    return tl.where(j < size, result / total, 0.0)
 
 
 @triton.jit
@@ -39,70 +41,28 @@ def _gaussian(distance, reach, slope):
 
 
 @triton.jit
-def _clamped_and_normalised(weights, keys, taps, pixels, size):
-    """``weights`` [rows, len(keys)] with what lies beyond the frame added to its edge pixels, and normalised.
-
-    ``taps`` [rows, n] are all weights of each row again, at ``pixels`` [rows, n], which may lie outside.
-    """
-    low = tl.sum(tl.where((pixels <= 0) | (size == 1), taps, 0.0), axis=1)
-    high = tl.sum(tl.where(pixels >= size - 1, taps, 0.0), axis=1)
-    total = tl.sum(taps, axis=1)
-    at = keys[None, :]
-    weights = tl.where(at == 0, low[:, None], tl.where(at == size - 1, high[:, None], weights))
-    return tl.where(at < size, weights, 0.0) * (1.0 / total)[:, None]
-
-
-@triton.jit
-def _resampled(row, keys, start, stop, size, OUT: tl.constexpr, TERMS: tl.constexpr):
-    """float32 [len(row), len(keys)]: the source box of a frame of ``size`` pixels to OUT, by the cubic filter."""
-    first, step, filter_scale = axis_geometry(start, stop, size, OUT)
-    low, offset = first_taps(row, 0, first, step, filter_scale)
-    inverse = (1.0 / filter_scale).to(tl.float32)
-    term = tl.arange(0, TERMS)[None, :]
-    taps = cubic(offset[:, None] + term * inverse)
-    weights = cubic(offset[:, None] + (keys[None, :] - low[:, None]) * inverse)
-    return _clamped_and_normalised(weights, keys, taps, low[:, None] + term, size)
-
-
-@triton.jit
-def _degraded(row, keys, small, filter, SIZE: tl.constexpr, TERMS: tl.constexpr):
+def shrinking(row, keys, small, filter, SIZE: tl.constexpr):
     """float32 [len(row), len(keys)]: a whole frame of SIZE pixels to ``small``, by any of FILTERS."""
-    most = tl.maximum(small, SIZE).to(tl.float32)
-    low = tl.floor((row + 0.5) * SIZE / small - 2.0 * most / small - 1.0).to(tl.int32)  # before the first tap
-    pixels = low[:, None] + tl.arange(0, TERMS)[None, :]
-    taps = _filter_between(pixels, row[:, None], small, filter, most, SIZE)
-    weights = _filter_between(keys[None, :], row[:, None], small, filter, most, SIZE)
-    return _clamped_and_normalised(weights, keys, taps, pixels, SIZE)
-
-
-@triton.jit
-def _filter_between(pixel, output, small, filter, most, SIZE: tl.constexpr):
-    """The degradation's filter at the distance of source pixel and output.
-
-    Twice ``small`` times the distance is a whole number below 2**24, so float32 knows exactly on which side of the
-    box filter's edge a pixel lies. The host's float64 finds the same side for every ``small`` up to 65 (of 36 px) and
-    211 (of 144 px); above, where nothing is downsampled, rounding may move a nearest neighbour by one there.
-    """
-    twice = ((2 * pixel + 1) * small - (2 * output + 1) * SIZE).to(tl.float32)
-    distance = twice * (0.5 / most)
-    linear, box = tl.maximum(1.0 - tl.abs(distance), 0.0), tl.where((twice > -most) & (twice <= most), 1.0, 0.0)
-    return tl.where(filter == CUBIC_FILTER, cubic(distance), tl.where(filter == LINEAR_FILTER, linear, box))
+    origin = small.to(tl.float64) * 0.0
+    return filter_weights(row, keys, origin, (origin + SIZE) / small, SIZE, filter)
 
 
 @triton.jit
 def _degraded_then_resampled(
-    row, keys, start, stop, small, filter, SIZE: tl.constexpr, OUT: tl.constexpr, BD: tl.constexpr,
-    UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
-):  # fmt: skip
-    """float32 [len(row), len(keys)]: from the source to the output, by way of ``small`` pixels where that is > 0."""
+    row, keys, start, width, small, filter, SIZE: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr
+):
+    """float32 [len(row), len(keys)]: from the source to the output, by way of ``small`` pixels where that is > 0.
+
+    start, width: of the box, as shares of the frame, float64.
+    """
     weights = tl.zeros([row.shape[0], keys.shape[0]], tl.float32)
     if small == 0:
-        weights = _resampled(row, keys, start, stop, SIZE, OUT, UP_TERMS)
+        weights = filter_weights(row, keys, start * SIZE, width * SIZE / OUT, SIZE, CUBIC_FILTER)
     else:
-        for piece in range((small + BD - 1) // BD):
-            middle = piece * BD + tl.arange(0, BD)
-            up = _resampled(row, middle, start, stop, small, OUT, UP_TERMS)
-            down = _degraded(middle, keys, small, filter, SIZE, DOWN_TERMS)
+        for piece in range((small + TILE - 1) // TILE):
+            middle = piece * TILE + tl.arange(0, TILE)
+            up = filter_weights(row, middle, start * small, width * small / OUT, small, CUBIC_FILTER)
+            down = shrinking(middle, keys, small, filter, SIZE)
             weights = tl.dot(up.to(tl.float16), down.to(tl.float16), weights)
     return weights
 
@@ -110,37 +70,36 @@ def _degraded_then_resampled(
 @triton.jit(do_not_specialize=["seed", "skip", "epoch_length", "slots", "begin", "end"])
 def compose_kernel(
     matrices, records, counter, settings, seed, skip, epoch_length, slots, begin, end,
-    SIZE: tl.constexpr, OUT: tl.constexpr, BO: tl.constexpr, BS: tl.constexpr, BD: tl.constexpr,
-    DEGRADE: tl.constexpr, BLUR: tl.constexpr,
-    BLUR_TERMS: tl.constexpr, UP_TERMS: tl.constexpr, DOWN_TERMS: tl.constexpr,
-    VIEW: tl.constexpr, CHOSEN: tl.constexpr,
+    SIZE: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr,
+    DEGRADE: tl.constexpr, BLUR: tl.constexpr, BLUR_TERMS: tl.constexpr, VIEW: tl.constexpr, CHOSEN: tl.constexpr,
 ):  # fmt: skip
     """matrices: fp16 [B, 2, OUT, SIZE], vertical then horizontal: blur x resampling x degradation of each image."""
-    TILES: tl.constexpr = (OUT + BO - 1) // BO
-    PIECES: tl.constexpr = (SIZE + BS - 1) // BS
-    image, axis = tl.program_id(0) // (2 * TILES * PIECES), tl.program_id(0) // (TILES * PIECES) % 2
-    tile, piece = tl.program_id(0) // PIECES % TILES, tl.program_id(0) % PIECES
+    ROWS: tl.constexpr = (OUT + TILE - 1) // TILE
+    COLUMNS: tl.constexpr = (SIZE + TILE - 1) // TILE
+    image, axis = tl.program_id(0) // (2 * ROWS * COLUMNS), tl.program_id(0) // (ROWS * COLUMNS) % 2
+    tile, piece = tl.program_id(0) // COLUMNS % ROWS, tl.program_id(0) % COLUMNS
     epoch, position, record = look_up_sample(records, counter, skip, epoch_length, slots, image)
     if (record < begin) | (record >= end):
         return
     x0, y0, x1, y1 = draw_box(settings, seed, epoch, position, VIEW)
-    start, stop = tl.where(axis == 0, y0, x0), tl.where(axis == 0, y1, x1)
+    start = tl.where(axis == 0, y0, x0).to(tl.float64)
+    width = tl.where(axis == 0, y1, x1).to(tl.float64) - start
     small, filter = 0, 0
     if DEGRADE:
         small, filter = draw_degradation(settings, seed, epoch, position, VIEW, CHOSEN)
         small = tl.where(small == SIZE, 0, small)
-    row, keys = tile * BO + tl.arange(0, BO), piece * BS + tl.arange(0, BS)
+    row, keys = tile * TILE + tl.arange(0, TILE), piece * TILE + tl.arange(0, TILE)
     sigma = image.to(tl.float64) * 0.0
     if BLUR:
         sigma = draw_blur(settings, seed, epoch, position, VIEW).to(tl.float64) * OUT
     reach = tl.ceil(3.0 * sigma).to(tl.int32)
-    last = tl.minimum(tile * BO + BO - 1 + reach, OUT - 1) // BO
-    weights = tl.zeros([BO, BS], tl.float32)
-    for part in range(tl.maximum(tile * BO - reach, 0) // BO, last + 1):
-        line = part * BO + tl.arange(0, BO)
-        inner = _degraded_then_resampled(line, keys, start, stop, small, filter, SIZE, OUT, BD, UP_TERMS, DOWN_TERMS)
+    last = tl.minimum(tile * TILE + TILE - 1 + reach, OUT - 1) // TILE
+    weights = tl.zeros([TILE, TILE], tl.float32)
+    for part in range(tl.maximum(tile * TILE - reach, 0) // TILE, last + 1):
+        line = part * TILE + tl.arange(0, TILE)
+        inner = _degraded_then_resampled(line, keys, start, width, small, filter, SIZE, OUT, TILE)
         if reach > 0:
-            blur = _blurred(tile, part, sigma, BO, OUT, BLUR_TERMS)
+            blur = blurred(tile, part, sigma, TILE, OUT, BLUR_TERMS)
             weights = tl.dot(blur.to(tl.float16), inner.to(tl.float16), weights)
         else:
             weights = inner

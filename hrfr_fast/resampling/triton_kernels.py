@@ -11,10 +11,12 @@ the image between the passes are rounded to 11 bits, an error of at most 0.2 (1.
 Least time an image at 36 -> 144 px in 16 bits: 3.9 KB read and 124 KB written, 27 ns at 4.8 TB/s; products of 16 MFLOP,
 20 ns at 790 TFLOP/s. The limit is the issue of instructions: 54,000 a warp-wide image (counted in the code compiled
 for sm_90: 49,000 in the loops, a quarter of them for padding to tiles of 64 x 128), 59 ns on 132 multiprocessors at
-1.75 GHz. At 36 -> 32 px: 10 KB, 2 ns; 23,000 instructions, 25 ns. With every augmentation at 144 px about 290,000,
-half of them for ``compose_kernel``: 0.31 us. These are counts, not yet times taken on a card.
+1.75 GHz. At 36 -> 32 px: 10 KB, 2 ns; 23,000 instructions, 25 ns. With every augmentation at 144 px about 145,000, and
+those of ``compose_kernel``, which were as many with tiles of 64 and have not been counted with those of 32. These are
+counts, not yet times taken on a card.
 
-Where there is degradation or blur, V and H are read from what ``compose_kernel`` has computed.
+Where there is degradation or blur, V and H are read from what ``compose_kernel`` has computed; where the degradation is
+native, P is a small picture that was made first (``low_resolution_triton``).
 """
 
 import triton
@@ -62,9 +64,12 @@ def resample_kernel(
     SIZE: tl.constexpr, OUT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr,
     TILES_EACH: tl.constexpr, ROW_CHUNKS: tl.constexpr, COLUMN_CHUNKS: tl.constexpr, TAPS: tl.constexpr,
     COMPOSED: tl.constexpr, COLOUR: tl.constexpr, MIX: tl.constexpr, ERASE: tl.constexpr, ROUND: tl.constexpr,
-    VIEW: tl.constexpr,
+    VIEW: tl.constexpr, MADE: tl.constexpr,
 ):  # fmt: skip
-    """Images of one split: the samples whose record lies in [begin, end). See the module and ``Resampler``."""
+    """Images of one split: the samples whose record lies in [begin, end). See the module and ``Resampler``.
+
+    MADE: ``pixels`` are not the split's, they are a picture made of the record for each image.
+    """
     TILES: tl.constexpr = (3 * OUT + BN - 1) // BN
     PROGRAMS: tl.constexpr = (TILES + TILES_EACH - 1) // TILES_EACH
     image, share = tl.program_id(0) // PROGRAMS, tl.program_id(0) % PROGRAMS
@@ -74,7 +79,7 @@ def resample_kernel(
     row_of_batch = (image // run * pitch + first + image % run * stride).to(tl.int64)
     if share == 0:
         tl.store(out_labels + row_of_batch, tl.load(labels + record))
-    source = pixels + (record - begin) * (SIZE * SIZE * 3)
+    source = pixels + (image.to(tl.int64) if MADE else record - begin) * (SIZE * SIZE * 3)
     target = images + row_of_batch * (OUT * OUT * 3)
     vertical = matrices + image.to(tl.int64) * (2 * OUT * SIZE)
     x0, y0, x1, y1 = draw_box(settings, seed, epoch, position, VIEW)

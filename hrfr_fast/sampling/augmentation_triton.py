@@ -54,14 +54,20 @@ def look_up_sample(records, counter, skip, epoch_length, slots, image):
 
 
 @triton.jit
-def draw(seed, epoch, position, block, VIEW: tl.constexpr = 0):
-    """Four float32 in [0, 1), as ``uniform(philox(...))`` gives them. seed, epoch, position: int64 scalars."""
+def draw_words(seed, epoch, position, block, VIEW: tl.constexpr = 0):
+    """Four uint32, as ``philox`` gives them. seed, epoch, position: int64 scalars."""
     key = seed.to(tl.uint64)
     zero = position.to(tl.uint32) & 0
-    a, b, c, d = tl.philox_impl(
+    return tl.philox_impl(
         position.to(tl.uint32), epoch.to(tl.uint32), zero + TAG + VIEW, zero + block,
         (key & 0xFFFFFFFF).to(tl.uint32), (key >> 32).to(tl.uint32),
     )  # fmt: skip
+
+
+@triton.jit
+def draw(seed, epoch, position, block, VIEW: tl.constexpr = 0):
+    """Four float32 in [0, 1), as ``uniform(philox(...))`` gives them."""
+    a, b, c, d = draw_words(seed, epoch, position, block, VIEW)
     return _uniform(a), _uniform(b), _uniform(c), _uniform(d)
 
 

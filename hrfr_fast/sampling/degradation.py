@@ -82,8 +82,7 @@ def draw_degradation(
         return uniform(philox(seed, epoch, position, purpose=AUGMENT, view=view, block=FIRST_BLOCK + block))
 
     first, second, third = numbers(0), numbers(1), numbers(2)
-    side = np.rint(between(settings.side_min, settings.side_max, first[:, 0]) * np.float32(size)).astype(np.int32)
-    augmentation.degrade[:] = np.clip(side, min(FEWEST_PIXELS, size), size)
+    augmentation.degrade[:] = _side(settings, first[:, 0], size)
     sigma = between(settings.blur_min, settings.blur_max, first[:, 2])
     augmentation.optics[:] = np.where(first[:, 1] < settings.blur, sigma, 0)
     augmentation.order[:] = _chosen(settings.orders, ORDERS, "orders", first[:, 3])
@@ -97,6 +96,16 @@ def draw_degradation(
     augmentation.jpeg[:] = np.where(third[:, 1] < settings.jpeg, quality, 0)
     words = philox(seed, epoch, position, purpose=AUGMENT, view=view, block=FIRST_BLOCK + 3).astype(np.int64)
     augmentation.noise_key[:] = words[:, 0] | (words[:, 1] >> 1) << 32
+
+
+def largest_side(settings: DegradationSettings, size: int) -> int:
+    """The largest side in pixels that is ever drawn for sources of ``size`` pixels."""
+    return int(_side(settings, np.array([1 - 2.0**-24], np.float32), size)[0])
+
+
+def _side(settings: DegradationSettings, drawn: NDArray[np.float32], size: int) -> NDArray[np.int32]:
+    side = np.rint(between(settings.side_min, settings.side_max, drawn) * np.float32(size)).astype(np.int32)
+    return np.clip(side, min(FEWEST_PIXELS, size), size)
 
 
 def between(low: float, high: float, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,3 +140,7 @@ class NativeView:
         augmentation = draw_augmentation(augment.replaced(degrade=0.0), seed, cycle, index, view=view)
         draw_degradation(self.settings, augmentation, seed, cycle, index, size=size, view=view)
         return augmentation
+
+    def largest_side(self, size: int) -> int:
+        """The most pixels a side of a degraded picture, of sources of ``size`` pixels."""
+        return largest_side(self.settings, size)

@@ -37,6 +37,10 @@ class DegradedView(Protocol):
         """The augmentation of the views of the samples (cycle, index), int64 [K], of sources of ``size`` pixels."""
         ...
 
+    def largest_side(self, size: int) -> int:
+        """The most pixels a side of a degraded picture, of sources of ``size`` pixels."""
+        ...
+
 
 @dataclass(frozen=True)
 class SecondView:
@@ -68,6 +72,10 @@ class SecondView:
         numbers = np.array([FILTERS.index(name) for name in self.filters], np.int32)
         augmentation.filter[:] = numbers[(drawn * len(numbers)).astype(np.int64)]
         return augmentation
+
+    def largest_side(self, size: int) -> int:
+        """The most pixels a side of a degraded picture, of sources of ``size`` pixels."""
+        return min(self.largest, size)
 
 
 @dataclass(frozen=True)

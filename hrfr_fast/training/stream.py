@@ -62,7 +62,7 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
             raise UsageError(f"--resident-shard: regime {regime.name}, which pairs views of faces, needs all of them")
         if share == 0:
             raise UsageError(f"regime {regime.name} pairs views of highres faces; highres_share must be above 0")
-        view = _degraded_view(regime, settings)
+        view = degraded_view(regime, settings)
         pairs = pairs_for_share(share, batch_size, first, second, settings.sampling.accumulate)
         return TwoViewStream(
             (splits[0], splits[1]), settings.seed, settings.augment, view, regime.input_size, batch_size, pairs,
@@ -78,7 +78,8 @@ def build_stream(packed: Packed, settings: TrainSettings, batch_size: int, ranks
     return SingleViewStream(splits, sampler, settings.augment, regime.input_size, batch_size, ranks.rank, ranks.count)
 
 
-def _degraded_view(regime: Regime, settings: TrainSettings) -> DegradedView:
+def degraded_view(regime: Regime, settings: TrainSettings) -> DegradedView:
+    """How a regime with second views degrades them."""
     if regime.degradation == "native":
         return NativeView(settings.degradation)
     kernels = tuple(kernel.strip() for kernel in settings.sampling.kernels.split(","))

@@ -20,6 +20,7 @@ from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.objective import Consistency, Contrast, Features, Relations, Term, TwoViewLoss
 from hrfr_fast.training.parents import Parent
 from hrfr_fast.training.references import MovingCopy, References
+from hrfr_fast.training.stream import degraded_view
 from hrfr_fast.training.teacher import build_teacher, distillation_weight
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ def with_domains(
             f"regime {regime.name} tells low from high resolution by a picture's size, and lowres is packed at {low}"
             f" px, highres at {high}: pack lowres smaller (--size lowres=36), or leave domain_norm out"
         )
-    limit = shape.domain_limit or domain_limit(low, high)
+    # All that trains the statistics of low resolution has to count as such later, by its size alone; sharp faces never.
+    degraded = min(degraded_view(regime, settings).largest_side(high), high - 1)
+    limit = max(shape.domain_limit or domain_limit(low, high), degraded)
     return replace(shape, domain_norm=wanted, domain_limit=limit)
 
 

@@ -3,14 +3,17 @@
 On a machine without CUDA the kernels run in Triton's interpreter, on few and small pictures.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.engines.resident_cuda import build_resident_cuda
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.sampling.degradation import NativeView
 from hrfr_fast.sampling.two_view_stream import SecondView, TwoViewStream
-from hrfr_fast.settings import AugmentSettings
+from hrfr_fast.settings import AugmentSettings, DegradationSettings
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
 from hrfr_fast.engines.two_view_cuda import DeviceSampledViews  # noqa: E402
@@ -18,14 +21,17 @@ from hrfr_fast.engines.two_view_cuda import DeviceSampledViews  # noqa: E402
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def stream_of(packed, batch=8, pairs=2, size=32, **more):
+DOWNSAMPLED = SecondView(28, 44, ("linear", "box"))
+
+
+def stream_of(packed, batch=8, pairs=2, size=32, second=DOWNSAMPLED, **more):
     splits = open_packed(packed).splits
-    augment, second = AugmentSettings(shift=0.05), SecondView(28, 44, ("linear", "box"))
+    augment = AugmentSettings(shift=0.05)
     return TwoViewStream((splits["lowres"], splits["highres"]), 3, augment, second, size, batch, pairs, **more)
 
 
-def compare(stream, starts):
-    """Batches of the kernels beside those of the CPU; returns whether each split passed from one pass to the next."""
+def compare(stream, starts, beyond=0.0):
+    """Batches of the kernels beside those of the CPU; ``beyond``: the share of values that may be more than 2 off."""
     with build_resident_cuda(stream, DEVICE, torch.uint8) as engine, ResidentCPU(stream, torch.uint8) as reference:
         assert isinstance(engine, DeviceSampledViews)
         for start in starts:
@@ -33,7 +39,7 @@ def compare(stream, starts):
             wanted = next(iter(reference.batches(start, start + stream.batch_size)))
             assert (made.start, made.labels.tolist()) == (wanted.start, wanted.labels.tolist())
             error = (made.images.cpu().int() - wanted.images.int()).abs()
-            assert error.max() <= 2 and error.float().mean() < 0.3, error.amax((1, 2, 3))
+            assert (error > 2).float().mean() <= beyond and error.float().mean() < 0.3, error.amax((1, 2, 3))
             assert made.images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -46,6 +52,12 @@ def test_batches_are_those_of_the_cpu_over_the_ends_of_both_splits(tiny_packed):
 
 def test_ranks_and_micro_batches_have_their_rows(tiny_packed):
     compare(stream_of(tiny_packed, batch=16, pairs=4, ranks=2, rank=1, micro_batches=2), [16 * 3])
+
+
+def test_native_degradation_is_drawn_by_the_kernels_too(tiny_packed):
+    """A downsampled value at a tie may be rounded either way, and with it a coefficient of its JPEG block."""
+    stream = stream_of(tiny_packed, second=NativeView(DegradationSettings(side_max=0.22)))
+    compare(replace(stream, every_view=AugmentSettings(saturation=0.3, erase=0.3, blur=0.3)), [8 * 5], beyond=0.002)
 
 
 def test_batches_in_the_middle_are_refused(tiny_packed):

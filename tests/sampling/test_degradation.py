@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_cases import DEVICES, build
+from engine_cases import build
 
 from hrfr_fast.engines.resident import ResidentCPU
 from hrfr_fast.format.reader import open_packed
@@ -107,8 +107,13 @@ def test_the_regime_decides_how_the_second_view_is_degraded(tiny_packed):
     assert isinstance(build_stream(packed, TrainSettings(regime="crossres144"), 16).second_view, SecondView)
 
 
-@pytest.mark.parametrize("engine", ["resident-torch", "dali"])
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "engine,device",
+    [
+        ("resident-torch", "cpu"), ("dali", "cpu"),
+        *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in ("resident", "resident-torch", "dali")),
+    ],
+)  # fmt: skip
 def test_engines_agree(stream, engine, device):
     stream = replace(stream, every_view=AugmentSettings(saturation=0.3, erase=0.3, blur=0.3, zoom=0.1))
     with build(engine, stream, device=device) as other:

@@ -24,7 +24,7 @@ from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.sampling.augmentation import no_augmentation
-from hrfr_fast.settings import TrainSettings
+from hrfr_fast.settings import DegradationSettings, TrainSettings
 from hrfr_fast.training.build import build
 from hrfr_fast.training.data_parallel import DataParallel
 from hrfr_fast.training.references import EMPTY, dealt, in_order_of_age
@@ -186,6 +186,15 @@ def test_two_resolutions_of_one_size_cannot_be_told_apart(settings):
     same = (SimpleNamespace(size=144),) * 2
     with pytest.raises(UsageError, match="lowres is packed at 144 px, highres at 144: pack lowres smaller"):
         with_domains(BackboneSettings(48, 8, 16), REGIMES["remedy-norm"], same, [], settings, ALONE)
+
+
+@pytest.mark.parametrize("side_max,limit", [(0.5, 72), (0.8, 115), (1.0, 143)])
+def test_what_trains_as_low_resolution_counts_as_such_by_its_size(settings, side_max, limit):
+    """Above the geometric mean of 36 and 144 px, too, but for sharp faces' own size."""
+    sizes, shape = (SimpleNamespace(size=36), SimpleNamespace(size=144)), BackboneSettings(48, 8, 16)
+    regime = REGIMES["remedy-norm"].replaced(degradation="native")
+    native = settings.replaced(degradation=DegradationSettings(side_max=side_max))
+    assert with_domains(shape, regime, sizes, [], native, ALONE).domain_limit == limit
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,10 @@ PYTEST = (
     "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rsfE", "-p", "no:cacheprovider",
     "--continue-on-collection-errors", "-o", "faulthandler_timeout=60",
 )  # fmt: skip
-KERNEL_TESTS = ("resampling/test_triton_kernels.py", "sampling/test_augmentation_triton.py")
+KERNEL_TESTS = (
+    "resampling/test_triton_kernels.py", "resampling/test_low_resolution_triton.py",
+    "sampling/test_augmentation_triton.py",
+)  # fmt: skip
 TESTERS = 4  # processes of the tests, where pytest-xdist is installed
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
 
