@@ -18,7 +18,7 @@ from hrfr_fast.packing.chunks import Reader
 from hrfr_fast.packing.picture_files import MAX_FILE_BYTES, Rejected, Unreadable
 from hrfr_fast.runtime.errors import HrfrError
 
-BLOCK = 16 << 20
+BLOCK = 1 << 20  # no more than the CPU's caches hold, and memory that is used again
 AT_ONCE = 1 << 16  # structures taken out of a block in one step
 
 

@@ -6,26 +6,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.shared_area import SharedArea, own_slot, shared_area, taken, use_area
 from hrfr_fast.packing.sources.candidates import Candidates
-from hrfr_fast.runtime.cluster import Cluster
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.patience import ends_within
 from hrfr_fast.runtime.processes import in_order, one_opencv_thread, worker_pool
 
+if TYPE_CHECKING:  # it imports a console, a fifth of what a worker needs to start
+    from hrfr_fast.runtime.cluster import Cluster
+
 PATIENCE = 300.0  # seconds for a chunk, which takes one of them, or some on a slow network
 ANSWER = 5.0  # seconds for a picture's bytes, when it is sought which one does not come
-CHUNK_BYTES = 1 << 20  # pixels in a chunk; some chunks wait in memory for each worker
+CHUNK_BYTES = 2 << 20  # pixels in a chunk; some chunks wait in memory for each worker
 
 
 def chunk_length(size: int, encoding: str = "raw") -> int:
     """How many pictures of ``size`` px make a chunk; even, so that pairs stay together. JPEG takes less memory."""
     room = CHUNK_BYTES if encoding == "raw" else 4 * CHUNK_BYTES
-    return max(2, min(256, room // (3 * size * size)) // 2 * 2)
+    return max(2, min(512, room // (3 * size * size)) // 2 * 2)
 
 
 def spans_of(candidates: Candidates, first: int) -> list[tuple[int, int]]:
@@ -93,7 +95,7 @@ class Decoders:
         for slot, chunk in zip(slots, chunks, strict=True):
             yield taken(chunk, self._area, slot)
 
-    def cluster(self) -> Cluster | None:
+    def cluster(self) -> "Cluster | None":
         """The cluster that decodes in place of processes, see ``cluster_decoders.py``."""
         return None
 

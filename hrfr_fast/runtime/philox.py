@@ -49,10 +49,14 @@ def _rounds(counter: list[NDArray[np.uint64]], key_0: int, key_1: int) -> list[N
     c0, c1, c2, c3 = counter
     for _ in range(ROUNDS):
         product_0, product_1 = MULTIPLIER_0 * c0, MULTIPLIER_1 * c2
-        c0 = (product_1 >> SHIFT) ^ c1 ^ np.uint64(key_0)
-        c1 = product_1 & LOW
-        c2 = (product_0 >> SHIFT) ^ c3 ^ np.uint64(key_1)
-        c3 = product_0 & LOW
+        high_0, high_1 = product_0 >> SHIFT, product_1 >> SHIFT
+        high_1 ^= c1  # in place: a third of the time is that of new memory
+        high_1 ^= np.uint64(key_0)
+        high_0 ^= c3
+        high_0 ^= np.uint64(key_1)
+        product_0 &= LOW
+        product_1 &= LOW
+        c0, c1, c2, c3 = high_1, product_1, high_0, product_0
         key_0, key_1 = (key_0 + WEYL_0) & 0xFFFFFFFF, (key_1 + WEYL_1) & 0xFFFFFFFF
     return [c0, c1, c2, c3]
 

@@ -63,6 +63,10 @@ class Augmentation(NamedTuple):
         """The parameters of some of the images."""
         return Augmentation(*(np.ascontiguousarray(array[rows]) for array in self))  # type: ignore[arg-type]
 
+    def part(self, rows: slice) -> "Augmentation":
+        """The parameters of consecutive images, as views."""
+        return Augmentation(*(array[rows] for array in self))  # type: ignore[arg-type]
+
 
 def no_augmentation(count: int, *, degrade: int = 0) -> Augmentation:
     """Parameters that keep the whole frame unchanged but for an optional fixed degradation.

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.philox import SHUFFLE_HIGHRES, SHUFFLE_LOWRES, SHUFFLE_SLOTS, philox
 
-KEY_CHUNK = 65536  # keys made at a time: the words then stay in the CPU's cache, which halves the time
+KEY_CHUNK = 16384  # keys made at a time: the words then stay in the CPU's cache, which halves the time
 
 
 class SampleIndices(NamedTuple):
-    """Consecutive samples of the stream; every array is int64 [count]."""
+    """Samples of the stream; every array is int64 [count]."""
 
     epoch: NDArray[np.int64]
     position: NDArray[np.int64]
@@ -74,9 +74,13 @@ class Sampler:
 
     def samples(self, start: int, count: int) -> SampleIndices:
         """Samples start .. start + count - 1 of the stream; may span epochs."""
-        epoch, position = np.divmod(np.arange(start, start + count, dtype=np.int64), self.epoch_length)
-        split = np.zeros(count, np.int64)
-        record = np.empty(count, np.int64)
+        return self.samples_at(np.arange(start, start + count, dtype=np.int64))
+
+    def samples_at(self, numbers: NDArray[np.int64]) -> SampleIndices:
+        """The samples of the stream with these ``numbers``, int64 [count], in their order; may span epochs."""
+        epoch, position = np.divmod(numbers, self.epoch_length)
+        split = np.zeros(len(numbers), np.int64)
+        record = np.empty(len(numbers), np.int64)
         for one_epoch in np.unique(epoch):
             inside = epoch == one_epoch
             split[inside], record[inside] = self._in_epoch(int(one_epoch), position[inside])

@@ -15,7 +15,7 @@ from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.packing.sources.brace_patterns import expand
-from hrfr_fast.packing.sources.tar_members import members
+from hrfr_fast.packing.sources.tar_members import members, sum_of_header
 from hrfr_fast.packing.sources.tar_samples import TWICE
 from hrfr_fast.packing.sources.webdataset_tars import WebDatasetTars
 from hrfr_fast.runtime.errors import UsageError
@@ -271,3 +271,8 @@ def test_patterns(pattern):
     assert expand(pattern) == PATTERNS[pattern]
     with pytest.raises(UsageError, match="more than 1,000,000 files"):
         expand("{0..9999999}" + pattern)
+
+
+@pytest.mark.parametrize("header", [bytes(512), b"\xff" * 512, bytes(range(256)) * 2])
+def test_the_checksum_of_a_header_is_a_plain_sum(header):
+    assert sum_of_header(header) == sum(header) - sum(header[148:156]) + 8 * ord(" ")

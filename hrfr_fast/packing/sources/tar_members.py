@@ -1,12 +1,14 @@
 """The members of a tar file: names, places and sizes, from a scan of its headers.
 
-Python's ``tarfile`` gives the same (the tests compare them) and takes 3.5 times as long, 90 us a member; a set of faces
-has millions of them. Read are POSIX ustar and pax, GNU's long names and old Unix headers. Source: POSIX.1-2008,
+Python's ``tarfile`` gives the same (the tests compare them) and takes several times as long; a set of faces has
+millions of them. Read are POSIX ustar and pax, GNU's long names and old Unix headers. Source: POSIX.1-2008,
 ``pax``, section "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from zlib import adler32
 
 from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.runtime.errors import UsageError
@@ -15,9 +17,11 @@ BLOCK = 512
 ZEROS = bytes(BLOCK)
 REGULAR, FOLDER, WITHOUT_CONTENT = b"07\0", b"5", b"123456"  # the last: links, devices, folders, pipes
 SPARSE = "GNU.sparse"
-LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL = b"L", b"K", b"x", b"g"
+LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL = DESCRIBING = (b"L", b"K", b"x", b"g")  # kinds that say more of other members
+FIELDS = struct.Struct("100s 24x 12s 12x 8s 1s 100x 6s 82x 155s 12x")  # name, size, checksum, kind, magic, folders
 LARGEST_HEADER = 1 << 20  # bytes of a long name or of pax records
 CHECKSUM_SPACES = 8 * ord(" ")
+NOTHING_SAID: dict[str, str] = {}
 
 
 @dataclass(slots=True)
@@ -42,8 +46,9 @@ def members(file: LargeFile) -> Iterator[Member]:
         header = _bytes(file, at, BLOCK)
         if header == ZEROS:
             return
-        size = _number(header[124:136])
-        if size < 0 or not _checksum_fits(header):
+        short_name, octal_size, checksum, kind, magic, folders = FIELDS.unpack(header)
+        size = _number(octal_size)
+        if size < 0 or sum_of_header(header) != _number(checksum):
             if at == 0:
                 compressed = header.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
                 what = "it is compressed; decompress it first" if compressed else "it begins with no header of one"
@@ -51,8 +56,7 @@ def members(file: LargeFile) -> Iterator[Member]:
             yield Member(f"byte {at:,}", at, 0, "a damaged tar header; the member after it may be lost")
             at, long_name, pax = _next_header(file, at), "", {}
             continue
-        kind = header[156:157]
-        if kind in (LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL):
+        if kind in DESCRIBING:
             if size > LARGEST_HEADER or at + BLOCK + size > file.size:
                 yield Member(f"byte {at:,}", at, 0, f"a tar header of {size:,} bytes")
                 at += BLOCK
@@ -66,13 +70,15 @@ def members(file: LargeFile) -> Iterator[Member]:
                 pax_of_all |= _pax_records(content)
             at += BLOCK + _whole_blocks(size)
             continue
-        said = pax_of_all | pax
-        name = said.get("path") or long_name or _name(header)
+        said = pax_of_all | pax if pax_of_all or pax else NOTHING_SAID
+        name = said.get("path") or long_name or _name(short_name, magic, folders)
         if (digits := said.get("size", "")).isdecimal() and len(digits) < 20:
             size = int(digits)
-        long_name, pax = "", {}
+        if long_name or pax:
+            long_name, pax = "", {}
         if kind in REGULAR and not name.endswith("/"):
-            yield Member(name, at + BLOCK, size, _problem(size, at, file.size, said))
+            whole = at + BLOCK + size <= file.size and SPARSE not in said
+            yield Member(name, at + BLOCK, size, "" if whole else _problem(size, at, file.size))
         elif kind != FOLDER and not name.endswith("/"):
             yield Member(
                 name, at + BLOCK, 0, "a link" if kind in b"12" else f"a member of kind {kind.decode('latin-1')!r}"
@@ -82,22 +88,27 @@ def members(file: LargeFile) -> Iterator[Member]:
     yield Member(f"byte {at:,}", at, 0, "the tar file ends here without an end mark: it may be cut off")
 
 
-def _problem(size: int, at: int, end: int, pax: dict[str, str]) -> str:
+def _problem(size: int, at: int, end: int) -> str:
     if at + BLOCK + size > end:
         return f"cut off: it has {size:,} bytes, and the tar file ends {at + BLOCK + size - end:,} before that"
-    if SPARSE in pax:
-        return "a sparse file"
-    return ""
+    return "a sparse file"
 
 
 def _bytes(file: LargeFile, start: int, length: int) -> bytes:
-    file.load(start, length)
-    return file.block[start - file.start : start - file.start + length]
+    if not file.start <= start <= file.start + len(file.block) - length:
+        file.load(start, length)
+    begin = start - file.start
+    return file.block[begin : begin + length]
 
 
-def _checksum_fits(header: bytes) -> bool:
-    """Whether the sum of the header's bytes, its own field taken as spaces, is what that field says."""
-    return sum(header) - sum(header[148:156]) + CHECKSUM_SPACES == _number(header[148:156])
+def sum_of_header(header: bytes) -> int:
+    """The sum of the header's bytes, the field of the checksum taken as spaces, in a fifth of the time ``sum`` takes.
+
+    The lower half of Adler-32 is one more than a sum modulo 65,521 (RFC 1950, section 8.2), which 256 bytes do not
+    reach: so it is taken of parts.
+    """
+    before, after, rest = adler32(header[:148]), adler32(header[156:412]), adler32(header[412:])
+    return (before & 0xFFFF) + CHECKSUM_SPACES + (after & 0xFFFF) + (rest & 0xFFFF) - 3
 
 
 def _number(digits: bytes) -> int:
@@ -110,11 +121,10 @@ def _number(digits: bytes) -> int:
         return -1
 
 
-def _name(header: bytes) -> str:
-    name = _text(header[:100])
-    if header[257:263] == b"ustar\0" and header[345]:
-        return f"{_text(header[345:500])}/{name}"
-    return name
+def _name(name: bytes, magic: bytes, folders: bytes) -> str:
+    if magic == b"ustar\0" and folders[0]:
+        return f"{_text(folders)}/{_text(name)}"
+    return _text(name)
 
 
 def _text(data: bytes) -> str:
@@ -150,7 +160,7 @@ def _next_header(file: LargeFile, at: int) -> int:
     at += BLOCK
     while at + BLOCK <= file.size:
         header = _bytes(file, at, BLOCK)
-        if header[257:262] == b"ustar" and _checksum_fits(header):
+        if header[257:262] == b"ustar" and sum_of_header(header) == _number(header[148:156]):
             return at
         at += BLOCK
     return file.size

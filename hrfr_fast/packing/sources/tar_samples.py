@@ -3,7 +3,6 @@
 The members of a key usually follow one another; any other order works, too, and takes more memory.
 """
 
-import os
 import re
 from array import array
 from dataclasses import dataclass, field
@@ -53,7 +52,7 @@ class Samples:
         number = -1 if label is None else self.labels.setdefault(label, len(self.labels))
         self.people.append(number)
         self.problems.append(self.reasons.setdefault(problem, len(self.reasons)))
-        self.names += os.fsencode(picture.name)
+        self.names += picture.name.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.names))
 
     def reject(self, place: int, problem: str) -> None:
@@ -66,7 +65,7 @@ class Samples:
     def name(self, place: int) -> str:
         """The name of one picture in its tar."""
         begin = self.ends[place - 1] if place else 0
-        return os.fsdecode(bytes(self.names[begin : self.ends[place]]))
+        return self.names[begin : self.ends[place]].decode("utf-8", "surrogateescape")
 
 
 def key_of(name: str) -> tuple[str, str]:
@@ -172,6 +171,8 @@ def _label_of(value: object) -> Label | None:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
     if _NUMBER.fullmatch(text):
         return int(text)
     return text if text and len(text) <= LONGEST_NAME and text.isprintable() and "\ufffd" not in text else None
