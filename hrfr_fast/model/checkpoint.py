@@ -82,18 +82,7 @@ def load_module(
 
     Raises UsageError where they do not fit, DamageFound where they are not what was written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    with open(path, "rb") as file:
-        header = read_header(file, path)
-        file.seek(0)
-        content = file.read()  # load_file takes only file names that are UTF-8
-    header.check(memoryview(content)[header.begin :])
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
+    tensors = _whole(path)
     state = {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
@@ -104,13 +93,30 @@ def load_module(
 
 
 def load_tensor(path: Path, name: str) -> torch.Tensor:
-    """One tensor of a weights file, on the CPU. Raises UsageError where there is none of that name."""
-    from safetensors import safe_open
+    """One tensor of a weights file, on the CPU.
 
-    with safe_open(str(path), framework="pt") as file:
-        if name not in file.keys():  # noqa: SIM118
-            raise UsageError(f"{path}: it holds no {name}")
-        return cast(torch.Tensor, file.get_tensor(name))
+    Raises UsageError where there is none of that name, DamageFound where it is not what was written.
+    """
+    tensors = _whole(path)
+    if name not in tensors:
+        raise UsageError(f"{path}: it holds no {name}")
+    return tensors[name]
+
+
+def _whole(path: Path) -> Weights:
+    """All tensors of a weights file. Raises UsageError where it is none, DamageFound where it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        file.seek(0)
+        content = file.read()  # load_file takes only file names that are UTF-8
+    header.check(memoryview(content)[header.begin :])
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
