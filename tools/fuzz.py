@@ -2,9 +2,10 @@
 
 It needs atheris (``pip install atheris``; libFuzzer for Python). Each target runs in a process of its own, from the
 good files of its kind, the cases of earlier findings, and the corpus that earlier runs left in ``--corpus``. Seconds
-are of CPU time, so that a crowded machine takes longer and looks as far. Anything but the project's own errors is a finding, and so are an allocation beyond ``MEGABYTES`` and more than ``SLOW`` seconds
-for one input: the shortest input of each is left in ``<corpus>/<target>.findings``, called by its error and line. Mend
-it, and put the input into ``tests/fuzz/cases/<target>/``.
+are of CPU time, so that a crowded machine takes longer and looks as far. Anything but the project's own errors is a
+finding, and so are an allocation beyond ``MEGABYTES`` and more than ``SLOW`` seconds for one input: the shortest input
+of each is left in ``<corpus>/<target>.findings``, called by its error and line. Mend it, and put the input into
+``tests/fuzz/cases/<target>/``.
 """
 
 import argparse
