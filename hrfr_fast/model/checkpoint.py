@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 FORMAT = "hrfr-fast checkpoint 1"
+_FOLDER = 0x10  # of a zip's external attributes, after MS-DOS
 
 
 def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
@@ -165,6 +166,8 @@ def _check_state(path: Path) -> None:
         for part in file.infolist():
             if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
                 raise ValueError(f"{part.filename} is not stored as it was written")
+            if part.external_attr & _FOLDER:
+                raise ValueError(f"{part.filename} is marked as a folder, which torch fills with whatever is in memory")
         if sum(part.file_size for part in file.infolist()) > os.path.getsize(path):
             raise ValueError("its parts are larger than the file")
         if damaged := file.testzip():

@@ -5,8 +5,10 @@ import os
 import shutil
 
 import pytest
+import torch
 
 from hrfr_fast.cli.data_commands import check
+from hrfr_fast.model.checkpoint import load_state, save_state
 from hrfr_fast.runtime.errors import DamageFound, UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.check_run import check_run, describe_run_check
@@ -114,3 +116,15 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
         check_run(tmp_path)
     with pytest.raises(UsageError, match="manifest"):
         check(tmp_path)
+
+
+def test_a_tensor_that_the_training_state_marks_as_a_folder_is_refused(tmp_path):
+    """One bit of a zip's directory, which no checksum covers: torch then returns memory that nobody has written."""
+    path = tmp_path / "last.state.pt"
+    save_state(path, {"step": 1, "weights": torch.arange(64.0)})
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/0"))
+    content[entry + 38] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(DamageFound, match="data/0 is marked as a folder"):
+        load_state(path, torch.device("cpu"))
