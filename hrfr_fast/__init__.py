@@ -5,7 +5,7 @@ cheap:
 
     align, derive, DeriveSettings                  hrfr_fast.preparation
     pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
-    TrainSettings, train, adopt                    hrfr_fast.training
+    TrainSettings, train, adopt, check_run         hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
     export, embed, compare_faces, search           hrfr_fast.deployment
     analyze, match_degradation                     hrfr_fast.analysis
@@ -31,6 +31,7 @@ _HOME = {
     "TrainSettings": "hrfr_fast.settings",
     "train": "hrfr_fast.training.trainer",
     "adopt": "hrfr_fast.training.adopt",
+    "check_run": "hrfr_fast.training.check_run",
     "evaluate": "hrfr_fast.evaluation.evaluate",
     "evaluate_protocol": "hrfr_fast.evaluation.protocols.evaluate",
     "compare_models": "hrfr_fast.evaluation.protocols.compare",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from hrfr_fast.synthetic.data_tree import synthesize as synthesize
     from hrfr_fast.synthetic.packed import synthesize_packed as synthesize_packed
     from hrfr_fast.training.adopt import adopt as adopt
+    from hrfr_fast.training.check_run import check_run as check_run
     from hrfr_fast.training.trainer import train as train
 
 

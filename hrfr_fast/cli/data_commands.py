@@ -104,11 +104,15 @@ def inspect_command(
         print_values(str(packed), found)
 
 
-def check(packed: Annotated[Path, typer.Argument(help="directory written by pack")]) -> None:
-    """Verify every checksum; exits with 4 and names shard and record of any damage."""
-    from hrfr_fast.format.manifest import repair
+def check(packed: Annotated[Path, typer.Argument(help="packed data, or the directory of a training run")]) -> None:
+    """Verify every checksum of packed data or of a run; exits with 4 and names what is damaged: shard and record, or
+    file."""
+    from hrfr_fast.format.manifest import NAME, repair
     from hrfr_fast.format.verify import check_packed, describe_check
 
+    if not (packed / NAME).exists() and any((packed / name).exists() for name in ("settings.toml", "checkpoints")):
+        _check_run(packed)
+        return
     damage = check_packed(packed, show_progress=True)
     for one in damage[:100]:
         echo(str(one))
@@ -116,4 +120,18 @@ def check(packed: Annotated[Path, typer.Argument(help="directory written by pack
         raise DamageFound(f"{packed}: {len(damage)} damaged; {repair(packed)}")
     echo(f"{packed}: every checksum matches")
     for line in describe_check(packed):
+        echo(line)
+
+
+def _check_run(run: Path) -> None:
+    """``check`` of the directory of a training run; separate, since it imports PyTorch."""
+    from hrfr_fast.training.check_run import check_run, describe_run_check
+
+    damage = check_run(run)
+    for one in damage:
+        echo(str(one))
+    if damage:
+        raise DamageFound(f"{run}: {len(damage)} damaged; each line above says what to do")
+    echo(f"{run}: every checksum matches")
+    for line in describe_run_check(run):
         echo(line)

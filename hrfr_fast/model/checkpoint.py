@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 FORMAT = "hrfr-fast checkpoint 1"
+_FOLDER = 0x10  # of a zip's external attributes, after MS-DOS
 
 
 def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
@@ -82,18 +83,7 @@ def load_module(
 
     Raises UsageError where they do not fit, DamageFound where they are not what was written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    with open(path, "rb") as file:
-        header = read_header(file, path)
-        file.seek(0)
-        content = file.read()  # load_file takes only file names that are UTF-8
-    header.check(memoryview(content)[header.begin :])
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
+    tensors = _whole(path)
     state = {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
@@ -104,13 +94,30 @@ def load_module(
 
 
 def load_tensor(path: Path, name: str) -> torch.Tensor:
-    """One tensor of a weights file, on the CPU. Raises UsageError where there is none of that name."""
-    from safetensors import safe_open
+    """One tensor of a weights file, on the CPU.
 
-    with safe_open(str(path), framework="pt") as file:
-        if name not in file.keys():  # noqa: SIM118
-            raise UsageError(f"{path}: it holds no {name}")
-        return cast(torch.Tensor, file.get_tensor(name))
+    Raises UsageError where there is none of that name, DamageFound where it is not what was written.
+    """
+    tensors = _whole(path)
+    if name not in tensors:
+        raise UsageError(f"{path}: it holds no {name}")
+    return tensors[name]
+
+
+def _whole(path: Path) -> Weights:
+    """All tensors of a weights file. Raises UsageError where it is none, DamageFound where it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        file.seek(0)
+        content = file.read()  # load_file takes only file names that are UTF-8
+    header.check(memoryview(content)[header.begin :])
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -159,6 +166,8 @@ def _check_state(path: Path) -> None:
         for part in file.infolist():
             if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
                 raise ValueError(f"{part.filename} is not stored as it was written")
+            if part.external_attr & _FOLDER:
+                raise ValueError(f"{part.filename} is marked as a folder, which torch fills with whatever is in memory")
         if sum(part.file_size for part in file.infolist()) > os.path.getsize(path):
             raise ValueError("its parts are larger than the file")
         if damaged := file.testzip():

@@ -75,9 +75,9 @@ def read_rows(path: Path, name: str, rows: range) -> Tensor:
             if not 0 <= begin <= end <= header.size or row != math.prod(shape) * dtype.itemsize:
                 raise ValueError("its place in the file does not fit its shape")
             content = header.read(file, begin + rows.start * row, begin + rows.stop * row)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        return torch.frombuffer(content, dtype=dtype).view(size, *shape)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RuntimeError) as error:
         raise HrfrError(f"{path}: rows {rows.start:,} to {rows.stop:,} of {name} cannot be read: {error}") from None
-    return torch.frombuffer(content, dtype=dtype).view(size, *shape)
 
 
 def _begin(

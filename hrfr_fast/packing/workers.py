@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.shared_area import SharedArea, own_slot, shared_area, taken, use_area
+from hrfr_fast.packing.slow_pictures import watched_chunks
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.patience import ends_within
@@ -77,7 +78,7 @@ class Decoders:
         """The chunks of ``spans_of(candidates, first)``, in order."""
         spans = spans_of(candidates, first)
         if self.workers == 1 or not candidates.in_workers:
-            return (candidates.chunk(*span, target) for span in spans)
+            return watched_chunks(candidates, spans, target)
         return self._from_workers(candidates, spans, target)
 
     def _from_workers(self, candidates: Candidates, spans: list[tuple[int, int]], target: Target) -> Iterator[Chunk]:

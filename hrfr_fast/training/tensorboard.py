@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+PREFIX = "events.out.tfevents."
+
 
 class Board:
     """Appends to ``directory``. Points of earlier files at steps after ``step`` are no longer shown."""
@@ -20,7 +22,7 @@ class Board:
 
         self._event, self._summary = Event, Summary
         directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}"
+        name = f"{PREFIX}{_second(directory):010d}.{socket.gethostname()}.{os.getpid()}"
         self.path = directory / f"{name}.{time.time_ns() % 10**9}"
         self._file = open(self.path, "wb")  # noqa: SIM115
         self._records = RecordWriter(self._file)
@@ -39,3 +41,10 @@ class Board:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _second(directory: Path) -> int:
+    """The second in the name of a new file, later than those there: TensorBoard reads files in the order of their
+    names, and leaves out one that comes before what it has read, as after the clock was put back."""
+    there = (path.name.removeprefix(PREFIX).partition(".")[0] for path in directory.glob(f"{PREFIX}*"))
+    return max([time.time_ns() // 10**9, *(int(second) + 1 for second in there if second.isdecimal())])

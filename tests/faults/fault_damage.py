@@ -41,6 +41,7 @@ from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.sampling.stream import SingleViewStream
 from hrfr_fast.settings import AugmentSettings, TrainSettings
+from hrfr_fast.training.check_run import check_run
 from hrfr_fast.training.resuming import refuse_mixture, resumed_settings
 from hrfr_fast.training.trainer import train
 
@@ -330,6 +331,20 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return hashlib.sha256(joined).hexdigest()
 
 
+def seen_by_check(run: Path, probe: Probe) -> Probe:
+    """``probe`` that raises AssertionError where ``check`` finds nothing in what is refused."""
+
+    def both() -> dict[str, Any]:
+        damages = list(map(str, check_run(run)))
+        try:
+            return probe() | {"": bool(damages)}
+        except HrfrError as error:
+            assert damages, f"check saw nothing, but: {error}"
+            raise
+
+    return both
+
+
 def run_targets(run: Path) -> list[Target]:
     """Every file of a run that a later command reads."""
     checkpoints = run / "checkpoints"
@@ -367,7 +382,8 @@ def run_targets(run: Path) -> list[Target]:
         "../settings.toml": settings,
     }
     targets = []
-    for name, probe in probes.items():
+    for name, one in probes.items():
+        probe = seen_by_check(run, one)
         path = (checkpoints / name).resolve()
         size = path.stat().st_size
         if path.suffix == ".safetensors":

@@ -48,6 +48,25 @@ def crash_all(folder: Path, kills: int, seed: int, only: list[str]) -> dict[str,
     return found
 
 
+def workers_all(folder: Path, kills: int, seed: int, only: list[str]) -> dict[str, Any]:
+    """Kills of a worker of a pack, of a rank and of a Ray worker, ``kills`` each."""
+    from fault_cases import Inputs, make_inputs
+    from fault_workers import crash_team, teams
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    inputs = Inputs.below(folder)
+    if not inputs.preset.exists():
+        in_a_child(make_inputs, inputs)
+    found = {}
+    for name, team in teams(inputs).items():
+        if name in (only or [name]):
+            place = folder / name
+            place.mkdir(exist_ok=True)
+            found[name] = asdict(crash_team(team, place, kills, seed, say))
+            say(json.dumps(found[name]))
+    return found
+
+
 def damage_all(folder: Path, count: int, seed: int, only: list[str]) -> dict[str, Any]:
     """Damages shared out among packed data, a run's files and unfinished work."""
     import torch
@@ -111,7 +130,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["crash", "damage", "soak"])
+    parser.add_argument("part", choices=["crash", "workers", "damage", "soak"])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--batches", type=int, default=2000)
@@ -128,6 +147,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if given.part == "crash":
             found = crash_all(folder, given.kills, given.seed, given.only)
+        elif given.part == "workers":
+            found = workers_all(folder, given.kills, given.seed, given.only)
         elif given.part == "damage":
             found = damage_all(folder, given.damages, given.seed, given.only)
         else:

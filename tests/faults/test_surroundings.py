@@ -1,24 +1,30 @@
 """What is around a command fails: the disk, its rights, an input file, a worker, the clock."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
+import stopped_runs
 from picture_trees import no_fsync as no_fsync
 from picture_trees import tree as tree
 
+import hrfr_fast
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
+from hrfr_fast.model.sealed_files import read_header
 from hrfr_fast.packing import picture_files, workers
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.runtime.errors import IncompletePack, UsageError
 from hrfr_fast.runtime.ranks import ALONE
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.job import job
+from hrfr_fast.training.state import TrainState
 
 PAGE = 1 << 16
 COMMAND = [sys.executable, "-m", "hrfr_fast"]
@@ -165,6 +171,45 @@ def test_a_clock_that_jumps_changes_nothing(tree, tmp_path, monkeypatch):
     os.utime(pictures[0])
     assert not run(tree, tmp_path / "out").nothing_to_do, "a file with another time is read again"
     assert open_packed(tmp_path / "out").digest == digest
+
+
+def test_a_clock_that_jumps_changes_no_training(tiny_packed, tmp_path, monkeypatch):
+    """Days forwards and backwards at each look: no checkpoint comes early or late, and the weights are the same. Files
+    of TensorBoard keep the order in which they were begun."""
+    saved = []
+    save = TrainState.save
+    monkeypatch.setattr(TrainState, "save", lambda state: (saved.append(state.step), save(state)))
+    settings = TrainSettings(
+        regime="lowres32", data=str(tiny_packed), out=str(tmp_path / "steady"), steps=6, batch_size=16, width=8,
+        embedding_size=16, device="cpu", eval_every=0, log_every=1, save_minutes=5,
+    )  # fmt: skip
+    stopped_runs.run(settings)
+    jumping = settings.replaced(out=str(tmp_path / "jumping"))
+    clock = count(2 * 10**9, -86_400 * 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(clock) + 10**7 * (next(clock) % 2)))
+        patch.setattr(time, "time_ns", lambda: next(clock) * 10**9)
+        stopped_runs.run(jumping, stop_after=3)
+        stopped_runs.run(jumping, resume=True)
+    assert saved == [6, 3, 6]
+    first, second = (out / "checkpoints/last.safetensors" for out in (tmp_path / "steady", tmp_path / "jumping"))
+    assert tensors(first) == tensors(second)
+    boards = sorted((tmp_path / "jumping/tensorboard").iterdir())
+    assert boards == sorted(boards, key=lambda path: path.stat().st_mtime_ns) and len(boards) == 2
+
+
+def tensors(path):
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        return header.tensors, bytes(header.read(file, 0, header.size))
+
+
+def test_durations_are_never_taken_from_the_wall_clock():
+    """By reading the package: it is looked at for dates that people read, and nowhere else."""
+    package = Path(hrfr_fast.__file__).parent
+    wall = re.compile(r"time\.time(_ns)?\(|datetime\.now\(|utcnow\(|from time import .*\btime\b")
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if wall.search(path.read_text())}
+    assert found == {"training/tensorboard.py", "study/remedies/choice.py"}
 
 
 def test_a_second_pack_into_the_directory_is_told_who_has_it(tree, tmp_path):

@@ -1,6 +1,7 @@
 """Names, links and files of somebody who means harm: nothing is run, nothing is written elsewhere, nothing obeys."""
 
 import ast
+import csv
 import html.parser
 import io
 import os
@@ -154,6 +155,32 @@ def test_names_in_a_report_are_text(tmp_path):
         assert names[3] in shown and "49" not in shown
     assert found[0] == found[1]
     assert not {"script", "iframe", "onerror"} & {*found[0][0], *found[0][1]}
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1", '=HYPERLINK("http://x")', "'=1", "a,=1", '"=1']
+"""What spreadsheets take for formulas, one that is escaped already, and quotes and commas before one."""
+
+
+def test_names_in_csv_files_come_back_as_they_were(tmp_path, monkeypatch, capsys):
+    """Other programs, and our own commands, look pictures up by them: an apostrophe in front would be another name."""
+    from hrfr_fast.cli.deployment import search
+    from hrfr_fast.preparation.landmarks import landmark_table, read_landmarks
+
+    paths = [f"{name}/1.jpg" for name in FORMULAS if not name.startswith("\t")]  # lists are read without outer blanks
+    faces = {path: (np.full((5, 2), 7.5), 1) for path in paths}
+    (tmp_path / "landmarks.csv").write_bytes(landmark_table(faces))
+    assert set(read_landmarks(tmp_path / "landmarks.csv")) == set(paths)
+
+    class Found:
+        def matches(self):
+            return [(name, 1, name, 0.5) for name in FORMULAS]
+
+    monkeypatch.setattr("hrfr_fast.deployment.search.search", lambda *_, **__: Found())
+    search(tmp_path, tmp_path, tmp_path, as_csv=True, flags=None)
+    head, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head == ["probe", "rank", "name", "cosine"] and [row[::2] for row in rows] == [
+        [name, name] for name in FORMULAS
+    ]
 
 
 @pytest.mark.parametrize("name", ["../outside.beton", "/etc/passwd", ".hidden", "a/b.beton", "..", "x\0y"])
