@@ -236,7 +236,11 @@ class TrainStep:
             return  # other modes need few other variants, if any
         began = time.perf_counter()
         with only_compiled(self.compute.device) as variants:
-            self._try_out(batch)
+            try:
+                self._try_out(batch)
+            except Exception:  # no memory for a copy of all weights, say: the step itself needs none, or says why not
+                if self.parallel.ranks.distributed:  # then the others wait for this one
+                    raise
         self.say(f"compiled {len(variants)} fused kernels in {time.perf_counter() - began:.1f} s")
 
     def _compile(self, batch: Batch) -> None:

@@ -36,12 +36,29 @@ def test_variants_are_compiled_once_and_at_the_same_time(monkeypatch):
         for rows in (32, 48, 33):  # two multiples of 16 are one variant
             launch(kernel, (2,), maps, rows, 0.5, C=8)
         launch(kernel, (2,), maps[1:], 32, 0.5, C=8)  # not aligned
+        assert not kernel.compiled, "not while the step runs, in which cuDNN times its algorithms"
     assert len(variants) == 2
     asked = sorted(kernel.compiled, key=str)
     assert asked == [((torch.bfloat16, rows, 0.5), (2,), {"C": 8}) for rows in (32, 33)]
     assert kernel.launched == [((1,), (maps, 5), {"C": 8})]
     launch(kernel, (1,), maps, 32, 0.5, C=8)
     assert len(kernel.launched) == 2, "launched again afterwards"
+
+
+def test_threads_compile_for_the_device_that_is_current_where_it_has_no_number(monkeypatch):
+    chosen, loaded, kernel = [], [], Kernel(broken=True)
+
+    class Compiled:
+        run = property(loaded.append)
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(kernel, "warmup", lambda *given, **constants: Compiled())
+    with only_compiled(torch.device("cuda")):
+        launch(kernel, (1,), 3)
+    with only_compiled(torch.device("cuda", 1)):
+        launch(kernel, (1,), 3)
+    assert chosen == [3, 1] and len(loaded) == 2
 
 
 def test_what_cannot_be_compiled_is_left_to_its_launch():

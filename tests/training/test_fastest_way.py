@@ -170,6 +170,21 @@ def test_kernels_are_compiled_before_the_first_step_which_changes_nothing():
     assert all(torch.equal(one, other) for one, other in zip(weights(step), before, strict=True))
 
 
+def test_a_failure_while_kernels_are_compiled_is_none_of_the_step(monkeypatch):
+    """The trial step computes on numbers that nobody wrote, and holds a second copy of all weights."""
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    step, calls = make_step(kernels="on"), []
+
+    def fails_once(images):
+        calls.append(len(images))
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return type(step.backbone[0]).forward(step.backbone[0], images)
+
+    monkeypatch.setattr(step.backbone[0], "forward", fails_once)
+    assert losses(step) == losses(make_step()) and len(calls) == 4
+
+
 def test_a_step_settles_before_it_is_prepared(tmp_path):
     """On a CPU a graph cannot be captured, so of eager and graph the eager step is left, and the steps are the same."""
     said = []

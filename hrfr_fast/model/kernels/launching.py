@@ -6,8 +6,8 @@ of that is spent in LLVM and ptxas, which hold no lock of Python's.
 
 import os
 from collections.abc import Hashable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,34 +18,49 @@ MOST_THREADS = 16
 
 
 class Variants:
-    """The variants of kernels that were asked for, each compiled once by one of several threads."""
+    """The variants of kernels that were asked for, each once."""
 
-    def __init__(self, pool: ThreadPoolExecutor, device: torch.device) -> None:
-        self._pool, self._device = pool, device
-        self._asked: dict[Hashable, Future[None]] = {}
+    def __init__(self) -> None:
+        self._asked: dict[Hashable, tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = {}
 
     def __len__(self) -> int:
         return len(self._asked)
 
     def ask(self, kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], constants: dict[str, Any]) -> None:
-        """Have the variant for a launch with these arguments compiled.
+        """Remember the variant for a launch with these arguments.
 
-        Types stand for tensors, which Triton takes for aligned ones, so that no memory is held until a thread is free.
+        Types stand for tensors, which Triton takes for aligned ones, so that no memory is held.
         """
         if any(isinstance(one, Tensor) and one.data_ptr() % 16 for one in given):
             return  # seldom: a variant of its own, compiled when it is launched
         given = tuple(one.dtype if isinstance(one, Tensor) else one for one in given)
         key = (id(kernel), *map(_kind, given), *sorted(constants.items(), key=str))
-        if key not in self._asked:
-            self._asked[key] = self._pool.submit(self._compile, kernel, grid, given, constants)
+        self._asked.setdefault(key, (kernel, grid, given, constants))
 
-    def _compile(self, kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], constants: dict[str, Any]) -> None:
-        on_cuda = self._device.type == "cuda"
-        if on_cuda and self._device.index is not None:
-            torch.cuda.set_device(self._device)  # each thread has its own
-        compiled = kernel.warmup(*given, grid=grid, **constants)
-        if on_cuda:
-            _ = compiled.run  # loads it, and compiles what passes the arguments on
+    def compile(self, device: torch.device) -> None:
+        """Compile all of them, by several threads, for ``device``; without a number: for the current one."""
+        number = None
+        if device.type == "cuda":
+            number = torch.cuda.current_device() if device.index is None else device.index
+            with suppress(Exception):
+                from triton.runtime import driver
+
+                driver.active.get_current_target()  # made here once, not by each thread
+        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads, thread_name_prefix="triton") as pool:
+            for one in self._asked.values():
+                pool.submit(_compile, number, *one)
+
+
+def _compile(
+    number: int | None, kernel: Any, grid: tuple[int, ...], given: tuple[Any, ...], constants: dict[str, Any]
+) -> None:
+    """For the CUDA device ``number``; None: for another kind of device."""
+    if number is not None:
+        torch.cuda.set_device(number)  # a thread begins with the first one
+    compiled = kernel.warmup(*given, grid=grid, **constants)
+    if number is not None:
+        _ = compiled.run  # loads it, and compiles what passes the arguments on
 
 
 _variants: Variants | None = None
@@ -64,16 +79,16 @@ def launch(kernel: Any, grid: tuple[int, ...], *given: Any, **constants: Any) ->
 def only_compiled(device: torch.device) -> Iterator[Variants]:
     """Inside, launches compute nothing: what they would write stays as it is. On leaving, their variants are compiled.
 
-    One that cannot be compiled is passed over: its first launch will say why.
+    Not before: cuDNN times each of its algorithms once, in the first step, and threads that want the same cores would
+    make it choose others. One that cannot be compiled is passed over: its first launch will say why.
     """
     global _variants
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads, thread_name_prefix="triton") as pool:
-        _variants = Variants(pool, device)
-        try:
-            yield _variants
-        finally:
-            _variants = None
+    _variants = variants = Variants()
+    try:
+        yield variants
+    finally:
+        _variants = None
+    variants.compile(device)
 
 
 def compile_side_by_side() -> bool:
