@@ -13,9 +13,8 @@ import pytest
 
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
-from hrfr_fast.packing import chunks, pack, pack_shard, workers
+from hrfr_fast.packing import chunks, pack, pack_shard, slow_pictures, workers
 from hrfr_fast.packing.picture_files import read_file
-from hrfr_fast.packing.sources import candidates
 from hrfr_fast.runtime import processes
 from hrfr_fast.runtime.errors import HrfrError, Interrupted
 from hrfr_fast.runtime.signals import StopFlag
@@ -128,15 +127,16 @@ def test_old_output_is_old_or_new_or_refused_but_never_a_mixture(tree, tmp_path,
 
 def test_finished_work_is_not_done_again(tree, tmp_path, monkeypatch):
     stop = StopFlag()
-    decode_chunk, count = candidates.decode_chunk, [0]
+    decode_chunk, count = slow_pictures.decode_chunk, [0]
 
     def counting(readers, *rest):
+        readers = list(readers)
         count[0] += len(readers)
         if count[0] > 60:  # in the second split
             stop.signal_number = signal.SIGTERM
         return decode_chunk(readers, *rest)
 
-    monkeypatch.setattr(candidates, "decode_chunk", counting)
+    monkeypatch.setattr(slow_pictures, "decode_chunk", counting)
     with pytest.raises(Interrupted, match="run the same command again") as stopped:
         run(tree, tmp_path / "out", stop=stop)
     assert stopped.value.exit_code == 128 + signal.SIGTERM
