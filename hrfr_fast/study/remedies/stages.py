@@ -95,7 +95,7 @@ def run_stages(stages: Stages, execute: Execute) -> StudyPlan:
     known = read_known(stages)
 
     def stage(plan: StudyPlan, text: str) -> None:
-        console.print(f"[bold]{text}[/]")
+        console.print(f"[bold]{text}[/]", markup=True)
         write_regimes(plan)
         execute(plan)
 
@@ -131,7 +131,7 @@ def match_to_native(stages: Stages, base: StudyPlan) -> dict[str, Any]:
     from hrfr_fast.analysis.degradation_match import match_degradation
 
     run = base.of(stages.remedies.base)[0].directory
-    console.print("[bold]remedies: matching the degradation to real low resolution[/]")
+    console.print("[bold]remedies: matching the degradation to real low resolution[/]", markup=True)
     found = match_degradation(stages.packed.path, run, device=stages.device)
     settings = held_out(dict(found.settings))
     evidence = {
