@@ -124,12 +124,15 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     try:
         entries = parsed_json(text)
         metadata = dict(entries.pop("__metadata__", {}))
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata are not all texts")
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         checksums = _checksums(text, metadata)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise HrfrError(f"{path}: not a readable safetensors file: {error}") from None
     size = whole - 8 - length
-    if checksums is not None and (checksums[0] != _checksum_without(text) or len(checksums) != 1 + -(-end // BLOCK)):
+    blocks = -(-end // BLOCK)
+    if checksums is not None and (len(checksums) != 1 + blocks or checksums[0] != _checksum_without(text)):
         raise DamageFound(f"{path}: its header does not match its checksum: the file is damaged. {what_helps(path)}")
     if size != end:
         raise DamageFound(f"{path}: {size:,} bytes of tensors, its header says {end:,}. {what_helps(path)}")
