@@ -511,6 +511,11 @@ def _table(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def is_run(path: Path) -> bool:
+    """Whether the directory ``path`` is, by what lies in it, that of a training run."""
+    return (path / "settings.toml").exists() or (path / "checkpoints").is_dir()
+
+
 def load_settings(path: str | Path, base: TrainSettings | None = None) -> TrainSettings:
     """Settings from a TOML file over ``base`` (the defaults). Raises UsageError naming file and setting."""
     return (base or TrainSettings()).updated(read_toml(path, "settings"), str(path))

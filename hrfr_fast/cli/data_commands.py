@@ -109,8 +109,9 @@ def check(packed: Annotated[Path, typer.Argument(help="packed data, or the direc
     file."""
     from hrfr_fast.format.manifest import NAME, repair
     from hrfr_fast.format.verify import check_packed, describe_check
+    from hrfr_fast.settings import is_run
 
-    if not (packed / NAME).exists() and any((packed / name).exists() for name in ("settings.toml", "checkpoints")):
+    if not (packed / NAME).exists() and is_run(packed):
         _check_run(packed)
         return
     damage = check_packed(packed, show_progress=True)

@@ -14,18 +14,13 @@ from hrfr_fast.regimes import load_regime, regime_named
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.untrusted import parsed_json
-from hrfr_fast.settings import TrainSettings, load_settings
+from hrfr_fast.settings import TrainSettings, is_run, load_settings
 from hrfr_fast.training.head_rows import PATTERN
 from hrfr_fast.training.resuming import refuse_mixture
 from hrfr_fast.training.state import STATE_FILE
 
 SETTINGS, REGIME, METRICS, RESULTS = "settings.toml", "regime.toml", "metrics.jsonl", "results.json"
 COPY = "Take a copy of it from elsewhere, or train anew in another --out"
-
-
-def is_run(path: Path) -> bool:
-    """Whether the directory ``path`` is, by what lies in it, a run and not packed data."""
-    return (path / SETTINGS).exists() or (path / "checkpoints").is_dir()
 
 
 def check_run(path: str | Path) -> list[Damage]:

@@ -58,17 +58,9 @@ class _OtherClasses(torch.autograd.Function):
         wide = triton.next_power_of_2(size)
         tall = max(1, 4096 // wide)
         launch(
-            kernels.unit_kernel,
-            (triton.cdiv(classes, tall),),
-            weight.contiguous(),
-            unit,
-            lengths,
-            classes,
-            D=size,
-            BN=tall,
-            BD=wide,
-            num_warps=4,
-        )
+            kernels.unit_kernel, (triton.cdiv(classes, tall),),
+            weight.contiguous(), unit, lengths, classes, D=size, BN=tall, BD=wide, num_warps=4,
+        )  # fmt: skip
         rounded, labels = directions.to(dtype).contiguous(), labels.contiguous()
         depth = min(DEPTH, max(16, wide))
         tiles, shares, each = _shares(triton.cdiv(batch, ROWS), classes, CLASSES)
