@@ -6,7 +6,7 @@ This imports numpy, and simplejpeg or OpenCV once a file needs it, so that worke
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -69,15 +69,19 @@ def decode_chunk(readers: Iterable[Reader], target: Target, paired: bool, area: 
         paired: a rejected picture takes the other of its pair along.
         area: where the bytes go if it has room for them; ``blob`` is empty then.
     """
-    chunk, payloads = Chunk(), []
+    chunk, payloads = Chunk(), list[bytes | memoryview]()
+    rooms = _rooms(area, 3 * target.size**2) if area is not None and target.encoding == "raw" and not paired else []
     for position, read in enumerate(readers):
+        room = rooms[len(payloads)] if len(payloads) < len(rooms) else None
         try:
-            payload, mode = record_of(read(), target)
+            payload, mode = record_of(read(), target, room)
         except Rejected as reason:
             chunk.rejected.append((position, str(reason)))
             if isinstance(reason, Unreadable):
                 chunk.unreadable.add(position)
             continue
+        if room is not None and payload is not room:
+            room[:] = payload
         payloads.append(payload)
         chunk.kept.append(position)
         chunk.modes.append(mode)
@@ -88,12 +92,24 @@ def decode_chunk(readers: Iterable[Reader], target: Target, paired: bool, area: 
         payloads = [payloads[i] for i in whole]
     chunk.lengths = list(map(len, payloads))
     chunk.crc32 = list(map(zlib.crc32, payloads))
-    if area is None or not _put(payloads, area):
+    in_area = 0 < len(payloads) <= len(rooms)
+    if not in_area and (area is None or not _put(payloads, area)):
         chunk.blob = b"".join(payloads)
     return chunk
 
 
-def _put(payloads: list[bytes], area: memoryview) -> bool:
+def with_bytes(chunk: Chunk, area: memoryview) -> Chunk:
+    """``chunk`` with its bytes, where they are at the start of ``area``."""
+    length = sum(chunk.lengths)
+    return chunk if len(chunk.blob) == length else replace(chunk, blob=area[:length])
+
+
+def _rooms(area: memoryview, length: int) -> list[memoryview]:
+    """The parts of ``area`` for raw records of ``length`` bytes, one after the other."""
+    return [area[start : start + length] for start in range(0, len(area) - length + 1, length)]
+
+
+def _put(payloads: list[bytes | memoryview], area: memoryview) -> bool:
     """Write ``payloads`` to the start of ``area``, one after the other; False where they do not fit."""
     if sum(map(len, payloads)) > len(area):
         return False

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from hrfr_fast.format.beton import JPEG, RAW
 from hrfr_fast.packing.image_checks import check_complete
-from hrfr_fast.packing.image_headers import JPEG_SIGNATURE, exif_orientation, jpeg_header, picture_size
+from hrfr_fast.packing.image_headers import (
+    JPEG_SIGNATURE,
+    exif_orientation,
+    has_exif,
+    is_usual_jpeg,
+    jpeg_header,
+    picture_size,
+)
 from hrfr_fast.packing.picture_files import Rejected
 
 # 4096 x 4096: far beyond any face crop, and small enough that one such picture in each of 16 workers fits in memory.
@@ -37,8 +44,16 @@ class Target:
     encoding: str = "raw"
 
 
-def record_of(data: bytes | NDArray[np.uint8], target: Target) -> tuple[bytes, int]:
-    """(payload, mode) of the record made from a file's bytes, or from RGB pixels [H, W, 3]. Raises Rejected."""
+def record_of(
+    data: bytes | NDArray[np.uint8], target: Target, room: memoryview | None = None
+) -> tuple[bytes | memoryview, int]:
+    """(payload, mode) of the record made from a file's bytes, or from RGB pixels [H, W, 3]. Raises Rejected.
+
+    ``room``: as many bytes as the raw pixels of ``target`` take. The payload is ``room`` itself where they were decoded
+    into it, as usual JPEG files of the right size are.
+    """
+    if room is not None and not target.resize and _decodes_into(data, target.size, room):
+        return room, RAW
     if not isinstance(data, bytes):
         _check_size(data.shape[1], data.shape[0], target)
         return _encoded(data, target)
@@ -58,6 +73,24 @@ def record_of(data: bytes | NDArray[np.uint8], target: Target) -> tuple[bytes, i
         elif target.encoding != "raw" and colorspace == "YCbCr" and width == height == target.size:
             return data, JPEG
     return _encoded(image, target)
+
+
+def _decodes_into(data: bytes | NDArray[np.uint8], size: int, room: memoryview) -> bool:
+    """Whether ``data`` is a whole JPEG of ``size`` px that nothing turns, which then is in ``room``.
+
+    For anything else the longer way finds the reason, or what is to be done.
+    """
+    import simplejpeg
+
+    if not isinstance(data, bytes) or not data.startswith(JPEG_SIGNATURE):
+        return False
+    if not is_usual_jpeg(data, size) or has_exif(data):
+        return False
+    try:  # by position: keywords take 0.2 us a picture
+        image = simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1, room, True)
+    except ValueError:
+        return False
+    return bool(image.shape == (size, size, 3))
 
 
 def _encoded(image: NDArray[np.uint8], target: Target) -> tuple[bytes, int]:

@@ -1,10 +1,14 @@
 """Headers of JPEG, PNG, BMP and WebP files: size, colour space and orientation, without decoding a pixel."""
 
 import struct
+from functools import cache
 
 from hrfr_fast.packing.picture_files import Rejected
 
 JPEG_SIGNATURE, PNG_SIGNATURE, BMP_SIGNATURE = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of frame headers (ITU-T T.81, table B.1)
+SEGMENTS = frozenset(range(0xC0, 0xFF)) - set(range(0xD0, 0xDB))  # markers before a scan that a length follows
+EXIF, EXIF_WITHIN = b"Exif\0\0", 1 << 17  # bytes from the start
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
@@ -54,9 +58,37 @@ def jpeg_header(data: bytes) -> tuple[int, int, str]:
     return width, height, colorspace
 
 
+def is_usual_jpeg(data: bytes, size: int) -> bool:
+    """Whether a JPEG has size x size pixels, grey or of three colours, in half of the time of :func:`jpeg_header`.
+
+    False also where going from segment to segment leads to no frame header.
+    """
+    at = 2
+    try:
+        while data[at] == 0xFF and data[at + 1] in SEGMENTS:
+            if data[at + 1] in FRAMES:
+                return data[at + 4 : at + 10] in _frames(size)
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+    except IndexError:
+        pass
+    return False
+
+
+@cache
+def _frames(size: int) -> tuple[bytes, ...]:
+    """Precision, height, width and number of components, as a frame header has them."""
+    side = struct.pack(">2H", size, size)
+    return b"\x08" + side + b"\x03", b"\x08" + side + b"\x01"
+
+
+def has_exif(data: bytes) -> bool:
+    """Whether a JPEG may say how it is to be turned."""
+    return data.find(EXIF, 0, EXIF_WITHIN) >= 0
+
+
 def exif_orientation(data: bytes) -> int:
     """The EXIF orientation 1..8 of a JPEG, 1 where there is none (Exif 2.32, tag 0x0112)."""
-    start = data.find(b"Exif\0\0", 0, 1 << 17)
+    start = data.find(EXIF, 0, EXIF_WITHIN)
     if start < 0:
         return 1
     tiff = data[start + 6 : start + 6 + 65536]

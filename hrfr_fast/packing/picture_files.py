@@ -4,6 +4,7 @@ import errno
 import os
 
 MAX_FILE_BYTES = 64 << 20
+AT_ONCE = 1 << 16  # bytes: more than most pictures of faces have
 NO_FILE = (errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)  # a folder, a socket, a name that no file can have
 
 
@@ -43,12 +44,10 @@ def read_file(path: str) -> bytes:
         # O_NONBLOCK: a named pipe among the pictures must not hang the packer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            size = os.fstat(descriptor).st_size
-            if size > MAX_FILE_BYTES:
-                raise Rejected(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
-            data = os.read(descriptor, size + 1)
-            while len(data) < size and (more := os.read(descriptor, size - len(data))):
-                data += more
+            data = os.read(descriptor, AT_ONCE)
+            # A second read, which finds the end of a small file, takes a third of the time of asking for its size.
+            if data and (more := os.read(descriptor, AT_ONCE)):
+                data += more + _rest(descriptor, len(data) + len(more))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -57,6 +56,17 @@ def read_file(path: str) -> bytes:
     if not data:
         raise Rejected("the file is empty")
     return data
+
+
+def _rest(descriptor: int, done: int) -> bytes:
+    """What an open file holds behind its first ``done`` bytes, read already. Raises Rejected where it is too large."""
+    size = os.fstat(descriptor).st_size
+    if size > MAX_FILE_BYTES:
+        raise Rejected(f"the file has {size} bytes, more than {MAX_FILE_BYTES}")
+    rest = b""
+    while done + len(rest) < size and (more := os.read(descriptor, size - done - len(rest))):
+        rest += more
+    return rest
 
 
 def all_readable(folder: str | os.PathLike[str]) -> bool:

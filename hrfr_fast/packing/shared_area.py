@@ -6,11 +6,10 @@ A pipe copies them four times, 64 KiB a time, which took as long as a third of t
 
 import mmap
 import os
-from dataclasses import replace
 from multiprocessing import reduction
 from typing import Any
 
-from hrfr_fast.packing.chunks import Chunk
+from hrfr_fast.packing.chunks import Chunk, with_bytes
 
 _area: "SharedArea | None" = None  # of a worker process
 
@@ -68,7 +67,4 @@ def own_slot(number: int) -> memoryview | None:
 
 def taken(chunk: Chunk, area: SharedArea | None, slot: int) -> Chunk:
     """``chunk`` with its bytes, which a worker left in ``slot``; they stay until the slot is used again."""
-    length = sum(chunk.lengths)
-    if area is None or len(chunk.blob) == length:
-        return chunk
-    return replace(chunk, blob=area.slot(slot)[:length])
+    return chunk if area is None else with_bytes(chunk, area.slot(slot))

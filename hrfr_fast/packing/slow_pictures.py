@@ -7,12 +7,11 @@ is: nothing can stop a call into a decoder, or a read from a mount whose server 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk
+from hrfr_fast.packing.chunks import Chunk, Reader, decode_chunk, with_bytes
 from hrfr_fast.packing.decode import Target
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.patience import Watch
-from hrfr_fast.runtime.progress import console
 
 PATIENCE = 60.0  # seconds for a picture, which takes a thousandth of one, or some on a slow network
 
@@ -24,9 +23,14 @@ def watched_chunks(
     say: Callable[[str], None] | None = None,
     patience: float | None = None,
 ) -> Iterator[Chunk]:
-    """The chunk of each of the ``spans`` (first, last), decoded here. ``say`` is told from another thread of a picture
-    that takes ``patience`` seconds; the console and PATIENCE by default."""
-    say = say or _warn
+    """The chunk of each of the ``spans`` (first, last), decoded here; its bytes are there until the next is asked for.
+
+    ``say`` is told from another thread of a picture that takes ``patience`` seconds; the console and PATIENCE by
+    default.
+    """
+    spans, say = list(spans), say or _warn
+    pixels = 3 * target.size**2 * max((last - first for first, last in spans), default=0)
+    area = memoryview(bytearray(pixels if target.encoding == "raw" else 0))
 
     def tell(pictures: tuple[int, int], seconds: float) -> None:
         say(_words(candidates, candidates.paths(*pictures), seconds))
@@ -35,7 +39,8 @@ def watched_chunks(
     try:
         for first, last in spans:
             if candidates.in_workers:
-                yield decode_chunk(_each(candidates, first, last, watch), target, candidates.paired)
+                readers = _each(candidates, first, last, watch)
+                yield with_bytes(decode_chunk(readers, target, candidates.paired, area), area)
             else:  # these read and decode many pictures at once
                 watch.begin((first, last))
                 chunk = candidates.chunk(first, last, target)
@@ -54,6 +59,8 @@ def _each(candidates: Candidates, first: int, last: int, watch: Watch[tuple[int,
 
 
 def _warn(message: str) -> None:
+    from hrfr_fast.runtime.progress import console  # a fifth of what a worker process needs to start
+
     console.print(message, markup=False, highlight=False)
 
 

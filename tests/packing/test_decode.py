@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format import beton
-from hrfr_fast.packing.chunks import decode_chunk
+from hrfr_fast.packing.chunks import decode_chunk, with_bytes
 from hrfr_fast.packing.decode import Target, decode, oriented, record_of
 from hrfr_fast.packing.image_headers import exif_orientation
-from hrfr_fast.packing.picture_files import Rejected, read_file
+from hrfr_fast.packing.picture_files import AT_ONCE, Rejected, read_file
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -153,3 +153,45 @@ def test_a_rejected_picture_takes_its_partner_along(tmp_path, make_picture, make
     chunk = decode_chunk([partial(read_file, str(tmp_path / f"{i}.jpg")) for i in range(6)], TARGET, paired=True)
     assert chunk.kept == [0, 1, 4, 5] and [position for position, _ in chunk.rejected] == [3]
     assert len(chunk.blob) == sum(chunk.lengths)
+
+
+def kinds_of_files(make_picture, make_jpeg):
+    """Files that are packed, turned, rejected or hold no JPEG."""
+    pixels = make_picture(3, 36)
+    whole = make_jpeg(pixels)
+    return [
+        whole,
+        with_exif(whole, 6),
+        with_exif(whole, 1),
+        simplejpeg.encode_jpeg(pixels[..., :1].copy(), 90, "GRAY", "Gray"),
+        whole[: len(whole) // 2],
+        whole[:200],
+        make_jpeg(make_picture(4, 72)),
+        make_jpeg(make_picture(4, 20)),
+        make_jpeg(make_picture(4, 48)[:27]),  # as many pixels, of another shape
+        encode(pixels, ".png"),
+        b"broken",
+        simplejpeg.encode_jpeg(np.full((36, 36, 4), 90, np.uint8), 90, "CMYK", "444"),
+        whole,
+    ]
+
+
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("room", [0, 2, 100])
+def test_where_bytes_go_changes_none_of_them(make_picture, make_jpeg, encoding, resize, room):
+    files, target = kinds_of_files(make_picture, make_jpeg), Target(36, resize, encoding)
+    readers = [partial(bytes, data) for data in files]
+    expected, area = decode_chunk(readers, target, False), memoryview(bytearray(b"\xaa" * (room * 3888)))
+    found = with_bytes(decode_chunk(readers, target, False, area), area)
+    assert bytes(found.blob) == expected.blob
+    for name in ("kept", "lengths", "crc32", "modes", "rejected", "unreadable"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert len(expected.kept) == (9 if resize else 6)
+
+
+@pytest.mark.parametrize("size", [1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 2 * AT_ONCE, 3 * AT_ONCE + 5])
+def test_a_file_of_any_size_is_read_whole(tmp_path, size):
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "file").write_bytes(content)
+    assert read_file(str(tmp_path / "file")) == content
