@@ -5,6 +5,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def list_split(root: Path) -> Listing:
     listing = Listing()
     try:
         for identity in _identities(root, listing.left_out):
-            _list_identity(root, identity, listing)
+            _list_identity(os.fspath(root), identity, listing)
     except OSError as error:
         raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
     if listing.left_out.pictures > len(listing) or not len(listing):
@@ -115,30 +116,47 @@ def _identities(root: Path, left_out: LeftOut) -> list[str]:
     return sorted(identities)
 
 
-def _list_identity(root: Path, identity: str, listing: Listing) -> None:
+def _list_identity(root: str, identity: str, listing: Listing) -> None:
     """Add the pictures of one identity to ``listing``."""
     found = []
-    with os.scandir(root / identity) as entries:
+    with opened_folder(f"{root}/{identity}") as folder, os.scandir(folder) as entries:
         for entry in entries:
+            name = entry.name
             try:
-                status = entry.stat()
-                size, mtime = status.st_size, status.st_mtime_ns
+                status = entry.stat()  # by the open folder: one by its whole path takes a fifth longer
+                file = name, status.st_size, status.st_mtime_ns
                 is_folder = stat.S_ISDIR(status.st_mode)
             except OSError:  # a dangling link, say; reading it will give the reason
-                size, mtime, is_folder = -1, 0, False
-            kind = kind_of(entry.name)
+                file, is_folder = (name, -1, 0), False
+            kind = kind_of(name)
             if kind == PICTURE and not is_folder:
-                found.append((entry.name, size, mtime))
+                found.append(file)
                 continue
-            shown = f"{root.name}/{identity}/{entry.name}"
+            shown = f"{os.path.basename(root)}/{identity}/{name}"
             if is_folder:
-                listing.left_out.add_below(root / identity / entry.name, shown)
+                listing.left_out.add_below(Path(root, identity, name), shown)
             else:
                 listing.left_out.add(kind, shown)
     # Sorted by their bytes, which ASCII names do as text; encoded together. Both are faster.
-    found.sort(key=None if all(name.isascii() for name, _, _ in found) else lambda file: os.fsencode(file[0]))
+    ascii_names = "".join([name for name, _, _ in found]).isascii()
+    found.sort(key=None if ascii_names else lambda file: os.fsencode(file[0]))
     names, sizes, mtimes = zip(*found, strict=True) if found else ((), (), ())
     listing.add(identity, os.fsencode("\0".join(names)), array("q", sizes), array("q", mtimes))
+
+
+@contextmanager
+def opened_folder(path: str) -> Iterator[int]:
+    """The descriptor of a folder that is open meanwhile. Raises OSError with its path, also where that is raised for
+    the descriptor."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    except OSError as error:
+        if isinstance(error.filename, str):  # of what lies in it
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_layout(root: Path, listing: Listing) -> None:
