@@ -14,6 +14,7 @@ from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected
+from hrfr_fast.packing.sources import tar_members
 from hrfr_fast.packing.sources.brace_patterns import expand
 from hrfr_fast.packing.sources.tar_members import members, sum_of_header
 from hrfr_fast.packing.sources.tar_samples import TWICE
@@ -102,6 +103,26 @@ def test_members_are_those_of_tarfile(tmp_path, format):
         found = list(members(file))
     assert [(member.name, member.start, member.size) for member in found] == expected
     assert not any(member.problem for member in found)
+
+
+@pytest.mark.parametrize("damage", [None, 0, 1, 3, 40, 41, 99], ids=str)
+def test_headers_looked_at_together_are_those_looked_at_one_by_one(tmp_path, monkeypatch, damage):
+    contents = [(f"{n:03d}" + "x" * (120 * (n == 50)) + ".jpg", bytes([n]) * (n * 37)) for n in range(100)]
+    path = write(tmp_path / "a.tar", contents)
+    if damage is not None:
+        with tarfile.open(path) as tar:
+            place = tar.getmembers()[damage].offset
+        content = bytearray(path.read_bytes())
+        content[place + 100 if damage % 2 else place] ^= 1  # the field of the mode, or the name
+        path.write_bytes(content)
+    both = []
+    for few in (tar_members.FEW, 1000):
+        monkeypatch.setattr(tar_members, "FEW", few)
+        with LargeFile(path) as file:
+            both.append(list(members(file)) if damage != 0 else refusal(path))
+    assert both[0] == both[1]
+    if damage is None:
+        assert [(member.name, member.size) for member in both[0]] == [(name, len(data)) for name, data in contents]
 
 
 def test_sizes_in_other_forms(tmp_path):

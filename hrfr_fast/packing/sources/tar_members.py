@@ -5,10 +5,14 @@ millions of them. Read are POSIX ustar and pax, GNU's long names and old Unix he
 ``pax``, section "ustar Interchange Format"; GNU tar's manual, "Basic Tar Format".
 """
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from zlib import adler32
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.runtime.errors import UsageError
@@ -21,6 +25,8 @@ LONG_NAME, LONG_LINK, PAX, PAX_OF_ALL = DESCRIBING = (b"L", b"K", b"x", b"g")  #
 FIELDS = struct.Struct("100s 24x 12s 12x 8s 1s 100x 6s 82x 155s 12x")  # name, size, checksum, kind, magic, folders
 LARGEST_HEADER = 1 << 20  # bytes of a long name or of pax records
 CHECKSUM_SPACES = 8 * ord(" ")
+OCTAL = re.compile(rb"[0-7]{11}").fullmatch
+FEW = 8  # headers that are not worth being looked at together
 NOTHING_SAID: dict[str, str] = {}
 
 
@@ -43,6 +49,10 @@ def members(file: LargeFile) -> Iterator[Member]:
     """
     at, long_name, pax, pax_of_all = 0, "", dict[str, str](), dict[str, str]()
     while at + BLOCK <= file.size:
+        if not (long_name or pax or pax_of_all):
+            at = yield from _plain_members(file, at)
+            if at + BLOCK > file.size:
+                break
         header = _bytes(file, at, BLOCK)
         if header == ZEROS:
             return
@@ -86,6 +96,55 @@ def members(file: LargeFile) -> Iterator[Member]:
         at += BLOCK + (0 if kind in WITHOUT_CONTENT else _whole_blocks(size))
     at = min(at, file.size)
     yield Member(f"byte {at:,}", at, 0, "the tar file ends here without an end mark: it may be cut off")
+
+
+def _plain_members(file: LargeFile, at: int) -> Generator[Member, None, int]:
+    """The usual members from ``at`` on, as far as one block in memory goes; returns where the first other header is.
+
+    Usual are regular files with a short name, a size in digits and a checksum in six digits. Their headers are checked
+    together, which takes a third of the time of one after the other.
+    """
+    file.load(at, BLOCK)
+    block, begin = file.block, file.start
+    starts, sizes, end = _followed(block, at - begin)
+    if len(starts) < FEW or begin % BLOCK:
+        return at
+    headers = np.frombuffer(block, np.uint8, len(block) // BLOCK * BLOCK).reshape(-1, BLOCK)
+    headers = headers[np.array(starts) // BLOCK]
+    fits = np.array(starts) + sizes <= file.size - begin - BLOCK
+    others = np.flatnonzero(~(_plain(headers) & fits))
+    if len(others):
+        end = starts[others[0]]
+    plain = slice(int(others[0]) if len(others) else len(starts))
+    names = headers[plain, :100].copy().view("S100")[:, 0].tolist()
+    for name, start, size in zip(map(_text, names), starts[plain], sizes[plain], strict=True):
+        if not name.endswith("/"):
+            yield Member(name, begin + start + BLOCK, size)
+    return begin + end
+
+
+def _followed(block: bytes, at: int) -> tuple[list[int], list[int], int]:
+    """Places in ``block`` of what look like headers of regular files, the sizes in them, and where this ends."""
+    starts, sizes = list[int](), list[int]()
+    while at + BLOCK <= len(block) and block[at + 156] in REGULAR:
+        digits = block[at + 124 : at + 135]
+        if not OCTAL(digits):
+            break
+        size = int(digits, 8)
+        starts.append(at)
+        sizes.append(size)
+        at += BLOCK + (size + BLOCK - 1 & -BLOCK)
+    return starts, sizes, at
+
+
+def _plain(headers: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """bool [n]: whether ``headers`` [n, 512] have a right checksum in its usual form, a usual size and a short name."""
+    digits = headers[:, 148:154].astype(np.int64) - ord("0")
+    stored = digits @ (8 ** np.arange(5, -1, -1))
+    sums = headers.sum(1, np.uint32) - headers[:, 148:156].sum(1, np.uint32) + CHECKSUM_SPACES
+    usual = ((digits >= 0) & (digits < 8)).all(1) & (headers[:, 154] == 0) & (headers[:, 155] == ord(" "))
+    after_size, folders = headers[:, 135], headers[:, 345]
+    return usual & (stored == sums) & ((after_size == 0) | (after_size == ord(" "))) & (folders == 0)
 
 
 def _problem(size: int, at: int, end: int) -> str:

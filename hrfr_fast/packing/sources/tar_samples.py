@@ -146,9 +146,9 @@ class TarSamples:
 
     def _read(self, member: Member, extension: str) -> tuple[Label | None, str]:
         """(label, "") or (None, what is wrong with it); (None, "") for a .json without a label."""
-        name = one_line(member.name)
         if member.problem or member.size > LARGEST_LABEL:
-            return None, f"its label {name} is not usable: {member.problem or f'{member.size:,} bytes'}"
+            problem = member.problem or f"{member.size:,} bytes"
+            return None, f"its label {one_line(member.name)} is not usable: {problem}"
         self.file.load(member.start, member.size)
         begin = member.start - self.file.start
         content = self.file.block[begin : begin + member.size]
@@ -158,12 +158,14 @@ class TarSamples:
             try:
                 values = parsed_json(content)
             except ValueError:
-                return None, f"its label {name} is not JSON"
+                return None, f"its label {one_line(member.name)} is not JSON"
             found = [values[key] for key in LABEL_NAMES if key in values] if isinstance(values, dict) else []
             if not found:
                 return None, ""
             label = _label_of(found[0])
-        return (label, "") if label is not None else (None, f"its label {name} is neither a whole number nor a name")
+        if label is None:
+            return None, f"its label {one_line(member.name)} is neither a whole number nor a name"
+        return label, ""
 
 
 def _label_of(value: object) -> Label | None:
