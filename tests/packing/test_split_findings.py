@@ -1,5 +1,7 @@
 """Splits that are whole and wrong: exchanged colours, black pictures, copies elsewhere, labels out of step."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from picture_trees import jpeg, picture
 from hrfr_fast.format import manifest
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.split_findings import split_warnings
+from hrfr_fast.packing import split_checks
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
 from hrfr_fast.packing.sources.list_files import ListSource
@@ -158,3 +161,19 @@ def test_a_record_file_whose_labels_contradict_its_identity_records_is_told(tmp_
                in line for line in source.warnings)  # fmt: skip
     good = contents | {2: face(0, pixels)}
     assert not InsightFaceRecords(write(tmp_path / "good", good)).warnings
+
+
+def test_equal_records_are_found_among_others_of_the_same_checksum(tree, tmp_path):
+    """All have one checksum here, so that the bytes have to decide."""
+    for number in (1, 4, 5):
+        shutil.copy(tree / "lowres/l000/0.jpg", tree / f"lowres/l00{number}/copy.jpg")
+    run(tree, tmp_path / "out")
+    splits = open_packed(tmp_path / "out").splits
+    split, other = splits["lowres"], splits["highres"]
+    for one in (split, other):
+        one.__dict__["crc32"] = np.full(one.samples, 7, np.uint32)
+    contents = [split.payload(record).tobytes() for record in range(split.samples)]
+    first = [contents.index(content) for content in contents]
+    copies = [(record, before) for record, before in enumerate(first) if before != record]
+    assert len(copies) >= 3 and split_checks._equal(split, split) == copies
+    assert split_checks._equal(split, other) == []
