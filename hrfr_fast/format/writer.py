@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hrfr_fast.runtime.files import fsync, fsync_directory, write_bytes
 ROW = np.dtype([("length", "<u4"), ("crc32", "<u4"), ("label", "<i4"), ("mode", "u1")])
 ZEROS = 1 << 20  # bytes of them written at once
 PENDING = 256  # single records that are written together
+BEGUN = 32 << 20  # bytes after which the disk is given work, so that there is less to wait for at the end
 WRITE_BUFFER = 1 << 16  # less than a packer's chunk has, which so goes to the system without another copy
 
 
@@ -65,6 +66,9 @@ class SplitWriter:
         if restored is not None and len(restored):
             self._restore(restored)
         self._pending: list[tuple[bytes, int, int]] = []
+        self._thread = ThreadPoolExecutor(1, "hrfr-disk")
+        self._begun: Future[None] | None = None  # of the thread: putting on the disk what was there when it began
+        self._not_begun = 0  # bytes appended since
         self._file = open(self.partial, "r+b" if restored is not None else "w+b", buffering=WRITE_BUFFER)  # noqa: SIM115
         try:
             self._clear_gaps()
@@ -121,7 +125,23 @@ class SplitWriter:
         offsets = beton.record_offsets(lengths, self.page_size, self._position)
         self._write(memoryview(blob), offsets, lengths)
         self.offsets[first:last], self.samples = offsets, last
+        self._begin_sync(len(blob))
         return rows
+
+    def _begin_sync(self, appended: int) -> None:
+        """Have a thread put on the disk what there is, now and then: the disk works while pictures are decoded."""
+        self._not_begun += appended
+        if self._not_begun < BEGUN or (self._begun is not None and not self._begun.done()):
+            return
+        self._end_sync()
+        self._file.flush()
+        self._begun, self._not_begun = self._thread.submit(fsync, self._file.fileno()), 0
+
+    def _end_sync(self) -> None:
+        """Wait for the thread, and raise what the disk said: the system says it once."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.result()
 
     def _write(self, blob: memoryview, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         """Copy runs of adjacent records at once; a run ends where the next record opens a page."""
@@ -144,11 +164,13 @@ class SplitWriter:
     def sync(self) -> None:
         """Put everything appended so far on the disk."""
         self._write_pending()
+        self._end_sync()
         self._file.flush()
         fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the unfinished file; it stays and can be continued."""
+        self._thread.shutdown()  # a descriptor that it has must not become another file's
         self._file.close()
 
     def finish(self, relabel: NDArray[np.int64] | None = None) -> ShardInfo:

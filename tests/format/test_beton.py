@@ -1,9 +1,10 @@
+import errno
 import zlib
 
 import numpy as np
 import pytest
 
-from hrfr_fast.format import beton, manifest
+from hrfr_fast.format import beton, manifest, writer
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
 from hrfr_fast.format.writer import SplitWriter
@@ -81,6 +82,24 @@ def test_raw_pixels_come_back(tmp_path, make_picture):
     split = open_packed(tmp_path).splits["lowres"]
     assert split.encoding == "raw" and (split.read([3, 0, 8]) == pictures[[3, 0, 8]]).all()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_the_disk_says_while_records_come_is_raised_by_the_next_sync(tmp_path, monkeypatch):
+    """The system tells a descriptor of a failed write once, and the thread may be who is told."""
+    written = SplitWriter(tmp_path / "lowres.beton", 8, 36, PAGE)
+    monkeypatch.setattr(writer, "BEGUN", 3000)
+
+    def fail(descriptor):
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(writer, "fsync", fail)
+    pixels = bytes(3888)
+    written.extend(pixels, [3888], [0], [beton.RAW], [zlib.crc32(pixels)])
+    with pytest.raises(OSError, match="Input/output error"):
+        written.sync()
+    written.sync()
+    written.close()
 
 
 def test_check_names_the_damaged_record(tmp_path):
