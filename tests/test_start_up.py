@@ -41,3 +41,11 @@ def test_packing_and_looking_at_packs_do_not_import_torch(tiny_tree, tmp_path):
 
 def test_an_import_of_torch_would_be_seen(tmp_path):
     assert "torch" in run("doctor", tmp_path)
+
+
+def test_the_main_module_imports_nothing_for_worker_processes():
+    count = (
+        "import sys, hrfr_fast; before = set(sys.modules); import hrfr_fast.__main__; print(set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", count], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.strip() == "{'hrfr_fast.__main__'}"
