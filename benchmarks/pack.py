@@ -4,21 +4,21 @@
     python benchmarks/pack.py --record
 
 All three list the same files, use the same number of worker processes and store raw pixels (the third stores nothing:
-it is the lower bound of the time). Rounds alternate; the files are in the page cache from the first, untimed round on,
-in which memory is sampled: the sum over all processes of their proportional set sizes.
+it is the lower bound of the time). CPU is that of all processes, their start included. Rounds alternate; the files are
+in the page cache from the first, untimed round on, in which memory is sampled: the sum over all processes of their
+proportional set sizes.
 """
 
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,113 +28,28 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import record  # noqa: E402
 from benchmarks.command import run  # noqa: E402
+from benchmarks.packers import PACKERS  # noqa: E402
 
-CHUNK = 500
 SAMPLE_SECONDS = 0.02
 TARGETS = {"FFCV DatasetWriter": ("at least", 2.0), "read and decode": ("at least", 1 / 1.3)}
 MEMORY_TARGET = 1 << 30
 
 
-def with_hrfr(tree: Path, out: Path, workers: int) -> int:
-    """`hrfr-fast pack --encoding raw`."""
-    from hrfr_fast.packing.pack import pack
-
-    return pack(tree, out, encoding="raw", workers=workers, show_progress=False).shards["lowres"].samples
-
-
-def listed(tree: Path) -> list[tuple[str, int]]:
-    """(path, label) of every file."""
-    found = []
-    for label, identity in enumerate(sorted(os.scandir(tree / "lowres"), key=lambda e: e.name)):
-        found += [(file.path, label) for file in sorted(os.scandir(identity.path), key=lambda e: e.name)]
-    return found
-
-
-class Faces:
-    """The dataset that DatasetWriter reads, decoded with libjpeg-turbo."""
-
-    def __init__(self, files: list[tuple[str, int]]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: int) -> tuple[Any, int]:
-        path, label = self.files[number]
-        return _decoded(path), label
-
-
-def _decoded(path: str) -> Any:
-    import simplejpeg
-
-    with open(path, "rb") as file:
-        return simplejpeg.decode_jpeg(file.read(), "RGB")
-
-
-def with_ffcv(tree: Path, out: Path, workers: int) -> int:
-    """Stock FFCV, raw pixels, its default pages."""
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.writer import DatasetWriter
-
-    files = listed(tree)
-    out.mkdir()
-    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
-    DatasetWriter(str(out / "lowres.beton"), fields, num_workers=workers).from_indexed_dataset(Faces(files))
-    return len(files)
-
-
-def _decode_many(paths: list[str]) -> int:
-    return sum(_decoded(path).nbytes for path in paths)
-
-
-def decode_alone(tree: Path, out: Path, workers: int) -> int:
-    """Read and decode every file, and store nothing."""
-    paths = [path for path, _ in listed(tree)]
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    with get_context("fork").Pool(workers) as pool:
-        sum(pool.imap_unordered(_decode_many, chunks))
-    return len(paths)
-
-
-PACKERS: dict[str, Callable[[Path, Path, int], int]] = {
-    "hrfr-fast pack": with_hrfr,
-    "FFCV DatasetWriter": with_ffcv,
-    "read and decode": decode_alone,
-}
-
-
-def _child(name: str, tree: Path, out: Path, workers: int, log: Path, answers: Any) -> None:
-    """One round, in a process of its own; imports are not timed."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    import simplejpeg  # noqa: F401
-
-    if name == "FFCV DatasetWriter":
-        import ffcv.writer  # noqa: F401
-    if name == "hrfr-fast pack":
-        import hrfr_fast.packing.pack  # noqa: F401
-    start = time.perf_counter()
-    count = PACKERS[name](tree, out, workers)
-    answers.put((count, time.perf_counter() - start))
-
-
-def one_round(name: str, tree: Path, workers: int, log: Path, measure_memory: bool) -> tuple[int, float, int]:
-    """Pictures, seconds and, if asked for, the peak of memory in bytes."""
+def one_round(name: str, tree: Path, workers: int, log: Path, measure_memory: bool) -> tuple[int, float, float, int]:
+    """Pictures, seconds, CPU seconds and, if asked for, the peak of memory in bytes."""
     with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
-        context = get_context("spawn")
-        answers = context.SimpleQueue()
-        process = context.Process(target=_child, args=(name, tree, Path(scratch) / "out", workers, log, answers))
-        process.start()
+        command = [sys.executable, "-m", "benchmarks.packers", name, tree, Path(scratch) / "out", str(workers), log]
+        process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         peak = 0
-        while process.is_alive():
-            process.join(SAMPLE_SECONDS)
+        while process.poll() is None:
+            time.sleep(SAMPLE_SECONDS)
             if measure_memory:
-                peak = max(peak, _memory(process.pid or 0))
-        if process.exitcode or answers.empty():
+                peak = max(peak, _memory(process.pid))
+        answer, _ = process.communicate()
+        if process.returncode:
             raise RuntimeError(f"{name} failed; see {log}")
-        count, seconds = answers.get()
-    return count, seconds, peak
+        count, seconds, cpu = json.loads(answer)
+    return count, seconds, cpu, peak
 
 
 def _memory(pid: int) -> int:
@@ -188,41 +103,49 @@ def main(
     from hrfr_fast.runtime.system import cores
     from hrfr_fast.runtime.terminal import print_rows
 
-    workers = workers or cores()
+    workers, cache, out = workers or cores(), cache.resolve(), out.resolve()
     tree = make_tree(cache, copies)
     out.mkdir(parents=True, exist_ok=True)
     names = [name for name in PACKERS if not missing(name)]
     rates: dict[str, list[float]] = {name: [] for name in names}
+    used: dict[str, list[float]] = {name: [] for name in names}  # CPU seconds a face
     memory: dict[str, int] = {}
     with progress_bar() as progress:
         line = progress.add_task("packing", total=len(names) * (rounds + 1), note="")
         for number in range(rounds + 1):
             for name in names if number % 2 else names[::-1]:
                 progress.update(line, note=name)
-                count, seconds, peak = one_round(name, tree, workers, out / "pack.log", number == 0)
+                count, seconds, cpu, peak = one_round(name, tree, workers, out / "pack.log", number == 0)
                 if number == 0:
                     memory[name] = peak
                 else:
                     rates[name].append(count / seconds)
+                    used[name].append(cpu / count)
                 progress.advance(line)
     ours = rates["hrfr-fast pack"]
     results, rows = [], []
     for name in names:
         # The rounds of one pass stand next to each other in time, so their ratios are steadier than ratios of medians.
         ratio = median(a / b for a, b in zip(ours, rates[name], strict=True))
+        cpu = median(a / b for a, b in zip(used["hrfr-fast pack"], used[name], strict=True))
         target = f"{TARGETS[name][0]} {TARGETS[name][1]:.2f} x" if name in TARGETS else ""
         rows.append([
             name, f"{median(rates[name]):,.0f}", f"{min(rates[name]):,.0f} .. {max(rates[name]):,.0f}",
-            f"{ratio:.2f} x", target, f"{memory[name] / 2**20:,.0f}",
+            f"{ratio:.2f} x", target, f"{1e6 * median(used[name]):.1f}", f"{cpu:.2f} x", f"{memory[name] / 2**20:,.0f}",
         ])  # fmt: skip
         results.append(
             {
                 "contestant": name, "group": "pack", "encoding": "raw", "images_per_second": median(rates[name]),
-                "ours_over_this": ratio, "peak_memory_bytes": memory[name], "rounds": len(rates[name]),
+                "ours_over_this": ratio,
+                "cpu_seconds_a_face": median(used[name]), "our_cpu_over_this": cpu,
+                "peak_memory_bytes": memory[name], "rounds": len(rates[name]),
             }
         )  # fmt: skip
-    head = ("packer", "faces/s", "slowest .. fastest\nround", "ours is", "target", "peak\nMiB")
-    print_rows(head, rows, title="36x36 JPEG to raw shard", right=range(1, 6))
+    head = (
+        "packer", "faces/s", "slowest .. fastest\nround", "ours is", "target", "CPU us\na face", "ours\ntakes",
+        "peak\nMiB",
+    )  # fmt: skip
+    print_rows(head, rows, title="36x36 JPEG to raw shard", right=range(1, 8))
     for name in PACKERS:
         if missing(name):
             typer.echo(f"  NOT MEASURED: {name}: {missing(name)}")
