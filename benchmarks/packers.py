@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ def decode_alone(tree: Path, out: Path, workers: int) -> int:
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with get_context("fork").Pool(workers) as pool:
         sum(pool.imap_unordered(_decode_many, chunks))
-    pool.join()  # their CPU seconds count once they have ended
     return len(paths)
 
 
@@ -98,7 +97,10 @@ def main(name: str, tree: Path, out: Path, workers: int, log: Path) -> None:
         import hrfr_fast.packing.pack  # noqa: F401
     start, before = time.perf_counter(), _cpu()
     count = PACKERS[name](tree, out, workers)
-    json.dump([count, time.perf_counter() - start, _cpu() - before], answers)
+    seconds = time.perf_counter() - start
+    for child in active_children():  # FFCV's workers are not waited for; CPU seconds count once a process has ended
+        child.join()
+    json.dump([count, seconds, _cpu() - before], answers)
     answers.close()
 
 
