@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def one_round(name: str, tree: Path, workers: int, log: Path, measure_memory: bo
     """Pictures, seconds, CPU seconds and, if asked for, the peak of memory in bytes."""
     with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
         command = [sys.executable, "-m", "benchmarks.packers", name, tree, Path(scratch) / "out", str(workers), log]
-        process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
         peak = 0
         while process.poll() is None:
             time.sleep(SAMPLE_SECONDS)
@@ -90,41 +90,20 @@ def missing(name: str) -> str:
     return "ffcv is not installed" if name == "FFCV DatasetWriter" and find_spec("ffcv") is None else ""
 
 
-def main(
-    cache: Annotated[Path, typer.Option(help="where the made pictures are kept")] = Path("benchmarks/data"),
-    out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("benchmarks/out"),
-    copies: Annotated[int, typer.Option(help="copies of 10,000 faces")] = 4,
-    rounds: Annotated[int, typer.Option(help="timed rounds of each packer")] = 5,
-    workers: Annotated[int, typer.Option(help="worker processes; 0: one for each core")] = 0,
-    record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
-) -> None:
-    """Compare packing speeds and peak memories."""
-    from hrfr_fast.runtime.progress import progress_bar
-    from hrfr_fast.runtime.system import cores
+def compared(
+    rates: dict[str, list[float]], used: dict[str, list[float]], memory: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Print a row for each packer and return what to record of it.
+
+    Args:
+        rates, used: faces a second, and CPU seconds a face, of each round by packer.
+        memory: peaks in bytes.
+    """
     from hrfr_fast.runtime.terminal import print_rows
 
-    workers, cache, out = workers or cores(), cache.resolve(), out.resolve()
-    tree = make_tree(cache, copies)
-    out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in PACKERS if not missing(name)]
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    used: dict[str, list[float]] = {name: [] for name in names}  # CPU seconds a face
-    memory: dict[str, int] = {}
-    with progress_bar() as progress:
-        line = progress.add_task("packing", total=len(names) * (rounds + 1), note="")
-        for number in range(rounds + 1):
-            for name in names if number % 2 else names[::-1]:
-                progress.update(line, note=name)
-                count, seconds, cpu, peak = one_round(name, tree, workers, out / "pack.log", number == 0)
-                if number == 0:
-                    memory[name] = peak
-                else:
-                    rates[name].append(count / seconds)
-                    used[name].append(cpu / count)
-                progress.advance(line)
     ours = rates["hrfr-fast pack"]
     results, rows = [], []
-    for name in names:
+    for name in rates:
         # The rounds of one pass stand next to each other in time, so their ratios are steadier than ratios of medians.
         ratio = median(a / b for a, b in zip(ours, rates[name], strict=True))
         cpu = median(a / b for a, b in zip(used["hrfr-fast pack"], used[name], strict=True))
@@ -146,6 +125,41 @@ def main(
         "peak\nMiB",
     )  # fmt: skip
     print_rows(head, rows, title="36x36 JPEG to raw shard", right=range(1, 8))
+    return results
+
+
+def main(
+    cache: Annotated[Path, typer.Option(help="where the made pictures are kept")] = Path("benchmarks/data"),
+    out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("benchmarks/out"),
+    copies: Annotated[int, typer.Option(help="copies of 10,000 faces")] = 4,
+    rounds: Annotated[int, typer.Option(help="timed rounds of each packer")] = 5,
+    workers: Annotated[int, typer.Option(help="worker processes; 0: one for each core")] = 0,
+    record_it: Annotated[bool, typer.Option("--record", help="append to benchmarks/history.jsonl")] = False,
+) -> None:
+    """Compare packing speeds and peak memories."""
+    from hrfr_fast.runtime.progress import progress_bar
+    from hrfr_fast.runtime.system import cores
+
+    workers, cache, out = workers or cores(), cache.resolve(), out.resolve()
+    tree = make_tree(cache, copies)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in PACKERS if not missing(name)]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    used: dict[str, list[float]] = {name: [] for name in names}  # CPU seconds a face
+    memory: dict[str, int] = {}
+    with progress_bar() as progress:
+        line = progress.add_task("packing", total=len(names) * (rounds + 1), note="")
+        for number in range(rounds + 1):
+            for name in names if number % 2 else names[::-1]:
+                progress.update(line, note=name)
+                count, seconds, cpu, peak = one_round(name, tree, workers, out / "pack.log", number == 0)
+                if number == 0:
+                    memory[name] = peak
+                else:
+                    rates[name].append(count / seconds)
+                    used[name].append(cpu / count)
+                progress.advance(line)
+    results = compared(rates, used, memory)
     for name in PACKERS:
         if missing(name):
             typer.echo(f"  NOT MEASURED: {name}: {missing(name)}")
