@@ -92,11 +92,16 @@ class LoaderProcess:
 class TimeLimit:
     """When a measurement stops, by ``clock``."""
 
-    share: float = math.inf
-    """No loader is opened after this, and no round after the first begins that would end after it."""
     end: float = math.inf
     """Nothing begins after this."""
+    tables: int = 1
+    """This table and those still to be measured, each of which has an equal share of the time left."""
     clock: Callable[[], float] = time.monotonic
+
+    def share_ends(self) -> float:
+        """When the share of a table that begins now is used up."""
+        now = self.clock()
+        return now + max(0.0, self.end - now) / self.tables
 
 
 TIME_IS_UP = "the time was up (--minutes)"
@@ -105,20 +110,22 @@ TIME_IS_UP = "the time was up (--minutes)"
 def compare(
     loaders: list[LoaderProcess], task: Task, rounds: int, seconds: float, limit: TimeLimit | None = None
 ) -> Iterator[Result]:
-    """Results of all loaders on one task, measured in turns; that of a loader that fails has its problem."""
+    """Results of all loaders on one task, measured in turns; that of a loader that fails has its problem.
+
+    No loader is opened, and no round after the first begun, that would go beyond the table's share of the time. What is
+    prepared once and kept (compiled kernels, the peers' own formats) does not count in the share.
+    """
     limit = limit or TimeLimit()
+    problems = {loader: reason for loader in loaders if (reason := _prepare(loader, task, limit))}
+    share_ends = limit.share_ends()
     opening_seconds: dict[LoaderProcess, float] = {}
     measured: dict[LoaderProcess, list[Round]] = {}
-    problems: dict[LoaderProcess, str] = {}
     with ExitStack() as stack:
-        for loader in loaders:
-            if limit.clock() > min(limit.share, limit.end):
+        for loader in [each for each in loaders if each not in problems]:
+            if limit.clock() >= share_ends:
                 problems[loader] = TIME_IS_UP
                 continue
             try:
-                if reason := loader.ask("prepare", task):
-                    problems[loader] = reason
-                    continue
                 opening_seconds[loader] = loader.ask("open", task)
                 stack.callback(_close, loader)
                 measured[loader] = []
@@ -127,7 +134,7 @@ def compare(
         last = 0.0
         for number in range(rounds):
             began = limit.clock()
-            if number and began + last > limit.share:
+            if number and began + last > share_ends:
                 break
             for loader in list(measured) if number % 2 == 0 else list(measured)[::-1]:
                 if loader not in problems:
@@ -140,6 +147,17 @@ def compare(
         yield _result(
             loader, task, opening_seconds.get(loader, 0.0), measured.get(loader, []), problems.get(loader, "")
         )
+
+
+def _prepare(loader: LoaderProcess, task: Task, limit: TimeLimit) -> str | None:
+    """Why ``loader`` cannot be measured on ``task``, if so."""
+    if limit.clock() > limit.end:
+        return TIME_IS_UP
+    try:
+        reason: str | None = loader.ask("prepare", task)
+    except RuntimeError as error:
+        return str(error)
+    return reason
 
 
 def _close(loader: LoaderProcess) -> None:

@@ -45,8 +45,8 @@ USUAL_PEERS = ("stock FFCV", "SPDL", "torch+OpenCV", "torch+PIL", "stock DALI")
 ONCE, ONCE_IN = ("WebDataset", "LitData"), "lowres144"
 """One regime shows where they stand."""
 MINUTES, MINUTES_OF_ALL, MINUTES_QUICK = 3.3, 9.0, 0.7
-"""Of measuring. Each table has its share of what is left: one that opens slowly is measured in fewer rounds, and a
-loader that has not begun when the share is used up is named."""
+"""Of measuring. Each table has its share of what is left when its loaders are prepared: one that opens slowly is
+measured in fewer rounds, and a loader that has not begun when the share is used up is named."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,9 @@ def measure(
         line = progress.add_task("measuring", total=sum(len(cell.loaders) for cell in tables), note="starting")
         processes = {name: stack.enter_context(LoaderProcess(name, log)) for name in names}
         for number, cell in enumerate(tables):
-            share = clock() + max(0.0, end - clock()) / (len(tables) - number)
             progress.update(line, note=f"{cell.task.regime}, {cell.group} {cell.task.encoding}")
-            results = list(
-                compare(
-                    [processes[name] for name in cell.loaders], cell.task, rounds, seconds, TimeLimit(share, end, clock)
-                )
-            )
+            limit = TimeLimit(end, len(tables) - number, clock)
+            results = list(compare([processes[name] for name in cell.loaders], cell.task, rounds, seconds, limit))
             progress.advance(line, len(results))
             yield cell, results
 

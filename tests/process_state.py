@@ -51,6 +51,7 @@ def process_state() -> dict[str, Any]:
         "working directory": os.getcwd(),
         "umask": _umask(),
         "signal handlers": {name: signal.getsignal(number) for name, number in SIGNALS.items()},
+        "garbage collection": [gc.isenabled(), gc.get_threshold()],
         "locale": locale.setlocale(locale.LC_ALL),
         "logging": _logging(),
         "matplotlib": _matplotlib(),

@@ -116,6 +116,7 @@ def test_a_gpu_without_room_is_told_in_words(monkeypatch):
 
     told = []
     monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "collect_seldom", lambda: None)  # it would stay so for the tests after this one
     monkeypatch.setattr(cli, "fail", lambda *message: told.append(message))
     cli.main()
     assert len(told) == 1 and told[0][1] == 1

@@ -10,11 +10,14 @@ import pytest
 
 LARGE = {"cv2", "matplotlib", "numba", "numpy", "onnxruntime", "ray", "scipy", "sklearn", "torch"}
 RUN = f"""
+import gc
 import sys
 from hrfr_fast.cli import main
+from hrfr_fast.runtime.garbage import THRESHOLDS
 try:
     main()
 finally:
+    assert gc.get_threshold() == THRESHOLDS, "imports are looked through for cycles all the time"
     print(*sys.modules.keys() & {LARGE})
 """
 

@@ -20,6 +20,7 @@ from hrfr_fast.cli.options import with_setting_options
 from hrfr_fast.cli.output import print_exchange, print_findings, print_matched, print_plan, print_results
 from hrfr_fast.runtime.errors import HrfrError, ReportedElsewhere, UsageError
 from hrfr_fast.runtime.files import in_words, refuse_lost_directory
+from hrfr_fast.runtime.garbage import collect_seldom
 from hrfr_fast.runtime.locales import use_utf8
 from hrfr_fast.runtime.terminal import echo
 from hrfr_fast.runtime.version import __version__
@@ -40,6 +41,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point. A user's mistake ends in one message and its exit code, never in a traceback."""
     use_utf8()
+    collect_seldom()
     try:
         with silent_but_rank_0():
             app()

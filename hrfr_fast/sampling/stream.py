@@ -1,7 +1,7 @@
 """Streams of batch specifications: the records of every batch, their labels and their augmentation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -68,6 +68,8 @@ class SingleViewStream:
     batch_size: int
     rank: int = 0
     ranks: int = 1
+    _drawn: "dict[int, BatchSpec]" = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The batches drawn last, by their first samples."""
 
     @property
     def classes(self) -> int:
@@ -80,10 +82,13 @@ class SingleViewStream:
 
     def batch_spec(self, start: int) -> "BatchSpec":
         """This rank's share of the batch that begins at sample ``start``."""
-        drawn = self.__dict__.get("_drawn", {})
-        if start not in drawn:
-            drawn = self.__dict__["_drawn"] = {spec.start: spec for spec in self._consecutive(start)}
-        return drawn[start]
+        found = self._drawn.get(start)
+        if found is None:
+            together = {spec.start: spec for spec in self._consecutive(start)}
+            found = together[start]
+            self._drawn.clear()
+            self._drawn.update(together)
+        return found
 
     def _consecutive(self, start: int) -> Iterator["BatchSpec"]:
         """This rank's shares of the batches from sample ``start`` on, as many as DRAWN_TOGETHER samples are."""

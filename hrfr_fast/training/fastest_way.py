@@ -2,11 +2,12 @@
 
 Eager or as one CUDA graph; by torch's layers, compiled, or with fused kernels of our own: which is fastest depends on
 the card, the network, the size and the batch, and no rule knows it. So those that ``auto`` leaves open are timed on the
-run's own batch, every effect undone, and the result lies in the user's cache until the card, torch, this package or the
-step is another.
+run's own batch, every effect undone, and the result lies in the user's cache until the card, torch, Triton, this
+package or the step is another.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -132,6 +133,7 @@ def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
     return {
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
+        "triton": _triton_version(),
         "kernels": __version__,
         "network": network,
         "batch": [list(batch.images.shape), str(batch.images.dtype)],
@@ -141,6 +143,14 @@ def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
         "optimizer": type(step.optimizer).__name__,
         "references": type(step.references).__name__,
     }
+
+
+def _triton_version() -> str:
+    """The compiler of kernels, which may be updated without torch; "" where there is none."""
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def timed(step: "TrainStep", batch: "Batch", clock: Callable[[], float] = time.perf_counter) -> float:

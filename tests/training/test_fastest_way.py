@@ -1,5 +1,7 @@
 """The choice among ways to execute a step: measured once, kept, and without an effect on what is trained."""
 
+import importlib.metadata
+
 import pytest
 import torch
 from torch import nn
@@ -185,7 +187,7 @@ def test_a_failure_while_kernels_are_compiled_is_none_of_the_step(monkeypatch):
     assert losses(step) == losses(make_step()) and len(calls) == 4
 
 
-def test_a_step_settles_before_it_is_prepared(tmp_path):
+def test_a_step_settles_before_it_is_prepared(tmp_path, monkeypatch):
     """On a CPU a graph cannot be captured, so of eager and graph the eager step is left, and the steps are the same."""
     said = []
     step = make_step(graphs="auto", choose=lambda *given: choose_way(*given, Remembered(tmp_path)), say=said.append)
@@ -194,5 +196,8 @@ def test_a_step_settles_before_it_is_prepared(tmp_path):
     assert "left out: the step cannot be captured as a CUDA graph" in " ".join(said)
     key = step_key(step, batches()[0])
     assert Remembered(tmp_path).find(key, [EAGER, GRAPH]) == EAGER
+    with monkeypatch.context() as newer:
+        newer.setattr(importlib.metadata, "version", lambda package: {"triton": "99.0"}[package])
+        assert step_key(step, batches()[0]) != key
     step.backbone.eval()
     assert step_key(step, batches()[0]) != key

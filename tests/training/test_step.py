@@ -1,4 +1,6 @@
+import gc
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.compiling import build_name
+from hrfr_fast.training.fused_kernels import with_kernels
 from hrfr_fast.training.optim import build_optimizer, set_learning_rate
 from hrfr_fast.training.step import TrainStep
 from hrfr_fast.training.unchanged import unchanged
@@ -65,6 +68,27 @@ def run(step, count=6, seed=7, **of_batches):
         losses.append(step(batch, number))
     tensors = [*step.backbone.state_dict().values(), *step.objective.state_dict().values()]
     return torch.stack(losses).cpu(), [tensor.float().cpu() for tensor in tensors]
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_step_leaves_no_cycle_of_references(kernels):
+    """Commands look for such cycles seldom (runtime/garbage.py): activations in one would stay for many steps."""
+    step = make_step(backbone=lambda: build_backbone(BackboneSettings(16, 8, 8)))
+    with_kernels(step.backbone, step.objective, CPU, wanted=kernels)
+    run(step, count=1)
+    gc.collect()
+    with garbage_kept():
+        run(step, count=3)
+        assert gc.collect() == 0
+
+
+@contextmanager
+def garbage_kept():
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])
