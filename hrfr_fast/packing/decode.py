@@ -80,12 +80,12 @@ def _decodes_into(data: bytes | NDArray[np.uint8], size: int, room: memoryview) 
 
     For anything else the longer way finds the reason, or what is to be done.
     """
-    import simplejpeg
-
     if not isinstance(data, bytes) or not data.startswith(JPEG_SIGNATURE):
         return False
     if not is_usual_jpeg(data, size) or has_exif(data):
         return False
+    import simplejpeg
+
     try:  # by position: keywords take 0.2 us a picture
         image = simplejpeg.decode_jpeg(data, "RGB", False, False, 0, 0, 1, room, True)
     except ValueError:
