@@ -192,7 +192,7 @@ def evaluate(
             found = [replace(one, notes=tuple(dict.fromkeys(one.notes + notes))) for one in found]
         pair_sets = verifiable(found, console.print)
         if not pair_sets:
-            raise UsageError(f"{packed.path}: there are no pairs to verify on")
+            raise UsageError(f"{packed.path}: there are no pairs to verify on; give others with --pairs")
         size = metadata["backbone"]["input_size"]
         with sharing_ranks() as ranks:
             return evaluate_pairs(backbone, size, pair_sets, compute, degrade=degrade, ranks=ranks)
