@@ -4,7 +4,9 @@ The verbs of the command line as functions; each is imported when it is first us
 cheap:
 
     align, derive, DeriveSettings                  hrfr_fast.preparation
-    pack, open_packed, check_packed, synthesize    hrfr_fast.packing, format and synthetic
+    pack, open_packed, check_packed                hrfr_fast.packing and format
+    inspect_packed                                 hrfr_fast.format
+    synthesize, synthesize_packed                  hrfr_fast.synthetic
     TrainSettings, train, adopt, check_run         hrfr_fast.training
     evaluate, evaluate_protocol, compare_models    hrfr_fast.evaluation
     export, embed, compare_faces, search           hrfr_fast.deployment

@@ -59,6 +59,9 @@ def analyze(
         questions: of QUESTIONS; None: all that apply. One that is asked for and does not apply is an error.
         seed: of folds, halves, drawn pairs and resamples.
 
+    Returns:
+        A Finding for each question that was answered: the answer in words, its numbers and figures.
+
     Raises:
         UsageError: no such run, question or data; runs of different data without ``packed``.
         IncompleteAnalysis: after everything else was answered and written: which questions were not, and why.

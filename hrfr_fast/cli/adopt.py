@@ -9,7 +9,7 @@ from hrfr_fast.runtime.terminal import echo
 
 
 def adopt(
-    file: Annotated[Path, typer.Argument(help=".pth, .pt, .ckpt, .safetensors or .onnx")],
+    file: Annotated[Path, typer.Argument(help=".pth, .pt, .ckpt, .bin, .safetensors or .onnx")],
     out: Annotated[Path, typer.Option(help="run directory to make")],
     backbone: Annotated[str | None, typer.Option(help="the network; the one in the file if not given")] = None,
     layout: Annotated[

@@ -30,7 +30,8 @@ Crop = Annotated[
     ),
 ]
 Overlap = Annotated[
-    bool, typer.Option("--overlap", help="look a protocol's pictures up in the training data, whatever their size")
+    bool,
+    typer.Option("--overlap", help="look a protocol's pictures up in training data of more than 200,000 faces, too"),
 ]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda")]
 

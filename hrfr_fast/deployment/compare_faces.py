@@ -20,7 +20,7 @@ FAR = 0.01
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FaceComparison:
     """The similarity of two faces, and the decision at a threshold where one is known.
 
     Attributes:
@@ -78,13 +78,16 @@ def compare_faces(
     picture: str | Path | None = None,
     device: str = "auto",
     flags: OnnxFlags | None = None,
-) -> Comparison:
+) -> FaceComparison:
     """The similarity of the faces in two picture files, and whether they are one person.
 
     Args:
         model: run directory, .safetensors checkpoint, or ONNX file.
         far: false accept rate of the threshold: one of those that the model was evaluated at.
         picture: a PNG to write, which shows the two faces as the network sees them.
+
+    Returns:
+        The cosine, in [-1, 1], and ``same``: the decision, None where the model has not been evaluated.
 
     Raises:
         UsageError: a picture that does not decode or is no face-sized one; a rate that was not evaluated.
@@ -98,7 +101,7 @@ def compare_faces(
     faces = framed_batch(images, embedder.size)
     left, right = embed_resampled(embedder, faces, [min(image.shape[:2]) for image in images]).astype(np.float64)
     known = thresholds_of(embedder)
-    comparison = Comparison(float(left @ right), _threshold(known, far), known.pairs, _sizes(images, embedder.size))
+    comparison = FaceComparison(float(left @ right), _threshold(known, far), known.pairs, _sizes(images, embedder.size))
     if picture:
         _draw(Path(picture), faces, (Path(first).name, Path(second).name), comparison)
     return comparison
@@ -133,7 +136,7 @@ def _sizes(images: Sequence[NDArray[np.uint8]], size: int) -> tuple[str, ...]:
     )
 
 
-def _draw(path: Path, faces: NDArray[np.uint8], names: tuple[str, str], comparison: Comparison) -> None:
+def _draw(path: Path, faces: NDArray[np.uint8], names: tuple[str, str], comparison: FaceComparison) -> None:
     from hrfr_fast.reporting.canvas import saved_figure
 
     with saved_figure(path, (6, 3.6)) as figure:

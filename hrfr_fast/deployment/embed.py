@@ -99,7 +99,7 @@ def embed(
     """Embeddings of pictures, in order and with their names, to a ``.npz`` or ``.parquet`` file.
 
     Stopped or killed, the same command continues: finished rows lie in ``<out>.partial`` until the file is written. A
-    picture that does not decode has no row; it is listed with the reason in ``<out>.rejected.txt``.
+    picture that does not decode has no row; it is listed with the reason in ``<out>.rejected.txt`` and in the result.
 
     Ranks started by torchrun share the batches; rank 0 writes, and the result of the others counts nothing.
 

@@ -103,6 +103,9 @@ def export(
         data: where the run's packed data are, if they are not found.
         domain: of a run with BatchNorm by resolution "low" or "high": the file is for pictures of that one.
 
+    Returns:
+        The file, what its metadata say, and the cosines between its embeddings and the model's on ``count`` faces.
+
     Raises:
         UsageError: no such run; no ``domain`` where there are two, or one where there is none;
             a combination that a format does not have; a package that is not installed.

@@ -67,7 +67,12 @@ def search(
     Args:
         model: run directory, .safetensors checkpoint, or ONNX file.
         gallery, probes: a picture, a folder, a text list, a packed directory, or a file that ``embed`` wrote.
+        top: how many for each probe, >= 1.
         backend: "faiss", "numpy", or "auto": faiss where it is installed. The result is the same.
+
+    Returns:
+        Names, and for n probes int64 [n, k] numbers of gallery pictures and float64 [n, k] cosines, nearest first; k is
+        ``top``, or the size of a smaller gallery.
 
     Raises:
         UsageError: nothing there; embeddings of another size or model; no picture that decodes.

@@ -47,7 +47,7 @@ def embed(
             one, as in training.
         unit: divide each by its norm; else f(x) + f(flip x) as it is.
         ranks: all of them call this alike, with a process group between them.
-        swap_domain: with BatchNorm by resolution take the statistics of the other one: the price of a wrong flag.
+        swap_domain: with BatchNorm by resolution take the other resolution's statistics, to see what that would cost.
 
     Returns:
         float32 [n, D], rows of norm 1 where ``unit``.

@@ -78,22 +78,23 @@ def evaluate_pairs(
     degrade: int | tuple[int, int] = 0,
     resamples: int = 2000,
     ranks: Ranks = ALONE,
-    with_price: bool = True,
+    with_swapped: bool = True,
 ) -> dict[str, PairResult]:
     """Verification of ``backbone`` (input of ``size`` px) on each pair set, by name.
 
     ``degrade``: the view (``views.py``) of all test faces, or of every pair's (first, second) face.
     ``ranks``: share the embedding (see ``embed``); rank 0 scores, and the others get no results.
-    ``with_price``: of a model with BatchNorm by resolution report what wrong flags would cost, for a second embedding.
+    ``with_swapped``: for a model with BatchNorm by resolution also the accuracy with the two resolutions' statistics
+    swapped, which takes a second embedding of all pairs.
     """
     from hrfr_fast.model.domain_norm import domains_of
 
     results = {}
-    with_price = with_price and domains_of(backbone) is not None
+    with_swapped = with_swapped and domains_of(backbone) is not None
     for pairs in pair_sets:
         in_view = partial(pair_scores, backbone, pairs, size, compute, degrade=degrade, ranks=ranks)
         scores = in_view()
-        swapped = in_view(swap_domain=True) if with_price else None
+        swapped = in_view(swap_domain=True) if with_swapped else None
         if not ranks.is_main:
             continue
         verification = verify(scores, pairs.same, pairs.identities, resamples=resamples)
@@ -102,12 +103,12 @@ def evaluate_pairs(
         accuracy = None
         if swapped is not None:
             accuracy = verify(swapped, pairs.same, pairs.identities, resamples=0).accuracy
-            notes = (*notes, _price_of_a_wrong_flag(verification.accuracy, accuracy))
+            notes = (*notes, _swapped_note(verification.accuracy, accuracy))
         results[pairs.name] = PairResult(pairs, verification, view_name(degrade), notes, tuple(thresholds), accuracy)
     return results
 
 
-def _price_of_a_wrong_flag(accuracy: float, swapped: float) -> str:
+def _swapped_note(accuracy: float, swapped: float) -> str:
     return (
         f"with each picture taken for one of the other resolution (BatchNorm's statistics swapped) accuracy is"
         f" {swapped:.2%}, {100 * (swapped - accuracy):+.2f} points"
@@ -191,7 +192,7 @@ def evaluate(
             found = [replace(one, notes=tuple(dict.fromkeys(one.notes + notes))) for one in found]
         pair_sets = verifiable(found, console.print)
         if not pair_sets:
-            raise UsageError(f"{packed.path}: there are no pairs to verify on")
+            raise UsageError(f"{packed.path}: there are no pairs to verify on; give others with --pairs")
         size = metadata["backbone"]["input_size"]
         with sharing_ranks() as ranks:
             return evaluate_pairs(backbone, size, pair_sets, compute, degrade=degrade, ranks=ranks)

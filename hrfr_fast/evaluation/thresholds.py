@@ -57,19 +57,13 @@ def thresholds_at_fars(
         identities: int32 [2P], or None: see ``bootstrap.pair_weights``. The intervals are percentiles of a bootstrap
             over them.
     """
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    last = np.flatnonzero(np.diff(falling, append=np.nan) != 0)  # where each run of equal scores ends
-    distinct = falling[last]
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    candidates = np.concatenate([[distinct[0] + BEYOND], middles, [distinct[-1] - BEYOND]])
-    impostor = ~same[order]
+    candidates = candidate_thresholds(scores)
+    impostor = ~same
 
     def at(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Threshold of each row of ``weights`` [R, P] at each FAR, [R, F]."""
-        accepted = np.cumsum(weights[:, order] * impostor, axis=1)[:, last]
-        share = accepted / np.maximum(accepted[:, -1:], 1e-300)
-        return np.stack([candidates[(share <= far + 1e-12).sum(axis=1)] for far in fars], axis=1)
+        shares = candidates.accepted_shares(weights * impostor)
+        return np.stack([candidates.loosest(shares, far) for far in fars], axis=1)
 
     fars = tuple(fars)
     found = at(np.ones((1, len(scores))))[0]
@@ -82,6 +76,45 @@ def thresholds_at_fars(
         Threshold(far, float(threshold), float(low), float(high), int(impostor.sum()))
         for far, threshold, low, high in zip(fars, found, *bounds, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class CandidateThresholds:
+    """The D + 1 places at which P scores of D distinct values can be divided, from the strictest on.
+
+    Attributes:
+        values: float64 [D + 1]: above all scores, in the middle between each two neighbouring ones, below all.
+        order: int64 [P], the scores' numbers from the highest on.
+        last: int64 [D], where each run of equal scores ends in that order.
+    """
+
+    values: NDArray[np.float64]
+    order: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def accepted_shares(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of the ``weights`` [R, P] that each threshold but the first accepts, float64 [R, D]."""
+        accepted = np.cumsum(weights[:, self.order], axis=1)[:, self.last]
+        return np.asarray(accepted / np.maximum(accepted[:, -1:], 1e-300))
+
+    def loosest(self, shares: NDArray[np.float64], far: float) -> NDArray[np.float64]:
+        """The loosest threshold that accepts no more than ``far`` of the impostors, float64 [R].
+
+        Args:
+            shares: float64 [R, D], ``accepted_shares`` of the impostors' weights.
+        """
+        return np.asarray(self.values[(shares <= far + 1e-12).sum(axis=1)])
+
+
+def candidate_thresholds(scores: NDArray[np.float64]) -> CandidateThresholds:
+    """The thresholds that divide ``scores``, float64 [P], P >= 1, in different ways."""
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    last = np.flatnonzero(np.diff(falling, append=np.nan) != 0)
+    distinct = falling[last]
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    values = np.concatenate([[distinct[0] + BEYOND], middles, [distinct[-1] - BEYOND]])
+    return CandidateThresholds(values, order, last)
 
 
 def threshold_from_json(value: Mapping[str, Any]) -> Threshold:

@@ -84,6 +84,9 @@ class Packed:
 def open_packed(path: str | Path) -> Packed:
     """Open the output of ``hrfr-fast pack`` (or of ``synth --packed``).
 
+    Returns:
+        The directory: its ``splits`` and ``pairs`` by name, memory-mapped, and its ``digest``.
+
     Raises:
         UsageError: nothing packed here, or something is missing; says which command makes it.
         DamageFound: a file does not fit the manifest: another size, or tables of another shard.

@@ -60,7 +60,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except HrfrError as error:
         raise UsageError(str(error)) from None
     if metadata.get("format") != FORMAT:
-        raise UsageError(f"{path}: not written by hrfr-fast (format {metadata.get('format')!r})")
+        raise UsageError(
+            f"{path}: not written by hrfr-fast (format {metadata.get('format')!r}); `hrfr-fast adopt` takes those of"
+            " other programs"
+        )
     try:
         return metadata_of(metadata.get("hrfr", ""))
     except (ValueError, UsageError) as error:

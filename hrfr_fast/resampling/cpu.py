@@ -64,9 +64,7 @@ def resample(
     """
     rows = np.arange(len(offsets)) if rows is None else rows
     data = data.view(np.ndarray)
-    data.flags.writeable = (
-        False  # of this view: memory maps are read-only, and so one kernel is compiled for them and for arrays
-    )
+    data.flags.writeable = False  # of this view, as memory maps are: one kernel is compiled for them and for arrays
     small, begins = _no_pictures, offsets
     if (augmentation.order >= 0).any():
         from hrfr_fast.resampling.low_resolution import low_resolution  # it needs the filters of this file

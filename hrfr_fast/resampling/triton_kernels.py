@@ -43,16 +43,29 @@ ALIGNMENT = tl.constexpr(4)  # bytes: source columns are read in 4-byte pieces
 
 
 @triton.jit
-def _erased_pixels(settings, seed, epoch, position, OUT: tl.constexpr, VIEW: tl.constexpr):
+def _erased_pixels(
+    settings, seed, epoch, position, OUT: tl.constexpr, VIEW: tl.constexpr, ERASE: tl.constexpr
+):  # fmt: skip
     """First column and row to erase, and those after the last; nothing to erase is an empty rectangle."""
-    left, top, right, bottom = draw_erasure(settings, seed, epoch, position, VIEW)
-    right_end, bottom_end = tl.ceil(right.to(tl.float64) * OUT), tl.ceil(bottom.to(tl.float64) * OUT)
-    return (
-        tl.floor(left.to(tl.float64) * OUT).to(tl.int32),
-        tl.floor(top.to(tl.float64) * OUT).to(tl.int32),
-        right_end.to(tl.int32),
-        bottom_end.to(tl.int32),
-    )
+    left, top, right, bottom = 0, 0, 0, 0
+    if ERASE:
+        x0, y0, x1, y1 = draw_erasure(settings, seed, epoch, position, VIEW)
+        left, top = tl.floor(x0.to(tl.float64) * OUT).to(tl.int32), tl.floor(y0.to(tl.float64) * OUT).to(tl.int32)
+        right, bottom = tl.ceil(x1.to(tl.float64) * OUT).to(tl.int32), tl.ceil(y1.to(tl.float64) * OUT).to(tl.int32)
+    return left, top, right, bottom
+
+
+@triton.jit
+def _first_key(
+    begin, first, step, filter_scale, SIZE: tl.constexpr, OUT: tl.constexpr, BN: tl.constexpr, COMPOSED: tl.constexpr
+):
+    """The first source column (x * 3 + channel) that BN output columns from ``begin`` on read, down to ALIGNMENT."""
+    base = 0
+    if not COMPOSED:
+        last = tl.minimum(begin + BN, 3 * OUT) - 1
+        base = window_start(begin // 3, last // 3, first, step, filter_scale)
+        base = tl.minimum(tl.maximum(base, 0), SIZE - 1) * 3 // ALIGNMENT * ALIGNMENT
+    return base
 
 
 @triton.jit(
@@ -88,17 +101,11 @@ def resample_kernel(
     gain, saturation, lift = 1.0, 1.0, 0.0
     if COLOUR:
         gain, saturation, lift = draw_colour(settings, seed, epoch, position, VIEW)
-    left, top, right, bottom = 0, 0, 0, 0
-    if ERASE:
-        left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, OUT, VIEW)
+    left, top, right, bottom = _erased_pixels(settings, seed, epoch, position, OUT, VIEW, ERASE)
 
     for tile in range(share * TILES_EACH, tl.minimum(share * TILES_EACH + TILES_EACH, TILES)):
         column = tile * BN + tl.arange(0, BN)
-        base = 0
-        if not COMPOSED:
-            last_column = tl.minimum(tile * BN + BN, 3 * OUT) - 1
-            base = window_start(tile * BN // 3, last_column // 3, first_x, step_x, scale_x)
-            base = tl.minimum(tl.maximum(base, 0), SIZE - 1) * 3 // ALIGNMENT * ALIGNMENT
+        base = _first_key(tile * BN, first_x, step_x, scale_x, SIZE, OUT, BN, COMPOSED)
         low_x, offset_x = first_taps(column // 3, tile * BN // 3, first_x, step_x, scale_x)
         weights_x = tl.zeros([KC, BN], tl.float16)
         if COLUMN_CHUNKS == 1:
@@ -107,52 +114,71 @@ def resample_kernel(
                 SIZE, OUT, TAPS, COMPOSED, COLOUR, MIX,
             )  # fmt: skip
         for part in range((OUT + BM - 1) // BM):
-            row = part * BM + tl.arange(0, BM)
-            top_row = 0
-            if not COMPOSED:
-                top_row = window_start(part * BM, tl.minimum(part * BM + BM, OUT) - 1, first_y, step_y, scale_y)
             result = tl.zeros([BM, BN], tl.float32)
             for chunk in range(COLUMN_CHUNKS):
                 keys = base + chunk * KC + tl.arange(0, KC)
-                intermediate = tl.zeros([BM, KC], tl.float32)
-                total = tl.zeros([BM], tl.float32)
-                for piece in range(ROW_CHUNKS):
-                    near = piece * KR + tl.arange(0, KR)
-                    source_rows = tl.minimum(tl.maximum(top_row + near, 0), SIZE - 1)
-                    values = tl.load(
-                        source + source_rows[:, None] * (3 * SIZE) + keys[None, :],
-                        mask=(keys < 3 * SIZE)[None, :],
-                        other=0,
-                    )
-                    if COMPOSED:
-                        known = (row < OUT)[:, None] & (near < SIZE)[None, :]
-                        weights_y = tl.load(vertical + row[:, None] * SIZE + near[None, :], mask=known, other=0.0)
-                    else:
-                        exact = vertical_weights(row, near, part * BM, top_row, first_y, step_y, scale_y)
-                        if TAPS == 0:
-                            total += tl.sum(exact, axis=1)
-                        weights_y = exact.to(tl.float16)
-                    intermediate = tl.dot(weights_y, values.to(tl.float16), intermediate)
-                if TAPS == 0 and not COMPOSED:
-                    intermediate *= (1.0 / tl.where(row < OUT, total, 1.0))[:, None]  # rows of padding may have no tap
+                intermediate = _vertical_pass(
+                    source, keys, part * BM, first_y, step_y, scale_y, vertical,
+                    SIZE, OUT, BM, KR, KC, ROW_CHUNKS, TAPS, COMPOSED,
+                )  # fmt: skip
                 if COLUMN_CHUNKS > 1:
                     weights_x = _coloured_weights(
                         column, keys, low_x, offset_x, scale_x, vertical + OUT * SIZE, gain, saturation,
                         SIZE, OUT, TAPS, COMPOSED, COLOUR, MIX,
                     )  # fmt: skip
                 result = tl.dot(intermediate.to(tl.float16), weights_x, result)
-            erased = (row >= OUT)[:, None] | (column < 0)[None, :]
-            if ERASE:
-                erased_x = (column // 3 >= left) & (column // 3 < right)
-                erased = ((row >= top) & (row < bottom))[:, None] & erased_x[None, :]
-            value = _stored_values(result, lift, erased, ERASE, ROUND).to(images.dtype.element_ty)
+            row = part * BM + tl.arange(0, BM)
+            value = _stored_values(result, lift, row, column, left, top, right, bottom, ERASE, ROUND)
             whole = (row < OUT)[:, None] & (column < 3 * OUT)[None, :]
-            tl.store(target + row[:, None] * (3 * OUT) + column[None, :], value, mask=whole)
+            tl.store(target + row[:, None] * (3 * OUT) + column[None, :], value.to(images.dtype.element_ty), mask=whole)
 
 
 @triton.jit
-def _stored_values(result, lift, erased, ERASE: tl.constexpr, ROUND: tl.constexpr):
-    """Pixel values plus ``lift``, clamped and erased; rounded to int32, or normalised with one multiply-add."""
+def _vertical_pass(
+    source, keys, begin, first, step, filter_scale, matrix, SIZE: tl.constexpr, OUT: tl.constexpr,
+    BM: tl.constexpr, KR: tl.constexpr, KC: tl.constexpr, ROW_CHUNKS: tl.constexpr, TAPS: tl.constexpr,
+    COMPOSED: tl.constexpr,
+):  # fmt: skip
+    """float32 [BM, KC]: the source's columns ``keys`` (x * 3 + channel) in the output's rows from ``begin`` on.
+
+    The rows are read KR at a time, from the first one on that an output of the tile has a tap in.
+    """
+    row = begin + tl.arange(0, BM)
+    top_row = 0
+    if not COMPOSED:
+        top_row = window_start(begin, tl.minimum(begin + BM, OUT) - 1, first, step, filter_scale)
+    result, total = tl.zeros([BM, KC], tl.float32), tl.zeros([BM], tl.float32)
+    for piece in range(ROW_CHUNKS):
+        near = piece * KR + tl.arange(0, KR)
+        source_rows = tl.minimum(tl.maximum(top_row + near, 0), SIZE - 1)
+        place = source + source_rows[:, None] * (3 * SIZE) + keys[None, :]
+        values = tl.load(place, mask=(keys < 3 * SIZE)[None, :], other=0)
+        if COMPOSED:
+            known = (row < OUT)[:, None] & (near < SIZE)[None, :]
+            weights = tl.load(matrix + row[:, None] * SIZE + near[None, :], mask=known, other=0.0)
+        else:
+            exact = vertical_weights(row, near, begin, top_row, first, step, filter_scale)
+            if TAPS == 0:
+                total += tl.sum(exact, axis=1)
+            weights = exact.to(tl.float16)
+        result = tl.dot(weights, values.to(tl.float16), result)
+    if TAPS == 0 and not COMPOSED:
+        result *= (1.0 / tl.where(row < OUT, total, 1.0))[:, None]  # rows of padding may have no tap
+    return result
+
+
+@triton.jit
+def _stored_values(
+    result, lift, row, column, left, top, right, bottom, ERASE: tl.constexpr, ROUND: tl.constexpr
+):  # fmt: skip
+    """Pixel values plus ``lift``, clamped and erased; rounded to int32, or normalised with one multiply-add.
+
+    ``left`` to ``bottom``: the erased rectangle, as ``_erased_pixels`` gives it.
+    """
+    erased = False
+    if ERASE:
+        erased_x = (column // 3 >= left) & (column // 3 < right)
+        erased = ((row >= top) & (row < bottom))[:, None] & erased_x[None, :]
     if ROUND:
         value = tl.minimum(tl.maximum(result + lift, 0.0), 255.0)
         value = ((tl.where(erased, FILL, value) if ERASE else value) + 0.5).to(tl.int32)

@@ -21,7 +21,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MIDDLE_VALUE = np.float32(127.5)
 FILTERS = ("cubic", "linear", "box", "nearest", "lanczos")
 """Filters of the degradation, by index: Catmull-Rom cubic (a = -0.5), triangle, box and Lanczos of three lobes, all
-antialiased, and the nearest pixel, which is not. New ones are appended: plans hold the index."""
+antialiased, and the nearest pixel, which is not. New ones are appended: augmentation
+parameters hold the index."""
 DRAWN_FILTERS = 3
 """``AugmentSettings.degrade`` draws among the first three."""
 PLAIN = -1

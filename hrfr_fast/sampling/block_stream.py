@@ -111,7 +111,9 @@ class BlockStream:
             )
         for split in self.splits:
             if split.samples < self.blocks:
-                raise UsageError(f"--resident-shard {self.blocks}: {split.name} has only {split.samples} faces")
+                raise UsageError(
+                    f"--resident-shard {self.blocks}: {split.name} has only {split.samples} faces; take fewer blocks"
+                )
 
     @property
     def classes(self) -> int:

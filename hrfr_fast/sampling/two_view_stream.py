@@ -112,8 +112,8 @@ class TwoViewStream:
         chunks = self.ranks * self.micro_batches
         if self.batch_size % chunks or self.pairs % chunks:
             raise UsageError(
-                f"a batch of {self.batch_size} with {self.pairs} pairs of views cannot be cut into {chunks} equal "
-                f"parts; choose --batch-size and --highres-share so that both are multiples"
+                f"a batch of {self.batch_size} with {self.pairs} pairs of views cannot be cut into {chunks} equal parts"
+                f", one a rank and micro-batch; choose --batch-size and --highres-share so that both are multiples"
             )
         if self.pairs < 1 or self.lowres < 1:
             raise UsageError(

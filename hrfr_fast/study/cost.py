@@ -22,15 +22,15 @@ FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
-class Throughput:
-    """Images a second of one input size on this device, trained on and embedded (two passes, face and mirrored)."""
+class ImagesPerSecond:
+    """Of one input size on this device, trained on and embedded (two passes, face and mirrored)."""
 
     trained: float
     embedded: float
 
 
-def time_steps(plan: StudyPlan) -> dict[int, Throughput]:
-    """Throughput by input size, of runs without parents in this study. Writes to a temporary directory only."""
+def time_steps(plan: StudyPlan) -> dict[int, ImagesPerSecond]:
+    """Rates by input size, of runs without parents in this study. Writes to a temporary directory only."""
     chosen: dict[int, StudyRun] = {}
     for run in sorted(plan.runs, key=lambda run: len(run.regime.parents)):
         if run.regime.phases and not needed_regimes(run.regime):
@@ -39,7 +39,7 @@ def time_steps(plan: StudyPlan) -> dict[int, Throughput]:
         return {size: _time_steps(run, Path(folder) / str(size)) for size, run in chosen.items()}
 
 
-def _time_steps(run: StudyRun, out: Path) -> Throughput:
+def _time_steps(run: StudyRun, out: Path) -> ImagesPerSecond:
     from hrfr_fast.evaluation.embedding import embed
     from hrfr_fast.runtime.signals import StopFlag
     from hrfr_fast.training.build import build
@@ -64,10 +64,10 @@ def _time_steps(run: StudyRun, out: Path) -> Throughput:
             began = time.perf_counter()
             embed(trainer.setup.backbone, split, run.regime.input_size, trainer.setup.compute, records=records)
             times.append(time.perf_counter() - began)
-        return Throughput(trained, len(records) / times[-1])
+        return ImagesPerSecond(trained, len(records) / times[-1])
 
 
-def seconds_of(run: StudyRun, plan: StudyPlan, throughputs: Mapping[int, Throughput], images: int) -> float:
+def seconds_of(run: StudyRun, plan: StudyPlan, throughputs: Mapping[int, ImagesPerSecond], images: int) -> float:
     """Estimated seconds of training and scoring one run.
 
     Args:

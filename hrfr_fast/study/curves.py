@@ -1,9 +1,9 @@
 """Curves of a study: training loss, accuracy while training, ROC, and accuracy by test resolution."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from hrfr_fast.settings import load_settings
 from hrfr_fast.study.results import MainVerification, RegimeResult
 from hrfr_fast.study.score import main_pairs, read_run_scores
 from hrfr_fast.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STYLES = ("-", "--", ":")
 Regimes = Mapping[str, RegimeResult]
@@ -115,29 +118,52 @@ def of_regime(path: Path, regime: RegimeResult, out: Path) -> bool:
 
 def by_resolution(path: Path, verified: Mapping[str, MainVerification]) -> bool:
     """A panel for each regime, with its interval as a band: thirteen bands in one panel would hide each other."""
-    curves = {
+    curves = resolution_curves(verified)
+    if not curves:
+        return False
+
+    def draw_all(axes: "Axes") -> None:
+        for other in curves.values():
+            axes.plot(other[0], 100 * other[1], color="silver", linewidth=0.7)
+
+    resolution_panels(path, curves, list(curves), draw_all, "resolution of the test faces in pixels")
+    return True
+
+
+def resolution_curves(verified: Mapping[str, MainVerification]) -> dict[str, NDArray[np.float64]]:
+    """Accuracy by test resolution of each label that has it, float64 [4, n]: pixels, accuracy, and its interval."""
+    return {
         label: np.array([[point.pixels, point.value, *point.interval] for point in result.by_resolution]).T
         for label, result in verified.items()
         if result.by_resolution
     }
-    if not curves:
-        return False
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    with figure_file(path, columns, rows=rows, size=(0.8 + 2.6 * columns, 0.5 + 2.0 * rows)) as panels:
+
+
+def resolution_panels(
+    path: Path, curves: Mapping[str, NDArray[np.float64]], shown: Sequence[str], draw_others: "Callable[[Axes], None]",
+    label: str,
+) -> None:  # fmt: skip
+    """A panel for each of the ``curves`` that are ``shown``, with its interval as a band.
+
+    Args:
+        draw_others: draws what each panel compares its curve with.
+        label: of the horizontal axis.
+    """
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    with figure_file(path, columns, rows=rows, size=(0.8 + 2.7 * columns, 0.5 + 2.1 * rows)) as panels:
         ends = np.concatenate([100 * curve[2:].ravel() for curve in curves.values()])
-        for axes, (label, (pixels, value, low, high)) in zip(panels, curves.items(), strict=False):
-            for other in curves.values():
-                axes.plot(other[0], 100 * other[1], color="silver", linewidth=0.7)
+        for axes, title in zip(panels, shown, strict=False):
+            pixels, value, low, high = curves[title]
+            draw_others(axes)
             axes.fill_between(pixels, 100 * low, 100 * high, color=COLOURS[0], alpha=0.25, linewidth=0)
             axes.plot(pixels, 100 * value, marker=".", color=COLOURS[0])
-            axes.set(xscale="log", title=label, ylim=(ends.min() - 1, ends.max() + 1))
+            axes.set(xscale="log", title=title, ylim=(ends.min() - 1, ends.max() + 1))
             axes.title.set_size(9)
             axes.tick_params(labelsize=8)
             axes.set_xticks(pixels, [f"{size:g}" for size in pixels])
             axes.minorticks_off()
-        for axes in panels[len(curves) :]:
+        for axes in panels[len(shown) :]:
             axes.set_visible(False)
-        panels[0].figure.supxlabel("resolution of the test faces in pixels", fontsize=9)
+        panels[0].figure.supxlabel(label, fontsize=9)
         panels[0].figure.supylabel("10-fold accuracy (%)", fontsize=9)
-    return True

@@ -111,7 +111,9 @@ def make_plan(
     for _, regime in ordered:
         missing = [split for split in regime.sources if split not in packed.splits]
         if missing:
-            raise UsageError(f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed")
+            raise UsageError(
+                f"{packed.path}: regime {regime.name} needs {', '.join(missing)}, which is not packed; name others"
+            )
     if seeds < 0:
         raise UsageError(f"--seeds {seeds}: it takes 0 (as the preset says) or more")
     seed_numbers = tuple(range(seeds or preset.seeds))

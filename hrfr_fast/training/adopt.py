@@ -64,6 +64,9 @@ def adopt(
         normalisation: of the pixels it takes, among ``NORMALISATIONS``, or as its layout says.
         check: a packed directory or a folder of pair sets: tell on its pairs whether the other order is better.
 
+    Returns:
+        The run, and what was found in the file: network, layout, colours, notes, and the result of ``check``.
+
     Raises:
         UsageError: a file that cannot be read safely or holds none of our networks whole; a directory with a run.
     """

@@ -255,7 +255,9 @@ def _freezes_statistics(settings: TrainSettings, regime: Regime, parents: list[P
             " move; train with --batchnorm frozen"
         )
     if policy == "frozen" and not parents:
-        raise UsageError(f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent")
+        raise UsageError(
+            f"batchnorm frozen keeps a parent's statistics; regime {regime.name} has no parent: leave it out"
+        )
     return policy == "frozen"
 
 

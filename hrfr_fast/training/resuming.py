@@ -126,7 +126,9 @@ def how_to_go_on(run: Path, ranks: Ranks = ALONE) -> str:
 def _saved(given: TrainSettings) -> TrainSettings:
     path = given.run_directory / "settings.toml"
     if not path.exists():
-        raise UsageError(f"{given.run_directory}: nothing to resume, there is no settings.toml")
+        raise UsageError(
+            f"{given.run_directory}: nothing to resume, there is no settings.toml; name the run with --out"
+        )
     return load_settings(path)
 
 

@@ -105,8 +105,7 @@ class TrainStep:
         return self._take(batch.images, batch.labels, self._on_device(number) if self.compile != "off" else number)
 
     def terms(self) -> "dict[str, Tensor]":
-        """The margin loss and the other terms of the last step's loss by name, unweighted; {} where it is the first
-        alone."""
+        """The last step's losses by name, unweighted, the margin loss first; {} where that is the only one."""
         from hrfr_fast.training.objective import TwoViewLoss
 
         if not isinstance(self.objective, TwoViewLoss):
@@ -130,13 +129,14 @@ class TrainStep:
         self._rows.take(self.optimizer, labels, number)
         if isinstance(self.objective, TwoViewLoss):
             self.objective.sums.zero_()
-        for left, some, theirs in zip(reversed(range(parts)), images.chunk(parts), labels.chunk(parts), strict=True):
-            with self.parallel.no_exchange(self._wrapped) if left else nullcontext():
+        micro_batches = zip(range(1, parts + 1), images.chunk(parts), labels.chunk(parts), strict=True)
+        for part, part_images, part_labels in micro_batches:
+            with self.parallel.no_exchange(self._wrapped) if part < parts else nullcontext():
                 with record_function("step: forward"):
                     with self.compute.autocast():
-                        embeddings = self._forward(some)
-                    more = () if self.references is None else (self.references(some, theirs),)
-                    loss = self._loss(embeddings, theirs, number, *more)
+                        embeddings = self._forward(part_images)
+                    more = () if self.references is None else (self.references(part_images, part_labels),)
+                    loss = self._loss(embeddings, part_labels, number, *more)
                     loss = loss / parts if parts > 1 else loss
                 with record_function("step: backward"):
                     self.scaler.scale(loss).backward()

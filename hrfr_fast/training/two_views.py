@@ -58,7 +58,9 @@ def two_view_objective(
         if terms:
             name = "distillation" if isinstance(terms[0], Relations) else terms[0].name
             asked = getattr(settings.loss, name)
-            raise UsageError(f"{name} is {asked}; regime {regime.name} has no second view to compare with")
+            raise UsageError(
+                f"{name} is {asked}; regime {regime.name} has no second view to compare with: leave it out"
+            )
         return head
     return TwoViewLoss(head, pairs_a_part(stream, settings), terms, compute.device) if terms else head
 

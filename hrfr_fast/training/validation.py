@@ -43,7 +43,7 @@ class Validation:
             setup.compute,
             resamples=resamples,
             ranks=setup.ranks,
-            with_price=bool(resamples),
+            with_swapped=bool(resamples),
         )
         for name, result in results.items():
             values = result.verification.to_json()
@@ -57,7 +57,9 @@ class Validation:
     def embed_for_main(self, *, last: bool = False) -> None:
         """On all ranks but rank 0: embed this one's share of all pair sets. ``last``: of the results with intervals."""
         setup, (backbone, _) = self.setup, self.state.evaluated
-        evaluate_pairs(backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks, with_price=last)
+        evaluate_pairs(
+            backbone, setup.stream.size, setup.pair_sets, setup.compute, ranks=setup.ranks, with_swapped=last
+        )
 
     def on_the_way(self, metrics: Metrics | NoMetrics) -> None:
         """Verify without intervals; validation pairs, where there are some, choose ``best`` and tell plateaus."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from model_cases import linear_onnx, write_results, write_run
 
-from hrfr_fast.deployment.compare_faces import Comparison, compare_faces
+from hrfr_fast.deployment.compare_faces import FaceComparison, compare_faces
 from hrfr_fast.deployment.export import export
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
@@ -30,7 +30,7 @@ def run(tmp_path):
     "cosine,decision,certain", [(0.7, True, True), (0.55, True, False), (0.45, False, False), (0.1, False, True)]
 )
 def test_the_threshold_decides_and_its_interval_says_how_surely(cosine, decision, certain):
-    found = Comparison(cosine, Threshold(**AT), "2,500 test pairs lfw")
+    found = FaceComparison(cosine, Threshold(**AT), "2,500 test pairs lfw")
     assert (found.same, found.certain) == (decision, certain)
     text = "\n".join(found.lines())
     assert ("same person at FAR 0.01" in text) == decision and ("within the threshold's interval" in text) != certain

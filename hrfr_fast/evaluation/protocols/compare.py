@@ -72,6 +72,9 @@ def compare_models(
         resamples: of the bootstrap, two or more.
         flags: what a user says about whichever of them is an ONNX file, or about both.
 
+    Returns:
+        The results of both models, and for each part the difference a - b with its interval and tests.
+
     Raises:
         UsageError: as there; the same model twice; flags for ONNX files where there is none; a protocol without
             decisions to compare.

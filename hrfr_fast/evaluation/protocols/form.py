@@ -84,7 +84,6 @@ class Pictures:
         media: int64 [N], the medium (video or still) that each was taken from; None: each from one of its own.
         weights: float64 [N], the weight of each in its template, such as the score of a face detector; None: equal.
         norms_weigh: whether in its template a picture also weighs as much as the norm of its embedding.
-        slices: int64 [N], an index into ``slice_names`` (a distance, a group of people).
         prepare: turns picture ``number``, decoded (uint8 [H, W, 3] RGB), into the face picture that is to be embedded
             (of any size), for protocols that come with landmarks to align by; None: it is a face picture already.
         not_square: what becomes of a face picture that is not square: the whole of it is stretched to the embedder's
@@ -97,8 +96,6 @@ class Pictures:
     media: NDArray[np.int64] | None = None
     weights: NDArray[np.float64] | None = None
     norms_weigh: bool = False
-    slices: NDArray[np.int64] | None = None
-    slice_names: tuple[str, ...] = ()
     prepare: Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]] | None = None
     not_square: Literal["stretch", "centre"] = "stretch"
 

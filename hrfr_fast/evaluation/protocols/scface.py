@@ -73,8 +73,7 @@ def read(place: Path, pictures: Path | None) -> Sequence[TestSet]:
         )
     notes = [f"all {len(mugshots)} mugshots are the gallery, cameras 1 to 5 the probes, infrared left out;"
              " papers that fine-tune on 50 of the people report the other 80"]  # fmt: skip
-    names = ("mugshot", *(search.name for search in searches))
-    faces = Pictures(PictureFiles(root, paths), subjects=subjects, slices=distance_of, slice_names=names)
+    faces = Pictures(PictureFiles(root, paths), subjects=subjects)
     return [TestSet(NAME, place, faces, identification=tuple(searches), notes=tuple(notes))]
 
 

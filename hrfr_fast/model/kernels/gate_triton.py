@@ -7,15 +7,7 @@ multiprocessor's cache, BH rows of hidden values at a time. Everything is float3
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _normalised_by(mean, inverse_std, weight, bias, column, C: tl.constexpr, SUM: tl.constexpr):
-    """Mean, factor and shift of channels: what is normalised is (x - mean) * factor + shift."""
-    known = column < C
-    centre = tl.load(mean + column, mask=known, other=0.0).to(SUM)
-    factor = tl.load(weight + column, mask=known, other=0.0).to(SUM)
-    factor *= tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)
-    return centre, factor, tl.load(bias + column, mask=known, other=0.0).to(SUM)
+from hrfr_fast.model.kernels.norm_triton import normalisation
 
 
 @triton.jit
@@ -41,7 +33,7 @@ def gate_kernel(
     """
     image, column = tl.program_id(0).to(tl.int64), tl.arange(0, BC)
     known = column < C
-    centre, factor, shift = _normalised_by(mean, inverse_std, weight, bias, column, C, SUM)
+    centre, factor, shift = normalisation(mean, inverse_std, weight, bias, column, C, SUM)
     of_image = tl.zeros([BC], SUM)
     for split in range(0, splits):
         share = tl.minimum(length, size - split * length).to(SUM) / size
@@ -74,7 +66,7 @@ def gate_gradients_kernel(
     """
     image, column = tl.program_id(0).to(tl.int64), tl.arange(0, BC)
     known = column < C
-    _, factor, shift = _normalised_by(bias, inverse_std, weight, bias, column, C, SUM)
+    _, factor, shift = normalisation(bias, inverse_std, weight, bias, column, C, SUM)
     plain, away = tl.zeros([BC], SUM), tl.zeros([BC], SUM)
     for split in range(0, splits):
         place = (image * splits + split) * C + column

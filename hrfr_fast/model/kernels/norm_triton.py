@@ -122,13 +122,19 @@ def merge_statistics_kernel(
 
 
 @triton.jit
-def _affine(mean, inverse_std, weight, bias, column, C: tl.constexpr, SUM: tl.constexpr):
-    """Mean, factor and shift of channels, [1, BC] each: what is normalised is (x - mean) * factor + shift."""
+def normalisation(mean, inverse_std, weight, bias, column, C: tl.constexpr, SUM: tl.constexpr):
+    """Mean, factor and shift of channels, [BC] each: what is normalised is (x - mean) * factor + shift."""
     known = column < C
     centre = tl.load(mean + column, mask=known, other=0.0).to(SUM)
     factor = tl.load(weight + column, mask=known, other=0.0).to(SUM)
     factor *= tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)
-    shift = tl.load(bias + column, mask=known, other=0.0).to(SUM)
+    return centre, factor, tl.load(bias + column, mask=known, other=0.0).to(SUM)
+
+
+@triton.jit
+def _normalisation_of_rows(mean, inverse_std, weight, bias, column, C: tl.constexpr, SUM: tl.constexpr):
+    """``normalisation`` to be applied to a tile, [1, BC] each."""
+    centre, factor, shift = normalisation(mean, inverse_std, weight, bias, column, C, SUM)
     return centre[None, :], factor[None, :], shift[None, :]
 
 
@@ -156,7 +162,7 @@ def normalise_kernel(
     """
     first, count = _rows_of_group(size, splits, length)
     row, column, within = _tile(C, R, BC)
-    centre, factor, shift = _affine(mean, inverse_std, weight, bias, column, C, SUM)
+    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, weight, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     next_mean, next_square = tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM)
     for begin in range(0, count, R):
@@ -194,16 +200,14 @@ def gradient_sums_kernel(
     """
     first, count = _rows_of_group(size, splits, length)
     row, column, within = _tile(C, R, BC)
-    centre, factor, shift = _affine(mean, inverse_std, weight, bias, column, C, SUM)
+    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, weight, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     plain, centred, sloped = tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM)
     for begin in range(0, count, R):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         start = (first + begin) * C
         away = tl.load(maps + start + within, mask=inside, other=0.0).to(SUM) - centre
-        passed = tl.load(gradient + start + within, mask=inside, other=0.0).to(
-            SUM
-        )  # 0 outside, and so is what is added
+        passed = tl.load(gradient + start + within, mask=inside, other=0.0).to(SUM)  # 0 outside: nothing is added there
         if ACTIVATION != NO_ACTIVATION:
             value = away * factor + shift
             if ACTIVATION == PRELU:
@@ -254,7 +258,7 @@ def map_gradient_kernel(
     first, count = _rows_of_group(size, splits, length)
     row, column, within = _tile(C, R, BC)
     known = column < C
-    centre, factor, shift = _affine(mean, inverse_std, weight, bias, column, C, SUM)
+    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, weight, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     level, tilt = tl.zeros([1, BC], SUM), tl.zeros([1, BC], SUM)
     if BATCH:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hrfr_fast.analysis.intervals import RESAMPLES
 from hrfr_fast.evaluation.bootstrap import BLOCK, pair_weights
 from hrfr_fast.evaluation.compare import Estimate
-from hrfr_fast.evaluation.thresholds import BEYOND
+from hrfr_fast.evaluation.thresholds import candidate_thresholds
 from hrfr_fast.format.reader import PairSet
 
 FAR = 1e-2
@@ -80,17 +80,12 @@ def _rates(
 
 
 def _thresholds(scores: NDArray[np.float64], weights: NDArray[np.float64], far: float) -> NDArray[np.float64]:
-    """The loosest threshold whose FAR does not exceed ``far``, [R], as ``thresholds_at_fars`` chooses it, over the
-    impostor scores [V, P] of all views; weights: [R, P]."""
-    order = np.argsort(-scores.ravel(), kind="stable")
-    falling, pair = scores.ravel()[order], order % scores.shape[1]
-    last = np.flatnonzero(np.diff(falling, append=np.nan) != 0)  # where each run of equal scores ends
-    distinct = falling[last]
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    candidates = np.concatenate([[distinct[0] + BEYOND], middles, [distinct[-1] - BEYOND]])
-    accepted = np.cumsum(weights[:, pair], axis=1)[:, last]
-    share = accepted / np.maximum(accepted[:, -1:], 1e-300)
-    return np.asarray(candidates[(share <= far + 1e-12).sum(axis=1)])
+    """The loosest threshold whose FAR does not exceed ``far``, [R], over the impostor scores [V, P] of all views.
+
+    It lies in the middle between two of these scores. ``weights``: [R, P], of a pair the same in each view.
+    """
+    candidates = candidate_thresholds(scores.ravel())
+    return candidates.loosest(candidates.accepted_shares(np.tile(weights, len(scores))), far)
 
 
 def _as_estimates(seeds: tuple[int, ...], names: list[str], values: NDArray[np.float64]) -> Rates:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from hrfr_fast.reporting.figures import COLOURS, dots, figure_file, legend_above
+from hrfr_fast.study.curves import resolution_curves, resolution_panels
 from hrfr_fast.study.remedies.results import Calibration, RemediesResult
 from hrfr_fast.study.results import MainVerification, StudyResults
 from hrfr_fast.study.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CAPTIONS = {
     "remedies": "What each remedy changes, with paired 95 % intervals over people and seeds. Left of 0 "
@@ -78,32 +80,15 @@ def _probes(path: Path, probes: Mapping[str, Mapping[str, Summary]]) -> bool:
 
 
 def _by_resolution(path: Path, verified: Mapping[str, MainVerification], base: str) -> bool:
-    curves = {
-        label: np.array([[point.pixels, point.value, *point.interval] for point in one.by_resolution]).T
-        for label, one in verified.items()
-        if one.by_resolution
-    }
+    curves = resolution_curves(verified)
     others = [label for label in curves if label != base]
     if base not in curves or not others:
         return False
-    columns = min(3, len(others))
-    rows = -(-len(others) // columns)
-    with figure_file(path, columns, rows=rows, size=(0.8 + 2.8 * columns, 0.6 + 2.1 * rows)) as panels:
-        ends = np.concatenate([100 * curve[2:].ravel() for curve in curves.values()])
-        for axes, label in zip(panels, others, strict=False):
-            pixels, value, low, high = curves[label]
-            axes.fill_between(pixels, 100 * low, 100 * high, color=COLOURS[0], alpha=0.25, linewidth=0)
-            axes.plot(pixels, 100 * value, marker=".", color=COLOURS[0])
-            axes.plot(curves[base][0], 100 * curves[base][1], "--", color=COLOURS[1])
-            axes.set(xscale="log", title=label, ylim=(ends.min() - 1, ends.max() + 1))
-            axes.title.set_size(9)
-            axes.tick_params(labelsize=8)
-            axes.set_xticks(pixels, [f"{size:g}" for size in pixels])
-            axes.minorticks_off()
-        for axes in panels[len(others) :]:
-            axes.set_visible(False)
-        panels[0].figure.supxlabel(f"resolution of the test faces in pixels; dashed: {base}", fontsize=9)
-        panels[0].figure.supylabel("10-fold accuracy (%)", fontsize=9)
+
+    def draw_base(axes: "Axes") -> None:
+        axes.plot(curves[base][0], 100 * curves[base][1], "--", color=COLOURS[1])
+
+    resolution_panels(path, curves, others, draw_base, f"resolution of the test faces in pixels; dashed: {base}")
     return True
 
 
