@@ -3,12 +3,14 @@ import pytest
 
 from hrfr_fast.analysis.intervals import auc_statistic, mean_statistic, percentile_interval, unit_weights
 from hrfr_fast.analysis.resolution_gap import (
+    Probe,
     centroid_distance,
     folds_of,
     planes,
     probe,
     same_picture_cosine,
     silhouette,
+    verdict_on,
 )
 from hrfr_fast.runtime.errors import UsageError
 
@@ -76,6 +78,20 @@ def test_the_area_across_identities_leaves_out_comparisons_within_one():
         mass = w[high] * w[low] * (people[high] != people[low])
         wins = (np.sign(scores[high] - scores[low]) + 1) / 2
         assert found == pytest.approx((mass * wins).sum() / mass.sum())
+
+
+@pytest.mark.parametrize(
+    ("auc", "interval", "word"),
+    [
+        (0.52, (0.47, 0.57), "not significantly"), (0.55, (0.51, 0.59), "hardly"), (0.8, (0.7, 0.9), "partly"),
+        (0.97, (0.95, 0.99), "yes"), (0.2, (0.1, 0.3), "partly, the other way round for other people"),
+    ],
+)  # fmt: skip
+def test_the_answer_in_words(auc, interval, word):
+    """An AUC surely below 0.5 is a gap as well: it was called not significant."""
+    nothing = np.empty(0)
+    tested = Probe(auc, interval, 0.5, None, nothing, nothing.astype(bool), nothing.astype(np.int64))
+    assert verdict_on(tested) == word
 
 
 def test_two_alike_views_are_no_gap():
