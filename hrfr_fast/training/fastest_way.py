@@ -2,8 +2,8 @@
 
 Eager or as one CUDA graph; by torch's layers, compiled, or with fused kernels of our own: which is fastest depends on
 the card, the network, the size and the batch, and no rule knows it. So those that ``auto`` leaves open are timed on the
-run's own batch, every effect undone, and the result lies in the user's cache until the card, torch, Triton, this
-package or the step is another.
+run's own batch, every effect undone, and the result lies in the user's cache until the card, torch, Triton, the
+kernels or the step is another.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hrfr_fast.runtime.caches import cache_home, private_folder, writable
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import write_json
-from hrfr_fast.runtime.version import __version__
 from hrfr_fast.training.fused_kernels import switch_gpu_kernels
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
         "card": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
         "triton": _triton_version(),
-        "kernels": __version__,
+        "kernels": _kernels_digest(),
         "network": network,
         "batch": [list(batch.images.shape), str(batch.images.dtype)],
         "autocast": str(step.compute.autocast_dtype),
@@ -143,6 +142,14 @@ def step_key(step: "TrainStep", batch: "Batch") -> dict[str, Any]:
         "optimizer": type(step.optimizer).__name__,
         "references": type(step.references).__name__,
     }
+
+
+def _kernels_digest() -> str:
+    """Of the sources of the fused kernels, which change between releases, too; 24 hexadecimal digits."""
+    from hrfr_fast.model import kernels
+
+    sources = sorted(Path(kernels.__path__[0]).glob("*.py"))
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in sources), digest_size=12).hexdigest()
 
 
 def _triton_version() -> str:
