@@ -1,6 +1,7 @@
-"""Launching of the kernels in ``norm_numba``: torch's maps as flat arrays, and what is computed from their sums.
+"""Launching of the kernels in ``norm_numba``: torch's maps as flat arrays, in segments.
 
-Everything of a channel's size is float64 NumPy, so that a sum over segments loses nothing.
+Factors, terms and what else there is of each channel are float32 here, [1 or segments, C]; sums are float64, so that
+one over segments loses nothing.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from hrfr_fast.model.kernels import norm_numba
 from hrfr_fast.model.kernels.cpu_threads import over_segments
 
 Array = NDArray[np.float64]
+Narrow = NDArray[np.float32]
 SEGMENT = 1 << 16
 """Numbers of a segment, about: 128 KiB in bfloat16, which stay in the second-level cache."""
 
@@ -24,13 +26,6 @@ class Segments(NamedTuple):
     number: int
     pixels: int
     all_pixels: int
-
-    @property
-    def lengths(self) -> Array:
-        """Pixels of each segment, [number, 1]."""
-        lengths = np.full((self.number, 1), float(self.pixels))
-        lengths[-1] = self.all_pixels - (self.number - 1) * self.pixels
-        return lengths
 
 
 def segments_of_batch(maps: Tensor) -> Segments:
@@ -44,13 +39,6 @@ def segments_of_images(maps: Tensor) -> Segments:
     """One segment an image."""
     images, _, height, width = maps.shape
     return Segments(images, height * width, images * height * width)
-
-
-class Moments(NamedTuple):
-    """Mean and biased variance of each channel, [C]."""
-
-    mean: Array
-    variance: Array
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -75,33 +63,25 @@ def segment_moments(maps: Tensor, segments: Segments) -> tuple[Array, Array]:
     return mean, spread
 
 
-def merged(mean: Array, spread: Array, segments: Segments) -> Moments:
-    """Moments of all segments together (Chan, Golub & LeVeque, COMPSTAT 1982)."""
-    lengths = segments.lengths
-    whole = (lengths * mean).sum(0) / segments.all_pixels
-    squares = spread.sum(0) + (lengths * (mean - whole) ** 2).sum(0)
-    return Moments(whole, squares / segments.all_pixels)
-
-
 def normalised(
-    maps: Tensor, segments: Segments, factor: Array, term: Array, slope: Tensor | None = None,
+    maps: Tensor, segments: Segments, factor: Narrow, term: Narrow, slope: Tensor | None = None,
     shortcut: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """prelu(factor * maps + term) + shortcut, [B, H, W, C]; without PReLU or without a shortcut where they are None.
 
-    ``factor``, ``term``: [1 or segments, C]. Not both ``slope`` and ``shortcut``.
+    Not both ``slope`` and ``shortcut``.
     """
     out = torch.empty_like(maps)
     over_segments(
         norm_numba.normalise, segments.number, maps.numel(), flat(maps), maps.shape[-1], segments.pixels,
-        *_narrow(factor, term), None if slope is None else _narrow(slope.detach().numpy())[0],
+        factor, term, _slopes(slope),
         None if shortcut is None else flat(shortcut), flat(out),
     )  # fmt: skip
     return out
 
 
 def gradient_sums(
-    gradient: Tensor, maps: Tensor, segments: Segments, mean: Array, factor: Array, term: Array,
+    gradient: Tensor, maps: Tensor, segments: Segments, mean: Narrow, factor: Narrow, term: Narrow,
     slope: Tensor | None = None,
 ) -> Array:  # fmt: skip
     """What gradients are made of, [segments, 3, C]: sums of g, of g (maps - mean) and, by the slope, of gradient
@@ -109,15 +89,14 @@ def gradient_sums(
     sums = np.zeros((segments.number, 3, maps.shape[-1]))
     over_segments(
         norm_numba.gradient_sums, segments.number, maps.numel(), flat(gradient), flat(maps), maps.shape[-1],
-        segments.pixels, *_narrow(mean, factor, term), None if slope is None else _narrow(slope.detach().numpy())[0],
-        sums,
+        segments.pixels, mean, factor, term, _slopes(slope), sums,
     )  # fmt: skip
     return sums
 
 
 def gradient_by_maps(
-    gradient: Tensor, maps: Tensor, segments: Segments, scale: Array, linear: Array, constant: Array, factor: Array,
-    term: Array, slope: Tensor | None = None, other: Tensor | None = None,
+    gradient: Tensor, maps: Tensor, segments: Segments, scale: Narrow, linear: Narrow, constant: Narrow, factor: Narrow,
+    term: Narrow, slope: Tensor | None = None, other: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """scale * g + linear * maps + constant + other, [B, H, W, C], g as in ``gradient_sums``.
 
@@ -126,13 +105,12 @@ def gradient_by_maps(
     out = torch.empty_like(maps)
     over_segments(
         norm_numba.gradient_by_maps, segments.number, maps.numel(), flat(gradient), flat(maps), maps.shape[-1],
-        segments.pixels, *_narrow(scale, linear, constant, factor, term),
-        None if slope is None else _narrow(slope.detach().numpy())[0],
+        segments.pixels, scale, linear, constant, factor, term, _slopes(slope),
         None if other is None else flat(other), flat(out),
     )  # fmt: skip
     return out if other is None or slope is None else out.add_(other)
 
 
-def _narrow(*values: NDArray[np.floating]) -> list[NDArray[np.float32]]:
-    """``values`` in the type of the kernels' arithmetic."""
-    return [np.ascontiguousarray(value, np.float32) for value in values]
+def _slopes(slope: Tensor | None) -> Narrow | None:
+    """In the type of the kernels' arithmetic."""
+    return None if slope is None else slope.detach().float().numpy()
