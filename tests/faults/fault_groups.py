@@ -19,6 +19,7 @@ from typing import Any
 
 PATIENCE = 7200.0  # seconds for a command: one that hangs is a finding
 LOOK = 0.25  # seconds between two looks at the processes of an undisturbed command
+ENDING = 3.0  # seconds in which a command lets go of what it holds
 BEGINNING = 0.25  # share of the kills that come before a command has gone on with its work
 
 
@@ -74,7 +75,7 @@ class Undisturbed:
     first: Group | None = None
     """A tenth of the work's time after that."""
     last: Group | None = None
-    """Before its end, with as many processes as at first."""
+    """``ENDING`` seconds before its end or earlier, with as many processes as at first."""
     peak: int = 0
     """Most bytes in RAM that were its processes' alone."""
 
@@ -187,7 +188,8 @@ def run_undisturbed(command: Command, out: Path) -> Undisturbed:
     found.seconds = time.monotonic() - began
     early = found.beginning + (found.seconds - found.beginning) / 10
     found.first = next(group for at, group in looks if at >= early)
-    found.last = next(group for _, group in reversed(looks) if group.processes == found.first.processes)
+    late = (group for at, group in reversed(looks) if at <= found.seconds - ENDING)
+    found.last = next(group for group in late if group.processes == found.first.processes)
     found.peak = max(group.memory for _, group in looks)
     return found
 
