@@ -24,6 +24,7 @@ CASES = ROOT / "tests" / "fuzz" / "cases"
 MEGABYTES, SLOW = 4096, 20
 """Of the whole process, libraries and the fuzzer's own tables included; torch alone takes 500."""
 LONGEST = 1 << 18  # bytes of an input
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 CROWDED = 60
 """How many times its CPU time a target may take, before it is ended as one that waits."""
 
@@ -42,8 +43,10 @@ def fuzz(name: str, corpus: Path, seconds: int, seed: int) -> list[str]:
         f"-max_total_time={CROWDED * seconds}", f"-artifact_prefix={findings}/crash-", f"-rss_limit_mb={MEGABYTES}",
         f"-timeout={SLOW}", f"-max_len={LONGEST}", f"-seed={seed}", "-print_final_stats=1",
     ]  # fmt: skip
-    with open(corpus / f"{name}.log", "ab") as log:
-        ended = subprocess.run(command, cwd=ROOT, env=_environment(), stdout=log, stderr=log, check=False).returncode
+    # The process ends without cleaning up: the folder that its inputs are written to is this one's.
+    with open(corpus / f"{name}.log", "ab") as log, tempfile.TemporaryDirectory(dir=_MEMORY) as scratch:
+        surroundings = _environment() | {"TMPDIR": scratch}
+        ended = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=log, stderr=log, check=False).returncode
     found = sorted(path.name for path in findings.iterdir())
     if ended and not found:
         raise RuntimeError(f"it ended with status {ended}; see {corpus / name}.log")
@@ -70,7 +73,7 @@ def _one(name: str, seconds: int, findings: Path, arguments: list[str]) -> None:
         from tools.fuzz_targets import TARGETS
     target = TARGETS[name]
     resource.setrlimit(resource.RLIMIT_AS, (2 * MEGABYTES << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for number, content in enumerate(target.seeds(folder)):
             seed = Path(arguments[0]) / f"seed-{number}"

@@ -7,7 +7,6 @@ process killed between two writes never leaves the weights of one step beside th
 
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -20,6 +19,7 @@ from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lora import merged_state_dict
 from hrfr_fast.model.row_files import write_tensors, write_with_rows
 from hrfr_fast.model.sealed_files import read_header, what_helps
+from hrfr_fast.model.torch_files import check_parts
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 FORMAT = "hrfr-fast checkpoint 1"
-_FOLDER = 0x10  # of a zip's external attributes, after MS-DOS
 
 
 def save_weights(path: Path, backbone: nn.Module, head: nn.Module, metadata: dict[str, Any]) -> None:
@@ -156,25 +155,11 @@ class _ErrorRecorder:
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what ``save_state`` wrote, without unpickling code. Raises DamageFound when it is not that any more."""
     try:
-        _check_state(path)
+        check_parts(path)
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many classes for a damaged file
         raise DamageFound(f"{path}: cannot be read, it is damaged: {error}. {what_helps(path)}") from None
     return state
-
-
-def _check_state(path: Path) -> None:
-    """Raise ValueError or BadZipFile where a file of torch.save is not what it was: torch compares no checksums."""
-    with zipfile.ZipFile(path) as file:
-        for part in file.infolist():
-            if part.compress_type != zipfile.ZIP_STORED or part.compress_size != part.file_size:
-                raise ValueError(f"{part.filename} is not stored as it was written")
-            if part.external_attr & _FOLDER:
-                raise ValueError(f"{part.filename} is marked as a folder, which torch fills with whatever is in memory")
-        if sum(part.file_size for part in file.infolist()) > os.path.getsize(path):
-            raise ValueError("its parts are larger than the file")
-        if damaged := file.testzip():
-            raise ValueError(f"{damaged} does not match its checksum")
 
 
 def weights_path(run_or_checkpoint: str | os.PathLike[str]) -> Path:

@@ -86,6 +86,10 @@ HOSTILE = {
     "a compressed variable cut off": (compressed(variable(9, (1, 1), b""))[:-4], "damaged"),
     "no compressed data": (element(15, b"not zlib at all!"), "a compressed variable"),
     "half an element": (b"\0\0\0", "ends inside an element"),
+    "an empty text without characters": (variable(1, (1, 1), variable(4, (1, 0), b"")), "ends inside an element"),
+    "a cell longer than its values": (
+        variable(1, (1, 1), variable(9, (1, 1), 2 * element(9, b"\0" * 8))), "a cell of 88 bytes, of which"
+    ),
     "a small element of nine bytes": (struct.pack("<II", 9 << 16 | 14, 0), "a small element of 9 bytes"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 
 from hrfr_fast.evaluation.protocols import MODULES, protocol_at, protocol_named
 from hrfr_fast.evaluation.protocols.form import PictureFiles
+from hrfr_fast.evaluation.protocols.listed import require_pictures
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.runtime.errors import UsageError
 from tests.picture_trees import jpeg, picture
@@ -184,3 +185,10 @@ def test_a_protocol_says_what_it_is(name):
 def test_a_name_from_a_list_never_leads_out_of_the_folder(path, tmp_path):
     with pytest.raises(Rejected, match="leads out"):
         PictureFiles(tmp_path, [path]).read(0)
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".jpg", "a/" + "b" * 300 + ".jpg"])
+def test_listed_names_that_no_file_can_have_are_missing(tmp_path, name):
+    (tmp_path / "faces").mkdir()
+    with pytest.raises(UsageError, match="1 of 1 pictures that list.txt lists are missing"):
+        require_pictures(tmp_path, "faces", [name], tmp_path / "list.txt")

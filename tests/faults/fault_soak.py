@@ -49,19 +49,19 @@ class Held:
 
 
 def soak_engine(inputs: Inputs, engine: str, batches: int) -> dict[str, Any]:
-    """Growth from a tenth of ``batches`` to all of them, of the data path alone."""
+    """Growth from a tenth of ``batches`` to all of them, of the data path alone, and its memory after each tenth."""
     from hrfr_fast.engines.choice import choose_engine
 
     settings = settings_of(inputs, inputs.packed.with_name("none")).replaced(engine=engine)
     stream = build_stream(open_packed(inputs.packed), settings, 16, ALONE)
-    first = None
+    seen = []
     with choose_engine(settings, stream, choose_compute("cpu", "fp32"), print) as made:
         for number, _ in enumerate(made.batches(0, batches * 16), 1):
-            if number == batches // 10:
-                first = Held.now()
-        assert first is not None and number == batches
-        last = Held.now()
-    return {"batches": batches, "growth": last.grown_from(first), "memory": last.memory}
+            if number % (batches // 10) == 0:
+                seen.append(Held.now())
+    assert number == batches
+    growth = seen[-1].grown_from(seen[0])
+    return {"batches": batches, "growth": growth, "memory": [held.memory for held in seen]}
 
 
 class Counting(Trainer):

@@ -111,6 +111,14 @@ def soak_all(folder: Path, batches: int, epochs: int, only: list[str]) -> dict[s
     return found
 
 
+def scale_all(folder: Path, faces: int, kills: int, seed: int, only: list[str]) -> dict[str, Any]:
+    """Kills of a pack and of a training at the paper's size."""
+    from fault_scale import scale
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return scale(folder, faces, kills, seed, only, say)
+
+
 def write_to(place: Path, function: Callable[[], dict[str, Any]]) -> None:
     place.write_text(json.dumps(function()), encoding="utf-8")
 
@@ -130,11 +138,12 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=["crash", "workers", "damage", "soak"])
+    parser.add_argument("part", choices=["crash", "workers", "damage", "soak", "scale"])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--faces", type=int, default=1_000_000, help="of 36 px; a hundredth as many of 144 px")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", default=[], type=lambda text: text.split(","), help="these parts, with commas between"
@@ -151,6 +160,8 @@ def main() -> None:
             found = workers_all(folder, given.kills, given.seed, given.only)
         elif given.part == "damage":
             found = damage_all(folder, given.damages, given.seed, given.only)
+        elif given.part == "scale":
+            found = scale_all(folder, given.faces, given.kills, given.seed, given.only)
         else:
             found = soak_all(folder, given.batches, given.epochs, given.only)
     if given.json:

@@ -1,6 +1,7 @@
 """Public checkpoints: read safely, told by their names, whole or refused, and computing what they computed."""
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,71 @@ def test_files_that_are_no_checkpoints(tmp_path):
             adopt(tmp_path / name, tmp_path / "run")
     with pytest.raises(UsageError, match="no such file"):
         adopt(tmp_path / "none.pth", tmp_path / "run")
+
+
+def flipped(content, at, bit):
+    return content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
+
+
+def entry(content, part):
+    """Where the directory of a zip speaks of ``part``."""
+    return content.rindex(b"PK\x01\x02", 0, content.rindex(part))
+
+
+DAMAGED = {
+    "a bit of a tensor": (lambda c: flipped(c, c.index(torch.arange(1.0, 7).numpy().tobytes()), 1), "data/0 does not"),
+    "marked as a folder": (lambda c: flipped(c, entry(c, b"data/0") + 38, 0x10), "data/0 is marked as a folder"),
+    "a later zip": (lambda c: flipped(c, entry(c, b"data/1") + 6, 0x80), "zip file version"),
+}
+
+
+@pytest.mark.parametrize("damage,message", DAMAGED.values(), ids=DAMAGED)
+def test_one_flipped_bit_is_refused(damage, message, tmp_path):
+    file = saved({"a": torch.arange(1.0, 7), "b": torch.zeros(2)}, tmp_path / "w.pth")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UsageError, match=f"w.pth: it is damaged.*{message}.*Take another copy"):
+        read_tensors(file)
+
+
+def test_bits_of_the_directory_change_no_tensor(tmp_path):
+    """Every 13th bit of a zip's directory, which no checksum covers: refused in words, or the same tensors."""
+    tensors = {"a": torch.arange(1.0, 7), "b": torch.arange(3.0)}
+    file, refused = saved(tensors, tmp_path / "w.pth"), 0
+    content = file.read_bytes()
+    for bit in range(8 * content.index(b"PK\x01\x02"), 8 * len(content), 13):
+        file.write_bytes(flipped(content, bit // 8, 1 << bit % 8))
+        try:
+            found = read_tensors(file)
+        except UsageError:
+            refused += 1
+        else:
+            assert {name: found[name].tolist() for name in found} == {name: tensors[name].tolist() for name in tensors}
+    assert refused > 50
+
+
+def test_a_checkpoint_that_was_packed_anew_is_refused(tmp_path):
+    """torch.load takes the compressed bytes, which it maps into memory, for the tensors."""
+    tensors = {"a": torch.arange(1.0, 7), "b": torch.zeros(200)}
+    with (
+        zipfile.ZipFile(saved(tensors, tmp_path / "w.pth")) as file,
+        zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as anew,
+    ):
+        for part in file.infolist():
+            anew.writestr(part.filename, file.read(part))
+    with pytest.raises(UsageError, match="z.pth: .*not stored as it was written"):
+        read_tensors(tmp_path / "z.pth")
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    tensors = {"a": torch.arange(1.0, 7), "b": torch.zeros(2)}
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        saved(tensors, tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    for name in ("old.pth", "w.pth"):
+        assert torch.equal(read_tensors(tmp_path / name)["a"], tensors["a"])
 
 
 def test_a_run_is_not_overwritten(tmp_path):

@@ -90,7 +90,11 @@ def _rows(content: bytes, folder: Path) -> None:
 
 
 def _public(suffix: str, content: bytes, folder: Path) -> None:
-    path = written(folder, f"public{suffix}", content)
+    _translated(written(folder, f"public{suffix}", content))
+
+
+def _translated(path: Path) -> None:
+    """Do with a public checkpoint what `adopt` does before it writes a run."""
     translate(path, read_tensors(path))
 
 

@@ -1,14 +1,16 @@
-"""Targets: checkpoints whose checksums fit, whatever they say, and checksums that say anything.
+"""Targets: checkpoints, ours and public ones, whose checksums fit, whatever they say, and checksums that say anything.
 
 A checksum refuses a mutated file before anything behind it is reached. So these targets compute the checksums anew,
 where the input has a place for them; one turns this round and asserts that no change of a sealed file is read.
 """
 
 import functools
+import io
 import json
 import re
 import struct
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,10 +21,10 @@ import torch
 from torch import nn
 
 from hrfr_fast.model import sealed_files
-from hrfr_fast.model.checkpoint import FORMAT, load_module, load_tensor, read_metadata
+from hrfr_fast.model.checkpoint import FORMAT, load_module, load_state, load_tensor, read_metadata
 from hrfr_fast.model.row_files import read_rows, write_tensors
 from hrfr_fast.model.sealed_files import read_header
-from tools.fuzz_targets.models import METADATA, _checkpoint, _used
+from tools.fuzz_targets.models import METADATA, _checkpoint, _pickled, _translated, _used
 from tools.fuzz_targets.target import ALLOWED, Target, written
 
 BLOCK = 16
@@ -134,6 +136,24 @@ def _network(content: bytes, folder: Path) -> None:
         _used(path)
 
 
+@functools.cache
+def _zip_parts() -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(_pickled()[0])) as file:
+        return {part.filename: file.read(part) for part in file.infolist()}
+
+
+def _pickle(content: bytes, folder: Path) -> None:
+    """The input is the pickle in a file of torch.save, beside good tensors, under checksums that fit."""
+    parts, anew = _zip_parts(), io.BytesIO()
+    with zipfile.ZipFile(anew, "w") as file:
+        for name, good in parts.items():
+            file.writestr(name, content if name.endswith("/data.pkl") else good)
+    path = written(folder, "public.pth", anew.getvalue())
+    with suppress(*ALLOWED):
+        _translated(path)
+    load_state(path, torch.device("cpu"))
+
+
 def _described(_folder: Path) -> Sequence[bytes]:
     header = json.loads(_parts(_sealed())[0])
     del header["__metadata__"]
@@ -146,5 +166,6 @@ TARGETS = (
     Target("sealed-tensors", _tensors, _described),
     Target("sealed-checksums", _checksums, lambda _folder: [_DIGITS.findall(_parts(_sealed())[0])[0]]),
     Target("sealed-damage", _damage, lambda _folder: [_sealed()]),
+    Target("sealed-pickle", _pickle, lambda _folder: [next(p for n, p in _zip_parts().items() if n.endswith(".pkl"))]),
     Target("sealed-network", _network, lambda _folder: [resealed(_checkpoint())]),
 )

@@ -43,7 +43,10 @@ def require_pictures(root: Path, folder: str, names: Sequence[str], listed_in: P
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/") or "\0" in name:
             raise UsageError(f"{listed_in}: the name {one_line(name)!r} leads out of {folder}/; nothing was read")
     present = set(pictures_in(root / folder))
-    missing = [name for name in names if name not in present and not ("/" in name and (root / folder / name).is_file())]
+    elsewhere = {  # Path.is_file raises OSError for a name that is longer than any file's
+        name for name in names if "/" in name and os.path.isfile(root / folder / name)
+    }
+    missing = [name for name in names if name not in present and name not in elsewhere]
     if missing:
         raise UsageError(
             f"{root / folder}: {len(missing):,} of {len(names):,} pictures that {listed_in.name} lists are missing:"

@@ -138,11 +138,14 @@ class _Checker:
         if kind == CHARACTERS and not values and max(dimensions) > 1:  # SciPy reads behind the end of such a text
             raise self.damaged(f"an empty text with the dimensions {dimensions}")
         if kind == CELL:
-            self._cells(content, called.after, element.end, values, depth)
+            after = self._cells(content, called.after, element.end, values, depth)
         else:
-            self._values(content, called.after, element.end, values, kind)
+            after = self._values(content, called.after, element.end, values, kind)
+        if depth and after != element.end:  # SciPy takes what follows for the next cell
+            raise self.damaged(f"a cell of {element.end - element.start:,} bytes, of which its values take fewer")
 
-    def _cells(self, content: bytes, place: int, end: int, cells: int, depth: int) -> None:
+    def _cells(self, content: bytes, place: int, end: int, cells: int, depth: int) -> int:
+        """Check the cells of an array; where the last one ends."""
         if cells > (end - place) // 8:  # a cell has a tag of 8 bytes at least
             raise self.damaged(f"{cells:,} cells in {end - place:,} bytes")
         self.cells += cells
@@ -152,10 +155,10 @@ class _Checker:
             cell = self.element(content, place, end)
             self.matrix(content, cell, depth + 1)
             place = cell.after
+        return place
 
-    def _values(self, content: bytes, place: int, end: int, values: int, kind: int) -> None:
-        if place == end and not values:
-            return
+    def _values(self, content: bytes, place: int, end: int, values: int, kind: int) -> int:
+        """Check numbers or characters, which an empty matrix has, too: none of them; where they end."""
         data = self.element(content, place, end)
         if data.kind not in BYTES_OF_TYPE:
             raise self.damaged(f"values of type {data.kind}")
@@ -165,3 +168,4 @@ class _Checker:
             raise self.damaged(f"{values:,} values stated, {held:,} there")
         if values * BYTES_OF_CLASS.get(kind, 4) > LARGEST_CONTENT:
             raise UsageError(f"{self.name}: a variable of {values:,} values; no list of names is that long")
+        return data.after

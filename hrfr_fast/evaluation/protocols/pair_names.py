@@ -5,6 +5,7 @@ line may give the number of folds and of pairs of each kind in a fold ("10 300")
 Picture ``n`` of a person lies in ``<name>/<name>_000n.<any picture suffix>``.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,6 +126,10 @@ def _pictures_in(folder: Path) -> Iterator[tuple[str, str]]:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a list's line can be longer than any name
+            return
+        raise
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in SUFFIXES:

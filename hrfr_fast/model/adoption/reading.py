@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hrfr_fast.model.adoption.layouts import CONTAINERS
+from hrfr_fast.model.torch_files import check_parts, is_zip
 from hrfr_fast.runtime.errors import UsageError
 
 PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -31,6 +32,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix not in PICKLED:
         raise UsageError(f"{path}: a checkpoint ends in {', '.join((*PICKLED, '.safetensors'))} or .onnx")
     content = _unpickled(path)
+    _refuse_damage(path)
     tensors = _state_dict(content)
     if tensors is None:
         held = ", ".join(list(map(str, content))[:6]) if isinstance(content, dict) else type(content).__name__
@@ -73,6 +75,17 @@ def _unpickled(path: Path) -> Any:
         except Exception as error:  # torch raises many classes for what it did not write
             reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UsageError(f"{path}: torch.save did not write it, or it is damaged: {reason}")
+
+
+def _refuse_damage(path: Path) -> None:
+    """Raise UsageError where what torch.load has read is not what torch.save wrote."""
+    try:
+        if is_zip(path):
+            check_parts(path)
+    except Exception as error:  # zipfile raises many classes for what it did not write
+        raise UsageError(
+            f"{path}: it is damaged, or another program has packed it anew: {error}. Take another copy of it"
+        ) from None
 
 
 def _state_dict(content: Any) -> dict[str, Tensor] | None:
