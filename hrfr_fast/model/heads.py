@@ -7,7 +7,7 @@ autocast type: with s = 64 a bfloat16 cosine would be off by up to 0.13 in the e
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from hrfr_fast.model.class_chunks import ENTRIES, other_classes
 from hrfr_fast.model.class_shards import ClassShard, initial_rows
+from hrfr_fast.model.kernels import cpu_head
 from hrfr_fast.model.margins import folded_cosine, shifted_cosine, shifted_cosine_each, sine
 from hrfr_fast.model.rounded import RoundedProduct
-from hrfr_fast.model.unit_product import UnitProduct
 from hrfr_fast.runtime.errors import UsageError
 
 SMALLEST_NORM = 1e-3  # shorter embeddings count as this long: the slope of e / |e| has no bound at 0
@@ -51,8 +51,8 @@ class MarginHead(nn.Module, ABC):
     shard: ClassShard | None = None
     """Set where ``weight`` holds a part of the classes, or a part of them is used in a step."""
     gpu_kernels = False
-    fewer_passes = False
-    """Whether cosines are computed with fewer passes over the class vectors, in float32 (``unit_product``)."""
+    cpu_kernels = False
+    """Whether the loss takes fewer passes over the matrix [batch, classes], in float32, see ``kernels/cpu_head.py``."""
 
     def __init__(
         self, embedding_size: int, classes: int, scale: float | None, margin: float | None, rows: range | None = None
@@ -91,7 +91,7 @@ class MarginHead(nn.Module, ABC):
         with torch.autocast(embeddings.device.type, enabled=False):
             if self.shard is not None:
                 return self.shard.loss(self, embeddings, labels, step, reduction)
-            if self.gpu_kernels or len(embeddings) * len(self.weight) > self.chunk_entries:
+            if self.gpu_kernels or self.cpu_kernels or len(embeddings) * len(self.weight) > self.chunk_entries:
                 losses = self.chunked_losses(embeddings, labels, step, self.weight)
                 return losses.mean() if reduction == "mean" else losses
             return functional.cross_entropy(self.logits(embeddings, labels, step), labels, reduction=reduction)
@@ -105,10 +105,13 @@ class MarginHead(nn.Module, ABC):
         """
         directions, norms = self._directions(embeddings)
         given = (directions, weight, labels, self.scale, self._checked_dtype())
+        fits = len(embeddings) * len(weight) <= self.chunk_entries
         if self.gpu_kernels:
             from hrfr_fast.model.kernels import head  # it needs Triton
 
             others, cosine = head.other_classes(*given)
+        elif self.cpu_kernels and fits and given[-1] == torch.float32 and not more:
+            others, cosine = cpu_head.other_classes(*given[:-1])
         else:
             others, cosine = other_classes(*given, self.chunk_entries, **more)
         target = self.target(cosine[:, None], norms, step)[:, 0]
@@ -131,8 +134,6 @@ class MarginHead(nn.Module, ABC):
 
     def cosines(self, directions: Tensor) -> Tensor:
         """float32 [B, classes] in [-1, 1] of unit vectors float32 [B, D] and the class vectors."""
-        if self.fewer_passes and self._checked_dtype() == torch.float32:
-            return cast(Tensor, UnitProduct.apply(directions, self.weight)).clamp(-1, 1)
         classes, dtype = functional.normalize(self.weight.float()), self._checked_dtype()
         if dtype == torch.float32:
             product = functional.linear(directions, classes)

@@ -81,7 +81,7 @@ def with_kernels(
         networks, _ = _users([backbone])
         for network in networks:
             network.cpu_kernels = True
-        head.fewer_passes = True
+        head.cpu_kernels = True
         if networks and not _compiled_before():
             console.print("the CPU's kernels are compiled in the first step, once: about 15 seconds of CPU time")
     elif wanted:

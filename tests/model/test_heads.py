@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from hrfr_fast.model import heads
 from hrfr_fast.model.heads import HEADS, build_head
-from hrfr_fast.model.unit_product import UnitProduct
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import choices
 
@@ -409,19 +407,3 @@ def test_one_class_is_refused():
 
 def test_every_head_is_a_setting():
     assert set(choices("head")) == set(HEADS)
-
-
-def test_cosines_with_fewer_passes_have_the_same_values_and_gradients():
-    weight = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
-    directions = functional.normalize(torch.randn(4, 5, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(UnitProduct.apply, (directions, weight))
-    expected = functional.linear(directions, functional.normalize(weight))
-    torch.testing.assert_close(UnitProduct.apply(directions, weight), expected)
-    head = build_head("arcface", 5, 9)
-    embeddings, labels = torch.randn(4, 5), torch.arange(4)
-    before = head(embeddings, labels)
-    (gradient,) = torch.autograd.grad(before, head.weight)
-    head.fewer_passes = True
-    after = head(embeddings, labels)
-    torch.testing.assert_close(after, before)
-    torch.testing.assert_close(torch.autograd.grad(after, head.weight)[0], gradient)

@@ -64,11 +64,11 @@ def test_on_a_cpu_they_are_set_and_their_first_use_is_said(
 ) -> None:
     network, head = build_backbone(BackboneSettings(32, 8, 4, name=name)), build_head("arcface", 4, 5)
     assert with_kernels(network, head, CPU, wanted=False) == (network, head)
-    assert not (network.cpu_kernels or head.fewer_passes)  # off: torch's layers
+    assert not (network.cpu_kernels or head.cpu_kernels)  # off: torch's layers
     for compiled_before in (True, False):
         monkeypatch.setattr(fused_kernels, "_compiled_before", lambda known=compiled_before: known)
         with_kernels(network, head, CPU, wanted=True)
-        assert head.fewer_passes and network.cpu_kernels == (name == "irse18") and not network.gpu_kernels
+        assert head.cpu_kernels and network.cpu_kernels == (name == "irse18") and not network.gpu_kernels
         streams = capsys.readouterr()
         assert ("first step" in streams.out + streams.err) == (name == "irse18" and not compiled_before)
 
