@@ -25,13 +25,6 @@ class Segments(NamedTuple):
     pixels: int
     all_pixels: int
 
-    @property
-    def lengths(self) -> Array:
-        """Pixels of each segment, [number, 1]."""
-        lengths = np.full((self.number, 1), float(self.pixels))
-        lengths[-1] = self.all_pixels - (self.number - 1) * self.pixels
-        return lengths
-
 
 def segments_of_batch(maps: Tensor) -> Segments:
     """Segments of about ``SEGMENT`` numbers, whatever the images."""
@@ -44,13 +37,6 @@ def segments_of_images(maps: Tensor) -> Segments:
     """One segment an image."""
     images, _, height, width = maps.shape
     return Segments(images, height * width, images * height * width)
-
-
-class Moments(NamedTuple):
-    """Mean and biased variance of each channel, [C]."""
-
-    mean: Array
-    variance: Array
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -75,14 +61,6 @@ def segment_moments(maps: Tensor, segments: Segments) -> tuple[Array, Array]:
     return mean, spread
 
 
-def merged(mean: Array, spread: Array, segments: Segments) -> Moments:
-    """Moments of all segments together (Chan, Golub & LeVeque, COMPSTAT 1982)."""
-    lengths = segments.lengths
-    whole = (lengths * mean).sum(0) / segments.all_pixels
-    squares = spread.sum(0) + (lengths * (mean - whole) ** 2).sum(0)
-    return Moments(whole, squares / segments.all_pixels)
-
-
 def normalised(
     maps: Tensor, segments: Segments, factor: Array, term: Array, slope: Tensor | None = None,
     shortcut: Tensor | None = None,
@@ -94,7 +72,7 @@ def normalised(
     out = torch.empty_like(maps)
     over_segments(
         norm_numba.normalise, segments.number, maps.numel(), flat(maps), maps.shape[-1], segments.pixels,
-        *_narrow(factor, term), None if slope is None else _narrow(slope.detach().numpy())[0],
+        factor, term, _slopes(slope),
         None if shortcut is None else flat(shortcut), flat(out),
     )  # fmt: skip
     return out
@@ -109,8 +87,7 @@ def gradient_sums(
     sums = np.zeros((segments.number, 3, maps.shape[-1]))
     over_segments(
         norm_numba.gradient_sums, segments.number, maps.numel(), flat(gradient), flat(maps), maps.shape[-1],
-        segments.pixels, *_narrow(mean, factor, term), None if slope is None else _narrow(slope.detach().numpy())[0],
-        sums,
+        segments.pixels, mean, factor, term, _slopes(slope), sums,
     )  # fmt: skip
     return sums
 
@@ -126,13 +103,12 @@ def gradient_by_maps(
     out = torch.empty_like(maps)
     over_segments(
         norm_numba.gradient_by_maps, segments.number, maps.numel(), flat(gradient), flat(maps), maps.shape[-1],
-        segments.pixels, *_narrow(scale, linear, constant, factor, term),
-        None if slope is None else _narrow(slope.detach().numpy())[0],
+        segments.pixels, scale, linear, constant, factor, term, _slopes(slope),
         None if other is None else flat(other), flat(out),
     )  # fmt: skip
     return out if other is None or slope is None else out.add_(other)
 
 
-def _narrow(*values: NDArray[np.floating]) -> list[NDArray[np.float32]]:
-    """``values`` in the type of the kernels' arithmetic."""
-    return [np.ascontiguousarray(value, np.float32) for value in values]
+def _slopes(slope: Tensor | None) -> NDArray[np.float32] | None:
+    """In the type of the kernels' arithmetic."""
+    return None if slope is None else slope.detach().float().numpy()

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hrfr_fast.model.kernels import channels_numba as channels
 from hrfr_fast.model.kernels import cpu_launch as launch
 from hrfr_fast.model.kernels.batch_norm import BatchNorm
-from hrfr_fast.model.kernels.cpu_launch import Array, Moments, channels_last
+from hrfr_fast.model.kernels.cpu_launch import Array, Segments, channels_last
 
 
 def normalise(
@@ -72,14 +73,10 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         rows = channels_last(maps)
         segments = launch.segments_of_batch(maps)
-        moments = Moments(*map(_wide, (norm.running_mean, norm.running_var)))
-        if norm.training:
-            moments = launch.merged(*launch.segment_moments(rows, segments), segments)
-            _move_running(norm, moments, segments.all_pixels)
-        line = _Line(moments, norm)
-        made = launch.normalised(rows, segments, line.factor, line.term, slope)
+        line = _Line(norm, segments, launch.segment_moments(rows, segments) if norm.training else None)
+        made = launch.normalised(rows, segments, line.factors, line.terms, slope)
         context.save_for_backward(rows, slope)
-        context.line, context.segments, context.training = line, segments, norm.training
+        context.line, context.segments = line, segments
         context.set_materialize_grads(False)
         return _maps(made), maps.view_as(maps) if bypass else None
 
@@ -91,23 +88,19 @@ class _Normalise(torch.autograd.Function):
             return passed, *(None,) * 5
         rows, slope = context.saved_tensors
         line, segments, wanted = context.line, context.segments, context.needs_input_grad
-        gradient, sums = channels_last(given), None
-        if context.training or any(wanted[1:4]):
-            found = launch.gradient_sums(gradient, rows, segments, line.mean, line.factor, line.term, slope)
-            sums = found.sum(0)
+        gradient, sums = channels_last(given), np.zeros((1, 3, len(line.factor)))
+        if line.training or any(wanted[1:4]):
+            sums = launch.gradient_sums(gradient, rows, segments, line.means, line.factors, line.terms, slope)
+        linear, constant, by_norm = line.gradients(sums)
         by_maps = None
         if wanted[0]:
-            linear, constant = line.through_statistics(sums, segments.all_pixels, context.training)
             by_maps = _maps(
                 launch.gradient_by_maps(
-                    gradient, rows, segments, line.factor, linear, constant, line.factor, line.term, slope,
+                    gradient, rows, segments, line.factors, linear, constant, line.factors, line.terms, slope,
                     None if passed is None else channels_last(passed),
                 )
             )  # fmt: skip
-        if sums is None:
-            return by_maps, *(None,) * 5
-        by_slope = None if slope is None or not wanted[3] else _like(sums[2], slope)
-        return by_maps, *line.by_norm(sums), by_slope, None, None
+        return by_maps, by_norm[0], by_norm[1], None if slope is None else by_norm[2].to(slope.dtype), None, None
 
 
 class _GatedSum(torch.autograd.Function):
@@ -118,20 +111,15 @@ class _GatedSum(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows = channels_last(maps)
         segments = launch.segments_of_batch(maps) if squeeze is None else launch.segments_of_images(maps)
-        moments = Moments(*map(_wide, (norm.running_mean, norm.running_var)))
         means, spread = launch.segment_moments(rows, segments)
-        if norm.training:
-            moments = launch.merged(means, spread, segments)
-            _move_running(norm, moments, segments.all_pixels)
-        line, inside = _Line(moments, norm), None
-        factor, term = line.factor, line.term
+        line, inside = _Line(norm, segments, (means, spread) if norm.training else None), None
+        factors, terms = line.factors, line.terms
         if squeeze is not None and excite is not None:
-            inside = _Gate(_like(means * factor + term, squeeze), squeeze, excite)
-            factor, term = factor * inside.numbers, term * inside.numbers
-        made = launch.normalised(rows, segments, factor, term, shortcut=channels_last(shortcut))
+            inside = _Gate(torch.from_numpy(channels.pooled(means, line.factor, line.term)), squeeze, excite)
+            factors, terms = channels.gated_line(inside.numbers, line.factor, line.term)
+        made = launch.normalised(rows, segments, factors, terms, shortcut=channels_last(shortcut))
         context.save_for_backward(rows, squeeze, excite)
-        context.line, context.segments, context.training = line, segments, norm.training
-        context.means, context.gate = means, inside
+        context.line, context.segments, context.means, context.gate = line, segments, means, inside
         return _maps(made)
 
     @staticmethod
@@ -140,58 +128,63 @@ class _GatedSum(torch.autograd.Function):
         rows, squeeze, excite = context.saved_tensors
         line, segments, gate = context.line, context.segments, context.gate
         gradient = channels_last(gradients[0])
-        sums = launch.gradient_sums(gradient, rows, segments, line.mean, line.factor, line.term)[:, :2]
-        scale, shared, by_gate = line.factor, 0.0, (None, None)
+        sums = launch.gradient_sums(gradient, rows, segments, line.means, line.factors, line.terms)
+        by_mean, by_gate = None, (None, None)
         if gate is not None:
-            by_mean, *by_gate = gate.gradients(sums, line, squeeze, excite)
-            scale, shared = scale * gate.numbers, line.factor * by_mean / segments.pixels
-            sums = sums * gate.numbers[:, None]
-            sums[:, 0] += by_mean
-            sums[:, 1] += by_mean * (context.means - line.mean)
-        totals = sums.sum(0)
-        by_maps = None
+            by_mean, *by_gate = gate.gradients(channels.gradient_by_gate(sums, line.factor, line.bias), squeeze, excite)
+            channels.through_gate(sums, gate.numbers, by_mean, context.means, line.mean)
+        linear, constant, by_norm = line.gradients(sums)
+        by_maps, scale = None, line.factors
         if context.needs_input_grad[0]:
-            linear, constant = line.through_statistics(totals, segments.all_pixels, context.training)
-            linear, constant = np.broadcast_arrays(linear, constant + shared, scale)[:2]
+            if gate is not None:
+                scale, linear, constant = channels.gated_gradient(
+                    gate.numbers, by_mean, line.factor, linear, constant, segments.pixels
+                )
             by_maps = _maps(
                 launch.gradient_by_maps(
-                    gradient, rows, segments, scale, linear, constant, line.factor, line.term
+                    gradient, rows, segments, scale, linear, constant, line.factors, line.terms
                 )
             )  # fmt: skip
-        return by_maps, *line.by_norm(totals), gradients[0], *by_gate, None
+        return by_maps, by_norm[0], by_norm[1], gradients[0], *by_gate, None
 
 
 class _Line:
-    """BN as a line for each channel: factor * x + term, [1, C] each, and the gradients by what it is made of."""
+    """BN as a line for each channel: factor * x + term, and the gradients by what it is made of.
 
-    def __init__(self, moments: Moments, norm: BatchNorm) -> None:
-        self.norm = norm
-        self.mean = moments.mean[None]
-        self.inverse = 1.0 / np.sqrt(moments.variance[None] + norm.eps)
-        self.bias = _wide(norm.bias)[None]
-        self.factor = _wide(norm.weight)[None] * self.inverse
-        self.term = self.bias - self.mean * self.factor
+    Args:
+        found: means and sums of squared deviations of each segment, by which it normalises and moves the running
+            statistics; None: it normalises by those.
+    """
 
-    def through_statistics(self, sums: Array | None, pixels: int, training: bool) -> tuple[Array, Array]:
-        """Linear and constant part, [1, C], of the gradient by maps that passes through mean and variance.
+    def __init__(self, norm: BatchNorm, segments: Segments, found: tuple[Array, Array] | None) -> None:
+        self.norm, self.pixels, self.training = norm, segments.all_pixels, found is not None
+        mean, variance = running = norm.running_mean.numpy(), norm.running_var.numpy()
+        if found is not None:
+            mean, variance = channels.merged(*found, segments.pixels, segments.all_pixels)
+            channels.move_running(*running, mean, variance, segments.all_pixels, norm.momentum)
+            if norm.counter is not None:
+                norm.counter.add_(1)
+        self.bias = norm.bias.detach().numpy()
+        self.mean = mean.astype(np.float64)
+        self.inverse, self.factor, self.term, narrow = channels.line(
+            self.mean, variance, norm.weight.detach().numpy(), self.bias, norm.eps
+        )
+        self.means, self.factors, self.terms = narrow
 
-        ``sums``: [2 or more, C], of g and of g (x - mean) over all ``pixels`` (Ioffe & Szegedy, ICML 2015, section 3).
-        """
-        if not training or sums is None:
-            return np.zeros_like(self.factor), np.zeros_like(self.factor)
-        linear = -self.factor * self.inverse**2 * sums[1] / pixels
-        return linear, -self.factor * sums[0] / pixels - linear * self.mean
-
-    def by_norm(self, sums: Array) -> tuple[Tensor, Tensor]:
-        """Gradients by BN's weight and bias."""
-        return _like(sums[1] * self.inverse[0], self.norm.weight), _like(sums[0], self.norm.bias)
+    def gradients(self, sums: Array) -> tuple[Array, Array, Tensor]:
+        """Linear and constant part, [1, C], of the gradient by maps that passes through mean and variance; and the
+        gradients by BN's weight and bias and by the slope, [3, C]."""
+        linear, constant, by_layers = channels.gradients(
+            sums, self.pixels, self.training, self.mean, self.inverse, self.factor
+        )
+        return linear, constant, torch.from_numpy(by_layers)
 
 
 class _Gate:
     """Squeeze-and-excitation of a batch: the gate of each image, and its gradients.
 
     Args:
-        pooled: [B, C], BN's mean over each image's pixels.
+        pooled: float32 [B, C], BN's mean over each image's pixels.
     """
 
     def __init__(self, pooled: Tensor, squeeze: Tensor, excite: Tensor) -> None:
@@ -199,36 +192,15 @@ class _Gate:
             self.pooled = pooled
             self.hidden = (pooled @ squeeze.t()).relu_()
             self.gate = (self.hidden @ excite.t()).sigmoid_()
-        self.numbers = _wide(self.gate)
+        self.numbers = self.gate.numpy()
 
-    def gradients(self, sums: Array, line: _Line, squeeze: Tensor, excite: Tensor) -> tuple[Array, Tensor, Tensor]:
-        """Gradients by ``pooled`` (times pixels: by each pixel's value, summed), by ``squeeze`` and by ``excite``.
-
-        ``sums``: [B, 2, C], over each image's pixels, of g and of g (x - mean).
-        """
-        by_gate = _like(sums[:, 1] * line.factor + sums[:, 0] * line.bias, squeeze)
+    def gradients(self, by_gate: Array, squeeze: Tensor, excite: Tensor) -> tuple[Array, Tensor, Tensor]:
+        """Gradients by ``pooled`` (times pixels: by each pixel's value, summed), by ``squeeze`` and by ``excite``."""
         with torch.autocast("cpu", enabled=False):
-            by_excited = by_gate * self.gate * (1 - self.gate)
+            by_excited = torch.from_numpy(by_gate) * self.gate * (1 - self.gate)
             by_hidden = (by_excited @ excite) * (self.hidden > 0)
             by_pooled = by_hidden @ squeeze
-            return _wide(by_pooled), by_hidden.t() @ self.pooled, by_excited.t() @ self.hidden
-
-
-def _move_running(norm: BatchNorm, moments: Moments, pixels: int) -> None:
-    """Move the running statistics as torch does: the variance without bias."""
-    for running, value in ((norm.running_mean, moments.mean),
-                           (norm.running_var, moments.variance * (pixels / (pixels - 1)))):  # fmt: skip
-        running.mul_(1 - norm.momentum).add_(_like(value, running), alpha=norm.momentum)
-    if norm.counter is not None:
-        norm.counter.add_(1)
-
-
-def _wide(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().astype(np.float64)
-
-
-def _like(values: Array, tensor: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(tensor.dtype)
+            return by_pooled.numpy(), by_hidden.t() @ self.pooled, by_excited.t() @ self.hidden
 
 
 def _maps(rows: Tensor) -> Tensor:

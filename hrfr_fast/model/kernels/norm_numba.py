@@ -64,13 +64,23 @@ def _row_pixels(channels, pixels):
 
 
 @_jit
+def _row(size):
+    """Zeros, float32 [size], that begin where a cache line does, as long as a vector of AVX-512: from where NumPy puts
+    them half of all vectors are read from two lines, which takes 1.1 to 1.4 times as long."""
+    room = np.zeros(size + 16, np.float32)
+    begin = (-(room.ctypes.data >> 2)) % 16
+    return room[begin : begin + size]
+
+
+@_jit
 def _tiled(values, row):
     """One value a channel, repeated for all pixels of a row."""
     channels = len(values)
-    out = np.empty(row, np.float32)
+    out = _row(row)
     for at in range(0, row, channels):
+        pixel = out[at : at + channels]
         for channel in range(channels):
-            out[at + channel] = values[channel]
+            pixel[channel] = values[channel]
     return out
 
 
@@ -81,8 +91,9 @@ def _fold(row, sums):
     for channel in range(channels):
         sums[channel] = row[channel]
     for at in range(channels, len(row), channels):
+        pixel = row[at : at + channels]  # a slice: an index that may be negative is looked up by gathering
         for channel in range(channels):
-            sums[channel] += np.float64(row[at + channel])
+            sums[channel] += np.float64(pixel[channel])
 
 
 @_jit
@@ -104,7 +115,7 @@ def _moments(maps, channels, mean, spread):
     for channel in range(channels):
         mean[channel] = _wide(maps[channel])
     origin = _tiled(mean, row)
-    sums, squares = np.zeros(row, np.float32), np.zeros(row, np.float32)
+    sums, squares = _row(row), _row(row)
     at = 0
     while at + 4 * row <= len(maps):
         a, b = maps[at : at + row], maps[at + row : at + 2 * row]
@@ -200,23 +211,13 @@ def gradient_sums(gradient, maps, channels, pixels, origin, factor, term, slope,
 def _plain_sums(gradient, maps, channels, origin, sums):
     row = channels * _row_pixels(channels, len(maps) // channels)
     origins = _tiled(origin, row)
-    plain, product = np.zeros(row, np.float32), np.zeros(row, np.float32)
-    at = 0
-    while at + 2 * row <= len(maps):
-        a, b = maps[at : at + row], maps[at + row : at + 2 * row]
-        g, h = gradient[at : at + row], gradient[at + row : at + 2 * row]
-        for i in range(row):
-            of_a, of_b = _wide(g[i]), _wide(h[i])
-            plain[i] += of_a + of_b
-            product[i] += of_a * (_wide(a[i]) - origins[i]) + of_b * (_wide(b[i]) - origins[i])
-        at += 2 * row
-    while at < len(maps):
-        a, g = maps[at : at + row], gradient[at : at + row]
-        for i in range(len(a)):
-            value = _wide(g[i])
+    plain, product = _row(row), _row(row)
+    for at in range(0, len(maps), row):  # two rows at a time, read from two places each, took up to 2 x as long
+        source, given = maps[at : at + row], gradient[at : at + row]
+        for i in range(len(source)):
+            value = _wide(given[i])
             plain[i] += value
-            product[i] += value * (_wide(a[i]) - origins[i])
-        at += row
+            product[i] += value * (_wide(source[i]) - origins[i])
     _fold(plain, sums[0])
     _fold(product, sums[1])
 
@@ -225,8 +226,7 @@ def _plain_sums(gradient, maps, channels, origin, sums):
 def _prelu_sums(gradient, maps, channels, origin, factor, term, slope, sums):
     row = channels * _row_pixels(channels, len(maps) // channels)
     origins, factors, terms, slopes = _tiled(origin, row), _tiled(factor, row), _tiled(term, row), _tiled(slope, row)
-    plain, product = np.zeros(row, np.float32), np.zeros(row, np.float32)
-    by_slope = np.zeros(row, np.float32)
+    plain, product, by_slope = _row(row), _row(row), _row(row)
     for at in range(0, len(maps), row):
         source, given = maps[at : at + row], gradient[at : at + row]
         for i in range(len(source)):
@@ -271,8 +271,7 @@ def _plain_gradient(gradient, maps, channels, scale, linear, constant, out):
     for at in range(0, len(maps), row):
         source, given, target = maps[at : at + row], gradient[at : at + row], out[at : at + row]
         for i in range(len(source)):
-            value = scales[i] * _wide(given[i]) + linears[i] * _wide(source[i]) + constants[i]
-            target[i] = _narrow(value, target[i])
+            target[i] = _narrow(scales[i] * _wide(given[i]) + linears[i] * _wide(source[i]) + constants[i], target[i])
 
 
 @_jit
