@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from hrfr_fast.model.backbones.base import frozen_statistics
 from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone, IRBlock, SqueezeExcite
 from hrfr_fast.model.kernels.batch_norm import as_tensors
+from hrfr_fast.model.kernels.cpu_convolution import convolved, fits
 from hrfr_fast.model.kernels.cpu_norm import gated_sum, normalise
+from hrfr_fast.model.kernels.cpu_product import linear
 
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
@@ -31,7 +33,12 @@ def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
             )  # fmt: skip
         else:
             maps = run_block(block, *given)
-    return cast(Tensor, backbone.output(maps))
+    if not backbone.output.training:
+        return cast(Tensor, backbone.output(maps))
+    for layer in cast(nn.Sequential, backbone.output):
+        plain = type(layer) is nn.Linear and maps.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        maps = linear(maps, cast(nn.Linear, layer)) if plain else layer(maps)
+    return maps
 
 
 def run_block(block: IRBlock, maps: Tensor, factors: Tensor | None = None) -> Tensor:
@@ -66,7 +73,7 @@ def run_layers(layers: "list[nn.Module] | nn.Sequential", maps: Tensor) -> Tenso
     while waiting:
         layer = waiting.pop(0)
         if not _fits(layer, maps):
-            maps = layer(maps)
+            maps = convolved(cast(nn.Conv2d, layer), maps) if fits(layer, maps) else layer(maps)
             continue
         slope = None
         if waiting and isinstance(waiting[0], nn.PReLU | nn.ReLU):
