@@ -26,7 +26,7 @@ def kernels_choice(
 ) -> str:  # fmt: skip
     """Whether to use the kernels, for ``auto | on | off``: on or off, or auto where a trial on a GPU is to tell.
 
-    auto: on every CPU, where the step was faster in every case that was measured, 1.1 to 1.7 times
+    auto: on every CPU, where the step was faster in every case that was measured, 1.2 to 2 times
     (``benchmarks/RESULTS.md``, "Steps on a CPU"); on a GPU where the run's trial of ways finds it faster.
 
     Args:

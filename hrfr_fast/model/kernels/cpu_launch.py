@@ -1,6 +1,7 @@
-"""Launching of the kernels in ``norm_numba``: torch's maps as flat arrays, and what is computed from their sums.
+"""Launching of the kernels in ``norm_numba``: torch's maps as flat arrays, in segments.
 
-Everything of a channel's size is float64 NumPy, so that a sum over segments loses nothing.
+Factors, terms and what else there is of each channel are float32 here, [1 or segments, C]; sums are float64, so that
+one over segments loses nothing.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from hrfr_fast.model.kernels import norm_numba
 from hrfr_fast.model.kernels.cpu_threads import over_segments
 
 Array = NDArray[np.float64]
+Narrow = NDArray[np.float32]
 SEGMENT = 1 << 16
 """Numbers of a segment, about: 128 KiB in bfloat16, which stay in the second-level cache."""
 
@@ -62,12 +64,12 @@ def segment_moments(maps: Tensor, segments: Segments) -> tuple[Array, Array]:
 
 
 def normalised(
-    maps: Tensor, segments: Segments, factor: Array, term: Array, slope: Tensor | None = None,
+    maps: Tensor, segments: Segments, factor: Narrow, term: Narrow, slope: Tensor | None = None,
     shortcut: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """prelu(factor * maps + term) + shortcut, [B, H, W, C]; without PReLU or without a shortcut where they are None.
 
-    ``factor``, ``term``: [1 or segments, C]. Not both ``slope`` and ``shortcut``.
+    Not both ``slope`` and ``shortcut``.
     """
     out = torch.empty_like(maps)
     over_segments(
@@ -79,7 +81,7 @@ def normalised(
 
 
 def gradient_sums(
-    gradient: Tensor, maps: Tensor, segments: Segments, mean: Array, factor: Array, term: Array,
+    gradient: Tensor, maps: Tensor, segments: Segments, mean: Narrow, factor: Narrow, term: Narrow,
     slope: Tensor | None = None,
 ) -> Array:  # fmt: skip
     """What gradients are made of, [segments, 3, C]: sums of g, of g (maps - mean) and, by the slope, of gradient
@@ -93,8 +95,8 @@ def gradient_sums(
 
 
 def gradient_by_maps(
-    gradient: Tensor, maps: Tensor, segments: Segments, scale: Array, linear: Array, constant: Array, factor: Array,
-    term: Array, slope: Tensor | None = None, other: Tensor | None = None,
+    gradient: Tensor, maps: Tensor, segments: Segments, scale: Narrow, linear: Narrow, constant: Narrow, factor: Narrow,
+    term: Narrow, slope: Tensor | None = None, other: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """scale * g + linear * maps + constant + other, [B, H, W, C], g as in ``gradient_sums``.
 
@@ -109,6 +111,6 @@ def gradient_by_maps(
     return out if other is None or slope is None else out.add_(other)
 
 
-def _slopes(slope: Tensor | None) -> NDArray[np.float32] | None:
+def _slopes(slope: Tensor | None) -> Narrow | None:
     """In the type of the kernels' arithmetic."""
     return None if slope is None else slope.detach().float().numpy()

@@ -1,4 +1,5 @@
-"""An improved residual network in training on a CPU, with the layers between convolutions as kernels of our own.
+"""An improved residual network in training on a CPU, with the layers between convolutions as kernels of our own, and
+convolutions and a linear layer as products where that is faster.
 
 The modules hold the weights and say what trains, in which mode, with which adapters, as ever; only how they are
 computed is another. A part in evaluation mode is frozen: torch's layers compute it, to the bit as in its checkpoint.

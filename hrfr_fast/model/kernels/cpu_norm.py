@@ -9,7 +9,7 @@ and the shortcut. Maps are channels-last, bfloat16 or float32. In passes over on
   each image: with S1 = sum of g and S2 = sum of g (x - mean) over its pixels, it is weight * S2 / std + bias * S1.
 
 BN + PReLU forward and backward on 16 x 16 x 144 x 144, one core with AVX-512: bfloat16 118 ms as torch does it, 11 ms
-so; float32 100 ms and 15 ms. torch's PReLU alone writes its slope's gradient as a whole map.
+so; float32 100 ms and 15 ms (an Intel Xeon). torch's PReLU alone writes its slope's gradient as a whole map.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from hrfr_fast.model.kernels import channels_numba as channels
 from hrfr_fast.model.kernels import cpu_launch as launch
 from hrfr_fast.model.kernels.batch_norm import BatchNorm
-from hrfr_fast.model.kernels.cpu_launch import Array, Segments, channels_last
+from hrfr_fast.model.kernels.cpu_launch import Array, Narrow, Segments, channels_last
 
 
 def normalise(
@@ -171,7 +171,7 @@ class _Line:
         )
         self.means, self.factors, self.terms = narrow
 
-    def gradients(self, sums: Array) -> tuple[Array, Array, Tensor]:
+    def gradients(self, sums: Array) -> tuple[Narrow, Narrow, Tensor]:
         """Linear and constant part, [1, C], of the gradient by maps that passes through mean and variance; and the
         gradients by BN's weight and bias and by the slope, [3, C]."""
         linear, constant, by_layers = channels.gradients(
@@ -194,7 +194,7 @@ class _Gate:
             self.gate = (self.hidden @ excite.t()).sigmoid_()
         self.numbers = self.gate.numpy()
 
-    def gradients(self, by_gate: Array, squeeze: Tensor, excite: Tensor) -> tuple[Array, Tensor, Tensor]:
+    def gradients(self, by_gate: Narrow, squeeze: Tensor, excite: Tensor) -> tuple[Narrow, Tensor, Tensor]:
         """Gradients by ``pooled`` (times pixels: by each pixel's value, summed), by ``squeeze`` and by ``excite``."""
         with torch.autocast("cpu", enabled=False):
             by_excited = torch.from_numpy(by_gate) * self.gate * (1 - self.gate)
