@@ -72,7 +72,7 @@ def span_of_parts(file: LargeFile, start: int, following: int) -> int:
     begins: reading it gives the reason. Without that end a file of kilobytes whose records share their parts takes
     hours.
     """
-    at, expected = start, (FIRST,)
+    at, expected = start, [FIRST]
     while at - start <= MAX_FILE_BYTES and at < following:
         file.load(at, PART.size)
         if at + PART.size > file.size:
@@ -84,7 +84,7 @@ def span_of_parts(file: LargeFile, start: int, following: int) -> int:
         end = at + PART.size + (word & LENGTH)
         if kind == LAST:
             return end - start
-        at, expected = padded(end), (MIDDLE, LAST)
+        at, expected = padded(end), [MIDDLE, LAST]
     return at - start
 
 
