@@ -1,7 +1,6 @@
 """Five landmarks of faces: which of several faces is taken, and lists of them as CSV files."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.names import csv_line
 
 Landmarks = NDArray[np.float64]
 """[5, 2] x and y of left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them, in px from
@@ -71,9 +71,7 @@ def _landmarks_of(row: Sequence[str], path: Path, number: int) -> Landmarks:
 
 def landmark_line(path: str, landmarks: Landmarks, faces: int) -> str:
     """One line of a CSV file that :func:`read_landmarks` reads; ``faces``: how many the picture has."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([path, *(f"{value:.3f}" for value in landmarks.ravel()), faces])
-    return text.getvalue()
+    return csv_line([path, *(f"{value:.3f}" for value in landmarks.ravel()), faces])
 
 
 def landmark_table(faces: Mapping[str, tuple[Landmarks, int]]) -> bytes:
