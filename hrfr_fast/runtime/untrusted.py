@@ -1,16 +1,20 @@
-"""JSON and NumPy files that anybody may have written: one kind of error, and no more memory than a file warrants."""
+"""JSON, lists and NumPy files that anybody may have written: one kind of error, and no more memory than a file has."""
 
 import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+LONGEST_LINE = 1 << 16
 
 
 def parsed_json(content: bytes | str) -> Any:
@@ -19,6 +23,15 @@ def parsed_json(content: bytes | str) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
+
+
+def lines_of(file: TextIO) -> Iterator[str]:
+    """The lines of a text, with their ends. Raises ValueError for one of :data:`LONGEST_LINE` characters, which no list
+    has: a file without ends of lines would be read into memory whole."""
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), 1):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"line {number:,} has {LONGEST_LINE:,} characters or more")
+        yield line
 
 
 def read_array_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
