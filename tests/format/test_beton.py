@@ -2,7 +2,6 @@ import zlib
 
 import numpy as np
 import pytest
-import simplejpeg
 
 from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format import beton, manifest
@@ -168,6 +167,7 @@ def test_an_encoding_that_the_records_do_not_have_is_refused(tmp_path, encoding)
 
 
 def test_a_jpeg_that_is_larger_than_its_split_is_not_decoded(tmp_path, monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
     small = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90, "RGB", "444")
     frame = small.index(b"\xff\xc0") + 5
     bomb = small[:frame] + b"\xff\xdc" * 2 + small[frame + 4 :]  # 65,500 x 65,500
