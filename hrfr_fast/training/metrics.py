@@ -79,12 +79,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def is_line(value: object) -> bool:
-    """Whether the JSON ``value`` is a line of a metrics file, with what reports take from one of its kind."""
-    if not isinstance(value, dict) or value.get("kind") not in list(NUMBERS):
+    """Whether the JSON ``value`` is a line of a metrics file, with what reports take from one of its kind.
+
+    Lines of kinds that later versions write are left as they are.
+    """
+    if not isinstance(value, dict) or not isinstance(kind := value.get("kind"), str):
         return False
-    texts = ("pairs", "pairs_kind") if value["kind"] == "verification" else ()
+    numbers = ("epoch", *NUMBERS[kind]) if kind in NUMBERS else ()
+    texts = ("pairs", "pairs_kind") if kind == "verification" else ()
     return (
         all(type(value.get(name)) is int for name in ("step", "samples"))
-        and all(type(value.get(name)) in (int, float) for name in ("epoch", *NUMBERS[value["kind"]]))
+        and all(type(value.get(name)) in (int, float) for name in numbers)
         and all(isinstance(value.get(name), str) for name in texts)
     )

@@ -158,13 +158,14 @@ def test_a_whole_file_that_is_no_state_of_this_training_is_refused_in_words(run,
 
 def test_lines_of_metrics_that_are_none_of_ours_are_left_out(run):
     good = (run / "metrics.jsonl").read_text(encoding="utf-8")
-    bad = ["{}", '{"kind": "train"}', '{"kind": "evil", "step": 1, "samples": 1, "epoch": 0}', "[1]", "NaN",
+    later = '{"kind": "later", "step": 1, "samples": 1}'
+    bad = ["{}", '{"kind": "train"}', '{"kind": "later", "step": 1}', "[1]", "NaN",
            '{"kind": "train", "step": 1, "samples": "many", "epoch": 0, "loss": 1, "learning_rate": 1}',
            '{"kind": ["train"], "step": 1, "samples": 1}']  # fmt: skip
-    (run / "metrics.jsonl").write_text("\n".join([*bad, good]), encoding="utf-8")
+    (run / "metrics.jsonl").write_text("\n".join([*bad, later, good]), encoding="utf-8")
     assert found(run) == [
         ("metrics.jsonl", "line 1, 2, 3, 4, 5, ... damaged: left out of reports; nothing else depends on it")
     ]
     train(TrainSettings(out=str(run), device="cpu"), resume=True, show_progress=False)
     kept = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert {json.loads(line)["kind"] for line in kept} == {"train", "verification"} and found(run) == []
+    assert {json.loads(line)["kind"] for line in kept} == {"train", "verification", "later"} and found(run) == []
