@@ -123,6 +123,19 @@ def test_a_gpu_without_room_is_told_in_words(monkeypatch):
     assert "the GPU's memory is full: CUDA out of memory. Tried to allocate 2.00 GiB. See in `nvidia-smi`" in told[0][0]
 
 
+def test_a_full_memory_is_told_in_words(monkeypatch):
+    from hrfr_fast import cli
+
+    def full():
+        raise MemoryError("Unable to allocate 12.0 GiB for an array")
+
+    told = []
+    monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "fail", lambda *message: told.append(message))
+    cli.main()
+    assert len(told) == 1 and told[0][1] == 1 and "the memory is full: Unable to allocate 12.0 GiB" in told[0][0]
+
+
 def test_work_of_one_process_is_not_done_by_several(monkeypatch):
     """Two ranks that packed into one directory would only find each other's lock."""
     monkeypatch.setattr(failing, "current_ranks", lambda: Ranks(0, 2, 0, 2))

@@ -53,6 +53,9 @@ def main() -> None:
         fail(how_to_install(error), 1)
     except OSError as error:
         fail(in_words(error, "hrfr-fast " + " ".join(sys.argv[1:2])), 1)
+    except MemoryError as error:
+        fail(f"the memory is full: {error or 'nothing more can be had'}. Work with less at once (fewer --workers, a "
+             "smaller --batch-size), or look whether a file claims to be larger than it can be", 1)  # fmt: skip
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which most commands need not import
             raise

@@ -23,6 +23,7 @@ SUFFIXES = (".npz", ".parquet")
 BLOCK = 8192  # rows written at a time, and rows of a row group
 ABOUT_KEY = b"hrfr-fast"
 MOST_ABOUT = 1 << 20  # bytes
+NAMES_AT_ONCE = 256  # names of a .parquet
 MOST_PACKED = 100  # times smaller than its numbers a .parquet may be: unit rows hardly compress, a bomb does
 
 Block = tuple[list[str], NDArray[np.float32]]
@@ -134,18 +135,46 @@ def _read_parquet(path: Path) -> Embeddings:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(str(path)) as file:
+        most = MOST_PACKED * path.stat().st_size
+        with parquet.ParquetFile(str(path), read_dictionary=["name"]) as file:
             numbers = file.metadata.num_rows * file.schema_arrow.field("embedding").type.list_size
-        if 4 * numbers > MOST_PACKED * path.stat().st_size:
-            raise ValueError(f"{numbers:,} numbers in {path.stat().st_size:,} bytes")
-        table = parquet.read_table(str(path), columns=["name", "embedding"])
+            groups = [file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups)]
+            if max(4 * numbers, sum(groups)) > most or min(groups, default=0) < 0:
+                raise ValueError(f"{numbers:,} numbers and {sum(groups):,} bytes in {path.stat().st_size:,}")
+            names = _names(arrow, file, most)
+        table = parquet.read_table(str(path), columns=["embedding"])
         lists = table.column("embedding").combine_chunks()
         flat = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float32)
         rows = flat.reshape(len(lists), -1 if len(lists) else lists.type.list_size)
         about = (table.schema.metadata or {}).get(ABOUT_KEY, b"{}")
-        return Embeddings(table.column("name").to_pylist(), rows, _about(about.decode()))
+        return Embeddings(names, rows, _about(about.decode()))
     except (arrow.ArrowException, AttributeError) as error:
         raise ValueError(str(error)) from None
+
+
+def _names(arrow: Any, file: Any, most: int) -> list[str]:
+    """The names in a ``.parquet`` file, block by block: it may hold a long one once, and say that all rows have it.
+
+    Raises ValueError where they take more than ``most`` bytes, or are no texts.
+    """
+    names: list[str] = []
+    held = 0
+    for batch in file.iter_batches(NAMES_AT_ONCE, columns=["name"]):
+        column = batch.column(0)
+        if column.null_count:
+            raise ValueError("names are missing")
+        if isinstance(column, arrow.DictionaryArray):
+            texts = column.dictionary.to_pylist()
+            held += sum(map(len, texts))
+            names += [texts[number] for number in column.indices.to_pylist()]
+        else:
+            held += column.nbytes
+            names += column.to_pylist()
+        if held > most:
+            raise ValueError("its names are far larger than the file")
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("its names are no texts")
+    return names
 
 
 def _about(text: str) -> dict[str, Any]:

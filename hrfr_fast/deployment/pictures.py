@@ -18,6 +18,7 @@ from hrfr_fast.packing.picture_files import Rejected, read_file
 from hrfr_fast.packing.sources.left_out import EXTENSIONS
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
+from hrfr_fast.runtime.untrusted import lines_of
 from hrfr_fast.sampling.augmentation import no_augmentation
 
 SMALLEST_SIDE = 8  # pixels
@@ -161,13 +162,16 @@ def _files(path: Path) -> Iterator[str]:
 def _listed(path: Path) -> Iterator[str]:
     """The paths in a text file. Raises UsageError naming the line that names nothing."""
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            name = line.rstrip("\r\n").partition("\t")[0].strip()
-            if not name:
-                continue
-            if "\0" in name or not (place := path.parent / name).exists():
-                raise UsageError(f"{path}: line {number}: {one_line(name[:200])!r} does not exist")
-            yield str(place)
+        try:
+            for number, line in enumerate(lines_of(file), 1):
+                name = line.rstrip("\r\n").partition("\t")[0].strip()
+                if not name:
+                    continue
+                if "\0" in name or not (place := path.parent / name).exists():
+                    raise UsageError(f"{path}: line {number}: {one_line(name[:200])!r} does not exist")
+                yield str(place)
+        except ValueError as error:
+            raise UsageError(f"{path}: no list of pictures: {error}") from None
 
 
 def _raise(error: OSError) -> None:

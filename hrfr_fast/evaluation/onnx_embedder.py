@@ -220,7 +220,7 @@ def _session(path: Path, device: str) -> Any:
         )
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads_per_rank(), 1
-    options.log_severity_level = 3  # errors; what is wrong with a file is said in our words
+    options.log_severity_level = 4  # none: it prints a file's names as they are, escape sequences too; we say them
     providers = [*(["CUDAExecutionProvider"] if on_cuda else []), "CPUExecutionProvider"]
     try:
         return runtime.InferenceSession(str(path), options, providers=providers)

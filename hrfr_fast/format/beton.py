@@ -188,6 +188,12 @@ def tables_digest(head: bytes, metadata: "Buffer", allocation: "Buffer") -> str:
     return digest.hexdigest()
 
 
+def encoding_of(modes: NDArray[np.uint8]) -> str:
+    """ "raw", "jpeg", or "mixed" where records of both ``modes`` are there; uint8 [N], N >= 1."""
+    raw = modes == RAW
+    return MODE_NAMES[RAW] if raw.all() else "mixed" if raw.any() else MODE_NAMES[JPEG]
+
+
 def joined(tables: Sequence[Tables], begins: NDArray[np.int64]) -> Tables:
     """The tables of files that lie one after the other, each from its ``begins`` (int64 [files], bytes) on."""
     return Tables(

@@ -39,6 +39,8 @@ def _findings(known: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
+LARGEST_SIZE = 4096
+"""Width and height of a picture in px, as ``pack`` allows it: a few bytes of JPEG claim 65,535, which takes 12 GB."""
 Source = Annotated[dict[str, Any], AfterValidator(_counts)]
 Findings = Annotated[dict[str, Any], AfterValidator(_findings)]
 
@@ -66,7 +68,7 @@ class FileEntry(Counted):
 class SplitEntry(FileEntry):
     """The entry of a split in one file."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=LARGEST_SIZE)
     identities: int = Field(ge=1)
     identity_names: list[PathText]
     source: Source
@@ -77,7 +79,7 @@ class DividedSplitEntry(Counted):
     """The entry of a split in several files."""
 
     files: list[dict[str, Any]] = Field(min_length=1)
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=LARGEST_SIZE)
     identities: int = Field(ge=1)
     identity_names: list[PathText]
     source: Source
@@ -93,7 +95,7 @@ class DividedSplitEntry(Counted):
 class PairEntry(FileEntry):
     """The entry of a pair set."""
 
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=LARGEST_SIZE)
     pairs: int = Field(ge=1)
     source: Source
     kind: str

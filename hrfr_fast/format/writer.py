@@ -208,7 +208,7 @@ class SplitWriter:
         os.replace(self.partial, self.path)
         fsync_directory(self.path.parent)
         tables = beton.tables_digest(head, metadata.data, allocation.data)
-        return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), tables, _encoding(rows["mode"]))
+        return ShardInfo(n, size, digest, beton.binding_of(checksums).hex(), tables, beton.encoding_of(rows["mode"]))
 
 
 def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) -> bool:
@@ -226,8 +226,3 @@ def holds(partial: Path, rows: NDArray[np.void], capacity: int, page_size: int) 
     except (OSError, ValueError):
         return False
     return True
-
-
-def _encoding(modes: NDArray[np.uint8]) -> str:
-    kinds = set(np.unique(modes).tolist())
-    return beton.MODE_NAMES[kinds.pop()] if len(kinds) == 1 else "mixed"

@@ -14,6 +14,7 @@ from hrfr_fast.packing.sources.insightface_rec import InsightFaceRecords
 from hrfr_fast.packing.sources.left_out import is_data_tree, split_folders, subfolders
 from hrfr_fast.packing.sources.list_files import ListSource
 from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.untrusted import lines_of
 
 TREE, PAIRS = "tree", "pairs"
 TITLES = {
@@ -97,7 +98,9 @@ def _holds_pairs(folder: Path) -> bool:
     """Whether ``folder`` holds a pair set: a list of pairs, or a bcolz carray. Never raises."""
     try:
         return folder.is_dir() and any(
-            _lists_pairs(path) if path.suffix.lower() == ".csv" else (path / "meta" / "sizes").is_file()
+            path.is_file() and _lists_pairs(path)  # opening a named pipe would wait for whoever writes there
+            if path.suffix.lower() == ".csv"
+            else (path / "meta" / "sizes").is_file()
             for path in folder.iterdir()
         )
     except OSError:
@@ -108,8 +111,8 @@ def _lists_pairs(path: Path) -> bool:
     """Whether one of the first lines of a CSV file is ``path,path,0|1``."""
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            rows = [row for row, _ in zip(csv.reader(file), range(LINES), strict=False)]
-    except (OSError, csv.Error):
+            rows = [row for row, _ in zip(csv.reader(lines_of(file)), range(LINES), strict=False)]
+    except (OSError, ValueError, csv.Error):
         return False
     return any(len(row) == 3 and row[2].strip() in ("0", "1") for row in rows)
 

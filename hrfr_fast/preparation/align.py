@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.face_templates import UNKNOWN, FaceTemplate, template_named
+from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.preparation.align_face import Aligned, Aligner, Photograph, align_all
 from hrfr_fast.preparation.align_log import AlignLog
 from hrfr_fast.preparation.align_output import AlignedFolder, claim, finish, record_of_run, write_face
@@ -99,7 +100,7 @@ def _fill(
     ``names``: the path of the face of each photograph.
     """
     _rename(result.path, log, names)
-    todo = [path for path, name in names.items() if path not in log.done or not (result.path / name).exists()]
+    todo = [path for path, name in names.items() if path not in log.done or not os.path.exists(result.path / name)]
     result.kept = len(names) - len(todo)
     task = bars.add_task("align", total=len(names), completed=result.kept, note="")
     rejected = []
@@ -107,9 +108,13 @@ def _fill(
         bars.advance(task)
         if aligned.landmarks is None:
             rejected.append(aligned)
-        else:
-            log.add(aligned.path, aligned.landmarks, aligned.faces)
+            continue
+        try:
             write_face(result.path / names[aligned.path], aligned.content)
+        except Rejected as reason:
+            rejected.append(Aligned(aligned.path, reason=str(reason)))
+            continue
+        log.add(aligned.path, aligned.landmarks, aligned.faces)
     return rejected
 
 
@@ -117,9 +122,9 @@ def _rename(out: Path, log: AlignLog, names: Mapping[str, str]) -> None:
     """Give faces of an earlier run the names that they have beside the photographs that came or went since."""
     wanted = set(names.values())
     for path, name in names.items():
-        if path in log.done and not (out / name).exists():
+        if path in log.done and not os.path.exists(out / name):  # also of a name that is too long
             for earlier in possible_names(path):
-                if earlier not in wanted and (out / earlier).exists():
+                if earlier not in wanted and os.path.exists(out / earlier):
                     os.replace(out / earlier, out / name)
                     break
 

@@ -23,12 +23,18 @@ class AlignLog:
 
     def _read(self, path: Path) -> None:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for row in csv.reader(file):
-                try:  # the header, and the last line of a killed run, are no numbers
+            rows = csv.reader(file)
+            while True:
+                try:
+                    row = next(rows)
                     values, faces = np.array([float(cell) for cell in row[1:COLUMNS]]), int(row[COLUMNS])
-                except (ValueError, IndexError):
+                    self.done[row[0]] = values.reshape(5, 2), faces
+                except StopIteration:
+                    return
+                except (ValueError, IndexError, csv.Error):
+                    # The header is no numbers, nor is what a killed run or a full disk cut; a quote that was opened
+                    # there takes lines behind it along. Those photographs are aligned again.
                     continue
-                self.done[row[0]] = values.reshape(5, 2), faces
 
     def add(self, path: str, landmarks: Landmarks, faces: int) -> None:
         """Append one photograph to the file."""

@@ -1,11 +1,13 @@
 """The folder of aligned faces: claimed for one set of settings, filled picture by picture, finished with its record."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from hrfr_fast.format.alignment_record import (
     versions,
     write_record,
 )  # fmt: skip
+from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.preparation.align_face import Aligned, Aligner
 from hrfr_fast.preparation.align_log import AlignLog
 from hrfr_fast.preparation.landmarks import Landmarks
@@ -26,9 +29,13 @@ from hrfr_fast.resampling.similarity import similarity_transform
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_bytes, write_json
 from hrfr_fast.runtime.lock import NAME as LOCK
+from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.words import counted
 
 LAYOUT, MARKER = 1, "settings.json"
+NO_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.EEXIST, errno.ENOTDIR)
+"""Errors of a name that is too long, or that another photograph's face or folder has already."""
 
 
 @dataclass
@@ -87,7 +94,7 @@ def claim(out: Path, record: AlignmentRecord) -> None:
     settings: Any = finished.settings if finished else None
     if settings is None and (work / MARKER).exists():
         try:
-            settings = json.loads((work / MARKER).read_bytes())
+            settings = parsed_json((work / MARKER).read_bytes())
         except ValueError:
             settings = {}
     if settings is None and any(path.name not in (LOCK, UNFINISHED) for path in out.iterdir()):
@@ -101,11 +108,21 @@ def claim(out: Path, record: AlignmentRecord) -> None:
 
 
 def write_face(path: Path, content: bytes) -> None:
-    """Write a picture so that it appears whole; not synced, as ``pack`` rejects what a power cut may have left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    """Write a picture so that it appears whole; not synced, as ``pack`` rejects what a power cut may have left.
+
+    Raises Rejected where no file can be called so: the name is too long, or a folder has it.
+    """
+    temporary = path.with_name(".face.tmp")  # short: the face's own name may be as long as names can be
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if error.errno not in NO_NAME:
+            raise
+        raise Rejected(f"its face cannot be called {one_line(path.name)}: {error.strerror}") from error
 
 
 def finish(

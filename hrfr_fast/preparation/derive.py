@@ -1,6 +1,5 @@
 """``hrfr-fast derive``: the study's data tree from any aligned set of known people."""
 
-import json
 import os
 import shutil
 from contextlib import nullcontext
@@ -37,6 +36,7 @@ from hrfr_fast.runtime.output_directory import raise_if_stopped, writing_in
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.words import counted
 
 LAYOUT = 1  # of the marker: a change of the tree must not continue an older one
@@ -157,7 +157,7 @@ def _claim(data: Path, marker: dict[str, Any]) -> bool:
         return True
     if (work / MARKER).exists():
         try:
-            found = json.loads((work / MARKER).read_bytes())
+            found = parsed_json((work / MARKER).read_bytes())
         except ValueError:
             found = None
         if found != marker:

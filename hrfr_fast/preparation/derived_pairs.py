@@ -1,7 +1,5 @@
 """Verification pairs of the pictures of a derived tree: half genuine, half impostor, each pair once."""
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from hrfr_fast.format.names import PAIR_FOLDER
 from hrfr_fast.preparation.derive_settings import STUDY_PAIRS
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_bytes
+from hrfr_fast.runtime.names import csv_line
 from hrfr_fast.runtime.philox import DERIVATION, philox
 
 NAME = "hres"
@@ -100,12 +99,11 @@ def write_pairs(tree: Path, pairs: int | None, seed: int) -> int:
     pictures = [sorted(folder.iterdir()) for folder in folders]
     chosen, same = choose_pairs(np.array([len(one) for one in pictures], np.int64), pairs, seed)
     names = [f"../{SPLIT}/{path.parent.name}/{path.name}" for one in pictures for path in one]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        (names[first], names[second], int(alike))
+    lines = (
+        csv_line([names[first], names[second], int(alike)])
         for (first, second), alike in zip(chosen.tolist(), same.tolist(), strict=True)
     )
     if len(chosen):
         (tree / PAIR_FOLDER).mkdir(exist_ok=True)
-        write_bytes(tree / PAIR_FOLDER / f"{NAME}.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+        write_bytes(tree / PAIR_FOLDER / f"{NAME}.csv", "".join(lines).encode("utf-8", "surrogateescape"))
     return len(chosen)

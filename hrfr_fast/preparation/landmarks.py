@@ -1,7 +1,6 @@
 """Five landmarks of faces: which of several faces is taken, and lists of them as CSV files."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.names import csv_line
+from hrfr_fast.runtime.untrusted import lines_of
 
 Landmarks = NDArray[np.float64]
 """[5, 2] x and y of left eye, right eye, nose, left and right corner of the mouth, as the viewer sees them, in px from
@@ -47,11 +48,11 @@ def read_landmarks(path: Path) -> dict[str, list[Landmarks]]:
     faces: dict[str, list[Landmarks]] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            for number, row in enumerate(csv.reader(file, strict=True), 1):
+            for number, row in enumerate(csv.reader(lines_of(file), strict=True), 1):
                 if not row or (number == 1 and row[0].strip().lower() in ("path", "file", "name", "image")):
                     continue
                 faces.setdefault(row[0].strip().removeprefix("./"), []).append(_landmarks_of(row, path, number))
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a list of landmarks: {error}") from error
     return faces
 
@@ -71,9 +72,7 @@ def _landmarks_of(row: Sequence[str], path: Path, number: int) -> Landmarks:
 
 def landmark_line(path: str, landmarks: Landmarks, faces: int) -> str:
     """One line of a CSV file that :func:`read_landmarks` reads; ``faces``: how many the picture has."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow([path, *(f"{value:.3f}" for value in landmarks.ravel()), faces])
-    return text.getvalue()
+    return csv_line([path, *(f"{value:.3f}" for value in landmarks.ravel()), faces])
 
 
 def landmark_table(faces: Mapping[str, tuple[Landmarks, int]]) -> bytes:

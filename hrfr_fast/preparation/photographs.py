@@ -9,19 +9,21 @@ from hrfr_fast.packing.sources.left_out import PICTURE, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 
 EXTENSION = ".png"
+MOST_LISTED = 1000
+"""So often a folder is listed: two links in each of 30 folders lead a thousand million ways to the last."""
 
 
 def list_photographs(folder: Path) -> list[str]:
     """Paths of all pictures below ``folder``, relative to it and sorted; links are followed, hidden folders are not.
 
     Raises:
-        UsageError: no such folder, or no picture in it.
+        UsageError: no such folder, or no picture in it; links that lead to one folder again and again.
         HrfrError: a folder that cannot be listed.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such directory of photographs")
     try:
-        found = sorted(_below(folder, "", frozenset()))
+        found = sorted(_below(folder, "", frozenset(), Counter()))
     except OSError as error:
         raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
     if not found:
@@ -29,15 +31,21 @@ def list_photographs(folder: Path) -> list[str]:
     return found
 
 
-def _below(folder: Path, shown: str, above: frozenset[str]) -> Iterator[str]:
+def _below(folder: Path, shown: str, above: frozenset[str], times: Counter[str]) -> Iterator[str]:
+    """``above``: the folders that hold this one; ``times``: how often each folder was listed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
         return
+    times[real] += 1
+    if times[real] > MOST_LISTED:
+        raise UsageError(
+            f"{folder}: over {MOST_LISTED:,} ways lead to this folder through links, which have no end; remove them"
+        )
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    yield from _below(folder / entry.name, f"{shown}{entry.name}/", above | {real})
+                    yield from _below(folder / entry.name, f"{shown}{entry.name}/", above | {real}, times)
             elif kind_of(entry.name) == PICTURE:
                 yield shown + entry.name
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrfr_fast.runtime.files import write_bytes
+from hrfr_fast.runtime.names import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -33,7 +34,8 @@ class EmbeddedImage:
 
 
 def write_page(path: Path, template: Path, **values: object) -> Path:
-    """Write ``template`` filled with ``values`` to ``path``; text in them is escaped.
+    """Write ``template`` filled with ``values`` to ``path``; text in them is escaped, marks of writing direction and
+    control characters too: a name would reorder what stands behind it.
 
     The template may extend ``page.html.j2`` (which needs ``title``) and import ``parts.html.j2``.
     """
@@ -41,12 +43,16 @@ def write_page(path: Path, template: Path, **values: object) -> Path:
 
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     page = environment.get_template(template.name).render(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, page.encode(errors="backslashreplace"))  # paths may hold bytes that are no text
     return path
+
+
+def _shown(value: object) -> object:
+    return printable(value) if type(value) is str else value  # what a macro made of texts is Markup, and stays
 
 
 def embedded(path: Path, alt: str, caption: str) -> EmbeddedImage | None:

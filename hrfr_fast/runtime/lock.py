@@ -21,6 +21,7 @@ from typing import Any
 
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import fsync, remove_leftovers, writing
+from hrfr_fast.runtime.untrusted import parsed_json
 
 NAME = ".hrfr-fast.lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -141,14 +142,19 @@ def _hold(descriptor: int, path: Path) -> bool:
         if error.errno not in UNSUPPORTED:
             raise OSError(error.errno, error.strerror, str(path)) from None
         _hold_by_name(descriptor, path)
-        return True
-    try:
-        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return False
-    except FileNotFoundError:
+        return _is_at(path, descriptor)
+    if not _is_at(path, descriptor):
         return False
     _write_holder(descriptor)
     return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one at ``path``: its last holder may have removed it since it was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _hold_by_name(descriptor: int, path: Path) -> None:
@@ -181,11 +187,12 @@ def _write_holder(descriptor: int) -> dict[str, Any]:
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:
-    """The holder that the lock file names; empty where the file is empty or incomplete."""
+    """The holder that the lock file names; empty where the file is empty, incomplete, or no file of ours."""
     try:
-        holder = json.loads(os.pread(descriptor, 1 << 16, 0))
-        return holder if {"pid", "host", "since", "command", "born"} <= holder.keys() else {}
-    except (ValueError, AttributeError):
+        holder: dict[str, Any] = parsed_json(os.pread(descriptor, 1 << 16, 0))
+        texts = all(isinstance(holder[name], str) for name in ("host", "since", "command", "born"))
+        return holder if texts and type(holder["pid"]) is int and 0 < holder["pid"] < 1 << 31 else {}
+    except (ValueError, LookupError, TypeError):
         return {}
 
 

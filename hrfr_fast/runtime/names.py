@@ -1,7 +1,9 @@
 """File names on one line of text, as in listings and messages, and text that a terminal shows and does not obey."""
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 
@@ -25,6 +27,14 @@ def printable(text: str) -> str:
     terminal, a right-to-left mark would show ``gpj.exe`` as ``exe.jpg``. For what is shown only: backslashes stay.
     """
     return _STEERING.sub(_escape, text) if _STEERING.search(text) else text
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """One line of a CSV file, with its end. Quoted is a carriage return, too, which readers take for the end of a line:
+    names of files may hold one."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def few(texts: Sequence[str], separator: str = ", ") -> str:

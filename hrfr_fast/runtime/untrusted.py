@@ -1,16 +1,20 @@
-"""JSON and NumPy files that anybody may have written: one kind of error, and no more memory than a file warrants."""
+"""JSON, lists and NumPy files that anybody may have written: one kind of error, and no more memory than a file has."""
 
 import io
 import json
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+LONGEST_LINE = 1 << 16
 
 
 def parsed_json(content: bytes | str) -> Any:
@@ -21,8 +25,20 @@ def parsed_json(content: bytes | str) -> Any:
         raise ValueError("its values are nested too deeply") from None
 
 
+def lines_of(file: TextIO) -> Iterator[str]:
+    """The lines of a text, with their ends. Raises ValueError for one of :data:`LONGEST_LINE` characters, which no list
+    has: a file without ends of lines would be read into memory whole."""
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), ""), 1):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"line {number:,} has {LONGEST_LINE:,} characters or more")
+        yield line
+
+
 def read_array_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype[Any]]":
-    """Shape, order (whether columns come first) and type of a ``.npy`` file at its beginning. Raises ValueError."""
+    """Shape, order (whether columns come first) and type of a ``.npy`` file at its beginning.
+
+    Raises ValueError, also for numbers of no bytes, of which a header can promise any count.
+    """
     import numpy as np
 
     version = np.lib.format.read_magic(file)
@@ -35,6 +51,8 @@ def read_array_header(file: IO[bytes]) -> "tuple[tuple[int, ...], bool, np.dtype
         raise ValueError(f"its header is damaged: {error}") from None
     if kind.hasobject:
         raise ValueError("it holds Python objects, which are not read")
+    if not kind.itemsize or not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"its header promises {kind.itemsize} bytes a number, and the shape {list(shape)}")
     return shape, fortran, kind
 
 
@@ -57,7 +75,7 @@ def array_of(content: bytes) -> "NDArray[Any]":
     file = io.BytesIO(content)
     shape, fortran, kind = read_array_header(file)
     there = len(content) - file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != there:
+    if math.prod(shape) * kind.itemsize != there:
         raise ValueError(f"its header promises {kind} {list(shape)}, and {there:,} bytes follow")
     values = np.frombuffer(content, kind, offset=file.tell()) if there else np.empty(math.prod(shape), kind)
     return values.reshape(shape, order="F" if fortran else "C")
@@ -89,7 +107,7 @@ def stored_array(archive: zipfile.ZipFile, name: str, most: int) -> "NDArray[Any
             content = member.read()
     except (RuntimeError, NotImplementedError) as error:  # encrypted, or made by a later version
         raise ValueError(f"{name}: {error}") from None
-    if fortran or min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(content):
+    if fortran or math.prod(shape) * kind.itemsize != len(content):
         raise ValueError(f"{name}: {kind} {list(shape)} in {len(content)} bytes")
     flat = np.frombuffer(content, kind) if content else np.empty(math.prod(shape), kind)
     return flat.reshape(shape)

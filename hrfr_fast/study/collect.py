@@ -1,6 +1,6 @@
 """Collection of a study's results: facts of its runs and data, and the comparison of the regimes by their scores."""
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,8 @@ from hrfr_fast.evaluation.views import LR36
 from hrfr_fast.format.reader import PairSet
 from hrfr_fast.model.checkpoint import read_metadata, weights_path
 from hrfr_fast.model.lineage import data_note, pairs_digest
+from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.version import __version__
 from hrfr_fast.study.compare import HR_HR, HR_LR, Comparison, ScoredRuns, compare, level_of, units_of
 from hrfr_fast.study.findings import findings_of
@@ -164,7 +166,7 @@ def _regime(plan: StudyPlan, label: str, parents: Mapping[str, RegimeResult]) ->
 
 def _other_pairs(runs: Sequence[StudyRun], plan: StudyPlan) -> dict[str, OtherPairs]:
     """Of the pair sets that every seed verified itself."""
-    by_seed = [_own_results(run, plan) for run in runs]
+    by_seed = [own_results(run, plan) for run in runs]
     names = sorted(set.intersection(*(set(results) for results in by_seed)))
     return {
         name: OtherPairs(
@@ -177,12 +179,30 @@ def _other_pairs(runs: Sequence[StudyRun], plan: StudyPlan) -> dict[str, OtherPa
     }
 
 
-def _own_results(run: StudyRun, plan: StudyPlan) -> dict[str, Any]:
-    """The run's own results.json, without pair sets that have changed since."""
-    results: dict[str, Any] = json.loads((run.directory / "results.json").read_text(encoding="utf-8"))
+def own_results(run: StudyRun, plan: StudyPlan) -> dict[str, Any]:
+    """The run's own results.json, without pair sets that have changed since. Raises UsageError for a damaged one."""
+    path = run.directory / "results.json"
+    try:
+        results: dict[str, Any] = parsed_json(path.read_bytes())
+        if not all(_is_result(result) for result in results.values()):
+            raise ValueError("a result is incomplete")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: missing or damaged ({error}), as in a folder that was copied in part; copy it again, or remove"
+            f" {run.directory} to train it anew"
+        ) from None
     seen = _metadata(run)["data"].get("pairs", {})
     now = {name: pairs_digest(entry) for name, entry in plan.packed.manifest["pairs"].items()}
     return {name: result for name, result in results.items() if seen.get(name, now.get(name)) == now.get(name)}
+
+
+def _is_result(result: object) -> bool:
+    """Whether it has what ``OtherPairs`` takes, with numbers that are some."""
+    if not isinstance(result, dict) or not isinstance(result.get("kind"), str) or type(result.get("pairs")) is not int:
+        return False
+    interval = result.get("accuracy_ci")
+    numbers = [result.get("accuracy"), *(interval if isinstance(interval, list) and len(interval) == 2 else [None])]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 
 def _steps(run: StudyRun) -> int:

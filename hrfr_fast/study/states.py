@@ -1,6 +1,5 @@
 """What lies in a run's directory of a study: nothing, a run that was begun, or a finished one, and whether it fits."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from hrfr_fast.format.reader import Packed
 from hrfr_fast.regimes import Regime, needed_regimes
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
 from hrfr_fast.study.plan import StudyRun
 from hrfr_fast.training.recipes import with_recipe
@@ -55,15 +55,20 @@ def begin(run: StudyRun, packed: Packed, threads: int) -> None:
 def threads_of(run: StudyRun) -> int:
     """How many threads the run was begun with; 0: with all cores of its machine, or it was not begun yet."""
     try:
-        return int(json.loads((run.directory / SAME).read_text(encoding="utf-8")).get("threads", 0))
-    except (OSError, ValueError, AttributeError):  # it is not there, or ``status`` says what is wrong with it
+        return int(parsed_json((run.directory / SAME).read_bytes()).get("threads", 0))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # ``status`` says what is wrong
         return 0
 
 
 def _known(path: Path) -> dict[str, Any]:
     """The ``identity_of`` the run, as written when it was begun."""
     try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known: dict[str, Any] = parsed_json(path.read_bytes())
         known["settings"] = _compared(TrainSettings().replaced(**known["settings"]), Regime(**known["regime"]))
         known["regime"] = Regime(**known["regime"]).model_dump(mode="json")
         return known

@@ -16,11 +16,11 @@ from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.settings import TrainSettings, is_run, load_settings
 from hrfr_fast.training.head_rows import PATTERN
-from hrfr_fast.training.resuming import refuse_mixture
+from hrfr_fast.training.metrics import is_line
+from hrfr_fast.training.resuming import COPY, refuse_mixture, refuse_other_state
 from hrfr_fast.training.state import STATE_FILE
 
 SETTINGS, REGIME, METRICS, RESULTS = "settings.toml", "regime.toml", "metrics.jsonl", "results.json"
-COPY = "Take a copy of it from elsewhere, or train anew in another --out"
 
 
 def check_run(path: str | Path) -> list[Damage]:
@@ -87,8 +87,7 @@ def _state(run: Path) -> tuple[dict[str, Any], list[Damage]]:
 
 def _read_state(path: Path) -> dict[str, Any]:
     state = load_state(path, torch.device("cpu"))
-    if not isinstance(state, dict) or "step" not in state:
-        raise HrfrError(f"{path}: a whole file, but not the state of a training. {COPY}")
+    refuse_other_state(path, state)
     return state
 
 
@@ -137,19 +136,19 @@ def _missing(run: Path, state: dict[str, Any]) -> Iterator[Damage]:
 
 
 def _metrics(path: Path) -> Iterator[Damage]:
-    """Lines that are no JSON objects; but the last may have been cut short by a kill."""
+    """Lines that are none of ours; but the last may have been cut short by a kill."""
     if not path.exists():
         return
     *lines, _ = path.read_bytes().split(b"\n")
-    bad = [number for number, line in enumerate(lines, 1) if not _is_object(line)]
+    bad = [number for number, line in enumerate(lines, 1) if not _is_whole(line)]
     if bad:
         where = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         yield Damage(path.name, None, f"line {where} damaged: left out of reports; nothing else depends on it")
 
 
-def _is_object(line: bytes) -> bool:
+def _is_whole(line: bytes) -> bool:
     try:
-        return isinstance(parsed_json(line), dict)
+        return is_line(parsed_json(line))
     except ValueError:
         return False
 

@@ -9,6 +9,8 @@ from hrfr_fast.runtime.files import fsync, write_bytes, writing
 from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.training.tensorboard import Board
 
+NUMBERS = {"train": ("loss", "learning_rate"), "verification": ("accuracy",)}
+"""Kind of a line -> numbers that it holds beside its place in the run."""
 SCALARS = ("loss", "learning_rate", "images_per_second", "accuracy", "auc", "eer")
 
 
@@ -63,7 +65,8 @@ class NoMetrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file; a line cut short by a kill is left out."""
+    """Every whole line of a metrics file, each with its kind and its place in the run; a line cut short by a kill, or
+    damaged, is left out."""
     lines = []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):
@@ -71,5 +74,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 value = parsed_json(line)
             except ValueError:
                 continue
-            lines += [value] if isinstance(value, dict) else []
+            lines += [value] if is_line(value) else []
     return lines
+
+
+def is_line(value: object) -> bool:
+    """Whether the JSON ``value`` is a line of a metrics file, with what reports take from one of its kind.
+
+    Lines of kinds that later versions write are left as they are.
+    """
+    if not isinstance(value, dict) or not isinstance(kind := value.get("kind"), str):
+        return False
+    numbers = ("epoch", *NUMBERS[kind]) if kind in NUMBERS else ()
+    texts = ("pairs", "pairs_kind") if kind == "verification" else ()
+    return (
+        all(type(value.get(name)) is int for name in ("step", "samples"))
+        and all(type(value.get(name)) in (int, float) for name in numbers)
+        and all(isinstance(value.get(name), str) for name in texts)
+    )

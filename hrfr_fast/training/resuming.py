@@ -1,5 +1,6 @@
 """The settings of a run that goes on: its own, but for what changes speed alone, and where its data and parents are."""
 
+import math
 import os
 import shlex
 from collections.abc import Iterable, Mapping
@@ -7,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from hrfr_fast.format import manifest
+from hrfr_fast.format.shard_files import is_plain
 from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import candidate_paths, changed_run_data
 from hrfr_fast.regimes import Regime, load_regime, regime_named
-from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.ranks import ALONE, Ranks
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings, load_settings
 from hrfr_fast.training.parents import Parent, parent_paths, paths_in
 from hrfr_fast.training.teacher import teacher_path
 
+COPY = "Take a copy of it from elsewhere, or train anew in another --out"
 PLACES = ("data", "init", "teacher", "out")
 """Settings that say where something lies: digests prove that it is the same, so they may change."""
 
@@ -77,6 +80,26 @@ def with_absolute_paths(settings: TrainSettings) -> TrainSettings:
 def result_settings(settings: TrainSettings) -> dict[str, Any]:
     """What a checkpoint keeps of the settings: those that decide the result, but not where files lie."""
     return {name: value for name, value in settings.flat().items() if name not in (*SPEED_ONLY, *PLACES, "regime")}
+
+
+def refuse_other_state(path: Path, state: Any) -> None:
+    """Raise DamageFound where ``state``, which the file ``path`` held, cannot be that of a training: files come from
+    anybody, and a whole one may hold anything."""
+    wrong = "it is no dictionary"
+    if isinstance(state, dict):
+        counts = [name for name in ("step", "phase") if type(state.get(name)) is not int or state[name] < -1]
+        numbers = [
+            name
+            for name in ("next_eval", "best_accuracy")
+            if not isinstance(state.get(name), int | float) or math.isnan(state[name])
+        ]
+        tables = [name for name in ("backbone", "head", "plateau") if not isinstance(state.get(name), dict)]
+        missing = [name for name in ("data_digest", "optimizer", "scaler", "random") if name not in state]
+        rows = state.get("rows", {"file": "x", "names": []})
+        known = isinstance(rows, dict) and is_plain(rows.get("file")) and isinstance(rows.get("names"), list)
+        wrong = ", ".join([*counts, *numbers, *tables, *missing, *([] if known else ["rows"])])
+    if wrong:
+        raise DamageFound(f"{path}: a whole file, but not the state of a training ({wrong}). {COPY}")
 
 
 def refuse_mixture(

@@ -1,6 +1,7 @@
 """What changes while a run trains: all of it is in a checkpoint, and nothing else has to be."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn, optim
 
 from hrfr_fast.model import checkpoint
 from hrfr_fast.model.lineage import changed_run_data
-from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.errors import DamageFound, UsageError
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.ranks import from_main
 from hrfr_fast.training.averaging import WeightAverage
@@ -20,7 +21,7 @@ from hrfr_fast.training.optim import build_optimizer, learning_rate, restore_opt
 from hrfr_fast.training.phases import ScheduledPhase
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.random_state import gathered_random_state, restore_random_state, separate_random_numbers
-from hrfr_fast.training.resuming import refuse_mixture, result_settings
+from hrfr_fast.training.resuming import COPY, refuse_mixture, refuse_other_state, result_settings
 from hrfr_fast.training.step import TrainStep
 
 STATE_FILE = "last.state.pt"
@@ -182,18 +183,29 @@ class TrainState:
     def restore(self) -> None:
         """Continue from the run's last checkpoint, or from the start where none was written yet.
 
-        Raises UsageError for a checkpoint of other data or other settings.
+        Raises UsageError for a checkpoint of other data or other settings, DamageFound for one of no training.
         """
         setup, path = self.setup, self.setup.checkpoint(STATE_FILE)
         if not path.exists():
             console.print(f"{setup.run}: stopped before its first checkpoint, starting again")
             return
         state = checkpoint.load_state(path, torch.device("cpu") if is_sharded(setup.head) else setup.compute.device)
+        refuse_other_state(path, state)
         self._refuse_other_data(state)
         refuse_mixture(setup.run, state, setup.settings, setup.regime, setup.total_steps)
+        try:
+            self._take(state, path.parent)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise DamageFound(f"{path}: a whole file, but not the state of this training: {error}. {COPY}") from error
+
+    def _take(self, state: dict[str, Any], checkpoints: Path) -> None:
+        """Be what the training ``state`` in the folder ``checkpoints`` says."""
+        setup = self.setup
         if state["phase"] >= 0:
             self.enter_phase(state["phase"])
-        load_rows(path.parent, state, setup.head, self.optimizer)
+        load_rows(checkpoints, state, setup.head, self.optimizer)
         setup.backbone.load_state_dict(state["backbone"])
         setup.head.load_state_dict(state["head"])
         if self.optimizer and state["optimizer"]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -196,3 +197,25 @@ def test_what_cannot_be_embedded_is_told_in_one_line(model, tmp_path, paths, out
     with pytest.raises(UsageError, match=message):
         run(model, [tmp_path / path for path in paths], tmp_path / out, **more)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "m.onnx", "text.png"]
+
+
+@pytest.mark.parametrize("name", ["long", "missing", "numbers"])
+@pytest.mark.parametrize("known", [True, False])
+def test_names_of_a_parquet_file_take_no_more_memory_than_it_has(tmp_path, name, known):
+    """A name of a megabyte that all rows have is there once: a file of 1 kB became 11 GB."""
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    values = {"long": ["x" * (1 << 20)] * 200, "missing": [None] * 200, "numbers": list(range(200))}[name]
+    rows = arrow.FixedSizeListArray.from_arrays(arrow.array([1.0] * 400, arrow.float32()), 2)
+    table = arrow.table({"name": arrow.array(values), "embedding": rows})
+    path = tmp_path / "e.parquet"
+    parquet.write_table(table, path, compression="zstd", use_dictionary=["name"] if known else False)
+    before = arrow.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="names|numbers and"):
+            read_embeddings(path)
+        assert tracemalloc.get_traced_memory()[1] + arrow.total_allocated_bytes() - before < 8 << 20
+    finally:
+        tracemalloc.stop()

@@ -15,6 +15,7 @@ from hrfr_fast.evaluation.description import EmbedderDescription
 from hrfr_fast.evaluation.embedder import open_embedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder, OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
+from hrfr_fast.model.adoption.onnx_check import refuse_other_embeddings
 from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.runtime.errors import UsageError
 
@@ -166,3 +167,22 @@ def test_a_run_is_compared_with_a_file_that_flags_describe(tmp_path, capsys):
     run, other = values["a"]["model"], values["b"]["model"]
     assert (other["colour_order"], other["normalisation"]["mean"][0]) == ("bgr", 0.485)
     assert (run["colour_order"], run["flip_sum"], other["flip_sum"]) == ("rgb", False, False)
+
+
+def test_names_in_a_graph_do_not_reach_the_terminal_by_themselves(tmp_path, capfd):
+    """ONNX Runtime's own log has them as they are; here a layer that fails when it runs is called by a sequence that
+    clears the screen."""
+    import torch
+    from onnx import helper, numpy_helper
+
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"], name="\x1b[2J\x1b]0;owned\x07")
+    values = [helper.make_tensor_value_info(*of) for of in (("x", 1, [None, 3, 16, 16]), ("y", 1, [None, 8]))]
+    shape = numpy_helper.from_array(np.array([5, 5]), "shape")
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UsageError, match="cannot be embedded"):
+        OnnxEmbedder(tmp_path / "a.onnx", OnnxFlags(normalisation="0.5"), "cpu")
+    with pytest.raises(UsageError, match="cannot run it"):
+        refuse_other_embeddings(tmp_path / "a.onnx", torch.nn.Flatten(), 16, takes_pixels=False)
+    assert capfd.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 """Readers of public test sets on miniature trees in the published layouts, and what another layout is told."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from hrfr_fast.evaluation.protocols import MODULES, protocol_at, protocol_named
 from hrfr_fast.evaluation.protocols.form import PictureFiles
 from hrfr_fast.evaluation.protocols.listed import require_pictures
+from hrfr_fast.evaluation.protocols.pair_names import read_pair_list
 from hrfr_fast.packing.picture_files import Rejected
 from hrfr_fast.runtime.errors import UsageError
 from tests.picture_trees import jpeg, picture
@@ -83,6 +85,19 @@ def test_the_folder_of_pictures_is_unambiguous(tmp_path):
         read(tmp_path)
     with pytest.raises(UsageError, match="it has no folder Bo"):
         read(tmp_path, pictures=tmp_path)
+
+
+def test_lines_behind_the_first_that_is_no_pair_are_not_taken_apart(tmp_path):
+    """All of them, short as they were, took 126 times the bytes of the file."""
+    content = b"Ann\n" * 200_000
+    (tmp_path / "pairs.txt").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="line 1: 'Ann' is no number"):
+            read_pair_list(tmp_path / "pairs.txt")
+        assert tracemalloc.get_traced_memory()[1] < 40 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 def test_xqlfw_has_a_list_of_its_own(tmp_path):

@@ -4,6 +4,7 @@ import zlib
 import numpy as np
 import pytest
 
+from hrfr_fast.engines.pixels import fetch
 from hrfr_fast.format import beton, manifest, writer
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.format.verify import check_packed
@@ -170,6 +171,32 @@ def test_no_flipped_bit_escapes_check(tmp_path, seed):
     rng = np.random.default_rng(seed)
     edit(path, int(rng.integers(path.stat().st_size)), 1 << int(rng.integers(8)))
     assert check_packed(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "mixed", "png", ""])
+def test_an_encoding_that_the_records_do_not_have_is_refused(tmp_path, encoding):
+    """Kernels read raw records without a look at their modes: JPEG files became pixels, and what lies behind them."""
+    write(tmp_path, [500] * 40)
+    content = {key: value for key, value in manifest.read(tmp_path).items() if key != manifest.CHECKSUM}
+    content["splits"]["lowres"]["encoding"] = encoding
+    manifest.write(tmp_path, content)
+    with pytest.raises(DamageFound, match=f"its records are jpeg, the manifest says {encoding};"):
+        fetch(open_packed(tmp_path).splits["lowres"], np.arange(40))
+    assert check_packed(tmp_path)
+
+
+def test_a_jpeg_that_is_larger_than_its_split_is_not_decoded(tmp_path, monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    small = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90, "RGB", "444")
+    frame = small.index(b"\xff\xc0") + 5
+    bomb = small[:frame] + b"\xff\xdc" * 2 + small[frame + 4 :]  # 65,500 x 65,500
+    writer = SplitWriter(tmp_path / "lowres.beton", 1, 36, PAGE)
+    writer.append(bomb, 0, beton.JPEG)
+    entry = manifest.split_entry("lowres", writer.finish(), size=36, identity_names=["a"])
+    manifest.write(tmp_path, manifest.build({"lowres": entry}, {}, {}))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(DamageFound, match="record 0: it is 65500x65500"):
+        open_packed(tmp_path).splits["lowres"].read([0])
 
 
 def test_shards_of_two_packs_do_not_mix(tmp_path):

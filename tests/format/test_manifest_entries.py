@@ -12,6 +12,8 @@ from hrfr_fast.runtime.errors import DamageFound
 CASES = {
     "a number as text": (("splits", "lowres", "samples"), "144", "splits.lowres: samples is '144'; it must be a valid"),
     "no pictures": (("splits", "highres", "samples"), 0, "splits.highres: samples is 0; it must be greater"),
+    "pictures of any size": (("splits", "lowres", "size"), 65535, "splits.lowres: size is 65535; it must be less"),
+    "pairs of any size": (("pairs", "hres", "size"), 4097, "pairs.hres: size is 4097; it must be less"),
     "names that are no list": (("splits", "lowres", "identity_names"), "l0", "splits.lowres: identity_names is 'l0'"),
     "a share over 1": (("pairs", "hres", "identity_coverage"), 1.5, "pairs.hres: identity_coverage is 1.5; it must be"),
     "a key that is missing": (("pairs", "hres", "kind"), None, "pairs.hres: kind is missing"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from hrfr_fast.evaluation.evaluate import load_backbone
 from hrfr_fast.model.adoption.layouts import LAYOUTS
+from hrfr_fast.model.adoption.onnx_weights import read_onnx
 from hrfr_fast.model.adoption.reading import read_tensors
 from hrfr_fast.model.adoption.translation import translate
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
@@ -288,3 +289,49 @@ def test_graphs_of_other_networks_are_refused(tmp_path):
     (tmp_path / "b.onnx").write_bytes(b"no graph")
     with pytest.raises(UsageError, match="not an ONNX file"):
         adopt(tmp_path / "b.onnx", tmp_path / "run")
+
+
+@needs_onnx
+@pytest.mark.parametrize("where", ["constant", "initializer", "list", "sparse"])
+@pytest.mark.parametrize("location", ["weights", "/etc/passwd", "../weights", ""])
+def test_graphs_read_no_other_file(tmp_path, monkeypatch, where, location):
+    """Neither of the working directory, which the library takes for the graph's own, nor of anywhere else."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").write_bytes(b"mine")
+    tensor = TensorProto(name="w", data_type=TensorProto.UINT8, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    node = helper.make_node("Constant", [], ["w"])
+    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("w", TensorProto.UINT8, [4])])
+    if where == "initializer":
+        graph.initializer.append(tensor)
+    elif where == "sparse":
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    else:
+        attribute = graph.node[0].attribute.add(name="value")
+        (attribute.tensors.add() if where == "list" else attribute.t).CopyFrom(tensor)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    monkeypatch.setattr(onnx.numpy_helper, "to_array", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(UsageError, match="it keeps its weights in other files"):
+        read_onnx(tmp_path / "folder" / "a.onnx")
+
+
+@needs_onnx
+@pytest.mark.parametrize("domain", ["evil", "com.microsoft", ""])
+def test_graphs_with_operators_of_somebody_are_refused(tmp_path, domain):
+    from onnx import TensorProto, helper
+
+    body = helper.make_node("Identity", ["a"], ["b"])
+    function = helper.make_function(domain, "Conv", ["a"], ["b"], [body], [helper.make_opsetid("", 13)])
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x"], ["y"], domain=domain)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    model = helper.make_model(graph, functions=[function])
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UsageError, match="it has operators of"):
+        read_onnx(tmp_path / "a.onnx")

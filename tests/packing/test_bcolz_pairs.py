@@ -1,10 +1,14 @@
 """bcolz carrays of pairs: exact pixels, or an error with the reason."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 from pair_cases import eval_pictures, rejections, run, write_bcolz
 
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.sources.bcolz_pairs import BcolzPairs
 from hrfr_fast.runtime.errors import UsageError
 
 CONVENTIONS = {
@@ -107,3 +111,25 @@ def test_a_missing_bcolz_block_loses_its_pairs_only(tree, tmp_path, make_picture
     pairs = open_packed(tmp_path / "out").pairs["hres"]
     assert 0 < pairs.split.samples < 60 and rejections(tmp_path / "out")
     assert (pairs.split.read(np.arange(8)) == pictures[:8]).all()
+
+
+@pytest.mark.parametrize("blocks", [0, -1, "1", None, 1, 2, 5, 7, 60, 100, 10**7, 2**70], ids=str)
+def test_another_number_of_pictures_a_block_is_refused(tree, make_picture, blocks):
+    """bcolz divides by it without a look, and gives pictures from other places, or black ones, where it is wrong."""
+    pictures = np.stack([make_picture(i, 16) for i in range(60)])
+    write_bcolz(tree, pictures, [True] * 30)
+    storage = tree / "hres_eval_pairs/hres/meta/storage"
+    BcolzPairs("pairs-hres", storage.parents[1])
+    storage.write_text(json.dumps(json.loads(storage.read_text()) | {"chunklen": blocks}))
+    with pytest.raises(UsageError, match="chunklen is|blocks do not hold"):
+        BcolzPairs("pairs-hres", storage.parents[1])
+
+
+@pytest.mark.parametrize("name", ["hres_list.npy", "hres/meta/sizes", "hres/data/__0.blp"])
+def test_a_named_pipe_in_an_array_is_refused_and_not_waited_for(tree, make_picture, name):
+    write_bcolz(tree, np.stack([make_picture(i, 16) for i in range(4)]), [True] * 2)
+    file = tree / "hres_eval_pairs" / name
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UsageError, match="a named pipe"):
+        BcolzPairs("pairs-hres", tree / "hres_eval_pairs/hres")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.packing.file_bytes import LargeFile
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.packing.picture_files import Rejected, Unreadable
 from hrfr_fast.packing.recognition import recognise
@@ -181,6 +182,34 @@ def test_a_damaged_record_is_rejected_with_its_number(tmp_path, indexed, at, dam
     first, *others = rejected
     assert first == "train.rec[3]" and reason in rejected[first]
     assert not others or (not indexed and reason == DAMAGES["too short"][2])  # What follows its end counts as a record.
+
+
+SHARED = 2000
+SHARED_PARTS = {
+    "first parts alone": (MAGIC + struct.pack("<I", 1 << 29)) * SHARED,
+    "one chain": MAGIC + struct.pack("<I", 1 << 29) + (MAGIC + struct.pack("<I", 2 << 29)) * SHARED,
+    "first parts that end in one chain": b"".join(
+        MAGIC + struct.pack("<I", 1 << 29 | 8 * (SHARED - 1 - n)) for n in range(SHARED)
+    )
+    + (MAGIC + struct.pack("<I", 2 << 29)) * SHARED,
+}
+"""Records that share their parts: 4 million parts in a file of 16 to 32 kB, if each is followed to its end."""
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["indexed", "scanned"])
+@pytest.mark.parametrize("content", SHARED_PARTS.values(), ids=SHARED_PARTS.keys())
+def test_parts_that_records_share_are_read_once(tmp_path, monkeypatch, indexed, content):
+    looked_at = []
+    for name in ("load", "at"):
+        read = getattr(LargeFile, name)
+        monkeypatch.setattr(LargeFile, name, lambda *given, read=read: looked_at.append(given[1]) or read(*given))
+    (tmp_path / "train.rec").write_bytes(content)
+    if indexed:
+        firsts = content.count(struct.pack("<I", 2 << 29)) == SHARED and content.count(MAGIC) == SHARED + 1
+        places = [0] * SHARED if firsts else [8 * n for n in range(SHARED)]
+        (tmp_path / "train.idx").write_text("".join(f"{key}\t{place}\n" for key, place in enumerate(places)))
+    assert "damaged" in refusal(tmp_path) or "cut off" in refusal(tmp_path)
+    assert len(looked_at) < 10 * len(content) // 8
 
 
 def refusal(folder: Path) -> str:

@@ -15,9 +15,10 @@ from hrfr_fast.preparation import align as align_module
 from hrfr_fast.preparation.align import align
 from hrfr_fast.preparation.antialiased_warp import aligned_face
 from hrfr_fast.preparation.landmarks import chosen_face
-from hrfr_fast.preparation.photographs import face_names
+from hrfr_fast.preparation.photographs import face_names, list_photographs
 from hrfr_fast.resampling.similarity import similarity_transform
 from hrfr_fast.runtime.errors import HrfrError, Interrupted, UsageError
+from hrfr_fast.runtime.files import write_json
 
 TEMPLATE = np.array(ARCFACE.landmarks)
 
@@ -333,3 +334,51 @@ def test_mtcnn_is_given_its_own_weights_and_read_as_landmarks(monkeypatch, tmp_p
     np.testing.assert_allclose(face, (TEMPLATE + 0.5) * (3000 / 1000, 400 / 133) - 0.5)
     assert given["smallest"] == 20 and given["shape"] == (133, 1000, 3)
     assert detector.faces(np.zeros((50, 50, 3), np.uint8)) == []
+
+
+def test_names_that_no_face_can_have_cost_their_own_photograph_alone(tmp_path):
+    """Of 255 bytes; of a folder of other photographs; and the others are aligned, whatever is in their names."""
+    folder, listed = tmp_path / "photographs", tmp_path / "list.csv"
+    good = ["a\rb.png", "b.png", 'c,"1.png', "new\nline.png", "n" * 251 + ".png"]
+    good.append("taken.jpg")
+    bad = ["m" * 250 + ".jpg", "m" * 250 + ".bmp", "taken.png/x.png"]  # of the first two, both keep their extension
+    for n, name in enumerate([*good, *bad]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(cv2.imencode(".png", picture(n, 112))[1].tobytes())
+    points = ",".join(map(str, TEMPLATE.ravel()))
+    quoted = [name.replace('"', '""') for name in [*good, *bad]]
+    listed.write_text("".join(f'"{name}",{points}\n' for name in quoted), newline="")
+    for kept in (0, 6):
+        aligned = align(folder, tmp_path / "out", landmarks=listed, show_progress=False, workers=1)
+        assert (aligned.aligned, aligned.kept, aligned.rejected) == (6, kept, 3)
+        assert {line["file"] for line in lines(tmp_path / "out" / "rejected.jsonl")} == set(bad)
+        assert all("its face cannot be called" in line["reason"] for line in lines(tmp_path / "out" / "rejected.jsonl"))
+        with open(tmp_path / "out" / "landmarks.csv", encoding="utf-8", newline="") as file:
+            assert {row[0] for row in csv.reader(file)} == {"path", *good}
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_log_that_a_full_disk_has_cut_is_gone_on_with(photographs, tmp_path):
+    """Within quotes, which take what follows along until the next one."""
+    out, fake = tmp_path / "out", Fake(FACES)
+    align(photographs, out, detector=fake, show_progress=False)
+    (out / ".unfinished").mkdir()
+    (out / "alignment.json").rename(out / "kept.json")
+    (out / "landmarks.csv").unlink()
+    write_json(out / ".unfinished" / "settings.json", json.loads((out / "kept.json").read_bytes())["settings"])
+    (out / "kept.json").unlink()
+    line = f"x.png,{','.join(map(str, TEMPLATE.ravel()))},1\n"
+    (out / ".unfinished" / "landmarks.csv").write_text('"anna/0\n' + line * 10_000)
+    assert align(photographs, out, detector=fake, show_progress=False).aligned >= 6
+
+
+def test_links_that_lead_to_one_folder_again_and_again_are_refused(tmp_path):
+    for level in range(30):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "30").mkdir()
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "first").symlink_to(tmp_path / "0")
+    with pytest.raises(UsageError, match="ways lead to this folder"):
+        list_photographs(tmp_path / "photographs")

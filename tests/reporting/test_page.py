@@ -41,6 +41,20 @@ def test_every_part_escapes_names_and_an_empty_section_has_no_heading(tmp_path):
     assert embedded(tmp_path / "gone.png", "", "") is None
 
 
+def test_no_name_reorders_what_stands_behind_it(tmp_path):
+    template = tmp_path / "parts.j2"
+    template.write_text(PARTS)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    name = "a\u202egpj.exe\u2066\x1b[2J\0 \u00e4\u05d0"
+    path = write_page(
+        tmp_path / "page.html", template, title=name, image=embedded(tmp_path / "a.png", name, name),
+        nothing=Table((name,), []), content=Table((name,), [(f"{name}\n{name}",)]),
+    )  # fmt: skip
+    page = path.read_text(encoding="utf-8")
+    assert not set("\u202e\u2066\x1b\0") & set(page)
+    assert page.count("a\\u202egpj.exe\\u2066\\u001b[2J\\u0000 \u00e4\u05d0") == 10
+
+
 @pytest.fixture
 def run(tmp_path):
     """What a finished run leaves for its report, with HTML in every name."""

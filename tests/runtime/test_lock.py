@@ -177,3 +177,40 @@ def test_without_locks_the_last_of_two_that_start_at_once_has_it(tmp_path, monke
     with pytest.raises(UsageError, match="process 1 on h"):
         directory_lock(tmp_path).__enter__()
     assert lock._held == set()
+
+
+WHOLE = {"pid": 1, "host": socket.gethostname(), "since": "now", "command": "c", "born": "b", "behalf": ""}
+STRANGE = {
+    "deep": b"[" * 60_000,
+    "a long number": b'{"pid": ' + b"9" * 5000 + b"}",
+    "a list": b"[1]",
+    **{f"pid {pid}": json.dumps(WHOLE | {"pid": pid}).encode() for pid in ("x", None, 1.5, True, -1, 0, 2**70)},
+    "no host": json.dumps(WHOLE | {"host": None}).encode(),
+    "no text": b"\xff\xfe\0",
+}
+
+
+@pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE.keys())
+def test_a_lock_file_that_is_none_of_ours_names_nobody(tmp_path, system, content):
+    """It came with a folder that was copied, perhaps: nobody holds it."""
+    (tmp_path / NAME).write_bytes(content)
+    assert holder_of(tmp_path) == {}
+    with on_behalf_of(tmp_path), directory_lock(tmp_path):
+        assert holder_of(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_lock_that_its_last_holder_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Without flock: whoever opened the file before holds one that nobody else can see."""
+    refuse_flock(monkeypatch, errno.ENOLCK)
+    waits, sleep = [], time.sleep
+
+    def removed_while_waiting(seconds):
+        if not waits:
+            (tmp_path / NAME).unlink()
+        waits.append(seconds)
+        sleep(0)
+
+    monkeypatch.setattr(lock.time, "sleep", removed_while_waiting)
+    with directory_lock(tmp_path):
+        assert holder_of(tmp_path)["pid"] == os.getpid()
+    assert len(waits) == 2

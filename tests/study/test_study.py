@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import astuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.study.collect import own_results
 from hrfr_fast.study.compare import Dose, doses_of
 from hrfr_fast.study.cost import estimates
 from hrfr_fast.study.plan import make_plan
@@ -132,6 +134,24 @@ def test_finished_runs_are_reused_and_others_refused(done, packed, preset, tmp_p
     other.write_text(PRESET.replace("lowres = 4", "lowres = 5"))
     with pytest.raises(UsageError, match="steps 4, and now it is 5"):
         run_study(["lowres32"], packed, done, preset=str(other), device="cpu", show_progress=False)
+
+
+PARTS_OF_RESULTS = {
+    "nothing": None,
+    "half": "{",
+    "deep": "[" * 100_000,
+    "a list": "[]",
+    "no numbers": '{"hres": {}}',
+    "not a number": '{"hres": {"kind": "test", "pairs": 3, "accuracy": NaN, "accuracy_ci": [0, 1]}}',
+}
+
+
+@pytest.mark.parametrize("name", PARTS_OF_RESULTS)
+def test_results_of_a_run_that_were_copied_in_part_are_told(done, packed, preset, tmp_path, name):
+    if PARTS_OF_RESULTS[name] is not None:
+        (tmp_path / "results.json").write_text(PARTS_OF_RESULTS[name], encoding="utf-8")
+    with pytest.raises(UsageError, match="missing or damaged"):
+        own_results(SimpleNamespace(directory=tmp_path), planned(["lowres32"], packed, done, preset=preset))
 
 
 def test_a_study_in_use_is_refused_and_a_run_of_it_too(done, packed, preset):

@@ -1,6 +1,7 @@
 """``check RUN``: a whole run has nothing to be told of, and each damaged file is named with what to do."""
 
 import json
+import math
 import os
 import shutil
 
@@ -128,3 +129,43 @@ def test_a_tensor_that_the_training_state_marks_as_a_folder_is_refused(tmp_path)
     path.write_bytes(content)
     with pytest.raises(DamageFound, match="data/0 is marked as a folder"):
         load_state(path, torch.device("cpu"))
+
+
+SPOILT = {
+    "no dictionary": lambda state: [1],
+    "no step": lambda state: {name: value for name, value in state.items() if name != "step"},
+    "a step before the first": lambda state: state | {"step": -5},
+    "no time of a verification": lambda state: state | {"next_eval": math.nan},
+    "rows of another folder": lambda state: state | {"rows": {"file": "../../a.safetensors", "names": ["head.weight"]}},
+    "no names of rows": lambda state: state | {"rows": {"file": "last.rows-2.safetensors", "names": 7}},
+    "no network": lambda state: state | {"backbone": {}},
+    "another network": lambda state: state | {"backbone": {name: torch.zeros(3) for name in state["backbone"]}},
+    "no phase of this run": lambda state: state | {"phase": 9},
+    "no optimiser": lambda state: state | {"optimizer": {"state": {}, "param_groups": []}},
+    "no random numbers": lambda state: state | {"random": torch.zeros(3)},
+    "no plateaus": lambda state: state | {"plateau": {"evil": 1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_whole_file_that_is_no_state_of_this_training_is_refused_in_words(run, name):
+    """Of somebody who knows the format: resuming it is no traceback, and opens no file elsewhere."""
+    path = run / "checkpoints" / "last.state.pt"
+    save_state(path, SPOILT[name](load_state(path, torch.device("cpu"))))
+    with pytest.raises(DamageFound, match="a whole file, but not the state of"):
+        train(TrainSettings(out=str(run), device="cpu"), resume=True, show_progress=False)
+
+
+def test_lines_of_metrics_that_are_none_of_ours_are_left_out(run):
+    good = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    later = '{"kind": "later", "step": 1, "samples": 1}'
+    bad = ["{}", '{"kind": "train"}', '{"kind": "later", "step": 1}', "[1]", "NaN",
+           '{"kind": "train", "step": 1, "samples": "many", "epoch": 0, "loss": 1, "learning_rate": 1}',
+           '{"kind": ["train"], "step": 1, "samples": 1}']  # fmt: skip
+    (run / "metrics.jsonl").write_text("\n".join([*bad, later, good]), encoding="utf-8")
+    assert found(run) == [
+        ("metrics.jsonl", "line 1, 2, 3, 4, 5, ... damaged: left out of reports; nothing else depends on it")
+    ]
+    train(TrainSettings(out=str(run), device="cpu"), resume=True, show_progress=False)
+    kept = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["kind"] for line in kept} == {"train", "verification", "later"} and found(run) == []

@@ -83,7 +83,7 @@ def test_tensorboard_reads_the_events_and_forgets_those_of_an_earlier_start(tmp_
     for samples, steps, loss in ((0, (1, 2, 3), 5.0), (2, (3, 4), 6.0)):
         metrics = Metrics(tmp_path, samples)
         for step in steps:
-            metrics.write("train", step=step, samples=step, loss=loss + step)
+            metrics.write("train", step=step, samples=step, epoch=0.0, loss=loss + step, learning_rate=0.1)
         metrics.close()
         time.sleep(1.1 if samples == 0 else 0)  # TensorBoard sorts files by their second
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

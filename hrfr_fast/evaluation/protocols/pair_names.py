@@ -6,6 +6,7 @@ Picture ``n`` of a person lies in ``<name>/<name>_000n.<any picture suffix>``.
 """
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-MAX_BYTES = 64 << 20  # of a list: LFW's has 160 kB
+MAX_BYTES = 16 << 20  # of a list: LFW's has 160 kB, and its pairs take 40 times its bytes of memory
 
 Face = tuple[str, int]
 """A person's name and the number of a picture."""
@@ -40,12 +41,15 @@ def read_pair_list(path: Path) -> PairList:
     if path.stat().st_size > MAX_BYTES:
         raise UsageError(f"{path}: {path.stat().st_size:,} bytes; a list of pairs has at most {MAX_BYTES:,}")
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    fields = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+    fields = ((number, line.split()) for number, line in enumerate(lines, 1) if line.strip())  # one after the other
     declared: list[int] = []
-    if fields and len(fields[0][1]) <= 2:
-        number, values = fields.pop(0)
-        declared = [_whole(path, number, value) for value in values]
-    pairs = [_pair(path, number, values) for number, values in fields]
+    pairs: list[tuple[Face, Face]] = []
+    for number, values in itertools.islice(fields, 1):
+        if len(values) <= 2:
+            declared = [_whole(path, number, value) for value in values]
+        else:
+            pairs.append(_pair(path, number, values))
+    pairs += [_pair(path, number, values) for number, values in fields]
     if not pairs:
         raise UsageError(f"{path}: there are no pairs in it")
     folds, each = (declared[0], declared[1]) if len(declared) == 2 else (1, declared[0] if declared else 0)

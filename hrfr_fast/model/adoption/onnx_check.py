@@ -26,7 +26,9 @@ def refuse_other_embeddings(path: Path, network: nn.Module, size: int, *, takes_
     onnxruntime = require_export("onnxruntime", f"comparing {path} with our network")
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # none: it prints names in the graph as they are, escape sequences too
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         fed = (127.5 * images + 127.5 if takes_pixels else images).numpy()
         name = session.get_inputs()[0].name  # one picture at a time: some graphs have a fixed batch of one
         theirs = np.concatenate([session.run(None, {name: fed[number : number + 1]})[0] for number in range(2)])

@@ -21,6 +21,7 @@ from hrfr_fast.model.adoption.translation import Translated, completed
 from hrfr_fast.model.backbone import BackboneSettings
 from hrfr_fast.model.backbones.table import BACKBONES, ImprovedResNet
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.optional import require_export
 
 if TYPE_CHECKING:
@@ -88,7 +89,14 @@ def _graph(path: Path) -> "onnx.GraphProto":
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception:  # protobuf's DecodeError, which has no fixed place
         raise UsageError(f"{path}: not an ONNX file, or damaged") from None
-    if any(tensor.external_data for tensor in model.graph.initializer):
+    own = {"", "ai.onnx"}
+    foreign = sorted({str(node.domain) for node in model.graph.node} - own)
+    if foreign or any(function.domain in own for function in model.functions):
+        whose = repr(one_line(foreign[0])) if foreign else "its own under ONNX's names"
+        raise UsageError(f"{path}: it has operators of {whose}; only those of ONNX itself are read here")
+    sparse = [half for one in model.graph.sparse_initializer for half in (one.values, one.indices)]
+    values = [tensor for node in model.graph.node for one in node.attribute for tensor in (one.t, *one.tensors)]
+    if any(tensor.external_data or tensor.data_location for tensor in (*model.graph.initializer, *sparse, *values)):
         raise UsageError(f"{path}: it keeps its weights in other files; save it again with them inside")
     return cast("onnx.GraphProto", model.graph)
 

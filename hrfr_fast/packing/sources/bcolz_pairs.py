@@ -1,5 +1,6 @@
 """Pairs in a bcolz carray, the layout of public validation sets (InsightFace_Pytorch, face.evoLVe, cavaface)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ CHANNELS = ("bgr", "rgb")
 SCALES = ((127.5, 127.5), (128.0, 127.5))
 LARGEST_ROUNDING = 0.1  # of a pixel value: twice what float16 loses, far less than a wrong factor gives
 MOST_META = 1 << 16  # bytes of a file of meta/
+BLOCK_HEADER = 32  # bytes: 16 of bloscpack, then blosc's, whose second number is that of the bytes when unpacked
 SAMPLE = 32  # pictures by which the scale of the values is found
 
 
@@ -37,12 +39,16 @@ class BcolzPairs(PairCandidates):
     def __init__(self, name: str, directory: Path, channels: str = "bgr") -> None:
         self.directory, self.channels = directory, channels
         labels = directory.with_name(directory.name + "_list.npy")
+        files = sorted([*directory.rglob("*"), labels])
+        for file in files:
+            if file.is_fifo():  # opening it would wait for somebody who writes there
+                raise UsageError(f"{file}: a named pipe, not a file of a bcolz array; remove it")
         self.same = _read_same(labels)
-        shape, dtype = _read_meta(directory)
+        shape, dtype, block = _read_meta(directory)
         _refuse_shape(directory, shape)
         if shape[0] != 2 * len(self.same):
             raise UsageError(f"{directory}: {shape[0]} pictures and {len(self.same)} labels; two pictures make a pair")
-        files = sorted([*directory.rglob("*"), labels])
+        _refuse_other_blocks(directory, shape[0], math.prod(shape[1:]) * dtype.base.itemsize, block)
         states = {file.relative_to(directory.parent).as_posix(): file.stat() for file in files if file.is_file()}
         self._lines = [f"{name}\t{state.st_size}\t{state.st_mtime_ns}" for name, state in states.items()]
         content = "\n".join(f"{name}\t{state.st_size}" for name, state in states.items())
@@ -169,18 +175,21 @@ def _read_same(path: Path) -> NDArray[np.bool_]:
     return np.asarray(same, bool)
 
 
-def _read_meta(directory: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype as bcolz's own JSON files give them, checked before bcolz sees the directory."""
+def _read_meta(directory: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, dtype and pictures a block as bcolz's own JSON files give them, checked before bcolz sees the directory:
+    it divides by the last of them."""
     try:
         shape = tuple(int(n) for n in _meta(directory, "sizes")["shape"])
         storage = _meta(directory, "storage")
-        dtype = np.dtype(str(storage["dtype"]))
+        dtype, block = np.dtype(str(storage["dtype"])), storage["chunklen"]
+        if type(block) is not int or block < 1:
+            raise ValueError(f"its chunklen is {str(block)[:40]}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError, SyntaxError) as error:
         raise UsageError(f"{directory}: not a bcolz array directory: {error}") from error
     if dtype.base.kind == "f" and dtype.base.itemsize in (2, 4, 8):
-        return shape, dtype
+        return shape, dtype, block
     if dtype.base == np.uint8:
-        return shape, dtype
+        return shape, dtype, block
     raise UsageError(f"{directory}: expected float16, float32, float64 or uint8 pictures, found {dtype}")
 
 
@@ -190,6 +199,37 @@ def _meta(directory: Path, name: str) -> Any:
     if len(content) > MOST_META:
         raise ValueError(f"meta/{name} has more than {MOST_META:,} bytes")
     return parsed_json(content)
+
+
+def _refuse_other_blocks(directory: Path, pictures: int, size: int, block: int) -> None:
+    """Raise UsageError where most files of blocks hold another number of pictures than ``block``, which meta/storage
+    says: bcolz would give pictures from other places, or black ones, without a word.
+
+    Args:
+        pictures: in the array.
+        size: of a picture in bytes.
+    """
+    found = {
+        int(file.stem[2:]): held
+        for file in (directory / "data").glob("__*.blp")
+        if file.stem[2:].isdecimal() and (held := _unpacked_bytes(file)) is not None
+    }
+    wrong = [number for number, held in found.items() if held != min(block, pictures - number * block) * size]
+    if 2 * len(wrong) > len(found):
+        raise UsageError(
+            f"{directory}: {len(wrong):,} of its {len(found):,} blocks do not hold {block:,} pictures each, as"
+            f" meta/storage says (block {wrong[0]}: {found[wrong[0]] / size:g}); copy the array again"
+        )
+
+
+def _unpacked_bytes(file: Path) -> int | None:
+    """Bytes that the block in ``file`` has when it is unpacked, by its header; None where it has no header."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(BLOCK_HEADER)
+    except OSError:
+        return None  # packing rejects its pictures with the reason
+    return int.from_bytes(head[20:24], "little") if len(head) == BLOCK_HEADER else None
 
 
 def _refuse_shape(directory: Path, shape: tuple[int, ...]) -> None:

@@ -19,6 +19,7 @@ from hrfr_fast.packing.picture_files import read_named
 from hrfr_fast.packing.sources.candidates import PairCandidates, digest_of_text
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.untrusted import lines_of
 
 
 class PathPairs(PairCandidates):
@@ -85,7 +86,7 @@ def read_csv(name: str, path: Path) -> PathPairs:
     malformed: list[dict[str, Any]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            for number, row in enumerate(csv.reader(file, strict=True), 1):
+            for number, row in enumerate(csv.reader(lines_of(file), strict=True), 1):
                 cells = [cell.strip() for cell in row]
                 if not any(cells) or (number == 1 and cells[-1].lower() in ("label", "same", "issame", "match")):
                     continue
@@ -101,7 +102,7 @@ def read_csv(name: str, path: Path) -> PathPairs:
                     continue
                 paths += cells[:2]
                 same.append(cells[2] == "1")
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a list of pairs: {error}") from error
     if not paths:
         raise UsageError(f"{path}: no line of the form path,path,0|1")

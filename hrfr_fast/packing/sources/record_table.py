@@ -72,8 +72,12 @@ class RecordTable:
         kind, length = heads["word"] >> LENGTH_BITS, (heads["word"] & LENGTH).astype(np.int64)
         flags = heads["flag"].copy()
         spans, labels = PART.size + length, np.where(flags > 0, heads["first"], heads["label"])
+        known, found = -1, (0, 0.0, 0, 0)
         for row in np.flatnonzero((heads["magic"] == MAGIC) & (kind == FIRST)).tolist():
-            flags[row], labels[row], spans[row], length[row] = self._of_parts(int(self.starts[rows[row]]))
+            start = int(self.starts[rows[row]])
+            if start != known:  # any number of keys may lead to one place, and they follow one another here
+                known, found = start, self._of_parts(start, int(following[row]))
+            flags[row], labels[row], spans[row], length[row] = found
         needed, ends = HEADER.size + 4 * flags.astype(np.int64), self.starts[rows] + spans
         problems = {
             NO_MAGIC: heads["magic"] != MAGIC,
@@ -87,9 +91,12 @@ class RecordTable:
         self.flags[rows], self.labels[rows], self.spans[rows] = flags, labels, spans
         self.filled[rows] = length > needed
 
-    def _of_parts(self, start: int) -> tuple[int, float, int, int]:
-        """Flag, label, span and length of a record of several parts; length -1 where they do not fit together."""
-        span = recordio.span_of_parts(self.file, start)
+    def _of_parts(self, start: int, following: int) -> tuple[int, float, int, int]:
+        """Flag, label, span and length of a record of several parts; length -1 where they do not fit together, 0 where
+        they reach beyond ``following``."""
+        span = recordio.span_of_parts(self.file, start, following)
+        if start + span > following:
+            return 0, 0.0, span, 0
         try:
             content = recordio.joined(self.file.at(start, span))
         except Rejected:

@@ -3,7 +3,6 @@
 ``RULE`` says how. "Surely" means that the interval lies beyond the bound.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from hrfr_fast.format.beton import file_digest
 from hrfr_fast.format.reader import PairSet
 from hrfr_fast.model.checkpoint import weights_path
 from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.study.compare import HR_HR, HR_LR, outcomes_of, rates_of, units_of, verified_of
 from hrfr_fast.study.plan import StudyPlan
 from hrfr_fast.study.remedies.development import NATIVE, DevelopmentScores, development_sets, read_development
@@ -45,7 +45,7 @@ def read_choice(path: Path) -> Choice | None:
     if not path.exists():
         return None
     try:
-        return TypeAdapter(Choice).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(Choice).validate_python(parsed_json(path.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
         raise UsageError(f"{path}: cannot be read as a choice among remedies: {error}") from None
 

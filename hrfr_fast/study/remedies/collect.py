@@ -1,12 +1,12 @@
 """Collection of what a study of remedies has found: verdicts, calibration, costs and what is recommended."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hrfr_fast.evaluation.compare import Estimate
-from hrfr_fast.runtime.errors import HrfrError
+from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.runtime.words import plural
 from hrfr_fast.study.compare import HR_HR, HR_LR, Comparison, level_of
 from hrfr_fast.study.plan import StudyPlan
@@ -84,7 +84,10 @@ def _controls(plan: StudyPlan, choice: Choice) -> dict[str, str]:
 def _matched(out: Path, what: str) -> dict[str, Any]:
     """ "settings" or "evidence" of the matched degradation; empty where none was matched."""
     path = out / DEGRADATION
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[what] if path.exists() else {}
+    try:
+        found: dict[str, Any] = parsed_json(path.read_bytes())[what] if path.exists() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: damaged ({error!r}); remove it, and it is made anew") from None
     return found
 
 

@@ -4,7 +4,6 @@ Development faces are of people taken out of the training splits (``pack --dev-i
 as they are, and high-resolution ones, which are also shown degraded.
 """
 
-import json
 import time
 import zipfile
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hrfr_fast.format.names import DEVELOPMENT
 from hrfr_fast.format.reader import Packed, PairSet
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import atomic_write, write_json
+from hrfr_fast.runtime.untrusted import parsed_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,7 +117,7 @@ def is_scored_on_development(run: Path, packed: Packed) -> bool:
 def read_development(run: Path, asked: dict[str, Any] | None = None) -> DevelopmentScores | None:
     """The scores that ``score_development`` left in ``run``; None without any, or for another ``asked``."""
     try:
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        facts = parsed_json((run / FACTS).read_bytes())
         with np.load(run / ARRAYS, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         if asked is not None and facts["asked"] != asked:

@@ -5,7 +5,6 @@ them, and they are no part of the criterion. Decisions are kept and not rates, s
 person.
 """
 
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hrfr_fast.model.checkpoint import weights_path
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.files import atomic_write, write_json
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.study.candidates import PublicSet
 from hrfr_fast.study.plan import StudyPlan, StudyRun
 from hrfr_fast.study.remedies.results import PublicResult
@@ -91,7 +91,7 @@ def _save(run: StudyRun, found: Found, sets: Sequence[PublicSet]) -> None:
 def read_decisions(run: Path, asked: Mapping[str, Any]) -> Found | None:
     """What ``score_public_sets`` left in ``run``; None without any, or for another ``asked``."""
     try:
-        facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+        facts = parsed_json((run / FACTS).read_bytes())
         if facts["asked"] != asked:
             return None
         with np.load(run / ARRAYS, allow_pickle=False) as file:

@@ -13,7 +13,6 @@ What a stage has found lies in its file, so the same command continues a study t
 made is never made again.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from hrfr_fast.regimes import regime_named
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.progress import console
+from hrfr_fast.runtime.untrusted import parsed_json
 from hrfr_fast.study.candidates import TOGETHER
 from hrfr_fast.study.plan import StudyPlan
 from hrfr_fast.study.remedies.choice import RULE, evidence_of, now, ranking, read_choice, weights_of
@@ -63,7 +63,7 @@ def _read(path: Path, key: str) -> Any:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[key]
+        return parsed_json(path.read_bytes())[key]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: damaged ({error!r}); remove it, and it is made anew") from None
 
