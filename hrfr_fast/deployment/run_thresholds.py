@@ -52,8 +52,11 @@ def recorded_thresholds(weights: Path) -> RunThresholds | None:
         return None
     try:
         results = parsed_json((run_directory_of(weights) / "results.json").read_bytes())
-        known = {name: (entry["kind"], int(entry["pairs"]), entry["thresholds"]) for name, entry in results.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not evaluated, or by an earlier version
+        known = {
+            name: (str(entry["kind"]), int(entry["pairs"]), list(entry["thresholds"]))
+            for name, entry in results.items()
+        }
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError):  # not evaluated, or older
         return None
     name = _preferred({name: kind for name, (kind, _, thresholds) in known.items() if thresholds})
     if name is None:
