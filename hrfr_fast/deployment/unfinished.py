@@ -1,6 +1,5 @@
 """Unfinished embeddings on disk: a memory-mapped array and a record of what it belongs to, so that work can go on."""
 
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
+from hrfr_fast.runtime.untrusted import parsed_json
 
 PENDING, DONE, REJECTED, UNREADABLE = range(4)
 
@@ -36,9 +36,11 @@ class Unfinished:
                 f"{folder} holds unfinished embeddings of other {' and '.join(changed) or 'work'}; give the command"
                 f" that began them to continue, or remove it (rm -r {shlex.quote(str(folder))}) to begin anew"
             )
-        self.done = int(found["done"]) if found else 0
-        self.reasons: dict[int, str] = {int(k): str(v) for k, v in found["reasons"].items()} if found else {}
-        self.resampled: dict[str, int] = dict(found["resampled"]) if found else {}
+        if found is not None and not 0 <= found["done"] <= count:
+            found = None
+        self.done: int = found["done"] if found else 0
+        self.reasons: dict[int, str] = found["reasons"] if found else {}
+        self.resampled: dict[str, int] = found["resampled"] if found else {}
         mode = "r+" if found else "w+"
         self.rows: NDArray[np.float32] = _mapped(folder / "embeddings.npy", mode, np.float32, (count, dimension))
         self.status: NDArray[np.uint8] = _mapped(folder / "status.npy", mode, np.uint8, (count,))
@@ -48,11 +50,14 @@ class Unfinished:
     def _found(self) -> dict[str, Any] | None:
         """The record of what is there; None where there is nothing, or nothing usable."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / "state.json").read_bytes())
-            if not {"belongs_to", "done", "reasons", "resampled"} <= found.keys():
+            found: dict[str, Any] = parsed_json((self.folder / "state.json").read_bytes())
+            if not all(isinstance(found[name], dict) for name in ("belongs_to", "reasons", "resampled")):
                 return None
-            return found
-        except (OSError, ValueError, AttributeError):
+            return found | {
+                "done": int(found["done"]),
+                "reasons": {int(k): str(v) for k, v in found["reasons"].items()},
+            }
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def save(self) -> None:

