@@ -131,6 +131,7 @@ def test_a_full_memory_is_told_in_words(monkeypatch):
 
     told = []
     monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "collect_seldom", lambda: None)  # it would stay so for the tests after this one
     monkeypatch.setattr(cli, "fail", lambda *message: told.append(message))
     cli.main()
     assert len(told) == 1 and told[0][1] == 1 and "the memory is full: Unable to allocate 12.0 GiB" in told[0][0]

@@ -111,7 +111,8 @@ class BcolzPairs(PairCandidates):
         array = self.open()
         for i in np.unique(np.linspace(0, self.count - 1, min(self.count, SAMPLE)).astype(int)).tolist():
             try:
-                picture = np.asarray(array[i], np.float64)
+                with np.errstate(invalid="ignore"):  # signalling NaNs of damaged numbers
+                    picture = np.asarray(array[i], np.float64)
             except Exception:  # A damaged block: packing rejects its pictures with the reason.
                 continue
             if np.isfinite(picture).all():
