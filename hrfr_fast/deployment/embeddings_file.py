@@ -161,6 +161,7 @@ def _names(arrow: Any, file: Any, most: int) -> list[str]:
     held = 0
     for batch in file.iter_batches(NAMES_AT_ONCE, columns=["name"]):
         column = batch.column(0)
+        column.validate(full=True)  # numbers of names that are not there
         if column.null_count:
             raise ValueError("names are missing")
         if isinstance(column, arrow.DictionaryArray):
