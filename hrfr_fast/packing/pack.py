@@ -27,6 +27,7 @@ from hrfr_fast.runtime.names import one_line
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.runtime.signals import StopFlag
 from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.words import counted
 
 
 def pack(
@@ -179,8 +180,10 @@ def _raise_if_not_all(summary: PackSummary, strict: bool) -> None:
     """Raise IncompletePack where files could not be read, StrictRefusal where any were rejected and ``strict`` is."""
     _raise_if_incomplete(summary, f': it tries what is marked "retry" in {summary.out / QUARANTINE}')
     if strict and summary.rejected:
-        counted = f"{summary.rejected} inputs were rejected (--strict); everything else is packed"
-        raise StrictRefusal(f"{counted}, files and reasons are in {summary.out / QUARANTINE}")
+        raise StrictRefusal(
+            f"{counted(summary.rejected, 'input')} rejected (--strict); everything else is packed, files and reasons"
+            f" are in {summary.out / QUARANTINE}"
+        )
 
 
 def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:

@@ -98,7 +98,7 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
 def test_strict_refuses_after_packing_the_rest(tree, tmp_path):
     (tree / "highres/h001/0.jpg").write_bytes(b"broken")
     for _ in range(2):  # the second time there is nothing to pack, and still something rejected
-        with pytest.raises(StrictRefusal, match="1 inputs"):
+        with pytest.raises(StrictRefusal, match="1 input rejected"):
             run(tree, tmp_path / "out", strict=True)
     assert open_packed(tmp_path / "out").splits["highres"].samples == 17
 
