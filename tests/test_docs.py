@@ -15,7 +15,10 @@ from hrfr_fast.regimes import load_regime
 from hrfr_fast.study.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *(page for room in ("benchmarks", "docs") for page in sorted((ROOT / room).rglob("*.md"))),
+]
 EXAMPLE = ROOT / "docs" / "assets" / "tutorial.py"
 GENERATED = {"reference/commands.md", "reference/settings.md", "reference/regimes.md", "decisions/index.md"}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

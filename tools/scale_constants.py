@@ -14,7 +14,7 @@ MEASURED = {
     "bytes of a 112-px JPEG": Constant(4070, "RESULTS: a million faces in an InsightFace .rec, 4.07 GB"),
     "faces packed in a CPU second": Constant(5300, "RESULTS: the same pack, 189 CPU seconds"),
     "bytes of the packing process a face": Constant(115, "RESULTS: 110 MiB of arrays on a million records"),
-    "CPU seconds of a permutation of a million": Constant(0.08, "RESULTS, other figures"),
+    "CPU seconds of a permutation of a million": Constant(0.08, "results/loaders.md: a permutation of records"),
     "bytes of a rank's tables a face": Constant(30, "offset, length, label 8 each, mode 1, CRC-32 4, verified 1"),
     "bytes of an order a face": Constant(8, "int64"),
     "orders that a rank keeps": Constant(16, "lru_cache of sampling/sampler.py"),

@@ -3,7 +3,7 @@
 The order of its loops is what makes it fast: the horizontal pass vectorises over the rows of a transposed copy of the
 source, the vertical pass over whole output rows; and the colour matrix is applied after the horizontal pass, on the
 smaller image, which is exact because all three steps are linear and the vertical weights sum to 1. With a box for every
-image, 36 -> 144 px, this is several times as fast as the straightforward loop, see benchmarks/RESULTS.md.
+image, 36 -> 144 px, this is several times as fast as the straightforward loop, see benchmarks/results/loaders.md.
 
 Images that are only cropped, flipped and made brighter or darker, and shrunk to no less than four fifths, are computed
 in 16-bit fixed point, 32 values at a time: 64 steps a level after the horizontal pass, 16 after the vertical one. All

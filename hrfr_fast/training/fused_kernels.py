@@ -27,7 +27,7 @@ def kernels_choice(
     """Whether to use the kernels, for ``auto | on | off``: on or off, or auto where a trial on a GPU is to tell.
 
     auto: on every CPU, where the step was faster in every case that was measured, 1.2 to 2 times
-    (``benchmarks/RESULTS.md``, "Steps on a CPU"); on a GPU where the run's trial of ways finds it faster.
+    (``benchmarks/results/cpu_steps.md``); on a GPU where the run's trial of ways finds it faster.
 
     Args:
         compile: ``--compile`` as asked for; a compiled step has no use for them.
