@@ -11,15 +11,12 @@ python=${PYTHON:-python3}
 packages=(libgomp1 libgl1 libglib2.0-0 libxcb1)
 [ "$purpose" = demo ] || packages+=(g++ pkg-config libturbojpeg0-dev libopencv-core-dev libopencv-imgproc-dev)
 if command -v dpkg-query >/dev/null; then
-    missing=()
-    for package in "${packages[@]}"; do
-        # Newer releases renamed some (libglib2.0-0t64): a package that another one provides counts as there.
-        dpkg-query -W -f '${Status} ${Package} ${Provides}\n' 2>/dev/null |
-            grep -q "^install ok installed.*[ ,]${package//+/\\+}\([ ,]\|$\)" || missing+=("$package")
-    done
-    "$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    listed=$(tools/missing_packages.sh "${packages[@]}")
+    read -r -d '' -a missing <<<"$listed" || true
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    "$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=("python$version-venv")
     has_headers='import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-    [ "$purpose" = demo ] || "$python" -c "$has_headers" || missing+=(python3-dev)
+    [ "$purpose" = demo ] || "$python" -c "$has_headers" || missing+=("python$version-dev")
     if ((${#missing[@]})); then
         if [ "$(id -u)" = 0 ]; then
             apt-get update -qq
@@ -53,7 +50,7 @@ PY
     "${install[@]}" "${needed[@]}"
     "${install[@]}" --no-deps -e .
 else
-    "${install[@]}" -e '.[dev,docs]' tbb
+    "${install[@]}" -e '.[dev,docs]' "tbb; platform_machine == 'x86_64'"
     ./tools/install_ffcv.sh "$venv"
 fi
 # In place of pip's own compiling, which uses one core and does the libraries' tests, too. What only older or newer
