@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from numba.np.ufunc import parallel
 
+from hrfr_fast.packing.decode import opencv_logging
+
 with suppress(ImportError):
     import matplotlib  # now, so that no test is the one whose import sets it up
 
@@ -60,7 +62,7 @@ def process_state() -> dict[str, Any]:
         "numba's threads": _numba_threads(),
         "numba's types": [array.mutable for array in NUMBA_ARRAYS],
         "OpenCV's threads": cv2.getNumThreads(),
-        "OpenCV's log level": cv2.utils.logging.getLogLevel(),
+        "OpenCV's log level": opencv_logging().getLogLevel(),
         "threads": {thread for thread in threading.enumerate() if not _lasts(thread)},
         "child processes": _children(),
         "open files": _open_files(),

@@ -7,6 +7,7 @@ rejected rather than half decoded. Grey, palette and 16-bit pictures become 8-bi
 import struct
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from hrfr_fast.packing.picture_files import Rejected
 # 4096 x 4096: far beyond any face crop, and small enough that one such picture in each of 16 workers fits in memory.
 MAX_PIXELS = 1 << 24
 JPEG_QUALITY = 95
+SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
 
 
 @dataclass(frozen=True)
@@ -117,20 +119,24 @@ class _OpenCVSilent:
         self._lock, self._inside, self._level = threading.Lock(), 0, 0
 
     def __enter__(self) -> None:
-        import cv2
-
         with self._lock:
             if not self._inside:
-                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._level = opencv_logging().getLogLevel()
+                opencv_logging().setLogLevel(SILENT)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        import cv2
-
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                cv2.utils.logging.setLogLevel(self._level)
+                opencv_logging().setLogLevel(self._level)
+
+
+def opencv_logging() -> Any:
+    """What has OpenCV's ``getLogLevel`` and ``setLogLevel``: a module of OpenCV 5, OpenCV itself before that."""
+    import cv2
+
+    return getattr(cv2.utils, "logging", cv2)
 
 
 _OPENCV_SILENT = _OpenCVSilent()
