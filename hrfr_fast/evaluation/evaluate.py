@@ -135,9 +135,13 @@ def pair_sets_named(packed: Packed, names: list[str] | None) -> list[PairSet]:
 
 
 def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
-    """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata."""
+    """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata.
+
+    On a CPU kernels of our own compute it, as in training.
+    """
     from hrfr_fast.model.checkpoint import load_module, read_metadata, require_network
     from hrfr_fast.model.fused import build_model, model_settings, refuse_larger_model
+    from hrfr_fast.model.kernels.cpu_use import use_on_cpu
 
     metadata = read_metadata(weights)
     require_network(weights, metadata)
@@ -145,6 +149,8 @@ def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[
     refuse_larger_model(weights, settings)
     backbone = build_model(settings)
     load_module(weights, "backbone", backbone)
+    if compute.device.type == "cpu":
+        use_on_cpu(backbone)
     return compute.place(backbone).eval(), metadata
 
 

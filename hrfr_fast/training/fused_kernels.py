@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from hrfr_fast.model.kernels.cpu_use import networks_for_kernels, use_on_cpu
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.progress import console
 from hrfr_fast.training.compiling import eager_seconds
@@ -78,12 +79,8 @@ def with_kernels(
 ) -> "tuple[nn.Module, MarginHead]":
     """Embedder and head, the kernels computing what they can of them where they are ``wanted``."""
     if wanted and compute.device.type == "cpu":
-        networks, _ = _users([backbone])
-        for network in networks:
-            network.cpu_kernels = True
+        use_on_cpu(backbone)
         head.cpu_kernels = True
-        if networks and not _compiled_before():
-            console.print("the CPU's kernels are compiled in the first step, once: about 15 seconds of CPU time")
     elif wanted:
         networks, heads = switch_gpu_kernels([backbone, head], on=True)
         parts = ["what stands between the network's convolutions"] if networks else []
@@ -106,23 +103,12 @@ def switch_gpu_kernels(
 
 def _users(parts: "Iterable[nn.Module]") -> "tuple[list[ImprovedResNetBackbone], list[MarginHead]]":
     """The networks and heads in ``parts`` that kernels can compute."""
-    from hrfr_fast.model.backbones.improved_resnet import ImprovedResNetBackbone
-    from hrfr_fast.model.domain_norm import domains_of
     from hrfr_fast.model.heads import MarginHead
 
+    parts = list(parts)
     modules = [module for part in parts for module in part.modules()]
-    networks = [one for one in modules if isinstance(one, ImprovedResNetBackbone) and domains_of(one) is None]
-    return networks, [one for one in modules if isinstance(one, MarginHead) and one.shard is None and _head_fits(one)]
-
-
-def _compiled_before() -> bool:
-    """Whether numba's cache holds the kernels, of any version."""
-    from pathlib import Path
-
-    from hrfr_fast.model.kernels.norm_numba import moments  # numba: 0.5 s to import
-
-    folder = moments.stats.cache_path
-    return folder is not None and any(Path(folder).glob("norm_numba.moments-*.nbi"))
+    heads = [one for one in modules if isinstance(one, MarginHead) and one.shard is None and _head_fits(one)]
+    return networks_for_kernels(parts), heads
 
 
 def _head_fits(head: "MarginHead") -> bool:

@@ -92,21 +92,26 @@ def test_frozen_parts(parts: tuple[str, ...], keep_statistics: bool) -> None:
     if "output" in parts:
         assert_alike(step(fast, images), step(plain, images))
     else:
-        assert torch.equal(fast(images), plain(images))
+        assert_alike([fast(images)], [plain(images)], 1e-4)
     if "body" not in parts:
         moved = [name for name, value in fast.state_dict().items() if not torch.equal(value, before[name])]
         assert all(name.startswith("output.") for name in moved)
 
 
-def test_evaluation_and_export_see_torchs_layers() -> None:
+def test_evaluation_computes_the_same_and_exports_see_torchs_layers() -> None:
     plain, fast = networks()
     images = pictures()
     plain.eval(), fast.eval()
-    assert torch.equal(fast(images), plain(images))
+    before = copy.deepcopy(fast.state_dict())
+    with torch.inference_mode():
+        assert_alike([fast(images)], [plain(images)], 1e-5)
+        alone = torch.cat([fast(image[None]) for image in images])
+        assert_alike([alone], [plain(images)], 1e-5)  # BatchNorm takes one picture, too
+    assert all(map(torch.equal, fast.state_dict().values(), before.values()))
     exported = torch.export.export(fast, (images,))
-    assert "_Normalise" not in str(exported.graph)
-    with torch.no_grad():
-        assert torch.equal(fast.train()(images), plain.train()(images))
+    assert "batch_norm" in str(exported.graph) and "Normalise" not in str(exported.graph)
+    traced = torch.jit.trace(fast, images)
+    assert "batch_norm" in str(traced.inlined_graph)
 
 
 def test_equal_steps_have_equal_bits() -> None:

@@ -5,10 +5,10 @@ import torch
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import build_head
+from hrfr_fast.model.kernels import cpu_use
 from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
-from hrfr_fast.training import fused_kernels
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels, worth_trying
 
@@ -66,11 +66,11 @@ def test_on_a_cpu_they_are_set_and_their_first_use_is_said(
     assert with_kernels(network, head, CPU, wanted=False) == (network, head)
     assert not (network.cpu_kernels or head.cpu_kernels)  # off: torch's layers
     for compiled_before in (True, False):
-        monkeypatch.setattr(fused_kernels, "_compiled_before", lambda known=compiled_before: known)
+        monkeypatch.setattr(cpu_use, "compiled_before", lambda known=compiled_before: known)
         with_kernels(network, head, CPU, wanted=True)
         assert head.cpu_kernels and network.cpu_kernels == (name == "irse18") and not network.gpu_kernels
         streams = capsys.readouterr()
-        assert ("first step" in streams.out + streams.err) == (name == "irse18" and not compiled_before)
+        assert ("first used" in streams.out + streams.err) == (name == "irse18" and not compiled_before)
 
 
 @pytest.mark.parametrize(

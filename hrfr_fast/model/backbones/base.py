@@ -86,8 +86,8 @@ class Backbone(nn.Module):
 
     A subclass makes ``stem``, ``body`` and ``output``. ``activation_checkpointing``: recompute each block's activations
     in the backward pass instead of keeping them. ``gpu_kernels`` and ``cpu_kernels``: compute what stands between
-    convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and in training on
-    a CPU, with numba. ``domains``: which rows are of low resolution, where BatchNorm asks.
+    convolutions with kernels of our own, where the kind of network has them: on a GPU, with Triton, and on a CPU,
+    with numba. ``domains``: which rows are of low resolution, where BatchNorm asks.
     """
 
     stem: nn.Module

@@ -115,8 +115,13 @@ class ImprovedResNetBackbone(Backbone):
             from hrfr_fast.model.kernels.network import embed  # it needs Triton
 
             return embed(self, self.normalised(images))
-        if self.cpu_kernels and self.training and images.device.type == "cpu" and torch.is_grad_enabled():
+        if self.cpu_kernels and images.device.type == "cpu" and not _is_exported():
             from hrfr_fast.model.kernels.cpu_network import embed as embed_on_cpu  # it needs numba: 0.5 s to import
 
             return embed_on_cpu(self, self.normalised(images))
         return super().embedded(images)
+
+
+def _is_exported() -> bool:
+    """Whether the network is being written down for other programs, which know torch's layers alone."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -1,8 +1,8 @@
-"""Every s-th row and column of maps: slicing where a gradient is needed, ``MaxPool2d(1, s)`` elsewhere.
+"""Every s-th row and column of maps: slicing here, ``MaxPool2d(1, s)`` for whoever writes the network down.
 
-Pooling keeps an int64 index of each output for its backward pass, four times the bytes of the maps in bfloat16.
-Slicing keeps nothing. Plain ``maps[:, :, ::s, ::s]`` would do, but its gradient is laid out channel by channel: the
-layers before would go on in that layout.
+Pooling makes an int64 index of each output, four times the bytes of the maps in bfloat16, also where no gradient will
+be asked for. Slicing makes nothing. Plain ``maps[:, :, ::s, ::s]`` would do, but its gradient is laid out channel by
+channel: the layers before would go on in that layout.
 """
 
 from typing import Any, cast
@@ -21,9 +21,9 @@ class Subsample(nn.MaxPool2d):
         super().__init__(1, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        if maps.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
-            return cast(Tensor, _Sliced.apply(maps, self.stride))
-        return super().forward(maps)
+        if torch.jit.is_tracing() or (torch.compiler.is_compiling() and not maps.requires_grad):
+            return super().forward(maps)
+        return cast(Tensor, _Sliced.apply(maps, self.stride))
 
 
 class _Sliced(torch.autograd.Function):

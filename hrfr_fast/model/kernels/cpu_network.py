@@ -1,8 +1,8 @@
-"""An improved residual network in training on a CPU, with the layers between convolutions as kernels of our own, and
-convolutions and a linear layer as products where that is faster.
+"""An improved residual network on a CPU, with the layers between convolutions as kernels of our own, and convolutions
+and a linear layer as products where that is faster.
 
 The modules hold the weights and say what trains, in which mode, with which adapters, as ever; only how they are
-computed is another. A part in evaluation mode is frozen: torch's layers compute it, to the bit as in its checkpoint.
+computed is another.
 """
 
 from typing import cast
@@ -21,21 +21,16 @@ from hrfr_fast.model.kernels.cpu_product import linear
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     """[B, embedding_size] of normalised images [B, 3, S, S]: what ``Backbone.forward`` computes."""
-    stem = cast(nn.Sequential, backbone.stem)
-    maps = run_layers(stem, images) if stem.training else cast(Tensor, stem(images))
+    maps = run_layers(cast(nn.Sequential, backbone.stem), images)
     for number, block in enumerate(cast("list[IRBlock]", list(backbone.body))):
         given = (maps, *backbone.branch_factors(number, maps))
-        if not block.training:
-            maps = block(*given)
-        elif backbone.activation_checkpointing:
+        if backbone.activation_checkpointing and backbone.training:
             maps = checkpoint(
                 run_block, block, *given, use_reentrant=False, preserve_rng_state=False,
                 context_fn=frozen_statistics(block),
             )  # fmt: skip
         else:
             maps = run_block(block, *given)
-    if not backbone.output.training:
-        return cast(Tensor, backbone.output(maps))
     for layer in cast(nn.Sequential, backbone.output):
         plain = type(layer) is nn.Linear and maps.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         maps = linear(maps, cast(nn.Linear, layer)) if plain else layer(maps)

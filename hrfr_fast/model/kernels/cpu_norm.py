@@ -111,10 +111,11 @@ class _GatedSum(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         rows = channels_last(maps)
         segments = launch.segments_of_batch(maps) if squeeze is None else launch.segments_of_images(maps)
-        means, spread = launch.segment_moments(rows, segments)
-        line, inside = _Line(norm, segments, (means, spread) if norm.training else None), None
+        found = launch.segment_moments(rows, segments) if norm.training or squeeze is not None else None
+        line, inside = _Line(norm, segments, found if norm.training else None), None
+        means = None if found is None else found[0]
         factors, terms = line.factors, line.terms
-        if squeeze is not None and excite is not None:
+        if squeeze is not None and excite is not None and means is not None:
             inside = _Gate(torch.from_numpy(channels.pooled(means, line.factor, line.term)), squeeze, excite)
             factors, terms = channels.gated_line(inside.numbers, line.factor, line.term)
         made = launch.normalised(rows, segments, factors, terms, shortcut=channels_last(shortcut))
