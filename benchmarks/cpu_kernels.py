@@ -1,7 +1,8 @@
-"""CPU time of a training step: with kernels of our own, without them, and the eager step, in turns.
+"""CPU time of a training step, or of an evaluation: with kernels of our own, without them, and eager, in turns.
 
     python benchmarks/cpu_kernels.py                      # 32 and 144 px, widths 16 and 64: 10 minutes on a quiet core
     python benchmarks/cpu_kernels.py --size 32 --width 16 --classes 50000
+    python benchmarks/cpu_kernels.py --evaluation         # embeddings, without gradients; 2 minutes
 
 Rounds alternate (A B C C B A) in one process, on one constant random batch, and medians of the process's CPU seconds
 are compared: they hold on a machine that others use, too, with one thread (OMP_NUM_THREADS=1), which nobody waits for.
@@ -29,6 +30,8 @@ from benchmarks.record import record  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import torch
 
     from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.runtime.device import Compute
@@ -63,18 +66,60 @@ def our_step(
     return lambda: step(constant, 0)
 
 
-def measure(size: int, width: int, classes: int, batch: int, precision: str, rounds: int) -> dict[str, Any]:
-    """Median CPU milliseconds an image of each way, and their ratios."""
-    from benchmarks.peers.eager_step import EagerStep
-    from hrfr_fast.model.backbone import BackboneSettings
+def evaluation(
+    settings: "BackboneSettings", compute: "Compute", batch: int, kernels: bool, layout: "torch.memory_format"
+) -> "Callable[[], Any]":
+    """The embedding of one random batch, without its mirror image."""
+    import torch
+
+    from hrfr_fast.model.backbone import build_backbone
+    from hrfr_fast.model.kernels.cpu_use import use_on_cpu
+
+    torch.manual_seed(0)
+    backbone = build_backbone(settings).to(memory_format=layout).eval()  # type: ignore[call-overload]
+    if kernels:
+        use_on_cpu(backbone)
+    images = torch.rand(batch, 3, settings.input_size, settings.input_size).mul(2).sub(1)
+    images = images.to(compute.image_dtype).to(memory_format=layout)
+
+    def embed() -> None:
+        with torch.inference_mode(), compute.autocast():
+            backbone(images)
+
+    return embed
+
+
+def evaluations(settings: "BackboneSettings", compute: "Compute", batch: int) -> "dict[str, Callable[[], Any]]":
+    """The ways to evaluate; the eager one in NCHW and float32."""
+    import torch
+
     from hrfr_fast.runtime.device import choose_compute
 
-    compute, settings = choose_compute("cpu", precision), BackboneSettings(size, width)
-    ways: dict[str, Callable[[], Any]] = {
+    return {
+        "kernels": evaluation(settings, compute, batch, True, torch.channels_last),
+        "without": evaluation(settings, compute, batch, False, torch.channels_last),
+        "eager": evaluation(settings, choose_compute("cpu", "fp32"), batch, False, torch.contiguous_format),
+    }
+
+
+def steps(settings: "BackboneSettings", classes: int, compute: "Compute", batch: int) -> "dict[str, Callable[[], Any]]":
+    """The ways to take a training step."""
+    from benchmarks.peers.eager_step import EagerStep
+
+    return {
         "kernels": our_step(settings, classes, compute, batch, True),
         "without": our_step(settings, classes, compute, batch, False),
         "eager": EagerStep(settings, classes, compute, batch),
     }
+
+
+def measure(size: int, width: int, classes: int, batch: int, precision: str, rounds: int) -> dict[str, Any]:
+    """Median CPU milliseconds an image of each way, and their ratios. ``classes`` 0: of evaluations."""
+    from hrfr_fast.model.backbone import BackboneSettings
+    from hrfr_fast.runtime.device import choose_compute
+
+    compute, settings = choose_compute("cpu", precision), BackboneSettings(size, width)
+    ways = steps(settings, classes, compute, batch) if classes else evaluations(settings, compute, batch)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(WARM_UP + rounds):
         for name in list(ways)[:: 1 if number % 2 else -1]:
@@ -97,10 +142,13 @@ def main(
     batch_size: Annotated[int, typer.Option(help="0: by size and width")] = 0,
     precision: Annotated[str, typer.Option(help="auto | bf16 | fp32, of our steps; the eager step is fp32")] = "auto",
     rounds: Annotated[int, typer.Option(help="measured steps of each way")] = 8,
+    evaluation: Annotated[bool, typer.Option("--evaluation", help="embed without gradients, no head")] = False,
     out: Annotated[Path, typer.Option(help="where cpu_kernels.json goes")] = Path("benchmarks/out"),
 ) -> None:
-    """Measure the CPU time of training steps with and without kernels, and of the eager step."""
+    """Measure the CPU time of training steps or evaluations with and without kernels, and of the eager ones."""
     results = []
+    classes = 0 if evaluation else classes
+    head = "evaluation" if evaluation else f"{classes:,} classes"
     out.mkdir(parents=True, exist_ok=True)
     for pixels in size or (32, 144):
         for channels in width or (16, 64):
@@ -109,7 +157,7 @@ def main(
             results.append(result)
             costs = ", ".join(f"{name} {cost:.2f}" for name, cost in result["ms_an_image"].items())
             typer.echo(
-                f"{pixels} px, width {channels}, {classes:,} classes, batch {batch}, {result['precision']}: "
+                f"{pixels} px, width {channels}, {head}, batch {batch}, {result['precision']}: "
                 f"CPU ms an image: {costs}; {result['times_without']:.2f} x without, "
                 f"{result['times_eager']:.2f} x eager"
             )
