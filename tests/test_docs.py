@@ -12,6 +12,7 @@ import typer.main
 
 from hrfr_fast.cli import app
 from hrfr_fast.regimes import load_regime
+from hrfr_fast.settings import load_settings
 from hrfr_fast.study.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +90,13 @@ def test_the_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.match(r"120 faces of 20 people, 36 px\n10 steps, loss \d", done.stdout)
     assert re.search(r"^hres: \d+\.\d% of 40 pairs \(95 % interval ", done.stdout, re.MULTILINE)
+
+
+def test_the_settings_of_the_tutorial_can_be_loaded(tmp_path):
+    block = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert block
+    (tmp_path / "small.toml").write_text(block[1], encoding="utf-8")
+    assert load_settings(tmp_path / "small.toml").model.width == 8
 
 
 def test_the_regime_of_the_how_to_page_can_be_loaded(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.format.writer import ROW
+from hrfr_fast.packing.journal import Journal
 from hrfr_fast.regimes import REGIMES, load_regime
 from hrfr_fast.settings import TrainSettings, load_settings
 from hrfr_fast.study.run import planned
@@ -45,6 +47,17 @@ def test_a_run_of_a_study_is_known_again(tiny_packed, tmp_path, label):
     (run.directory / SAME).write_text(json.dumps(known), encoding="utf-8")
     (run.directory / "settings.toml").write_bytes((FILES / "settings.toml").read_bytes())
     assert status(run, plan.packed) == "begun"
+
+
+def test_what_an_interrupted_pack_was_writing_is_begun_anew(tmp_path):
+    """The journal of 0.1.0 had no checksums of the other two files."""
+    key = {"format": 1, "size": 36}
+    (tmp_path / "lowres.journal").write_text(f"{json.dumps(key)}\n[2, 2, 0]\n", encoding="utf-8")
+    (tmp_path / "lowres.rows").write_bytes(bytes(2 * ROW.itemsize))
+    (tmp_path / "lowres.rejected").touch()
+    journal = Journal(tmp_path, "lowres", key)
+    journal.close()
+    assert not journal.continued and journal.candidates == 0 and len(journal.rows()) == 0
 
 
 def test_a_checkpoint(tiny_packed, tmp_path):
