@@ -120,7 +120,7 @@ def embed(
     refuse_suffix(out)
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: at least 1")
-    embedder = open_embedder(model, device=device, flags=flags)
+    embedder = open_embedder(model, device=device, flags=flags, kernels=True)
     pictures = open_pictures(paths, split)
     about = {"model": embedder.describe(), "rule": EMBEDDING_RULE, "hrfr_fast": __version__}
     folder = out.with_name(f"{out.name}.partial")

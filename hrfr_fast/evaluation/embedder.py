@@ -177,14 +177,16 @@ def embed_resampled(
 
 
 def open_embedder(
-    path: str | Path, *, device: str = "auto", precision: str = "auto", flags: "OnnxFlags | None" = None
-) -> Embedder:
+    path: str | Path, *, device: str = "auto", precision: str = "auto", flags: "OnnxFlags | None" = None,
+    kernels: bool = False,
+) -> Embedder:  # fmt: skip
     """The embedder of a run directory (its ``last`` checkpoint), of a .safetensors checkpoint or of an ONNX file.
 
     Args:
         device: auto, cpu or cuda.
         precision: auto, bf16, fp16 or fp32; an ONNX file has its own.
         flags: what a user says about an ONNX file; its ``flip_sum`` is for all.
+        kernels: for many pictures: see ``load_backbone``.
 
     Raises:
         UsageError: there is no such file, hrfr-fast has not written it, or an ONNX file is not an embedder.
@@ -201,5 +203,5 @@ def open_embedder(
     from hrfr_fast.runtime.device import choose_compute
 
     weights, compute = weights_path(path), choose_compute(device, precision)
-    backbone, metadata = load_backbone(weights, compute)
+    backbone, metadata = load_backbone(weights, compute, kernels=kernels)
     return BackboneEmbedder(weights, backbone, metadata, compute, flags.flip_sum is not False)

@@ -134,10 +134,11 @@ def pair_sets_named(packed: Packed, names: list[str] | None) -> list[PairSet]:
     return [pairs for name, pairs in packed.pairs.items() if not names or name in names]
 
 
-def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[str, Any]]:
+def load_backbone(weights: Path, compute: "Compute", *, kernels: bool = True) -> tuple["nn.Module", dict[str, Any]]:
     """The backbone of a weights file on ``compute``'s device, in eval mode, and the file's metadata.
 
-    On a CPU kernels of our own compute it, as in training.
+    ``kernels``: on a CPU kernels of our own compute it, as in training. A few pictures are not worth it: where nothing
+    was trained before, the kernels are compiled first, which takes about 20 seconds.
     """
     from hrfr_fast.model.checkpoint import load_module, read_metadata, require_network
     from hrfr_fast.model.fused import build_model, model_settings, refuse_larger_model
@@ -149,7 +150,7 @@ def load_backbone(weights: Path, compute: "Compute") -> tuple["nn.Module", dict[
     refuse_larger_model(weights, settings)
     backbone = build_model(settings)
     load_module(weights, "backbone", backbone)
-    if compute.device.type == "cpu":
+    if kernels and compute.device.type == "cpu":
         use_on_cpu(backbone)
     return compute.place(backbone).eval(), metadata
 

@@ -64,7 +64,7 @@ def evaluate_protocol(
     """
     public = protocol_at(protocol, Path(place))
     test_sets = public.read(Path(place), Path(pictures) if pictures else None)
-    embedder = open_embedder(model, device=device, precision=precision, flags=flags)
+    embedder = open_embedder(model, device=device, precision=precision, flags=flags, kernels=True)
     facts = embedder.describe()
     if isinstance(embedder, BackboneEmbedder):
         trained = training_template(embedder.metadata, embedder.weights)

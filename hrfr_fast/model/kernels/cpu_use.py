@@ -31,7 +31,7 @@ def use_on_cpu(network: "nn.Module") -> None:
     for one in networks:
         one.cpu_kernels = True
     if networks and not compiled_before():
-        console.print("the CPU's kernels are compiled when they are first used, once: up to 15 seconds of CPU time")
+        console.print("the CPU's kernels are compiled when they are first used, once: about 20 seconds of CPU time")
 
 
 def compiled_before() -> bool:
