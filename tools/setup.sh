@@ -33,7 +33,8 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 # In the environment the pins hold for what builds packages, too; on the command line they would not.
-PIP_CONSTRAINT="$PWD/constraints.txt"
+# As a URL, since pip takes what a space divides in these variables for several files.
+PIP_CONSTRAINT=$("$python" -c 'import pathlib; print(pathlib.Path("constraints.txt").resolve().as_uri())')
 export PIP_CONSTRAINT PIP_BUILD_CONSTRAINT=$PIP_CONSTRAINT
 install=("$venv/bin/python" -m pip install --quiet --no-compile)
 "${install[@]}" torch # first: FFCV's build and everything else settle for the build of it that is there
