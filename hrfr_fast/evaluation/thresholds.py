@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, RESAMPLES, pair_weights
+from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, RESAMPLES, weights_of_both_kinds
 from hrfr_fast.evaluation.verification import FARS, FEWEST_FALSE_ACCEPTS
 from hrfr_fast.runtime.errors import UsageError
 
@@ -68,7 +68,7 @@ def thresholds_at_fars(
     fars = tuple(fars)
     found = at(np.ones((1, len(scores))))[0]
     blocks = [
-        at(pair_weights(same, identities, start, min(BLOCK, resamples - start), seed))
+        at(weights_of_both_kinds(same, identities, start, min(BLOCK, resamples - start), seed))
         for start in range(0, resamples, BLOCK)
     ]
     bounds = np.quantile(np.concatenate(blocks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
