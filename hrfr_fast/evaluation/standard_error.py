@@ -70,7 +70,8 @@ class StandardError:
         interaction = self.interaction_variance / (identities * seeds)
         return StandardError(
             (self.identity_variance - self.interaction_variance) / identities + interaction,
-            self.seed_variance / seeds, interaction, self.units * identities, self.seeds * seeds,
+            self.seed_variance / seeds, interaction, self.units * identities,
+            round(self.seeds * seeds, 6),  # 47 * (3 / 47) is less than three seeds
         )  # fmt: skip
 
     def factor_to_detect(self, difference: float, growing: str, least: float, alpha: float = 1 - LEVEL) -> float | None:
@@ -79,9 +80,11 @@ class StandardError:
         def detects(factor: float) -> bool:
             return abs(difference) >= self.scaled(**{growing: factor}).minimum_detectable_effect(alpha)
 
-        low, high = np.log(least), np.log(LARGEST_FACTOR)
+        if detects(least):
+            return least
         if not detects(LARGEST_FACTOR):
             return None
+        low, high = np.log(least), np.log(LARGEST_FACTOR)
         for _ in range(20):
             middle = (low + high) / 2
             low, high = (low, middle) if detects(float(np.exp(middle))) else (middle, high)

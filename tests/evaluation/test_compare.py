@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.evaluation import bootstrap, compare
-from hrfr_fast.evaluation.standard_error import standard_error
+from hrfr_fast.evaluation.standard_error import StandardError, standard_error
 from hrfr_fast.runtime.errors import UsageError
 
 stats = pytest.importorskip("scipy.stats")
@@ -172,6 +172,21 @@ def test_no_regime_beats_another_by_nothing():
     results = small(("lowres144",), 3)
     found = compare.contrast("twin", "lowres144", results | {"twin": results["lowres144"]}, 100)
     assert "twin equals lowres144 to 0.01 points (95 % interval 0.00 to 0.00" in found.sentence
+    assert found.advice.endswith("how small a difference would be found is not known.")
+    assert "100 identities and 3 seeds:" in found.advice and "0.00 points" not in found.advice
+
+
+def test_the_fewest_seeds_are_asked_for_where_they_suffice():
+    rng = np.random.default_rng(10)
+    same, identities = pair_list(rng, 100, 400)
+    correct = {name: {s: rng.random(400) < share for s in (0, 1)} for name, share in (("a", 0.95), ("b", 0.6))}
+    found = compare.contrast("a", "b", compare.resample_outcomes(correct, same, identities, resamples=200), 100)
+    assert found.needed_seeds == 3 and "about 3 seeds are needed" in found.advice
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 47, 94])
+def test_three_seeds_are_three_whatever_number_they_are_scaled_from(seeds):
+    assert StandardError(1e-6, 1e-2, 0.0, 100, seeds).scaled(seeds=3 / seeds).total > 0.05
 
 
 def test_the_identities_asked_for_do_find_the_difference():
