@@ -46,15 +46,16 @@ def write_figures(out: Path, results: StudyResults) -> dict[str, Path]:
     verified = {label: result for label, result in results.verified().items() if label in trained}
     base = results.verified(apart=False)
     base_regimes = {label: trained[label] for label in base}
+    pairs = results.data.pairs.name if results.data.pairs else None
     wanted: dict[str, tuple[Any, ...]] = {
         "accuracy": (_accuracy, verified, trained), "folds": (_folds, base),
         "matrix": (_matrix, results.contrasts, list(base)),
-        "loss": (curves.loss, trained, out), "progress": (curves.progress, trained, out),
+        "loss": (curves.loss, trained, out), "progress": (curves.progress, trained if pairs else {}, out, pairs),
         "roc": (curves.roc_curves, base_regimes, out), "resolution": (curves.by_resolution, base),
         "cross": (_cross, base), "identification": (_identification, base), "dose": (_dose, results.dose),
     }  # fmt: skip
     wanted = {name: (draw, *data) for name, (draw, *data) in wanted.items() if data[0]}
-    wanted |= {f"regime-{label}": (curves.of_regime, regime, out) for label, regime in trained.items()}
+    wanted |= {f"regime-{label}": (curves.of_regime, regime, out, pairs) for label, regime in trained.items()}
     wanted |= remedies_figures.wanted(results)
     files = {name: folder / f"{name}.png" for name in wanted}
     return {name: files[name] for name, (draw, *data) in wanted.items() if attempt(draw, files[name], *data)}

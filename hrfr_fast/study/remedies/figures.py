@@ -1,6 +1,7 @@
 """Figures of remedies: changes against the base, accuracy by test resolution, calibration, and the probe."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def _calibration(path: Path, found: Mapping[str, Calibration], base: str) -> boo
         return False
     with figure_file(path, size=(6.4, 4.2)) as (axes,):
         looks = [(colour, style) for style in ("-", ":") for colour in COLOURS]
-        for (label, one), (colour, style) in zip(found.items(), looks, strict=False):
+        for (label, one), (colour, style) in zip(found.items(), cycle(looks), strict=False):
             rows = [row for row in one.rows if row.view.isdecimal()]
             look = {"color": "black", "linestyle": "--"} if label == base else {"color": colour, "linestyle": style}
             axes.plot([int(row.view) for row in rows], [100 * row.far.value for row in rows], marker=".", label=label,
