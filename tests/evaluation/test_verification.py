@@ -5,6 +5,7 @@ import pytest
 
 from hrfr_fast.evaluation.verification import (
     FOLDS,
+    NO_ERRORS,
     auc,
     best_threshold,
     equal_error_rate,
@@ -60,6 +61,21 @@ def test_every_pair_is_decided_by_the_threshold_of_the_other_folds():
         assert (result.decisions[inside] == (scores[inside] >= threshold)).all()
         assert result.folds[number] == pytest.approx((result.decisions == same)[inside].mean())
     assert result.accuracy == pytest.approx(np.mean(result.folds))
+
+
+def test_an_accuracy_of_100_percent_says_that_its_interval_tells_nothing():
+    scores, same = drawn(40, 40, gap=100.0)
+    result = verify(scores, same, resamples=50)
+    assert result.accuracy_ci == (1.0, 1.0) and NO_ERRORS in result.warnings
+    scores[0] = -100
+    assert NO_ERRORS not in verify(scores, same, resamples=50).warnings
+
+
+def test_every_pair_counts_once_where_ten_does_not_divide_their_number():
+    """Else a model's accuracy would not be the one that comparisons, intervals and McNemar's test are of."""
+    scores, same = drawn(11, 13, seed=1)
+    result = verify(scores, same, resamples=0)
+    assert result.accuracy == result.correct.mean() != pytest.approx(np.mean(result.folds))
 
 
 @pytest.mark.parametrize("decimals", [None, 1], ids=["distinct", "ties"])
