@@ -53,10 +53,15 @@ class Verification:
         """bool [P]."""
         return self.decisions == self.same
 
+    @property
+    def guessing(self) -> float:
+        """The accuracy of always giving the more frequent answer."""
+        return float(max(self.same.mean(), 1 - self.same.mean()))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as in results.json and ``evaluate --json``."""
         names = ("accuracy", "accuracy_ci", "interval_level", "auc", "eer", "tar_at_far", "warnings", "pairs")
-        values = {name: getattr(self, name) for name in (*names, "folds", "threshold")}
+        values = {name: getattr(self, name) for name in (*names, "guessing", "folds", "threshold")}
         return values | {"accuracy_ci": list(self.accuracy_ci) if self.accuracy_ci else None}
 
 

@@ -76,6 +76,7 @@ def test_every_pair_counts_once_where_ten_does_not_divide_their_number():
     scores, same = drawn(11, 13, seed=1)
     result = verify(scores, same, resamples=0)
     assert result.accuracy == result.correct.mean() != pytest.approx(np.mean(result.folds))
+    assert result.guessing == result.to_json()["guessing"] == pytest.approx(13 / 24)
 
 
 @pytest.mark.parametrize("decimals", [None, 1], ids=["distinct", "ties"])
