@@ -27,12 +27,13 @@ CAPTIONS = {
     "as a band and the other regimes in grey; the first seeds only. Where a line is flat, the model does not need the "
     "detail that is taken away.",
     "cross": "Accuracy on the same pairs with both faces sharp (HR-HR), the second shrunk to 36 px and back (HR-LR), "
-    "or both (LR-LR).",
+    "or both (LR-LR). Bars are 95 % intervals, as in the first figure.",
     "identification": "1:N: how often the right person is first, or among the first five, of the gallery of sharp "
     "faces; for sharp probes (HR) and probes shrunk to 36 px and back (LR). The first seed, with 95 % intervals over "
     "people.",
     "dose": "Accuracy against how much high resolution is given: the share of its identities, with which its share of "
-    "a batch falls too, and the share of its images in every batch. At 0 the run with as many steps and none of it.",
+    "a batch falls too, and the share of its images in every batch. At 0 the run with as many steps and none of it. "
+    "Bars are 95 % intervals, as in the first figure.",
 }
 STAGES = ("regime", "control", "dose", "remedy")
 """Each has a colour in the figure of accuracies."""

@@ -19,7 +19,7 @@ CAPTIONS = {
     "a probe of the true resolution gets worse, right of 0 accuracy rises: both are good. The last panel shows "
     "development people, whom the choice has seen.",
     "remedies-probe": "Probe: how well a classifier guesses the true resolution from an embedding: 0.5 is chance. On a "
-    "degradation that no model here was trained on, over all seeds.",
+    "degradation that no model here was trained on, over all seeds. Bars are 95 % intervals over people and seeds.",
     "remedies-resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; each remedy "
     "with its 95 % interval as a band, the base dashed.",
     "remedies-calibration": "False accept rate at each test resolution, with one threshold whose FAR over all "
