@@ -156,9 +156,16 @@ def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> floa
     impostor = np.bincount(row, weights=~same, minlength=len(distinct))
     # Candidate k lies below distinct score k: impostors below it and genuine pairs from it on are right.
     right = np.concatenate([[0], np.cumsum(impostor)]) + np.concatenate([np.cumsum(genuine[::-1])[::-1], [0]])
-    candidates = [distinct[0] - 1, *((distinct[1:] + distinct[:-1]) / 2), distinct[-1] + 1]
+    candidates = [distinct[0] - 1, *midpoints(distinct), distinct[-1] + 1]
     best = np.flatnonzero(right == right.max())
     return float(candidates[best[len(best) // 2]])
+
+
+def midpoints(distinct: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Thresholds between neighbours of D rising scores, float64 [D - 1]: the middle, or where no number lies between
+    the two, the higher one. Half of their sum may be rounded to the lower one, and would accept it."""
+    middle = (distinct[1:] + distinct[:-1]) / 2
+    return np.where(middle > distinct[:-1], middle, distinct[1:])
 
 
 def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hrfr_fast.evaluation.thresholds import thresholds_at_fars
 from hrfr_fast.evaluation.verification import (
     FOLDS,
     NO_ERRORS,
@@ -39,6 +40,17 @@ def test_the_threshold_decides_as_many_rightly_as_any(decimals):
     threshold = best_threshold(scores, same)
     assert right_at(threshold, scores, same) == best
     assert threshold not in scores, "a midpoint, not a score"
+
+
+def test_neighbouring_numbers_are_told_apart():
+    """Between two of them lies none, and half of their sum may be the lower one."""
+    lower = 0.18661772157622847
+    scores = np.array([lower, np.nextafter(lower, 1)] * 20)
+    same = scores > lower
+    assert (scores[0] + scores[1]) / 2 == lower
+    assert right_at(best_threshold(scores, same), scores, same) == 40
+    (threshold,) = thresholds_at_fars(scores, same, None, fars=[0.1], resamples=2)
+    assert right_at(threshold.threshold, scores, same) == 40
 
 
 def test_folds_are_stratified_cover_all_and_do_not_depend_on_scores():
