@@ -184,6 +184,16 @@ def test_the_fewest_seeds_are_asked_for_where_they_suffice():
     assert found.needed_seeds == 3 and "about 3 seeds are needed" in found.advice
 
 
+def test_identities_that_suffice_are_found_though_many_more_would_not():
+    """With 3 of them the seeds' two degrees of freedom do not count yet, with 1,000 they are all there is."""
+    error = StandardError(1.0, 0.3, 0.0, 100, 3)
+    detectable = [error.scaled(identities=factor).minimum_detectable_effect() for factor in (1, 3, 1000)]
+    assert detectable[1] < 2.6 < min(detectable[0], detectable[2])
+    found = error.factor_to_detect(2.6, "identities", 1e-3)
+    assert 1 < found < 3 and error.scaled(identities=found).minimum_detectable_effect() == pytest.approx(2.6, abs=1e-3)
+    assert error.factor_to_detect(2.0, "identities", 1e-3) is None
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 47, 94])
 def test_three_seeds_are_three_whatever_number_they_are_scaled_from(seeds):
     assert StandardError(1e-6, 1e-2, 0.0, 100, seeds).scaled(seeds=3 / seeds).total > 0.05
