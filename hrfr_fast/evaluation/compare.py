@@ -119,11 +119,13 @@ class Contrast:
 
     @property
     def sentence(self) -> str:
-        """The contrast in plain words, the better one first."""
+        """The contrast in plain words, the better one first: it "beats" the other where that is significant."""
         first, second, sign = (self.a, self.b, 1) if self.difference >= 0 else (self.b, self.a, -1)
         low, high = sorted(sign * 100 * end for end in self.interval)
         points = f"{100 * abs(self.difference):.2f}"
-        verb, by = ("equals", "to 0.01 points") if points == "0.00" else ("beats", f"by {points} points")
+        verb, by = "beats" if self.verdict == "likely real" else "is ahead of", f"by {points} points"
+        if points == "0.00":
+            verb, by = "equals", "to 0.01 points"
         by += f" (95 % interval {low:.2f} to {high:.2f}"
         corrected = ", verdict Holm-corrected" if self.p_holm is not None else ", exploratory"
         if self.level == "pair":

@@ -154,8 +154,9 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     results = small(("lowres144", "highres144"), seeds)
     found = compare.contrast("highres144", "lowres144", results, 100)
     assert words in found.sentence
-    better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
-    assert better in found.sentence
+    verb = "is ahead of" if found.verdict == "not significant" else "beats"
+    ahead = f"lowres144 {verb} highres144" if found.difference < 0 else f"highres144 {verb} lowres144"
+    assert ahead in found.sentence
     assert ("likely real" in found.sentence) <= (seeds >= 3)
     assert found.minimum_detectable_effect > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
     assert ("compare the regimes" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
@@ -182,6 +183,7 @@ def test_the_fewest_seeds_are_asked_for_where_they_suffice():
     correct = {name: {s: rng.random(400) < share for s in (0, 1)} for name, share in (("a", 0.95), ("b", 0.6))}
     found = compare.contrast("a", "b", compare.resample_outcomes(correct, same, identities, resamples=200), 100)
     assert found.needed_seeds == 3 and "about 3 seeds are needed" in found.advice
+    assert "a beats b by" in found.sentence, "a significant difference"
 
 
 def test_identities_that_suffice_are_found_though_many_more_would_not():
