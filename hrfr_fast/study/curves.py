@@ -94,12 +94,12 @@ def roc_curves(path: Path, regimes: Regimes, out: Path) -> bool:
 def of_regime(path: Path, regime: RegimeResult, out: Path, pairs: str | None) -> bool:
     """Loss, accuracy on ``pairs`` while training, and ROC of one regime, every seed."""
     same = _same(out / regime.first_run)
-    logged = 0
+    logged = watched = 0
     with figure_file(path, 3, size=(11.0, 3.3)) as (left, middle, right):
         for colour, (seed, directory) in zip(cycle(COLOURS), regime.runs.items(), strict=False):
             run = out / directory
             trained, verified = _metrics(run), _metrics(run, pairs) if pairs else []
-            logged += len(trained)
+            logged, watched = logged + len(trained), watched + len(verified)
             left.plot(
                 [line["step"] for line in trained], [line["loss"] for line in trained], color=colour,
                 label=f"seed {seed}",
@@ -112,6 +112,8 @@ def of_regime(path: Path, regime: RegimeResult, out: Path, pairs: str | None) ->
         if not logged:
             left.set(xticks=[], yticks=[], xlabel="nothing is trained", ylabel="")
         middle.set(xlabel="optimiser step", ylabel="accuracy on the test pairs (%)")
+        if not watched:
+            middle.set(xticks=[], yticks=[], xlabel="test pairs were not watched", ylabel="")
         roc_axes(right)
     return True
 
