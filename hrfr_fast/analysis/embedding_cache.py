@@ -107,10 +107,10 @@ class EmbeddingCache:
 
     @property
     def test_pairs(self) -> PairSet | None:
-        """The largest set of test pairs (of validation pairs where there are no test pairs)."""
+        """The largest set of test pairs, or of validation pairs without any; of equal ones the first, as in studies."""
         if not self.packed.pairs:
             return None
-        largest = max(reversed(self.packed.pairs.values()), key=lambda pairs: (pairs.kind == "test", len(pairs)))
+        largest = max(self.packed.pairs.values(), key=lambda pairs: (pairs.kind == "test", len(pairs)))
         by_model = [pairs_as_known_to(model.metadata, largest, self.packed) for model in self.models]
         return next((pairs for pairs in by_model if pairs.kind != largest.kind), largest)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, pair_weights
+from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, pair_weights, weights_of_both_kinds
 
 RESAMPLES = 1000
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -57,7 +57,7 @@ def pair_resamples(
     """S statistics of the same P pairs in every resample, [resamples, S]; all see equal resamples."""
     blocks = []
     for start, count in _blocks(resamples):
-        weights = pair_weights(same, identities, start, count, seed)
+        weights = weights_of_both_kinds(same, identities, start, count, seed)
         blocks.append(np.stack([statistic(weights) for statistic in statistics], axis=1))
     return np.concatenate(blocks)
 

@@ -86,6 +86,13 @@ def spectrum(filters: NDArray[np.floating], bins: int = FREQUENCIES) -> NDArray[
     return total / total.sum()
 
 
+def plain_share(filters: NDArray[np.floating]) -> float:
+    """Share of the power of filters [C, 3, k, k], each of unit power, that lies in their mean over space: 1 where all
+    are plain patches of colour, 0 where none answers to one."""
+    flat = unit(filters.reshape(len(filters), -1)).reshape(filters.shape)
+    return float((flat.mean(axis=(2, 3)) ** 2).sum(axis=1).mean() * np.prod(filters.shape[2:]))
+
+
 def compare_filters(first: NDArray[np.floating], second: NDArray[np.floating], seed: int = 0) -> dict[str, Any]:
     """Mean matched cosine, and that of the rotated control."""
     control = rotated_matches(first, second, seed=seed)
@@ -127,7 +134,7 @@ def analyse(cache: EmbeddingCache, out: Path) -> Finding:
     numbers: dict[str, Any] = {"models": {}, "pairs": {}}
     for (name, branch), layer in filters.items():
         numbers["models"][_title(name, branch)] = {
-            "kernels": len(layer), "spectrum": spectrum(layer).tolist(),
+            "kernels": len(layer), "spectrum": spectrum(layer).tolist(), "plain_share": plain_share(layer),
             "effective_rank": effective_rank(layer.reshape(len(layer), -1)),
         }  # fmt: skip
     for a, b in combinations(filters, 2):
@@ -157,8 +164,11 @@ def _against_independent(pairs: dict[str, Any]) -> None:
 
 def _answer(numbers: dict[str, Any]) -> str:
     if not numbers["pairs"]:
-        shares = ", ".join(f"{name} {entry['spectrum'][0]:.0%}" for name, entry in numbers["models"].items())
-        return f"Share of the filters' power at frequency 0 (plain colour): {shares}. Two models are needed to compare."
+        shares = ", ".join(f"{name} {entry['plain_share']:.0%}" for name, entry in numbers["models"].items())
+        return (
+            f"Share of the filters' power that answers to plain colour, their mean over space: {shares}. Two models are"
+            " needed to compare."
+        )
     parts = []
     for name, entry in numbers["pairs"].items():
         text = (

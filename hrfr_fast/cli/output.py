@@ -63,7 +63,7 @@ def print_matched(matched: "MatchedDegradation") -> None:
             matched.searched, matched.searched.values(), matched.held_out.values(), strict=True
         )
     ]
-    title = "AUC of a probe that tells degraded from native faces; 0.500: it cannot"
+    title = "AUC (+- standard error) of a probe that tells degraded from native faces; 0.500: it cannot"
     print_rows(("degradation", "identities of the search", "other identities"), rows, title=title, right=(1, 2))
     sharp, native = matched.pictures
     echo(f"{matched.candidates} degradations tried on {sharp:,} sharp and {native:,} native development pictures")

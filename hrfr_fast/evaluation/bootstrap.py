@@ -37,6 +37,28 @@ def pair_weights(
     return np.where(cluster[0::2] == cluster[1::2], first, first * second)
 
 
+def weights_of_both_kinds(
+    same: NDArray[np.bool_], identities: NDArray[np.int32] | None, start: int, count: int, seed: int
+) -> NDArray[np.float64]:
+    """``pair_weights`` for rates of genuine and of impostor pairs: those of a kind of which a resample holds none weigh
+    1 each in it, since a rate over no pairs is no number."""
+    weights = pair_weights(same, identities, start, count, seed)
+    for kind in (same, ~same):
+        fill_empty(weights, kind)
+    return weights
+
+
+def fill_empty(weights: NDArray[np.float64], kind: NDArray[np.bool_]) -> None:
+    """Set the weights of units of one ``kind`` to 1 in the resamples that drew none of them, in place.
+
+    Args:
+        weights: float64 [R, n].
+        kind: bool [n].
+    """
+    empty = np.flatnonzero(~weights[:, kind].any(axis=1))
+    weights[np.ix_(empty, np.flatnonzero(kind))] = 1.0
+
+
 def multiplicities(units: int, start: int, count: int, seed: int) -> NDArray[np.float64]:
     """Number of times each of ``units`` is drawn in ``count`` resamples of that many draws, float64 [count, units].
 
@@ -59,6 +81,8 @@ def resampled_cluster_means(
 ) -> NDArray[np.float64]:
     """The mean of ``values`` in every resample of the clusters: a value of a cluster drawn w times counts w times.
 
+    A resample without any probe that counts has the mean of them all.
+
     Args:
         values: float64 [n, K], K quantities of n probes.
         clusters: int64 [n], the subject of each probe, any numbers.
@@ -76,7 +100,8 @@ def resampled_cluster_means(
     means = np.empty((resamples, values.shape[1]))
     for start in range(0, resamples, BLOCK):
         drawn = multiplicities(units, start, min(BLOCK, resamples - start), seed)
-        means[start : start + len(drawn)] = (drawn @ sums) / np.maximum(drawn @ sizes, 1e-300)[:, None]
+        fill_empty(drawn, sizes > 0)
+        means[start : start + len(drawn)] = (drawn @ sums) / (drawn @ sizes)[:, None]
     return means
 
 

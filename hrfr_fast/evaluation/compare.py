@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hrfr_fast.evaluation.bootstrap import LEVEL, RESAMPLES, resampled_means
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS, LARGEST_FACTOR, standard_error, student_interval
 from hrfr_fast.runtime.errors import UsageError
+from hrfr_fast.runtime.words import counted
 
 FIXED_CONTRASTS = (
     ("highlow144", "lowres144"),
@@ -118,11 +119,13 @@ class Contrast:
 
     @property
     def sentence(self) -> str:
-        """The contrast in plain words, the better one first."""
+        """The contrast in plain words, the better one first: it "beats" the other where that is significant."""
         first, second, sign = (self.a, self.b, 1) if self.difference >= 0 else (self.b, self.a, -1)
         low, high = sorted(sign * 100 * end for end in self.interval)
         points = f"{100 * abs(self.difference):.2f}"
-        verb, by = ("equals", "to 0.01 points") if points == "0.00" else ("beats", f"by {points} points")
+        verb, by = "beats" if self.verdict == "likely real" else "is ahead of", f"by {points} points"
+        if points == "0.00":
+            verb, by = "equals", "to 0.01 points"
         by += f" (95 % interval {low:.2f} to {high:.2f}"
         corrected = ", verdict Holm-corrected" if self.p_holm is not None else ", exploratory"
         if self.level == "pair":
@@ -140,6 +143,11 @@ class Contrast:
     def advice(self) -> str:
         """The minimum detectable effect in plain words, and the data that a difference of this size would need."""
         units = f"{self.identities:,} {_UNITS[self.level]}"
+        if self.minimum_detectable_effect < 1e-9:
+            return (
+                f"The difference does not vary over these {units} and {counted(self.seeds, 'seed')}: how small a"
+                " difference would be found is not known."
+            )
         effect = f"{100 * self.minimum_detectable_effect:.2f} points"
         if self.seeds < FEWEST_SEEDS:
             text = (
@@ -284,6 +292,6 @@ def _scaled(count: int, factor: float | None) -> int | None:
     """``count`` x ``factor``, rounded up to two digits, for it is a rough estimate."""
     if factor is None or factor <= 0:
         return None
-    wanted = count * factor
+    wanted = round(count * factor, 6)  # 3 * 1.0000000001 is no fourth seed
     digits = 10 ** max(int(np.floor(np.log10(max(wanted, 1)))) - 1, 0)
     return int(np.ceil(wanted / digits) * digits)

@@ -168,7 +168,19 @@ def embed_resampled(
     """``embedder.embed`` of pictures that had these ``sides`` before they were resampled, which some models ask for.
 
     ``unit``: rows of norm 1; else f(x) + f(flip x) as it is, of an embedder that gives it.
+
+    Raises:
+        UsageError: an embedding is no number: decisions about it would look like others.
     """
+    rows = _embedded(embedder, images, sides, unit)
+    if not np.isfinite(rows).all():
+        raise UsageError(
+            f"{embedder.name}: its embeddings are not finite numbers: the model is broken, or its precision too low"
+        )
+    return rows
+
+
+def _embedded(embedder: Embedder, images: NDArray[np.uint8], sides: Sides, unit: bool) -> NDArray[np.float32]:
     if isinstance(embedder, BackboneEmbedder):
         return embedder.embed(images, sides) if unit else embedder.embed_unscaled(images, sides)
     if unit or not isinstance(embedder, UnscaledEmbedder):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import RESAMPLES, multiplicities, percentile_interval
+from hrfr_fast.evaluation.bootstrap import RESAMPLES, fill_empty, multiplicities, percentile_interval
 from hrfr_fast.evaluation.identification import Search
 from hrfr_fast.evaluation.verification import FEWEST_FALSE_ACCEPTS
 
@@ -69,7 +69,10 @@ def tpir_at_fpir(
     parts = []
     for start in range(0, resamples, block):
         drawn = multiplicities(units, start, min(block, resamples - start), seed)
-        parts.append(curves.rates(drawn[:, row[strangers]], drawn[:, row[known]], fpirs))
+        weights = drawn[:, row]
+        for kind in (found.mated, ~found.mated):
+            fill_empty(weights, kind)
+        parts.append(curves.rates(weights[:, strangers], weights[:, known], fpirs))
         advance(len(drawn))
     resampled = np.concatenate(parts, axis=1) if parts else np.empty((len(fpirs), 0))
     return OpenSet(
@@ -93,10 +96,10 @@ class _Curves:
         """TPIR, float64 [K, R], at K FPIRs for weights [R, u] of the unmated and [R, m] of the mated probes."""
         alarms = np.cumsum(unmated, axis=1)
         right = np.cumsum(mated * self.listed, axis=1)
-        total = np.maximum(mated.sum(axis=1), 1e-300)
+        total = mated.sum(axis=1)
         result = np.empty((len(fpirs), len(unmated)))
         for row, fpir in enumerate(fpirs):
-            allowed = (fpir + 1e-12) * np.maximum(alarms[:, -1:], 1e-300)
+            allowed = (fpir + 1e-12) * alarms[:, -1:]
             # Accepted is what scores above the first stranger that would make one false alarm too many.
             accepted = (alarms <= allowed).sum(axis=1)
             limit = np.append(self.unmated, -np.inf)[accepted]

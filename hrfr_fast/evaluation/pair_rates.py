@@ -187,7 +187,7 @@ class _Curves:
             total: weight of all impostors; None: of those that are there.
         """
         weights = _weights(drawn, self.genuine_ends)
-        own, accepted = np.cumsum(weights), np.cumsum(_weights(drawn, self.impostor_ends))
+        own, accepted = np.cumsum(weights), np.cumsum(_weights(drawn, self.impostor_ends, self.complete))
         total = float(accepted[-1]) if total is None else total
         tars = self._tars(own, accepted, total, fars)
         if self.complete:
@@ -195,7 +195,7 @@ class _Curves:
             above = np.searchsorted(-self.impostors, -self.genuine, side="left")
             at_least = np.searchsorted(-self.impostors, -self.genuine, side="right")
             lost = (before[above] + before[at_least]) / 2
-            tars.append(1 - float(weights @ lost) / max(float(own[-1]) * total, 1e-300))
+            tars.append(1 - float(weights @ lost) / (float(own[-1]) * total))
         return tars
 
     def _tars(
@@ -211,15 +211,21 @@ class _Curves:
                 continue
             limit = self.impostors[min(allowed, len(self.impostors) - 1)]
             above = int(np.searchsorted(-self.genuine, -limit, side="left"))
-            result.append(float(own[above - 1] / max(own[-1], 1e-300)) if above else 0.0)
+            result.append(float(own[above - 1] / own[-1]) if above else 0.0)
         return result
 
 
-def _weights(drawn: NDArray[np.float64], ends: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Weights of pairs, float64 [n]: w_i for two ends of one unit, else w_i w_j."""
+def _weights(
+    drawn: NDArray[np.float64], ends: tuple[NDArray[np.int64], NDArray[np.int64]], complete: bool = True
+) -> NDArray[np.float64]:
+    """Weights of pairs, float64 [n]: w_i for two ends of one unit, else w_i w_j.
+
+    ``complete``: they are all of their kind, which weigh 1 each where none was drawn, as in
+    ``bootstrap.weights_of_both_kinds``.
+    """
     first, second = ends
-    weights = drawn[first]
-    return np.where(first == second, weights, weights * drawn[second])
+    weights = np.where(first == second, drawn[first], drawn[first] * drawn[second])
+    return weights if weights.any() or not complete else np.ones(len(weights))
 
 
 def _resampled(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hrfr_fast.evaluation.verification import FOLDS, best_threshold
 
 GRID = np.arange(0, 4, 0.01)
-FEWEST_SHARE = 0.05  # of a fold's pairs: with fewer genuine (or impostor) ones the list is ordered in blocks
+FEWEST_SHARE = 0.1  # of the list's own share of genuine (or impostor) pairs: a fold with less is one of blocks
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,17 @@ def _best_of_grid(distances: NDArray[np.float64], same: NDArray[np.bool_]) -> fl
 
 
 def fold_warning(same: NDArray[np.bool_], folds: NDArray[np.int64]) -> str:
-    """Why the accuracy over the list's own folds says little; "" where each fold has pairs of both kinds."""
-    share = np.bincount(folds, weights=same) / np.bincount(folds)
-    lopsided = int(((share < FEWEST_SHARE) | (share > 1 - FEWEST_SHARE)).sum())
+    """Why the accuracy over the list's own folds says little; "" where each fold has pairs of both kinds.
+
+    Args:
+        same: bool [P], both kinds present.
+        folds: int64 [P].
+    """
+    genuine, whole = np.bincount(folds, weights=same) / np.bincount(folds), same.mean()
+    lopsided = int((np.minimum(genuine / whole, (1 - genuine) / (1 - whole)) < FEWEST_SHARE).sum())
     if not lopsided:
         return ""
     return (
-        f"{lopsided} of the list's {len(share)} folds hold pairs of one kind only: their accuracy depends on the order"
-        " of the list; read the one over stratified folds"
+        f"{lopsided} of the list's {len(genuine)} folds hold pairs of hardly more than one kind: their accuracy depends"
+        " on the order of the list; read the one over stratified folds"
     )

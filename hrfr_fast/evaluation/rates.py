@@ -6,7 +6,7 @@ The same quantities as in ``verification.py``, of weighted pairs and for all res
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import BLOCK, RESAMPLES, pair_weights
+from hrfr_fast.evaluation.bootstrap import BLOCK, RESAMPLES, weights_of_both_kinds
 from hrfr_fast.evaluation.verification import FARS
 
 
@@ -30,7 +30,7 @@ def resampled_rates(
     last = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
     blocks = [
         _rates(
-            pair_weights(same, identities, start, min(BLOCK, resamples - start), seed)[:, order],
+            weights_of_both_kinds(same, identities, start, min(BLOCK, resamples - start), seed)[:, order],
             same[order],
             last,
             fars,

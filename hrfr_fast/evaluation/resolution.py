@@ -18,6 +18,10 @@ def cross_resolution_scores(views: PairViews) -> dict[str, NDArray[np.float64]]:
 def scores_by_resolution(
     views: PairViews, resolutions: tuple[int, ...] = RESOLUTIONS
 ) -> dict[int, NDArray[np.float64]]:
-    """By resolution in pixels, rising: the cosine of every pair, float64 [P], both faces at that resolution."""
-    view_at = {views.pairs.split.size if view == HR else view: view for view in resolutions}
+    """By resolution in pixels, rising: the cosine of every pair, float64 [P], both faces at that resolution.
+
+    Resolutions that the faces as they are do not have are left out.
+    """
+    stored = views.pairs.split.size
+    view_at = {stored if view == HR else view: view for view in resolutions if view < stored or view == HR}
     return {pixels: views.scores(view_at[pixels]) for pixels in sorted(view_at)}

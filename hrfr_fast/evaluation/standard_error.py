@@ -23,6 +23,7 @@ FEWEST_SEEDS = 3
 POWER = 0.8
 LARGEST_FACTOR = 1000.0
 """Times the identities or seeds at hand beyond which a study is not worth planning."""
+FACTORS_TRIED = 40
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,27 @@ class StandardError:
         interaction = self.interaction_variance / (identities * seeds)
         return StandardError(
             (self.identity_variance - self.interaction_variance) / identities + interaction,
-            self.seed_variance / seeds, interaction, self.units * identities, self.seeds * seeds,
+            self.seed_variance / seeds, interaction, self.units * identities,
+            round(self.seeds * seeds, 6),  # 47 * (3 / 47) is less than three seeds
         )  # fmt: skip
 
     def factor_to_detect(self, difference: float, growing: str, least: float, alpha: float = 1 - LEVEL) -> float | None:
-        """How many times the "identities" or "seeds", ``least`` or more, detect ``difference``; None beyond 1,000."""
+        """The fewest times the "identities" or "seeds", ``least`` or more, that detect ``difference``; None beyond
+        1,000.
+
+        More identities alone may detect less again: the variance between a few seeds is then most of what is left, and
+        has few degrees of freedom. So the first of several factors is looked for before it is narrowed down.
+        """
 
         def detects(factor: float) -> bool:
             return abs(difference) >= self.scaled(**{growing: factor}).minimum_detectable_effect(alpha)
 
-        low, high = np.log(least), np.log(LARGEST_FACTOR)
-        if not detects(LARGEST_FACTOR):
-            return None
-        for _ in range(20):
+        factors = np.geomspace(least, LARGEST_FACTOR, FACTORS_TRIED).tolist()
+        first = next((place for place, factor in enumerate(factors) if detects(factor)), None)
+        if not first:
+            return None if first is None else least
+        low, high = np.log(factors[first - 1 : first + 1])
+        for _ in range(16):
             middle = (low + high) / 2
             low, high = (low, middle) if detects(float(np.exp(middle))) else (middle, high)
         return float(np.exp(high))

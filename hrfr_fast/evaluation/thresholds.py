@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, RESAMPLES, pair_weights
-from hrfr_fast.evaluation.verification import FARS, FEWEST_FALSE_ACCEPTS
+from hrfr_fast.evaluation.bootstrap import BLOCK, LEVEL, RESAMPLES, weights_of_both_kinds
+from hrfr_fast.evaluation.verification import FARS, FEWEST_FALSE_ACCEPTS, midpoints
 from hrfr_fast.runtime.errors import UsageError
 
 BEYOND = 1e-6  # the threshold above all scores is so much above the highest
@@ -68,7 +68,7 @@ def thresholds_at_fars(
     fars = tuple(fars)
     found = at(np.ones((1, len(scores))))[0]
     blocks = [
-        at(pair_weights(same, identities, start, min(BLOCK, resamples - start), seed))
+        at(weights_of_both_kinds(same, identities, start, min(BLOCK, resamples - start), seed))
         for start in range(0, resamples, BLOCK)
     ]
     bounds = np.quantile(np.concatenate(blocks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
@@ -112,8 +112,7 @@ def candidate_thresholds(scores: NDArray[np.float64]) -> CandidateThresholds:
     falling = scores[order]
     last = np.flatnonzero(np.diff(falling, append=np.nan) != 0)
     distinct = falling[last]
-    middles = (distinct[1:] + distinct[:-1]) / 2
-    values = np.concatenate([[distinct[0] + BEYOND], middles, [distinct[-1] - BEYOND]])
+    values = np.concatenate([[distinct[0] + BEYOND], midpoints(distinct[::-1])[::-1], [distinct[-1] - BEYOND]])
     return CandidateThresholds(values, order, last)
 
 

@@ -20,6 +20,7 @@ FOLDS = 10
 FOLD_SEED = 0
 FARS = (1e-1, 1e-2, 1e-3)
 FEWEST_FALSE_ACCEPTS = 10
+NO_ERRORS = "no pair is decided wrongly: the accuracy's interval has no width, and does not say how rare errors are"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Verification:
     """The metrics of P pairs. Rates are shares in [0, 1]; arrays are left out of ``to_json``."""
 
     accuracy: float
+    """Share of the pairs decided rightly by the thresholds of the other nine folds: the mean of ``folds`` where ten
+    divides the genuine and the impostor pairs, and what comparisons and intervals are of in any case."""
     accuracy_ci: tuple[float, float] | None
     """95 % interval; None where no resampling was asked for."""
     interval_level: str
@@ -50,10 +53,15 @@ class Verification:
         """bool [P]."""
         return self.decisions == self.same
 
+    @property
+    def guessing(self) -> float:
+        """The accuracy of always giving the more frequent answer."""
+        return float(max(self.same.mean(), 1 - self.same.mean()))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as in results.json and ``evaluate --json``."""
         names = ("accuracy", "accuracy_ci", "interval_level", "auc", "eer", "tar_at_far", "warnings", "pairs")
-        values = {name: getattr(self, name) for name in (*names, "folds", "threshold")}
+        values = {name: getattr(self, name) for name in (*names, "guessing", "folds", "threshold")}
         return values | {"accuracy_ci": list(self.accuracy_ci) if self.accuracy_ci else None}
 
 
@@ -92,8 +100,10 @@ def verify(
         bootstrap.accuracy_interval(right, same, identities, resamples=resamples, seed=seed) if resamples else None
     )
     tar, warnings = tar_at_fars(scores, same, fars)
+    if interval and right.all():
+        warnings.append(NO_ERRORS)
     return Verification(
-        accuracy=float(np.mean(accuracies)),
+        accuracy=float(right.mean()),
         accuracy_ci=interval,
         interval_level="pair" if identities is None else "identity",
         auc=auc(scores, same),
@@ -146,9 +156,16 @@ def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> floa
     impostor = np.bincount(row, weights=~same, minlength=len(distinct))
     # Candidate k lies below distinct score k: impostors below it and genuine pairs from it on are right.
     right = np.concatenate([[0], np.cumsum(impostor)]) + np.concatenate([np.cumsum(genuine[::-1])[::-1], [0]])
-    candidates = [distinct[0] - 1, *((distinct[1:] + distinct[:-1]) / 2), distinct[-1] + 1]
+    candidates = [distinct[0] - 1, *midpoints(distinct), distinct[-1] + 1]
     best = np.flatnonzero(right == right.max())
     return float(candidates[best[len(best) // 2]])
+
+
+def midpoints(distinct: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Thresholds between neighbours of D rising scores, float64 [D - 1]: the middle, or where no number lies between
+    the two, the higher one. Half of their sum may be rounded to the lower one, and would accept it."""
+    middle = (distinct[1:] + distinct[:-1]) / 2
+    return np.where(middle > distinct[:-1], middle, distinct[1:])
 
 
 def auc(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:

@@ -30,22 +30,25 @@ def _line_looks(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def loss(path: Path, regimes: Regimes, out: Path) -> bool:
-    return _over_steps(path, regimes, out, "train", "loss", "training loss", 1.0)
+    return _over_steps(path, regimes, out, None, "loss", "training loss", 1.0)
 
 
-def progress(path: Path, regimes: Regimes, out: Path) -> bool:
-    return _over_steps(path, regimes, out, "verification", "accuracy", "accuracy on the test pairs (%)", 100.0)
+def progress(path: Path, regimes: Regimes, out: Path, pairs: str) -> bool:
+    """Accuracy on the pair set ``pairs``."""
+    return _over_steps(path, regimes, out, pairs, "accuracy", "accuracy on the test pairs (%)", 100.0)
 
 
-def _over_steps(path: Path, regimes: Regimes, out: Path, kind: str, value: str, label: str, factor: float) -> bool:
-    """Metrics of the first seeds; returns whether there are any."""
+def _over_steps(
+    path: Path, regimes: Regimes, out: Path, pairs: str | None, value: str, label: str, factor: float
+) -> bool:
+    """Metrics of the first seeds, as ``_metrics`` has them; returns whether there are any."""
     looks, shown = _line_looks(regimes), 0
     with figure_file(path, size=(7.6, 4.4)) as (axes,):
         for name, regime in regimes.items():
-            lines = _metrics(regime, out / regime.first_run, kind)
+            lines = _metrics(out / regime.first_run, pairs)
             shown += len(lines)
             if lines:
-                marker = {"marker": ".", "markersize": 5} if kind == "verification" else {}
+                marker = {"marker": ".", "markersize": 5} if pairs else {}
                 steps, values = [line["step"] for line in lines], [factor * line[value] for line in lines]
                 axes.plot(steps, values, label=name, **marker, **looks[name])
         axes.set(xlabel="optimiser step", ylabel=label)
@@ -53,15 +56,12 @@ def _over_steps(path: Path, regimes: Regimes, out: Path, kind: str, value: str, 
     return shown > 0
 
 
-def _metrics(regime: RegimeResult, run: Path, kind: str) -> list[dict[str, Any]]:
-    """Lines of the run's metrics.jsonl; verifications of the largest test set only."""
-    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == kind]
-    if kind == "verification":
-        tests = {line["pairs"] for line in lines if line["pairs_kind"] == "test"}
-        sizes = {name: pairs.pairs for name, pairs in regime.other_pairs.items()}
-        main = max(tests, key=lambda name: sizes.get(name, 0), default=None)
-        lines = [line for line in lines if line["pairs"] == main]
-    return lines
+def _metrics(run: Path, pairs: str | None = None) -> list[dict[str, Any]]:
+    """Lines of the run's metrics.jsonl: of training, or of its verifications on the pair set ``pairs``."""
+    lines = read_metrics(run / "metrics.jsonl")
+    if pairs is None:
+        return [line for line in lines if line["kind"] == "train"]
+    return [line for line in lines if line["kind"] == "verification" and line["pairs"] == pairs]
 
 
 def _roc_curve(axes: Any, run: Path, same: NDArray[np.bool_] | None, **look: Any) -> bool:
@@ -91,15 +91,15 @@ def roc_curves(path: Path, regimes: Regimes, out: Path) -> bool:
     return shown
 
 
-def of_regime(path: Path, regime: RegimeResult, out: Path) -> bool:
-    """Loss, accuracy while training and ROC of one regime, every seed."""
+def of_regime(path: Path, regime: RegimeResult, out: Path, pairs: str | None) -> bool:
+    """Loss, accuracy on ``pairs`` while training, and ROC of one regime, every seed."""
     same = _same(out / regime.first_run)
-    logged = 0
+    logged = watched = 0
     with figure_file(path, 3, size=(11.0, 3.3)) as (left, middle, right):
         for colour, (seed, directory) in zip(cycle(COLOURS), regime.runs.items(), strict=False):
             run = out / directory
-            trained, verified = _metrics(regime, run, "train"), _metrics(regime, run, "verification")
-            logged += len(trained)
+            trained, verified = _metrics(run), _metrics(run, pairs) if pairs else []
+            logged, watched = logged + len(trained), watched + len(verified)
             left.plot(
                 [line["step"] for line in trained], [line["loss"] for line in trained], color=colour,
                 label=f"seed {seed}",
@@ -112,6 +112,8 @@ def of_regime(path: Path, regime: RegimeResult, out: Path) -> bool:
         if not logged:
             left.set(xticks=[], yticks=[], xlabel="nothing is trained", ylabel="")
         middle.set(xlabel="optimiser step", ylabel="accuracy on the test pairs (%)")
+        if not watched:
+            middle.set(xticks=[], yticks=[], xlabel="test pairs were not watched", ylabel="")
         roc_axes(right)
     return True
 

@@ -27,12 +27,13 @@ CAPTIONS = {
     "as a band and the other regimes in grey; the first seeds only. Where a line is flat, the model does not need the "
     "detail that is taken away.",
     "cross": "Accuracy on the same pairs with both faces sharp (HR-HR), the second shrunk to 36 px and back (HR-LR), "
-    "or both (LR-LR).",
+    "or both (LR-LR). Bars are 95 % intervals, as in the first figure.",
     "identification": "1:N: how often the right person is first, or among the first five, of the gallery of sharp "
     "faces; for sharp probes (HR) and probes shrunk to 36 px and back (LR). The first seed, with 95 % intervals over "
     "people.",
     "dose": "Accuracy against how much high resolution is given: the share of its identities, with which its share of "
-    "a batch falls too, and the share of its images in every batch. At 0 the run with as many steps and none of it.",
+    "a batch falls too, and the share of its images in every batch. At 0 the run with as many steps and none of it. "
+    "Bars are 95 % intervals, as in the first figure.",
 }
 STAGES = ("regime", "control", "dose", "remedy")
 """Each has a colour in the figure of accuracies."""
@@ -46,15 +47,16 @@ def write_figures(out: Path, results: StudyResults) -> dict[str, Path]:
     verified = {label: result for label, result in results.verified().items() if label in trained}
     base = results.verified(apart=False)
     base_regimes = {label: trained[label] for label in base}
+    pairs = results.data.pairs.name if results.data.pairs else None
     wanted: dict[str, tuple[Any, ...]] = {
         "accuracy": (_accuracy, verified, trained), "folds": (_folds, base),
         "matrix": (_matrix, results.contrasts, list(base)),
-        "loss": (curves.loss, trained, out), "progress": (curves.progress, trained, out),
+        "loss": (curves.loss, trained, out), "progress": (curves.progress, trained if pairs else {}, out, pairs),
         "roc": (curves.roc_curves, base_regimes, out), "resolution": (curves.by_resolution, base),
         "cross": (_cross, base), "identification": (_identification, base), "dose": (_dose, results.dose),
     }  # fmt: skip
     wanted = {name: (draw, *data) for name, (draw, *data) in wanted.items() if data[0]}
-    wanted |= {f"regime-{label}": (curves.of_regime, regime, out) for label, regime in trained.items()}
+    wanted |= {f"regime-{label}": (curves.of_regime, regime, out, pairs) for label, regime in trained.items()}
     wanted |= remedies_figures.wanted(results)
     files = {name: folder / f"{name}.png" for name in wanted}
     return {name: files[name] for name, (draw, *data) in wanted.items() if attempt(draw, files[name], *data)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from hrfr_fast.evaluation.compare import FIXED_CONTRASTS
 from hrfr_fast.evaluation.standard_error import FEWEST_SEEDS
+from hrfr_fast.evaluation.verification import NO_ERRORS
 from hrfr_fast.regimes import BUDGETS
 from hrfr_fast.reporting.page import EmbeddedImage, embedded, write_page
 from hrfr_fast.runtime.words import counted
@@ -100,9 +101,13 @@ def _cautions(results: StudyResults) -> Iterator[str]:
             yield f"{label}: {regime.data_note}."
     if results.data.pairs:
         yield from results.data.pairs.notes
-        warnings = next((result.warnings for result in results.verified().values()), [])
+        verified = results.verified()
+        warnings = next((result.warnings for result in verified.values()), [])
         if warnings:
             yield "; ".join(warnings) + "."
+        perfect = [label for label, result in verified.items() if min(result.accuracy.by_seed.values()) == 1]
+        if perfect:
+            yield f"{', '.join(perfect)}: {NO_ERRORS}."
 
 
 def _units(results: StudyResults) -> str:

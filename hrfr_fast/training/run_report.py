@@ -18,7 +18,8 @@ FIGURES = (
     ("loss.png", "Training loss and learning rate",
      "How wrong the model was on the training faces, and how large its steps were. A healthy loss falls and flattens."),
     ("accuracy.png", "Accuracy while training",
-     "Share of pairs decided correctly; 50 % is guessing. Dotted sets are test pairs: watched, never used to choose."),
+     "Share of pairs decided correctly; the grey line, 50 %, is guessing where half of the pairs are of one person."
+     " Dotted sets are test pairs: watched, never used to choose."),
     ("roc.png", "Receiver operating characteristic",
      "True accept rate (up) against false accept rate (right). The dot is the equal error rate."),
     ("scores.png", "Scores of same and different people",
@@ -67,6 +68,7 @@ def _main_result(results: dict[str, Any]) -> dict[str, str] | None:
     return {
         "name": name, "pairs": counted(result["pairs"], "test pair"), "accuracy": f"{result['accuracy']:.1%}",
         "interval": f"{low:.1%} to {high:.1%}", "resampled": plural(result["interval_level"]),
+        "guessing": f"{result['guessing']:.0%}" if "guessing" in result else "",  # earlier versions did not say it
     }  # fmt: skip
 
 

@@ -95,6 +95,15 @@ def test_matching_recovers_a_permutation_that_noise_hides():
     assert unrelated["rotated_control_p"] > 0.01 and unrelated["matched_cosine"] > unrelated["unmatched_cosine"]
 
 
+def test_filters_of_plain_colour_have_all_of_their_power_there():
+    colour = np.ones((1, 3, 3, 3)) * np.array([1.0, -2, 0.5])[:, None, None]
+    edge = np.zeros((1, 3, 3, 3))
+    edge[0, :, 0], edge[0, :, 2] = 1, -1
+    shares = [kernels.plain_share(filters) for filters in (colour, edge, np.concatenate([colour, edge]))]
+    assert shares == pytest.approx([1, 0, 0.5])
+    assert kernels.spectrum(colour)[0] < 0.4, "mean power by frequency is another quantity"
+
+
 def test_initial_similarity_follows_from_seed_shape_and_parents(tmp_path):
     def model(seed, width=8, parents=()):
         metadata = {"backbone": {"width": width}, "parents": list(parents)}

@@ -18,8 +18,10 @@ from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import HrfrError, UsageError
+from hrfr_fast.study.score import main_pairs
 
 Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("sklearn.metrics")  # of the probes, now: it sets variables of the environment
 
 
 def make_run(path, packed, *, seed=0, **backbone):
@@ -33,6 +35,18 @@ def make_run(path, packed, *, seed=0, **backbone):
     save_weights(path / "checkpoints" / "last.safetensors", network, torch.nn.Identity(), metadata)
     (path / "settings.toml").write_text(f"seed = {seed}\n[augment]\ndegrade = 0.0\n")
     return path
+
+
+def test_of_test_sets_of_equal_size_the_first_is_shown_as_in_a_study(tiny_packed):
+    packed = open_packed(tiny_packed)
+    pairs = next(iter(packed.pairs.values()))
+    sets = {
+        name: replace(pairs, name=name, kind=kind)
+        for name, kind in (("d", "development"), ("a", "test"), ("b", "test"))
+    }
+    packed = replace(packed, pairs=sets)
+    cache = EmbeddingCache([], packed, choose_compute("cpu", "fp32"))
+    assert cache.test_pairs.name == main_pairs(packed).name == "a"
 
 
 @pytest.fixture(scope="module")

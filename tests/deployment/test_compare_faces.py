@@ -7,6 +7,7 @@ from model_cases import linear_onnx, write_results, write_run
 
 from hrfr_fast.deployment.compare_faces import FaceComparison, compare_faces
 from hrfr_fast.deployment.export import export
+from hrfr_fast.evaluation.embedder import BackboneEmbedder
 from hrfr_fast.evaluation.onnx_embedder import OnnxFlags
 from hrfr_fast.evaluation.thresholds import Threshold
 from hrfr_fast.model.backbone import BackboneSettings
@@ -59,6 +60,13 @@ def test_an_exported_model_knows_the_thresholds_of_its_run(run, tmp_path):
     ours, theirs = (compare_faces(model, *pictures, device="cpu") for model in (run, tmp_path / "m.onnx"))
     assert abs(ours.cosine - theirs.cosine) < 2e-3  # a run is computed in bfloat16 where the CPU has it, the file never
     assert ours.threshold == theirs.threshold == Threshold(**AT)
+
+
+def test_a_broken_model_decides_nothing(run, monkeypatch):
+    write_results(run, [AT])
+    monkeypatch.setattr(BackboneEmbedder, "sums", lambda self, images, **more: np.full((len(images), 16), np.nan))
+    with pytest.raises(UsageError, match="run: its embeddings are not finite numbers"):
+        compare_faces(run, run.parent / "a.png", run.parent / "b.png", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hrfr_fast.evaluation import bootstrap, compare
-from hrfr_fast.evaluation.standard_error import standard_error
+from hrfr_fast.evaluation.standard_error import StandardError, standard_error
 from hrfr_fast.runtime.errors import UsageError
 
 stats = pytest.importorskip("scipy.stats")
@@ -154,8 +154,9 @@ def test_the_sentence_says_how_far_it_reaches(seeds, words):
     results = small(("lowres144", "highres144"), seeds)
     found = compare.contrast("highres144", "lowres144", results, 100)
     assert words in found.sentence
-    better = "lowres144 beats highres144" if found.difference < 0 else "highres144 beats lowres144"
-    assert better in found.sentence
+    verb = "is ahead of" if found.verdict == "not significant" else "beats"
+    ahead = f"lowres144 {verb} highres144" if found.difference < 0 else f"highres144 {verb} lowres144"
+    assert ahead in found.sentence
     assert ("likely real" in found.sentence) <= (seeds >= 3)
     assert found.minimum_detectable_effect > (found.interval[1] - found.interval[0]) / 2, "few seeds widen both alike"
     assert ("compare the regimes" in found.advice) == (seeds < 3) and (found.needed_identities is None or seeds >= 3)
@@ -172,6 +173,32 @@ def test_no_regime_beats_another_by_nothing():
     results = small(("lowres144",), 3)
     found = compare.contrast("twin", "lowres144", results | {"twin": results["lowres144"]}, 100)
     assert "twin equals lowres144 to 0.01 points (95 % interval 0.00 to 0.00" in found.sentence
+    assert found.advice.endswith("how small a difference would be found is not known.")
+    assert "100 identities and 3 seeds:" in found.advice and "0.00 points" not in found.advice
+
+
+def test_the_fewest_seeds_are_asked_for_where_they_suffice():
+    rng = np.random.default_rng(10)
+    same, identities = pair_list(rng, 100, 400)
+    correct = {name: {s: rng.random(400) < share for s in (0, 1)} for name, share in (("a", 0.95), ("b", 0.6))}
+    found = compare.contrast("a", "b", compare.resample_outcomes(correct, same, identities, resamples=200), 100)
+    assert found.needed_seeds == 3 and "about 3 seeds are needed" in found.advice
+    assert "a beats b by" in found.sentence, "a significant difference"
+
+
+def test_identities_that_suffice_are_found_though_many_more_would_not():
+    """With 3 of them the seeds' two degrees of freedom do not count yet, with 1,000 they are all there is."""
+    error = StandardError(1.0, 0.3, 0.0, 100, 3)
+    detectable = [error.scaled(identities=factor).minimum_detectable_effect() for factor in (1, 3, 1000)]
+    assert detectable[1] < 2.6 < min(detectable[0], detectable[2])
+    found = error.factor_to_detect(2.6, "identities", 1e-3)
+    assert 1 < found < 3 and error.scaled(identities=found).minimum_detectable_effect() == pytest.approx(2.6, abs=1e-3)
+    assert error.factor_to_detect(2.0, "identities", 1e-3) is None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 47, 94])
+def test_three_seeds_are_three_whatever_number_they_are_scaled_from(seeds):
+    assert StandardError(1e-6, 1e-2, 0.0, 100, seeds).scaled(seeds=3 / seeds).total > 0.05
 
 
 def test_the_identities_asked_for_do_find_the_difference():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.evaluation.bootstrap import multiplicities
+from hrfr_fast.evaluation.bootstrap import multiplicities, percentile_interval, resampled_cluster_means
 from hrfr_fast.evaluation.identification import Search
 from hrfr_fast.evaluation.open_set import tpir_at_fpir
 
@@ -57,3 +57,12 @@ def test_both_kinds_of_probes_are_needed(found):
     closed = Search(np.ones(160, bool), search.rank, search.own, search.highest, None)
     with pytest.raises(ValueError, match="and of others"):
         tpir_at_fpir(closed, subjects, rank=1, fpirs=FPIRS)
+
+
+def test_a_resample_without_the_people_of_a_small_gallery_is_no_search_that_failed():
+    """Three of 100 people are in the gallery: a twentieth of the resamples draws none of them."""
+    mated, scores = np.arange(100) < 3, np.where(np.arange(100) < 3, 0.9, 0.1).astype(np.float32)
+    search = Search(mated, np.where(mated, 1, 4), np.where(mated, scores, -np.inf), scores, None)
+    assert tpir_at_fpir(search, np.arange(100), rank=1, fpirs=(0.1,)).intervals()[0.1] == (1.0, 1.0)
+    hits = mated[:, None].astype(float)
+    assert percentile_interval(resampled_cluster_means(hits, np.arange(100), mated)[:, 0]) == (1.0, 1.0)

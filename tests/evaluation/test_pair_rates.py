@@ -65,6 +65,15 @@ def test_without_subjects_pairs_are_drawn(templates):
     assert rates.units == "pair"
 
 
+def test_a_resample_without_impostor_pairs_is_no_success_of_the_model():
+    """Of two people half of the resamples draws one alone. This model takes everybody for the same person."""
+    subjects = np.repeat(np.arange(2), 4)
+    first, second = np.triu_indices(8, 1)
+    pairs = Pairs(first, second, subjects[first] == subjects[second])
+    rates = pair_rates.pair_rates(np.ones((8, 1), np.float32), pairs, subjects, fars=(0.1,), resamples=50)
+    assert rates.interval("auc") == (0.5, 0.5) and rates.interval(0.1) == (0.0, 0.0)
+
+
 def test_pairs_of_one_kind_and_broken_embeddings_are_refused(templates):
     features, pairs, subjects = templates
     with pytest.raises(UsageError, match="both are needed"):

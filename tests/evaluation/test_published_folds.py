@@ -65,3 +65,9 @@ def test_a_list_ordered_in_blocks_is_warned_about():
     folds = contiguous_folds(600)
     assert "10 of the list's 10 folds" in fold_warning(np.arange(600) < 300, folds)
     assert fold_warning(np.arange(600) % 60 < 30, folds) == ""
+
+
+def test_a_list_of_few_genuine_pairs_in_each_fold_is_not_ordered_in_blocks():
+    folds = contiguous_folds(1000)
+    assert fold_warning(np.arange(1000) % 50 < 1, folds) == ""
+    assert "9 of the list's 10 folds" in fold_warning(np.arange(1000) < 20, folds)

@@ -3,6 +3,7 @@ import pytest
 
 from hrfr_fast.evaluation import bootstrap, verification
 from hrfr_fast.evaluation.rates import resampled_rates
+from hrfr_fast.evaluation.thresholds import thresholds_at_fars
 
 metrics = pytest.importorskip("sklearn.metrics")
 
@@ -32,9 +33,22 @@ def test_each_resample_is_what_scikit_learn_gives_for_its_weights(data):
 
 def test_unit_weights_give_the_verification_itself(data, monkeypatch):
     scores, same, identities = data
-    monkeypatch.setattr("hrfr_fast.evaluation.rates.pair_weights", lambda s, i, start, n, seed: np.ones((n, len(s))))
+    weights = "hrfr_fast.evaluation.rates.weights_of_both_kinds"
+    monkeypatch.setattr(weights, lambda s, i, start, n, seed: np.ones((n, len(s))))
     found = resampled_rates(scores, same, identities, resamples=1)
     result = verification.verify(scores, same, identities, resamples=0)
     assert found["auc"][0] == pytest.approx(result.auc)
     assert found["eer"][0] == pytest.approx(result.eer)
     assert {far: found[far][0] for far in result.tar_at_far} == pytest.approx(result.tar_at_far)
+
+
+def test_a_resample_without_impostor_pairs_does_not_lower_the_rates():
+    """Of three people a ninth of the resamples draws one alone: there is no impostor pair of which to have a rate."""
+    genuine = [(person, person) for person in range(3)] * 10
+    impostor = [(person, (person + 1) % 3) for person in range(3)] * 10
+    identities = np.array(genuine + impostor, np.int32).reshape(-1)
+    same = np.arange(60) < 30
+    found = resampled_rates(np.where(same, 0.9, 0.1), same, identities, resamples=200)
+    assert found["auc"].min() == 1 and found["0.1"].min() == 1 and found["eer"].max() == 0
+    (threshold,) = thresholds_at_fars(np.where(same, 0.9, 0.1), same, identities, fars=[0.1], resamples=200)
+    assert threshold.low == threshold.threshold == threshold.high == 0.5

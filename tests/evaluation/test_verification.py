@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from hrfr_fast.evaluation.thresholds import thresholds_at_fars
 from hrfr_fast.evaluation.verification import (
     FOLDS,
+    NO_ERRORS,
     auc,
     best_threshold,
     equal_error_rate,
@@ -40,6 +42,17 @@ def test_the_threshold_decides_as_many_rightly_as_any(decimals):
     assert threshold not in scores, "a midpoint, not a score"
 
 
+def test_neighbouring_numbers_are_told_apart():
+    """Between two of them lies none, and half of their sum may be the lower one."""
+    lower = 0.18661772157622847
+    scores = np.array([lower, np.nextafter(lower, 1)] * 20)
+    same = scores > lower
+    assert (scores[0] + scores[1]) / 2 == lower
+    assert right_at(best_threshold(scores, same), scores, same) == 40
+    (threshold,) = thresholds_at_fars(scores, same, None, fars=[0.1], resamples=2)
+    assert right_at(threshold.threshold, scores, same) == 40
+
+
 def test_folds_are_stratified_cover_all_and_do_not_depend_on_scores():
     _, same = drawn(105, 60)
     fold = fold_of_each(same)
@@ -60,6 +73,22 @@ def test_every_pair_is_decided_by_the_threshold_of_the_other_folds():
         assert (result.decisions[inside] == (scores[inside] >= threshold)).all()
         assert result.folds[number] == pytest.approx((result.decisions == same)[inside].mean())
     assert result.accuracy == pytest.approx(np.mean(result.folds))
+
+
+def test_an_accuracy_of_100_percent_says_that_its_interval_tells_nothing():
+    scores, same = drawn(40, 40, gap=100.0)
+    result = verify(scores, same, resamples=50)
+    assert result.accuracy_ci == (1.0, 1.0) and NO_ERRORS in result.warnings
+    scores[0] = -100
+    assert NO_ERRORS not in verify(scores, same, resamples=50).warnings
+
+
+def test_every_pair_counts_once_where_ten_does_not_divide_their_number():
+    """Else a model's accuracy would not be the one that comparisons, intervals and McNemar's test are of."""
+    scores, same = drawn(11, 13, seed=1)
+    result = verify(scores, same, resamples=0)
+    assert result.accuracy == result.correct.mean() != pytest.approx(np.mean(result.folds))
+    assert result.guessing == result.to_json()["guessing"] == pytest.approx(13 / 24)
 
 
 @pytest.mark.parametrize("decimals", [None, 1], ids=["distinct", "ties"])

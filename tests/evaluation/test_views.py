@@ -58,6 +58,14 @@ def test_cross_resolution_and_resolution_curve(packed, compute):
     assert not np.allclose(curve[2], curve[144], atol=0.01), "two pixels show something else"
 
 
+def test_faces_have_no_accuracy_at_more_pixels_than_they_have(packed, compute):
+    pairs = packed.pairs["dev-lowres"] if "dev-lowres" in packed.pairs else packed.pairs["hres"]
+    stored = pairs.split.size
+    resolutions = (2, stored, stored + 1, 500, HR)
+    curve = scores_by_resolution(pair_views(Pixels(), pairs, stored, compute, resolutions), resolutions)
+    assert list(curve) == [2, stored]
+
+
 def test_ranks_against_scikit_learn():
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((30, 8)).astype(np.float32)

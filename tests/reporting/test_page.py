@@ -79,6 +79,15 @@ def test_a_run_report_escapes_names(run):
     assert "90.0%" in page and "80.0% to 95.0%" in page and "augment.flip" in page
 
 
+def test_a_run_report_says_what_guessing_gives_on_its_pairs(run):
+    path = run / "results.json"
+    (name, result), *_ = json.loads(path.read_text()).items()
+    assert "more frequent answer" not in write_run_report(run).read_text(), "results of earlier versions do not say it"
+    path.write_text(json.dumps({name: result | {"guessing": 0.85}}))
+    page = write_run_report(run).read_text()
+    assert "Always giving the more frequent answer gives 85%." in page and "50 %.</p>" not in page
+
+
 def test_without_jinja2_a_run_gets_a_warning_in_place_of_its_report(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert not write_run_report(run).exists()

@@ -13,6 +13,9 @@ import torch
 
 from hrfr_fast.deployment.records import record_pixels
 from hrfr_fast.evaluation.compare import Estimate, Outcomes, holm
+from hrfr_fast.evaluation.rates import resampled_rates
+from hrfr_fast.evaluation.thresholds import thresholds_at_fars
+from hrfr_fast.evaluation.verification import tar_at_fars
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.pack import pack
 from hrfr_fast.regimes import regime_named
@@ -110,9 +113,9 @@ def test_one_threshold_has_the_far_that_counting_gives():
     across = {"HR-LR36": views["144"]}
     found = calibration({0: views | across, 1: views | across}, pairs, "144", far=0.05, resamples=200)
     for on, chosen in (("all", ["12", "144"]), ("sharp", ["144"])):
-        impostors = np.sort(np.concatenate([views[name][~same] for name in chosen]))[::-1]
-        lowest = min(score for score in impostors if (impostors >= score).mean() <= 0.05 + 1e-12)
-        threshold = (lowest + impostors[impostors < lowest].max()) / 2
+        scores, impostors = (np.concatenate([views[name][kind] for name in chosen]) for kind in (same | True, ~same))
+        lowest = min(score for score in scores if (impostors >= score).mean() <= 0.05 + 1e-12)
+        threshold = (lowest + scores[scores < lowest].max()) / 2
         for name in views:
             far, frr = found[on].far[name], found[on].frr[name]
             assert far.values == pytest.approx([(views[name][~same] >= threshold).mean()] * 2)
@@ -121,6 +124,22 @@ def test_one_threshold_has_the_far_that_counting_gives():
         assert found[on].spread.values == pytest.approx(np.abs(spread)) and spread[0] > 0.02, "not calibrated"
         low, high = np.quantile(found[on].far["12"].resampled[:, 0], [0.025, 0.975])
         assert low < found[on].far["12"].values[0] < high
+
+
+def test_one_threshold_of_one_view_is_that_of_evaluation():
+    """FRR is 1 - TAR at the same FAR, in each resample, though genuine scores lie between impostors' ones."""
+    rng = np.random.default_rng(1)
+    same = np.arange(400) < 200
+    people = rng.integers(0, 50, 800).astype(np.int32)
+    people[1::2][same] = people[0::2][same]
+    scores = rng.normal(0.3 * same, 0.2)
+    found = calibration({0: {"144": scores}}, MadePairs(same, people), "144", far=0.1, resamples=150)
+    rates = resampled_rates(scores, same, people, fars=(0.1,), resamples=150)["0.1"]
+    (threshold,) = thresholds_at_fars(scores, same, people, fars=[0.1], resamples=2)
+    for on in ("all", "sharp"):
+        assert found[on].frr["144"].values[0] == (scores[same] < threshold.threshold).mean()
+        assert found[on].frr["144"].values[0] == pytest.approx(1 - tar_at_fars(scores, same, (0.1,))[0]["0.1"])
+        assert found[on].frr["144"].resampled[:, 0] == pytest.approx(1 - rates)
 
 
 def test_calibration_is_over_the_seeds_that_have_the_curve():

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrfr_fast.analysis.intervals import RESAMPLES
-from hrfr_fast.evaluation.bootstrap import BLOCK, pair_weights
+from hrfr_fast.evaluation.bootstrap import BLOCK, weights_of_both_kinds
 from hrfr_fast.evaluation.compare import Estimate
 from hrfr_fast.evaluation.thresholds import candidate_thresholds
 from hrfr_fast.format.reader import PairSet
@@ -54,7 +54,7 @@ def calibration(
         for on in CHOSEN_ON:
             found[on][0, column] = _rates(scores, rows[on], pairs.same, np.ones((1, len(pairs))), far)[0]
         for start in range(0, resamples, BLOCK):
-            weights = pair_weights(pairs.same, pairs.identities, start, min(BLOCK, resamples - start), 0)
+            weights = weights_of_both_kinds(pairs.same, pairs.identities, start, min(BLOCK, resamples - start), 0)
             block = slice(1 + start, 1 + start + len(weights))
             for on in CHOSEN_ON:
                 found[on][block, column] = _rates(scores, rows[on], pairs.same, weights, far)
@@ -71,7 +71,7 @@ def _rates(
         weights: [R, P].
     """
     impostors, genuine = weights[:, ~same], weights[:, same]
-    threshold = _thresholds(scores[chosen][:, ~same], impostors, far)[:, None]
+    threshold = _thresholds(scores[chosen], weights * ~same, far)[:, None]
     accepted = [((scores[view, ~same] >= threshold) * impostors).sum(axis=1) for view in range(len(scores))]
     rejected = [((scores[view, same] < threshold) * genuine).sum(axis=1) for view in range(len(scores))]
     masses = (np.maximum(one.sum(axis=1, keepdims=True), 1e-300) for one in (impostors, genuine))
@@ -80,9 +80,10 @@ def _rates(
 
 
 def _thresholds(scores: NDArray[np.float64], weights: NDArray[np.float64], far: float) -> NDArray[np.float64]:
-    """The loosest threshold whose FAR does not exceed ``far``, [R], over the impostor scores [V, P] of all views.
+    """The loosest threshold whose FAR does not exceed ``far``, [R], over the scores [V, P] of all views.
 
-    It lies in the middle between two of these scores. ``weights``: [R, P], of a pair the same in each view.
+    The same as that of ``thresholds_at_fars`` where there is one view: its FRR is 1 - TAR at that FAR.
+    ``weights``: [R, P], of an impostor pair the same in each view, 0 of genuine ones.
     """
     candidates = candidate_thresholds(scores.ravel())
     return candidates.loosest(candidates.accepted_shares(np.tile(weights, len(scores))), far)

@@ -1,6 +1,7 @@
 """Figures of remedies: changes against the base, accuracy by test resolution, calibration, and the probe."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CAPTIONS = {
-    "remedies": "What each remedy changes, with paired 95 % intervals over people and seeds. Left of 0 "
-    "a probe of the true resolution gets worse, right of 0 accuracy rises: both are good. The last panel shows "
-    "development people, whom the choice has seen.",
+    "remedies": "What each remedy changes, with paired 95 % intervals over people, and over seeds where there are "
+    "three or more. Left of 0 a probe of the true resolution gets worse, right of 0 accuracy rises: both are good. The "
+    "last panel shows development people, whom the choice has seen.",
     "remedies-probe": "Probe: how well a classifier guesses the true resolution from an embedding: 0.5 is chance. On a "
-    "degradation that no model here was trained on, over all seeds.",
+    "degradation that no model here was trained on, over all seeds. Bars are 95 % intervals, as above.",
     "remedies-resolution": "Accuracy when both faces of every pair are shrunk to so many pixels first; each remedy "
     "with its 95 % interval as a band, the base dashed.",
     "remedies-calibration": "False accept rate at each test resolution, with one threshold whose FAR over all "
-    "resolutions together is 1e-2 (dotted). A calibrated model is a flat line.",
+    "resolutions together is at most 1e-2 (dotted). A calibrated model is a flat line.",
 }
 
 
@@ -97,7 +98,7 @@ def _calibration(path: Path, found: Mapping[str, Calibration], base: str) -> boo
         return False
     with figure_file(path, size=(6.4, 4.2)) as (axes,):
         looks = [(colour, style) for style in ("-", ":") for colour in COLOURS]
-        for (label, one), (colour, style) in zip(found.items(), looks, strict=False):
+        for (label, one), (colour, style) in zip(found.items(), cycle(looks), strict=False):
             rows = [row for row in one.rows if row.view.isdecimal()]
             look = {"color": "black", "linestyle": "--"} if label == base else {"color": colour, "linestyle": style}
             axes.plot([int(row.view) for row in rows], [100 * row.far.value for row in rows], marker=".", label=label,

@@ -53,7 +53,7 @@ def _native_probe(result: RemediesResult) -> Table:
         (name, *(f"{half[name]['auc']:.3f} +- {half[name]['standard_error']:.3f}" for half in halves if name in half))
         for name in halves[0]
     ]
-    return Table(("degradation", "AUC on people of the search", "on other development people"), rows)
+    return Table(("degradation", "AUC +- standard error, people of the search", "other development people"), rows)
 
 
 def _shown(results: StudyResults) -> list[str]:
