@@ -100,7 +100,7 @@ class TrainState:
     def enter_phase(self, number: int) -> TrainStep:
         """Freeze what this phase does not train; an optimiser without momentum, and a step of its own."""
         setup, settings, phase = self.setup, self.setup.settings, self.setup.phases[number].phase
-        setup.train_only(phase.train)
+        setup.train_only(setup.backbone, setup.head, phase.train)
         how, first = self.execution, self.take_step is None
         tried = first and setup.compute.device.type == "cuda" and not setup.ranks.distributed
         self.optimizer = build_optimizer(
