@@ -135,8 +135,6 @@ class TrainState:
     def average_statistics(self) -> None:
         """Give BatchNorm's running statistics their means over ranks, before somebody looks at the model."""
         averages = [self.average.backbone, self.average.head] if self.average else []
-        if self.references is not None and self.references.copy is not None:
-            averages.append(self.references.copy.backbone)
         self.parallel.average_buffers([self.setup.backbone, self.setup.head, *averages])
 
     def take_over_findings(self) -> None:

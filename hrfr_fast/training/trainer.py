@@ -214,7 +214,7 @@ class Trainer:
         if state.average:
             state.average.update(state.step)
         if state.references is not None:
-            state.references.update(state.step)
+            state.references.update(state.step, state.parallel)
         self.log.add(loss, state.take_step.terms())
         self.profiler.step()
         self.timer.step()
