@@ -145,6 +145,17 @@ class TrainState:
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
 
+    def is_finite(self) -> bool:
+        """Whether all weights and statistics are finite numbers, on every rank; of all ranks, and waits for the device.
+
+        By their extremes: a mask would take a quarter of a large head's memory.
+        """
+        parts = (self.setup.backbone, self.setup.head)
+        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+        extremes = torch.stack([extreme for tensor in floats for extreme in tensor.aminmax()])
+        return not self.parallel.largest([int(not extremes.isfinite().all())])[0]
+
     def save(self) -> None:
         """Write all that ``restore`` needs, atomically. Of several ranks all call it and rank 0 writes.
 
