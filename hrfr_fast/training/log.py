@@ -81,8 +81,9 @@ class TrainingLog:
                 step = line["step"] - len(losses) + int(bad[0]) + 1
                 self._refuse(f"the loss is {float(losses[bad[0]])} at step {step:,}")
             self.last_loss = float(losses.mean())
-            if self.setup.settings.budget.plateau:
-                self.state.plateau.losses += losses.tolist()
+            if self.setup.settings.budget.plateau:  # earlier phases train less, so their losses are no measure
+                first = line["step"] - len(losses)
+                self.state.plateau.losses += losses[max(0, self.setup.phases[-1].start - first) :].tolist()
             named = {f"loss_{name}": value for name, value in self.last_terms.items()}
             self.metrics.write("train", **line, loss=self.last_loss, **named)
             for warning in self._watch.see(line["step"], losses) if self.setup.ranks.is_main else ():
