@@ -229,8 +229,8 @@ class AdaFace(MarginHead):
 
     The target is cos(theta - m q) - (m q + m): q = clip(h (|e| - mean) / std, -1, 1), without gradient, is the
     embedding's norm, clipped to 0.001 .. 100, against the averages of the batches' mean and deviation. m = 0.4,
-    0 to pi / 2; h = 0.333; the averages move by t_alpha = 0.01 a training step and are buffers, saved with the
-    weights. Past pi the target follows ArcFace's line, where the authors' code holds it without gradient.
+    0 to pi / 2; h = 0.333; the averages move by t_alpha = 0.01 with each micro-batch of training and are buffers, saved
+    with the weights. Past pi the target follows ArcFace's line, where the authors' code holds it without gradient.
     """
 
     default_margin, largest_margin = 0.4, math.pi / 2

@@ -78,21 +78,30 @@ class TrainingLog:
             self.last_terms = dict(zip(self.terms, means, strict=True))
             bad = np.flatnonzero(~np.isfinite(losses))
             if len(bad):
-                self._refuse(line["step"] - len(losses) + int(bad[0]) + 1, float(losses[bad[0]]))
+                step = line["step"] - len(losses) + int(bad[0]) + 1
+                self._refuse(f"the loss is {float(losses[bad[0]])} at step {step:,}")
             self.last_loss = float(losses.mean())
-            if self.setup.settings.budget.plateau:
-                self.state.plateau.losses += losses.tolist()
+            if self.setup.settings.budget.plateau:  # earlier phases train less, so their losses are no measure
+                first = line["step"] - len(losses)
+                self.state.plateau.losses += losses[max(0, self.setup.phases[-1].start - first) :].tolist()
             named = {f"loss_{name}": value for name, value in self.last_terms.items()}
             self.metrics.write("train", **line, loss=self.last_loss, **named)
             for warning in self._watch.see(line["step"], losses) if self.setup.ranks.is_main else ():
                 tries = advice.after_divergence(self.setup.settings)
                 console.print(f"warning: {warning}. {tries}", markup=False, highlight=False)
 
-    def _refuse(self, step: int, loss: float) -> None:
+    def read_all(self) -> None:
+        """Read every loss, and refuse to go on where one, or by now a weight, is not finite: the last step may have
+        ruined weights whose loss nobody will see before they are verified or kept."""
+        self.read(everything=True)
+        if not self.state.is_finite():
+            self._refuse(f"some weights are not finite after step {self.state.step:,}")
+
+    def _refuse(self, what: str) -> None:
         last = self.setup.checkpoint("last.safetensors")
         good = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         tries = advice.after_divergence(self.setup.settings)
-        raise HrfrError(f"the loss is {loss} at step {step:,}; {good}. {tries}")
+        raise HrfrError(f"{what}; {good}. {tries}")
 
     def note(self, accuracy: float | None) -> str:
         """What stands beside the progress bar."""

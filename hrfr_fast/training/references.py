@@ -4,8 +4,9 @@ Both are in evaluation mode: their embeddings do not depend on who else is in th
 leaks through batch statistics, and a resumed run gets the same bits. The copy normalises with the moving average of
 BatchNorm's running statistics, which are averaged as its weights are.
 
-Each rank has a copy, and with it the faces of its own share of the batch as negatives: nothing is exchanged. A
-checkpoint holds the queues of all ranks, and the ranks that go on from it deal them out among themselves.
+Each rank has a copy, and with it the faces of its own share of the batch as negatives: nothing but the copy's running
+statistics is exchanged. A checkpoint holds the queues of all ranks, and the ranks that go on from it deal them out
+among themselves.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,15 @@ class References(nn.Module):
                 goals = self.teacher(images[len(images) - 2 * self.pairs :: 2]).float()
         return ReferenceEmbeddings(candidates, known, goals)
 
-    def update(self, step: int) -> None:
-        """After step ``step`` (0-based): let the copy follow the network."""
+    def update(self, step: int, parallel: "DataParallel") -> None:
+        """After step ``step`` (0-based): let the copy follow the network.
+
+        The ranks' copies stay equal: the next step embeds with their running statistics, which follow those that a rank
+        has of its own samples. Else a run would depend on when the network's are averaged, which is when it is saved.
+        """
         if self.copy is not None:
             self.copy.average.update(step)
+            parallel.average_buffers([self.copy.backbone])
 
     def state(self, parallel: "DataParallel") -> dict[str, Any] | None:
         """What a checkpoint has to hold: the copy, and the queues of all ranks, each of which calls this.

@@ -100,7 +100,7 @@ class TrainState:
     def enter_phase(self, number: int) -> TrainStep:
         """Freeze what this phase does not train; an optimiser without momentum, and a step of its own."""
         setup, settings, phase = self.setup, self.setup.settings, self.setup.phases[number].phase
-        setup.train_only(phase.train)
+        setup.train_only(setup.backbone, setup.head, phase.train)
         how, first = self.execution, self.take_step is None
         tried = first and setup.compute.device.type == "cuda" and not setup.ranks.distributed
         self.optimizer = build_optimizer(
@@ -135,8 +135,6 @@ class TrainState:
     def average_statistics(self) -> None:
         """Give BatchNorm's running statistics their means over ranks, before somebody looks at the model."""
         averages = [self.average.backbone, self.average.head] if self.average else []
-        if self.references is not None and self.references.copy is not None:
-            averages.append(self.references.copy.backbone)
         self.parallel.average_buffers([self.setup.backbone, self.setup.head, *averages])
 
     def take_over_findings(self) -> None:
@@ -146,6 +144,17 @@ class TrainState:
         self.plateau = Plateau(**plateau)
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------
+
+    def is_finite(self) -> bool:
+        """Whether all weights and statistics are finite numbers, on every rank; of all ranks, and waits for the device.
+
+        By their extremes: a mask would take a quarter of a large head's memory.
+        """
+        parts = (self.setup.backbone, self.setup.head)
+        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+        extremes = torch.stack([extreme for tensor in floats for extreme in tensor.aminmax()])
+        return not self.parallel.largest([int(not extremes.isfinite().all())])[0]
 
     def save(self) -> None:
         """Write all that ``restore`` needs, atomically. Of several ranks all call it and rank 0 writes.

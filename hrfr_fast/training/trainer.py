@@ -69,7 +69,8 @@ def train(settings: TrainSettings, *, resume: bool = False, show_progress: bool 
     Raises:
         UsageError: unknown regime, missing split or parent, a run directory that holds a run or is in use, a resumed
             run whose data changed.
-        HrfrError: the loss is no longer finite, or a batch does not fit the GPU; says at which step and what to do.
+        HrfrError: the loss or a weight is no longer finite, or a batch does not fit the GPU; says at which step and
+            what to do.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint is written and the message holds the resume command.
         DamageFound: with ``verify_checksums``, a record that does not match its checksum; a shard that shrinks.
         CannotWrite: a full disk; says which checkpoint is kept, and how to go on.
@@ -157,7 +158,7 @@ class Trainer:
             last_sample = setup.total_steps * setup.stream.batch_size
             for batch in self.timer.batches(self._watched_batches(last_sample)):
                 if state.epoch >= state.next_eval:  # before the step: a resumed run verifies what a stop left out
-                    self.log.read(everything=True)
+                    self.log.read_all()
                     with self.timer.paused():
                         self.verify()
                 if state.plateau.over:
@@ -214,7 +215,7 @@ class Trainer:
         if state.average:
             state.average.update(state.step)
         if state.references is not None:
-            state.references.update(state.step)
+            state.references.update(state.step, state.parallel)
         self.log.add(loss, state.take_step.terms())
         self.profiler.step()
         self.timer.step()
@@ -231,8 +232,8 @@ class Trainer:
         self.state.take_over_findings()
 
     def save(self) -> None:
-        """Write the state to resume from, then the weights, after a look at the losses: none may be infinite."""
-        self.log.read(everything=True)
+        """Write the state to resume from, then the weights, after a look at losses and weights: all must be finite."""
+        self.log.read_all()
         self.state.save()
         if self.records and (self.setup.ranks.is_main or is_sharded(self.setup.head)):
             self.validation.save_weights("last")

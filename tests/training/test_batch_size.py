@@ -3,6 +3,7 @@
 import importlib
 import weakref
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ class Network(nn.Module):
 class Head(nn.Module):
     def forward(self, embeddings, labels):
         return embeddings.mean()
+
+
+def inputs_of(settings, regime, compute, ranks, teacher=None):
+    """What a run without data is made from, as far as its batch is asked for."""
+    return SimpleNamespace(
+        settings=settings, regime=regime_named(regime), splits=(), compute=compute, ranks=ranks, teacher=teacher
+    )
 
 
 @pytest.fixture
@@ -80,8 +88,8 @@ def test_more_than_1024_are_tried_of_small_pictures_where_an_epoch_has_enough_st
 def test_ranks_and_blocks_of_faces_can_share_it(ranks, blocks, accumulate, expected):
     """On a CPU, where 128 is the most; a batch that cannot be shared is left to the stream to refuse."""
     settings = TrainSettings(resident_shard=blocks or None, accumulate=accumulate)
-    given = settings, regime_named("lowres32"), (), choose_compute("cpu", "fp32"), Ranks(0, ranks, 0, ranks)
-    assert _largest_batch(*given, nn.Identity(), nn.Identity(), None) == expected
+    inputs = inputs_of(settings, "lowres32", choose_compute("cpu", "fp32"), Ranks(0, ranks, 0, ranks))
+    assert _largest_batch(inputs, nn.Identity(), nn.Identity()) == expected
 
 
 def test_networks_beside_the_trained_one_count(search):
@@ -111,9 +119,9 @@ def test_a_run_tries_its_batch_beside_all_that_it_holds(monkeypatch):
     monkeypatch.setattr(build_module, "largest_batch", tried)
     monkeypatch.setattr(build_module, "resident_pixels", lambda *_: 0)
     settings = TrainSettings(contrast=0.2, ema=0.99, contrast_queue=8, embedding_size=4)
-    network, parent = nn.Linear(2, 4, device="meta"), object()
-    given = settings, regime_named("remedy-distillation"), (), META, Ranks(0, 1, 0, 1), network, nn.Identity(), parent
-    assert _largest_batch(*given) == 64
+    network = nn.Linear(2, 4, device="meta")
+    inputs = inputs_of(settings, "remedy-distillation", META, Ranks(0, 1, 0, 1), teacher=object())
+    assert _largest_batch(inputs, network, nn.Identity()) == 64
     (copy, frozen), averages = held
     assert frozen is teacher and copy is not network and copy.weight.shape == network.weight.shape
     assert averages == 2, "one of the weights, one that is the moving copy"

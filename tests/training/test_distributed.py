@@ -119,7 +119,8 @@ def test_a_run_begun_on_two_ranks_goes_on_over_others(runs, name, ranks):
 
 
 def test_every_rank_goes_on_with_its_own_queue(runs):
-    """The queues of both ranks, of a run that was stopped and of one that was not, hold the same people in order."""
+    """The queues of both ranks hold the same people in order, and the same embeddings, whether the run was stopped or
+    not: what the copies of both ranks embed with does not depend on when the model was saved."""
     folder, ended = runs
     states = []
     for name in ("contrast", "contrast on two"):
@@ -131,7 +132,7 @@ def test_every_rank_goes_on_with_its_own_queue(runs):
     assert len(labels) == 128 and (labels >= 0).sum() > 100, "of both ranks, from the first step on"
     assert torch.equal(labels, parts["queue_labels"]) and not torch.equal(labels[0::2], labels[1::2])
     cosines = (whole["queue"] * parts["queue"]).sum(dim=1)[labels >= 0]
-    assert cosines.min() > 0.99, "each rank's own faces"
+    assert cosines.min() > 1 - 1e-5, "each rank's own faces"
 
 
 @pytest.mark.parametrize("name,ranks", [("sharded on one", 1), ("sharded from whole", 2), ("partial on three", 3)])

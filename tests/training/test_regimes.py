@@ -13,11 +13,12 @@ from hrfr_fast import regimes
 from hrfr_fast.evaluation.evaluate import evaluate, load_backbone
 from hrfr_fast.model.checkpoint import read_metadata
 from hrfr_fast.model.fused import Fused
-from hrfr_fast.regimes import REGIMES, TABLE, in_order
+from hrfr_fast.regimes import REGIMES, TABLE, Phase, in_order
 from hrfr_fast.runtime.device import choose_compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training.build import Execution, build
+from hrfr_fast.training.metrics import read_metrics
 from hrfr_fast.training.phases import batchnorms
 from hrfr_fast.training.plateau import Plateau
 from hrfr_fast.training.trainer import Trainer, train
@@ -259,6 +260,21 @@ def test_plateaus_cut_the_rate_and_end_the_run(settings, tmp_path):
     trainer = run(stuck)
     assert 3 < trainer.state.step < 30 and trainer.state.plateau.over
     assert trainer.log.rate == pytest.approx(1e-11)
+
+
+def test_losses_of_earlier_phases_are_no_measure_of_plateaus(settings, tmp_path):
+    """A look after step 6, of two phases with 4 steps each: it judges steps 5 and 6."""
+    regime = tmp_path / "two.toml"
+    phases = (Phase(train=("head",), share=0.5), Phase(train=("body", "output", "head"), share=0.5))
+    REGIMES["lowres32"].replaced(name="two", phases=phases).save(regime)
+    two = settings.replaced(regime=str(regime), steps=8, plateau=5, eval_every=0.33)
+    trainer = run(two.replaced(out=str(tmp_path / "run"), log_every=3))
+    assert trainer.setup.phases[-1].start == 4 and trainer.setup.stream.epoch_length == 144
+    every = run(two.replaced(out=str(tmp_path / "every"), log_every=1))
+    lines = read_metrics(every.setup.run / "metrics.jsonl")
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert trainer.state.plateau.best == pytest.approx((losses[4] + losses[5]) / 2)
+    assert trainer.state.plateau.losses == pytest.approx(losses[6:])
 
 
 def test_a_plateau_is_a_gain_of_less_than_a_hundredth():

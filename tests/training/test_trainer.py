@@ -121,6 +121,26 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(settings):
             trainer.loop(StopAfter(10**9))
 
 
+def test_weights_that_are_not_finite_are_neither_verified_nor_kept(settings):
+    """The loss of the step that ruins them is still a number; the checkpoint before it stays."""
+    with Trainer(build(settings.replaced(steps=1)), show_progress=False) as trainer:
+        trainer.start()
+        trainer.loop(StopAfter(10**9))
+        trainer.save()
+        good = weights(settings.run_directory)
+        with torch.no_grad():
+            next(trainer.setup.head.parameters())[-1, -1] = float("inf")
+        for _ in range(2):
+            with pytest.raises(HrfrError, match=r"some weights are not finite after step 1; the last good.*learning"):
+                trainer.save()
+    kept = weights(settings.run_directory)
+    assert all(torch.equal(good[name], kept[name]) for name in good) and torch.isfinite(kept["head.weight"]).all()
+    ruined = settings.replaced(out=settings.out + "-2", steps=1, learning_rate=1e38, warmup=0.0, clip_gradient=0.0)
+    with pytest.raises(HrfrError, match="some weights are not finite after step 1; no checkpoint was written yet"):
+        train(ruined, show_progress=False)
+    assert not (ruined.run_directory / "checkpoints" / "last.safetensors").exists()
+
+
 def test_training_learns(settings):
     """The loss of a small model falls well below chance level (the log of the number of identities)."""
 
