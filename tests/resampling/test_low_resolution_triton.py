@@ -77,7 +77,7 @@ def test_agrees_with_the_reference(size, out_size, jpeg, device):
     settings = DegradationSettings(side_max=1.0, jpeg=jpeg, down=FIVE)
     source, augmentation = pictures_of(size, count), drawn(settings, EVERYTHING, size, count)
     values, pictures = made(source, out_size, EVERYTHING, settings, device)
-    # Tensor cores cut sums off where the CPU rounds them: of 64 pictures a few have a value at a tie, and a block changes.
+    # Tensor cores cut off what the CPU rounds: of 64 pictures a few have a value at a tie, and a block that changes.
     assert share_that_differs(source, augmentation, pictures) < (0.01 if device == "cpu" else 0.03)
     expected = np.stack([execute(picture, augmentation, row, out_size) for row, picture in enumerate(source)])
     error = np.abs(values - expected)
