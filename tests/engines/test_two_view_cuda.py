@@ -68,3 +68,24 @@ def test_batches_in_the_middle_are_refused(tiny_packed, device):
     built = build_resident_cuda(stream_of(tiny_packed), torch.device(device), torch.uint8)
     with built as engine, pytest.raises(ValueError):
         next(iter(engine.batches(3, 11)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("second", [DOWNSAMPLED, NativeView(DegradationSettings())], ids=["downsampled", "native"])
+def test_bits_repeat_and_the_host_never_waits(tiny_packed, second):
+    """Over the ends of passes, where new orders are made."""
+    stream = stream_of(tiny_packed, batch=64, pairs=16, size=48, second=second)
+
+    def made(engine):
+        return [(batch.images.clone(), batch.labels.clone()) for batch in engine.batches(0, 12 * 64)]
+
+    with build_resident_cuda(stream, torch.device("cuda"), torch.bfloat16) as engine:
+        assert isinstance(engine, DeviceSampledViews)
+        once = made(engine)  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            again = made(engine)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(once, again, strict=True):
+        assert all(map(torch.equal, one, other))

@@ -21,7 +21,7 @@ KERNEL_TESTS = (
 )  # fmt: skip
 SANITIZED = "agrees_with_the_reference or the_kernel_draws or (bf16 and (norm_and_activation or gate_and_sum))"
 """Tests of ``KERNEL_TESTS`` whose every access to memory is checked; with checks a kernel takes many times as long."""
-TESTERS = 4  # processes of the tests, where pytest-xdist is installed
+TESTERS = 8  # processes of the tests, which compile most of the time, where pytest-xdist is installed
 QUICK_STEP = ("--quick", "--device", "cpu", "--width", "8", "--batch-size", "8", "--rounds", "1", "--seconds", "0.02")
 
 
@@ -61,7 +61,7 @@ def _correctness(make: Maker) -> list[Stage]:
     return [
         make.environment(),
         make.noise("small", 30),
-        Stage("GPU tests", (*PYTEST, *workers, str(ROOT / "tests")), 240, beside=True),
+        Stage("GPU tests", (*PYTEST, *workers, str(ROOT / "tests")), 260, beside=True),
         make.script("bf16 captured against fp32 eager", "curve", 240, beside=True),
         make.script("every regime", "regimes", 120, beside=True),
         make.script("resumed", "resume", 120, beside=True),
