@@ -4,9 +4,11 @@
     python benchmarks/resident_kernel.py [--json FILE] [--sweep]
 
 Random pictures of 36 px lie in device memory; batches of 32 and 144 px are made of them in bf16, with the default
-augmentation and with every one. Each rate is the median of several replays of a CUDA graph of many batches, each of
-other pictures; beside it that of kernels launched from Python, one call for each batch. The ceiling is a device copy
-measured in the same run; the least time of a picture is to read its source once and write its output once.
+augmentation and with every one; and of 144 px, which are degraded on the way, as in views of crossres144 ("degraded")
+or by the chain of native low resolution ("native"). Each rate is the median of several replays of a CUDA graph of many
+batches, each of other pictures; beside it that of kernels launched from Python, one call for each batch. The ceiling is
+a device copy measured in the same run; the least time of a picture is to read its source once and write its output
+once.
 """
 
 import argparse
@@ -20,10 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-    from hrfr_fast.resampling.launcher import Tiles
+    from hrfr_fast.resampling.launcher import Resampler, Tiles
 
-SOURCE, PICTURES = 36, 1 << 18  # 1.0 GB: no cache holds it
+PICTURES = {36: 1 << 18, 144: 1 << 14}  # side of the source -> pictures: 1.0 GB each, which no cache holds
 SIDES, BATCHES = (32, 144), (1024, 2048, 4096, 8192)
+DEGRADED, DEGRADED_BATCHES = ("degraded", "native"), (128, 1024)
 REPEATS, LEAST_FILLS = 7, 4
 
 
@@ -34,6 +37,11 @@ class Case(NamedTuple):
     augmentation: str
     batch: int
     tiles: "Tiles | None"
+
+    @property
+    def source(self) -> int:
+        """Side of the pictures that it is made of."""
+        return 144 if self.augmentation in DEGRADED else 36
 
 
 def main() -> int:
@@ -90,6 +98,9 @@ def cases(sweep: bool) -> Iterator[Case]:
         for augmentation in ("default", "everything"):
             for batch in BATCHES:
                 yield Case(side, augmentation, batch, None)
+    for augmentation in DEGRADED:
+        for batch in DEGRADED_BATCHES:
+            yield Case(144, augmentation, batch, None)
     if sweep:
         from hrfr_fast.resampling.launcher import Tiles
 
@@ -117,28 +128,38 @@ class Bench:
         from hrfr_fast.resampling.launcher import EpochOrders, ResidentSplit
         from hrfr_fast.sampling.sampler import Sampler
         from hrfr_fast.sampling.sampler_torch import epoch_records
-        from hrfr_fast.settings import AugmentSettings
 
         self.device, self.copy_rate = device, copy_bytes_per_second
-        shape = (PICTURES, SOURCE, SOURCE, 3)
-        self.source = ResidentSplit(torch.randint(0, 256, shape, dtype=torch.uint8, device=device), 0)
-        order = Sampler(0, PICTURES)
-        records = torch.stack([epoch_records(order, epoch, device) for epoch in range(2)])
-        self.table = EpochOrders(records, torch.randint(0, 50_000, (PICTURES,), device=device))
-        self.settings = {
-            "default": AugmentSettings(),
-            "everything": AugmentSettings(
+        self.sources: dict[int, ResidentSplit] = {}
+        self.orders: dict[int, EpochOrders] = {}
+        for side, count in PICTURES.items():
+            pixels = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, device=device)
+            records = torch.stack([epoch_records(Sampler(0, count), epoch, device) for epoch in range(2)])
+            self.sources[side] = ResidentSplit(pixels, 0)
+            self.orders[side] = EpochOrders(records, torch.randint(0, 50_000, (count,), device=device))
+
+    def resampler(self, case: Case) -> "Resampler":
+        """What makes the batches of ``case``."""
+        from hrfr_fast.resampling.launcher import Resampler, View
+        from hrfr_fast.resampling.native_launcher import NativeResampler
+        from hrfr_fast.settings import AugmentSettings, DegradationSettings
+
+        source, settings, view = self.sources[case.source], AugmentSettings(), View()
+        if case.augmentation == "native":
+            return NativeResampler(source, case.side, settings, DegradationSettings(), 0, 2)
+        if case.augmentation == "everything":
+            settings = settings.replaced(
                 zoom=0.1, contrast=0.2, saturation=0.3, grey=0.1, blur=0.3, erase=0.3, degrade=0.5
-            ),
-        }
+            )
+        if case.augmentation == "degraded":
+            settings, view = settings.replaced(degrade=1.0, degrade_min=28, degrade_max=44), View(2, ("linear", "box"))
+        return Resampler(source, case.side, settings, 0, case.tiles, view)
 
     def measure(self, case: Case) -> dict[str, Any]:
         import torch
 
-        from hrfr_fast.resampling.launcher import Resampler
-
-        side, batch = case.side, case.batch
-        resampler = Resampler(self.source, side, self.settings[case.augmentation], 0, case.tiles)
+        side, batch, orders = case.side, case.batch, self.orders[case.source]
+        resampler = self.resampler(case)
         images = torch.full((batch, side, side, 3), torch.nan, dtype=torch.bfloat16, device=self.device)
         labels = torch.full((batch,), -1, dtype=torch.int64, device=self.device)
         counter = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -146,7 +167,7 @@ class Bench:
 
         def many() -> None:
             for _ in range(fills):
-                resampler(images, labels, self.table, counter, 0)
+                resampler(images, labels, orders, counter, 0)
                 counter.add_(batch)
 
         many()  # compiles
@@ -158,10 +179,10 @@ class Bench:
         with torch.cuda.graph(graph):
             many()
         replayed = seconds(graph.replay, counter)
-        floor = (SOURCE * SOURCE * 3 + 2 * side * side * 3) / self.copy_rate
+        floor = (case.source * case.source * 3 + 2 * side * side * 3) / self.copy_rate
         rate = fills * batch / replayed
         return {
-            "source": SOURCE, "side": side, "augmentation": case.augmentation, "batch": batch, "dtype": "bfloat16",
+            "source": case.source, "side": side, "augmentation": case.augmentation, "batch": batch, "dtype": "bfloat16",
             "tiles": resampler.tiles._asdict(), "images_per_second": rate,
             "images_per_second_launched": fills * batch / launched, "share_of_floor": rate * floor,
         }  # fmt: skip

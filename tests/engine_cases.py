@@ -22,6 +22,11 @@ EVERYTHING = AugmentSettings(
 )
 ENGINES = ("resident", "resident-torch", "dali", "ffcv")
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
+KERNEL_DEVICES = (
+    pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off")),
+    DEVICES[1],
+)
+"""Where the GPU's kernels run: in Triton's interpreter, or on a card."""
 
 
 def build(name, stream, dtype=torch.uint8, verify=False, device=CPU):

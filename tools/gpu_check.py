@@ -8,7 +8,8 @@
 
 Results go to a folder of --out (or of $OUT) for each part. Each stage is a process with its own time limit. One that
 fails, hangs or cannot run never stops the next; ``summary.json`` is written anew after each, its results are lines of
-JSON written as it goes, and ``logs/`` holds its output, so a call that is cut short leaves its results up to then.
+JSON written as it goes, and ``logs/`` holds its output, so a call that is cut short leaves its results up to then. In a
+quarter of an hour: part A with ``--seconds 260``, then part B with ``--seconds 460``.
 
 Needed: torch, triton, numpy, opencv-python-headless, numba, typer, rich, pytest. Nothing is downloaded and no picture
 is read: the data are noise. Used where they are installed, and named in the summary where they are not: safetensors

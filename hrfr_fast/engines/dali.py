@@ -145,9 +145,11 @@ class Dali(Engine):
             device_id = torch.cuda.current_device() if self.device.index is None else self.device.index
         kind = {torch.uint8: "uint8", torch.float32: "float32"}.get(self.dtype, "float16")
         host = HostBatches(self.stream, start, stop, self.checksums, pinned=on_cuda)
-        pipes = [_build(host, part, device_id, kind, threads_per_rank()) for part in range(len(self.stream.splits))]
+        pipes: list[Pipeline] = []
         pace = Pace(self.device)
         try:
+            for part in range(len(self.stream.splits)):
+                pipes.append(_build(host, part, device_id, kind, threads_per_rank()))
             for number in range(host.count):
                 parts = [self._run(pipe, host, number) for pipe in pipes]
                 yield self._join(host.batch_spec(number), parts)

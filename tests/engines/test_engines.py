@@ -110,6 +110,32 @@ def test_dali_pipeline_serves_alone(shards, device):
         pipe.run()
 
 
+def test_a_pipeline_that_cannot_be_built_leaves_no_other_behind(shards, monkeypatch):
+    from hrfr_fast.engines import dali
+
+    class First:
+        ended = False
+
+        def _shutdown(self):
+            self.ended = True
+
+    first, closed = First(), []
+
+    def build_one(host, part, *more):
+        host.batch_spec(0)  # its thread has begun
+        if part:
+            raise RuntimeError("no memory for a second pipeline")
+        return first
+
+    monkeypatch.setattr(dali, "require_dali", lambda: None)
+    monkeypatch.setattr(dali, "_build", build_one)
+    monkeypatch.setattr(dali.HostBatches, "close", lambda host: closed.append(host._thread.shutdown()))
+    stream = stream_over([shards["lowres", "raw"], shards["highres", "raw"]], 32, AugmentSettings())
+    with dali.Dali(stream, torch.device("cpu"), torch.uint8) as engine, pytest.raises(RuntimeError, match="second"):
+        next(engine.batches(0, 48))
+    assert first.ended and len(closed) == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the parity tests run it")
 @pytest.mark.parametrize("augment", [AugmentSettings(), EVERYTHING], ids=["default", "everything"])
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])

@@ -6,7 +6,7 @@ On a machine without CUDA the same kernels run in Triton's interpreter, on few a
 import numpy as np
 import pytest
 import torch
-from engine_cases import STILL
+from engine_cases import KERNEL_DEVICES, STILL
 
 from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.choice import decoded_bytes
@@ -18,9 +18,13 @@ from hrfr_fast.sampling.sampler import Sampler
 from hrfr_fast.sampling.stream import SingleViewStream
 from hrfr_fast.settings import AugmentSettings
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+CUDA = torch.device("cuda")
 SIZE, BATCH = 32, 6
+
+
+@pytest.fixture(params=KERNEL_DEVICES)
+def device(request):
+    return torch.device(request.param)
 
 
 def stream_of(packed, *, ranks=1, rank=0, size=SIZE, batch=BATCH, **augment):
@@ -39,7 +43,7 @@ def compare(made, reference):
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["triton", "products"])
-def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatch, kernels):
+def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatch, kernels, device):
     if kernels:
         pytest.importorskip("triton", reason="Triton exists for Linux only")
     else:
@@ -47,7 +51,7 @@ def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatc
     stream = stream_of(tiny_packed)
     length = stream.sampler.epoch_length
     start = length - BATCH - 2  # resumed somewhere, and over the end of the epoch
-    with build_resident_cuda(stream, DEVICE, torch.float32) as engine, ResidentCPU(stream, torch.uint8) as reference:
+    with build_resident_cuda(stream, device, torch.float32) as engine, ResidentCPU(stream, torch.uint8) as reference:
         assert isinstance(engine, DeviceSampled if kernels else HostSampled)
         seen = set()
         pairs = zip(engine.batches(start, start + 2 * BATCH), reference.batches(start, start + 2 * BATCH), strict=True)
@@ -57,27 +61,27 @@ def test_batches_of_two_resolutions_are_those_of_the_cpu(tiny_packed, monkeypatc
         assert seen == {False, True}, "both splits were drawn from"
 
 
-def test_ranks_share_the_batch(tiny_packed):
+def test_ranks_share_the_batch(tiny_packed, device):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     whole = next(iter(ResidentCPU(stream_of(tiny_packed), torch.uint8).batches(12, 18)))
     for rank in (0, 1):
-        with build_resident_cuda(stream_of(tiny_packed, ranks=2, rank=rank), DEVICE, torch.uint8) as engine:
+        with build_resident_cuda(stream_of(tiny_packed, ranks=2, rank=rank), device, torch.uint8) as engine:
             part = next(iter(engine.batches(12, 18)))
         assert part.labels.tolist() == whole.labels.chunk(2)[rank].tolist()
         assert (part.images.cpu().int() - whole.images.chunk(2)[rank].int()).abs().max() <= 1
 
 
-def test_an_epoch_shorter_than_a_batch(tiny_packed):
+def test_an_epoch_shorter_than_a_batch(tiny_packed, device):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     splits = open_packed(tiny_packed).splits
     short = SingleViewStream((splits["lowres"],), Sampler(1, 3), STILL, SIZE, BATCH)
-    with build_resident_cuda(short, DEVICE, torch.uint8) as engine:
+    with build_resident_cuda(short, device, torch.uint8) as engine:
         labels = torch.cat([batch.labels.cpu() for batch in engine.batches(0, 2 * BATCH)])
     records = short.sampler.samples(0, 2 * BATCH).record
     np.testing.assert_array_equal(labels.numpy(), splits["lowres"].labels[records])
 
 
-def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
+def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch, device):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     made = []
     original = resident_cuda.epoch_records
@@ -87,7 +91,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
         lambda sampler, epoch, device: made.append(epoch) or original(sampler, epoch, device),
     )
     stream = stream_of(tiny_packed)
-    with build_resident_cuda(stream, DEVICE, torch.uint8) as engine:
+    with build_resident_cuda(stream, device, torch.uint8) as engine:
         for start in range(0, 3 * stream.sampler.epoch_length, BATCH):
             engine.prepare(start)
         assert made[:2] == [0, 1] and made == list(range(len(made))), "each once, before it is needed"
@@ -95,7 +99,7 @@ def test_the_order_is_made_once_an_epoch(tiny_packed, monkeypatch):
         assert made[-1] == 0
 
 
-def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch):
+def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypatch, device):
     """A machine without a C compiler or Python's header files has Triton, and cannot use it."""
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     from hrfr_fast.resampling.launcher import Resampler
@@ -109,7 +113,7 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
     monkeypatch.setattr(Resampler, "__call__", no_compiler)
     said: list[str] = []
     stream = stream_of(tiny_packed)
-    with build_resident_cuda(stream, DEVICE, torch.uint8, say=said.append) as engine:
+    with build_resident_cuda(stream, device, torch.uint8, say=said.append) as engine:
         assert isinstance(engine, HostSampled)
         for made, wanted in zip(
             engine.batches(0, 3 * BATCH), ResidentCPU(stream, torch.uint8).batches(0, 3 * BATCH), strict=True
@@ -120,23 +124,23 @@ def test_kernels_that_cannot_be_compiled_are_done_without(tiny_packed, monkeypat
     assert "(Failed to find C compiler. Please specify via CC environment variable.)" in said[0] and "gcc" in said[0]
 
 
-def test_an_error_of_a_kernel_that_was_compiled_is_raised(tiny_packed, monkeypatch):
+def test_an_error_of_a_kernel_that_was_compiled_is_raised(tiny_packed, monkeypatch, device):
     pytest.importorskip("triton", reason="Triton exists for Linux only")
     from hrfr_fast.resampling import launcher
 
-    with build_resident_cuda(stream_of(tiny_packed, batch=2), DEVICE, torch.uint8) as engine:
+    with build_resident_cuda(stream_of(tiny_packed, batch=2), device, torch.uint8) as engine:
         monkeypatch.setattr(launcher.Resampler, "__call__", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(engine.batches(0, 8))
 
 
-def test_pixels_that_do_not_fit_are_told_in_words(tiny_packed, monkeypatch):
+def test_pixels_that_do_not_fit_are_told_in_words(tiny_packed, monkeypatch, device):
     def no_memory(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nand a long story")
 
     monkeypatch.setattr(torch, "empty", no_memory)
     with pytest.raises(HrfrError, match="beton: .*do not fit.*9.00 GiB.*--engine dali"):
-        build_resident_cuda(stream_of(tiny_packed), DEVICE, torch.uint8)
+        build_resident_cuda(stream_of(tiny_packed), device, torch.uint8)
 
 
 def test_memory_is_stated(tiny_packed):
@@ -149,7 +153,7 @@ def test_memory_is_stated(tiny_packed):
 @pytest.mark.parametrize("size", [32, 144])
 def test_a_run_gives_the_same_bits_twice(tiny_packed, size):
     stream = stream_of(tiny_packed, size=size, batch=64, blur=0.5, degrade=0.5, erase=0.5, saturation=0.5)
-    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, CUDA, torch.bfloat16) as engine:
         once = [(b.images.clone(), b.labels.clone()) for b in engine.batches(0, 256)]
         again = [(b.images.clone(), b.labels.clone()) for b in engine.batches(0, 256)]
     for one, other in zip(once, again, strict=True):
@@ -159,12 +163,12 @@ def test_a_run_gives_the_same_bits_twice(tiny_packed, size):
 @pytest.mark.gpu
 def test_a_captured_fill_replays_any_batch(tiny_packed):
     stream = stream_of(tiny_packed, batch=64)
-    images = torch.zeros((64, SIZE, SIZE, 3), dtype=torch.bfloat16, device=DEVICE)
+    images = torch.zeros((64, SIZE, SIZE, 3), dtype=torch.bfloat16, device=CUDA)
     labels, counter = (
-        torch.zeros(64, dtype=torch.int64, device=DEVICE),
-        torch.zeros(1, dtype=torch.int64, device=DEVICE),
+        torch.zeros(64, dtype=torch.int64, device=CUDA),
+        torch.zeros(1, dtype=torch.int64, device=CUDA),
     )
-    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, CUDA, torch.bfloat16) as engine:
         wanted = [(b.start, b.images.clone(), b.labels.clone()) for b in engine.batches(0, 1024)]
         engine.prepare(0)
         engine.fill(images, labels, counter)  # compiles
@@ -183,7 +187,7 @@ def test_a_captured_fill_replays_any_batch(tiny_packed):
 @pytest.mark.gpu
 def test_the_host_never_waits(tiny_packed):
     stream = stream_of(tiny_packed, batch=64, blur=0.5, degrade=0.5, erase=0.5)
-    with build_resident_cuda(stream, DEVICE, torch.bfloat16) as engine:
+    with build_resident_cuda(stream, CUDA, torch.bfloat16) as engine:
         for _ in engine.batches(0, 128):  # compiles
             pass
         torch.cuda.set_sync_debug_mode("error")
@@ -198,7 +202,7 @@ def test_the_host_never_waits(tiny_packed):
 def test_the_consumer_may_be_slow(tiny_packed):
     """A batch is not overwritten while a long kernel of the consumer still reads it."""
     stream = stream_of(tiny_packed, batch=256)
-    with build_resident_cuda(stream, DEVICE, torch.float32) as engine:
+    with build_resident_cuda(stream, CUDA, torch.float32) as engine:
         sums = [(b.start, b.images.double().sum()) for b in engine.batches(0, 16 * 256)]
         slow = []
         for batch in engine.batches(0, 16 * 256):

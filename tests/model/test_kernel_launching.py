@@ -45,6 +45,20 @@ def test_variants_are_compiled_once_and_at_the_same_time(monkeypatch):
     assert len(kernel.launched) == 2, "launched again afterwards"
 
 
+def test_what_a_kernel_does_not_specialise_makes_no_variants():
+    """As Triton keeps them: an integer that is 1 or a multiple of 16 is no other, one of 64 bits is."""
+    kernel = Kernel(broken=True)
+    kernel.arg_names, kernel.do_not_specialize = ["maps", "rows", "step", "C"], ["rows"]
+    with only_compiled(CPU) as variants:
+        for rows in (1, 16, 33, 1 << 40):
+            launch(kernel, (2,), torch.zeros(8), rows, 3, C=8)
+    assert len(variants) == 2
+    with only_compiled(CPU) as variants:
+        for step in (1, 16, 33, 1 << 40):
+            launch(kernel, (2,), torch.zeros(8), 5, step, C=8)
+    assert len(variants) == 4
+
+
 def test_threads_compile_for_the_device_that_is_current_where_it_has_no_number(monkeypatch):
     chosen, loaded, kernel = [], [], Kernel(broken=True)
 

@@ -77,7 +77,8 @@ def test_agrees_with_the_reference(size, out_size, jpeg, device):
     settings = DegradationSettings(side_max=1.0, jpeg=jpeg, down=FIVE)
     source, augmentation = pictures_of(size, count), drawn(settings, EVERYTHING, size, count)
     values, pictures = made(source, out_size, EVERYTHING, settings, device)
-    assert share_that_differs(source, augmentation, pictures) < 0.01
+    # Tensor cores cut off what the CPU rounds: of 64 pictures a few have a value at a tie, and a block that changes.
+    assert share_that_differs(source, augmentation, pictures) < (0.01 if device == "cpu" else 0.03)
     expected = np.stack([execute(picture, augmentation, row, out_size) for row, picture in enumerate(source)])
     error = np.abs(values - expected)
     # A downsampled value at a tie may be rounded either way, and with it a coefficient of its block.

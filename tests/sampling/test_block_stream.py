@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from engine_cases import EVERYTHING, build
+from engine_cases import EVERYTHING, KERNEL_DEVICES, build
 
 from hrfr_fast.engines import resident_cuda
 from hrfr_fast.engines.resident_cuda import BlocksSampled
@@ -117,15 +117,15 @@ def test_regimes_with_two_views_are_refused_and_no_blocks_leave_the_order_as_it_
     assert isinstance(build_stream(packed, TrainSettings(regime="highlow144", resident_shard=2), 16), BlockStream)
 
 
+@pytest.mark.parametrize("device", KERNEL_DEVICES)
 @pytest.mark.parametrize("kernels", [True, False], ids=["triton", "products"])
-def test_the_device_holds_its_blocks_and_makes_the_batches_of_the_cpu(splits, kernels, monkeypatch):
+def test_the_device_holds_its_blocks_and_makes_the_batches_of_the_cpu(splits, kernels, device, monkeypatch):
     if kernels:
         pytest.importorskip("triton", reason="Triton exists for Linux only")
     stream = stream_of(splits, rank=1, ranks=2, augment=AugmentSettings(), batch_size=8)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with build("resident", stream) as reference:
         wanted = list(reference.batches(16, 32))
-    monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda device: kernels)
+    monkeypatch.setattr(resident_cuda, "kernels_run_on", lambda _: kernels)
     with resident_cuda.build_resident_cuda(stream, torch.device(device), torch.uint8) as engine:
         assert isinstance(engine, BlocksSampled)
         held = sum(len(pixels) for inner in engine._engines for pixels in inner.pixels)

@@ -1,6 +1,7 @@
 """The GPU check: whatever a stage does, the next one runs and the summary has its result; its stages work."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -165,11 +166,18 @@ def test_the_other_stages_are_commands_that_exist(tmp_path):
         if "gpu_stages" not in " ".join(stage.command)
     ]
     assert [stage.name for stage in others] == [
-        "GPU tests", "compute-sanitizer", "whole runs and an eager step", "resident kernel",
+        "GPU tests", "compute-sanitizer", "resident kernel", "whole runs and an eager step",
     ]  # fmt: skip
     for stage in others[2:]:
         command = [sys.executable, *stage.command, "--help"]
         shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT)
         assert shown.returncode == 0, shown.stderr
-    assert all((ROOT / "tests" / path).is_file() for path in parts.KERNEL_TESTS)
     assert "-m" in parts.PYTEST and "faulthandler_timeout=60" in parts.PYTEST
+
+
+def test_the_sanitizer_runs_tests_of_every_file_that_it_is_given():
+    """Names that no test has any more select nothing, and pytest does not say so."""
+    names = set(re.findall(r"\w+", parts.SANITIZED)) - {"or", "and"}
+    texts = [(ROOT / "tests" / path).read_text(encoding="utf-8") for path in parts.KERNEL_TESTS]
+    chosen = [{name for name in names if re.search(rf"def test_\w*{name}|\"[^\"]*{name}\"", text)} for text in texts]
+    assert all(chosen) and set().union(*chosen) == names

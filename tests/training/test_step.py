@@ -16,7 +16,7 @@ from hrfr_fast.model.heads import build_head
 from hrfr_fast.runtime.device import Compute, choose_compute
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.training.compiling import build_name
-from hrfr_fast.training.fused_kernels import with_kernels
+from hrfr_fast.training.fused_kernels import switch_gpu_kernels, with_kernels
 from hrfr_fast.training.optim import build_optimizer, set_learning_rate
 from hrfr_fast.training.step import TrainStep
 from hrfr_fast.training.unchanged import unchanged
@@ -262,6 +262,39 @@ def test_a_batch_of_another_shape_needs_no_graph(deterministic):
         batch = next(batches(1, device="cuda"))
         step.losses.append(step(Batch(batch.images[:8], batch.labels[:8], 0), 2))
     torch.testing.assert_close(torch.stack(graphed.losses), torch.stack(eager.losses), rtol=1e-4, atol=1e-4)
+
+
+def fused_step(**more):
+    """A step of a whole network in bf16, its kernels and those of the head switched on where ``kernels`` are."""
+    compute = choose_compute("cuda", "bf16")
+    step = make_step(compute=compute, dropout=0.0, backbone=lambda: build_backbone(BackboneSettings(16, 8, 8)), **more)
+    step.objective.matmul_dtype = torch.bfloat16
+    switch_gpu_kernels(step.owned, on="kernels" in more)
+    return step
+
+
+def compiled_variants():
+    """Of all kernels of the step, in this process."""
+    from hrfr_fast.model.kernels import gate_triton, head_triton, norm_triton
+
+    named = ((module, name) for module in (gate_triton, head_triton, norm_triton) for name in vars(module))
+    kernels = [getattr(module, name) for module, name in named if name.endswith("_kernel")]
+    return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())
+
+
+@pytest.mark.gpu
+def test_every_kernel_of_a_step_is_compiled_before_the_first():
+    """Asked for as it is launched: types, alignment, integers. The steps are those of torch's layers."""
+    pytest.importorskip("triton", reason="Triton exists for Linux only")
+    said: list[str] = []
+    step, given = fused_step(kernels="on", say=said.append), {"device": "cuda", "dtype": torch.bfloat16}
+    step.prepare(next(batches(1, **given)))
+    before = compiled_variants()
+    losses, _ = run(step, 6, **given)
+    assert compiled_variants() == before >= int(said[0].split()[1]) > 50
+    torch.testing.assert_close(losses, run(fused_step(), 6, **given)[0], rtol=0.02, atol=0.02)
+    captured, _ = run(fused_step(kernels="on", graphs="on"), 6, **given)
+    torch.testing.assert_close(captured, losses, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.gpu

@@ -1,22 +1,31 @@
-"""The GPU's kernels of the step: parity with torch, each one's bytes a second, and the step with and without them."""
+"""The GPU's kernels of the step: parity with torch, each one's bytes a second, and the step with and without them.
+
+What torch.compile makes of the step comes last: compiling it takes longer than all the rest.
+"""
 
 import copy
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import MarginHead, build_head
+from hrfr_fast.model.kernels import gate
 from hrfr_fast.model.kernels import norm_launch as launch
 from hrfr_fast.model.kernels.head import computes
+from hrfr_fast.model.kernels.launching import only_compiled
 from hrfr_fast.runtime.device import Compute, choose_compute, kernels_run_on
 from tools.gpu_stages.layers import seconds
 from tools.gpu_stages.report import StageReport, stage_report
 
 SIZES = {32: 1024, 144: 256}
 """Side of the input in pixels -> images in the batch."""
+CALLS = 10
+"""Of a kernel in a captured graph: launched one by one, small ones would be timed by how fast the host launches."""
 MORE, LARGEST = 1.5, 0.02
 """How much further from float32 than torch's own 16-bit step the kernels may be, and a head from the chunked one."""
 
@@ -31,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.attempt(f"step at {size} px", compare_steps, compute, size, batch, 8 if report.dry else 64)
         report.attempt(f"kernels at {size} px", time_kernels, compute, size, batch)
     report.attempt("head", compare_heads, compute)
+    for size, batch in ({} if report.dry else SIZES).items():
+        report.attempt(f"compiled step at {size} px", time_compiled, compute, size, batch)
     return report.exit_code
 
 
@@ -42,33 +53,50 @@ def compare_steps(report: StageReport, compute: Compute, size: int, batch: int, 
         plain.output = nn.Sequential(nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width * (size // 2) ** 2, 4))
     ours, exact = copy.deepcopy(plain), copy.deepcopy(plain)
     ours.gpu_kernels = True
-    images = torch.randn(batch, 3, size, size, device=compute.device).to(compute.image_dtype)
-    images = images.contiguous(memory_format=torch.channels_last)
-
-    def step(network: Callable[[Tensor], Tensor]) -> Tensor:
-        with compute.autocast():
-            made = network(images).float()
-        (made.sigmoid() * made).sum().backward()
-        return made.detach()
-
+    images, began = pictures(batch, size, compute), time.perf_counter()
+    with only_compiled(compute.device) as variants:
+        step(copy.deepcopy(ours), images, compute)
+    ready = time.perf_counter() - began
     results = []
     for network in (ours, plain):
-        made = step(network)
+        made = step(network, images, compute)
         results.append((made, *(joined(tensors) for tensors in (gradients(network), network.buffers()))))
     made = exact(images.float())
     (made.sigmoid() * made).sum().backward()
     wanted = (made.detach(), joined(gradients(exact)), joined(exact.buffers()))
     off, torch_off = ([difference(one, right) for one, right in zip(found, wanted, strict=True)] for found in results)
     holds = all(one <= MORE * other + 1e-4 for one, other in zip(off, torch_off, strict=True))
-    timed = {"kernels": seconds(lambda: step(ours), compute), "eager": seconds(lambda: step(plain), compute)}
-    compiled = torch.compile(plain) if not report.dry else None
-    if compiled is not None:
-        timed["compiled"] = seconds(lambda: step(compiled), compute)
+    named = {"kernels": ours, "eager": plain}
+    timed = {name: seconds(partial(step, network, images, compute), compute) for name, network in named.items()}
     report.check(
         f"irse18 of {size} px, batch {batch}: kernels and torch against float32", holds, difference=off,
         torchs=torch_off, seconds=timed, images_per_second={name: batch / time for name, time in timed.items()},
-        ratio=min(time for name, time in timed.items() if name != "kernels") / timed["kernels"],
+        ratio=timed["eager"] / timed["kernels"], variants=len(variants), seconds_to_compile_them=ready,
     )  # fmt: skip
+
+
+def pictures(batch: int, size: int, compute: Compute) -> Tensor:
+    """Random images [batch, 3, size, size], channels-last, of the run's format."""
+    images = torch.randn(batch, 3, size, size, device=compute.device).to(compute.image_dtype)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def step(network: Callable[[Tensor], Tensor], images: Tensor, compute: Compute) -> Tensor:
+    """Forward and backward pass; the embeddings, float32."""
+    with compute.autocast():
+        made = network(images).float()
+    (made.sigmoid() * made).sum().backward()
+    return made.detach()
+
+
+def time_compiled(report: StageReport, compute: Compute, size: int, batch: int) -> None:
+    """The time of a step of irse18 that torch compiled, and how long it took to."""
+    network, images = compute.place(build_backbone(BackboneSettings(size))).train(), pictures(batch, size, compute)
+    compiled, began = torch.compile(network, dynamic=False), time.perf_counter()
+    step(compiled, images, compute)
+    ready = time.perf_counter() - began
+    timed = seconds(partial(step, compiled, images, compute), compute)
+    report.add(f"irse18 of {size} px, batch {batch}: compiled", seconds=timed, seconds_until_ready=ready)
 
 
 def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -> None:
@@ -78,7 +106,7 @@ def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -
         torch.randn(batch, size, size, channels, device=compute.device).to(compute.image_dtype) for _ in range(3)
     )
     weight, bias, slope = (torch.rand(channels, device=compute.device) for _ in range(3))
-    gate = torch.rand(batch, channels, device=compute.device)
+    share = torch.rand(batch, channels, device=compute.device)
     found = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
     norm = launch.Norm(*launch.merged(found, 1e-5, None), weight, bias)
     groups, totals = launch.groups_of_batch(rows, launch.GROUPS), torch.rand(2, channels, device=compute.device)
@@ -88,15 +116,46 @@ def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -
         "merge": (0, lambda: launch.merged(found, 1e-5, None)),
         "normalise, PReLU": (2, lambda: launch.normalised(rows, norm, "prelu", slope)),
         "gate, sum, next statistics": (
-            3, lambda: launch.normalised(rows, norm, gate=gate, shortcut=shortcut, measure=True),
+            3, lambda: launch.normalised(rows, norm, gate=share, shortcut=shortcut, measure=True),
         ),
         "gradient sums, PReLU": (2, lambda: launch.gradient_sums(rows, gradient, norm, groups, "prelu", slope)),
         "map gradient, PReLU": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, "prelu", slope)),
-        "map gradient, gate": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, gate=gate, pooled=gate)),
+        "map gradient, gate": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, gate=share, pooled=share)),
     }  # fmt: skip
-    for name, (maps, work) in cases.items():
-        time = seconds(work, compute)
-        report.add(f"{size} px: {name}", seconds=time, gigabytes_per_second=maps * rows.nbytes / time / 1e9)
+    for name, (maps, work) in (cases | gate_cases(rows, norm)).items():
+        taken = seconds_captured(work, compute)
+        report.add(f"{size} px: {name}", seconds=taken, gigabytes_per_second=maps * rows.nbytes / taken / 1e9)
+
+
+def seconds_captured(work: Callable[[], object], compute: Compute) -> float:
+    """Median time of ``work``, which never waits for the device, without the host's launches."""
+    if compute.device.type != "cuda":
+        return seconds(work, compute)
+    work()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            work()
+    return seconds(graph.replay, compute) / CALLS
+
+
+def gate_cases(rows: Tensor, norm: launch.Norm) -> dict[str, tuple[int, Callable[[], object]]]:
+    """The kernels of squeeze-and-excitation, by the maps that each reads or writes."""
+    channels, groups = rows.shape[-1], launch.groups_of_images(rows)
+    found, sums = launch.statistics(rows, groups), launch.gradient_sums(rows, rows, norm, groups)
+    squeeze = torch.randn(max(2, channels // 16), channels, device=rows.device)
+    excite = squeeze.t().contiguous()
+    gates = gate.gates(found, norm, squeeze, excite)
+    return {
+        "statistics of images": (1, lambda: launch.statistics(rows, groups)),
+        "gates": (0, lambda: gate.gates(found, norm, squeeze, excite)),
+        "gradients of gates": (
+            0, lambda: gate.gate_gradients(sums, groups.splits, norm, squeeze, excite, None, gates),
+        ),
+        "gradient sums of images": (2, lambda: launch.gradient_sums(rows, rows, norm, groups)),
+        "merge of sums": (0, lambda: launch.totals_of(sums, norm.inverse_std)),
+    }  # fmt: skip
 
 
 def compare_heads(report: StageReport, compute: Compute) -> None:
@@ -112,15 +171,15 @@ def compare_heads(report: StageReport, compute: Compute) -> None:
     embeddings = torch.randn(batch, size, device=compute.device, requires_grad=True)
     labels = torch.randint(classes, (batch,), device=compute.device)
 
-    def step(head: MarginHead) -> Tensor:
+    def once(head: MarginHead) -> Tensor:
         loss: Tensor = head(embeddings, labels)
         loss.backward()
         return loss.detach()
 
     results, timed = [], {}
     for name, head in (("fused", fused), ("chunked", chunked)):
-        results.append((step(head), head.weight.grad.clone() if head.weight.grad is not None else head.weight))
-        timed[name] = seconds(lambda head=head: step(head), compute)  # type: ignore[misc]
+        results.append((once(head), head.weight.grad.clone() if head.weight.grad is not None else head.weight))
+        timed[name] = seconds(partial(once, head), compute)
     off = max(difference(one, other) for one, other in zip(*results, strict=True))
     report.check(f"head, {classes:,} classes, batch {batch}", off < LARGEST, difference=off, seconds=timed)
 

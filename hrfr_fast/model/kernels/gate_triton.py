@@ -20,7 +20,7 @@ def _matrices(squeeze, excite, begin, column, C: tl.constexpr, H: tl.constexpr, 
     return row, down, up
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "splits", "length"])
 def gate_kernel(
     means, mean, inverse_std, weight, bias, squeeze, excite, centred, pooled, hidden, gate, size, splits, length,
     C: tl.constexpr, H: tl.constexpr, BC: tl.constexpr, BH: tl.constexpr, SUM: tl.constexpr,
@@ -51,7 +51,7 @@ def gate_kernel(
     tl.store(gate + image * C + column, 1.0 / (1.0 + tl.exp(-excited)), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images", "splits"])
 def gate_gradients_kernel(
     sums, inverse_std, weight, bias, squeeze, excite, centred, hidden, gate, kept, by_excited, by_hidden, by_pooled,
     totals, images, splits,

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class Variants:
         if any(isinstance(one, Tensor) and one.data_ptr() % 16 for one in given):
             return  # seldom: a variant of its own, compiled when it is launched
         given = tuple(one.dtype if isinstance(one, Tensor) else one for one in given)
-        key = (id(kernel), *map(_kind, given), *sorted(constants.items(), key=str))
+        names, general = getattr(kernel, "arg_names", ()), getattr(kernel, "do_not_specialize", ())
+        kinds = (_kind(one, name in general) for one, name in zip_longest(given, names[: len(given)]))
+        key = (id(kernel), *kinds, *sorted(constants.items(), key=str))
         self._asked.setdefault(key, (kernel, grid, given, constants))
 
     def compile(self, device: torch.device) -> None:
@@ -46,6 +49,8 @@ class Variants:
                 from triton.runtime import driver
 
                 driver.active.get_current_target()  # made here once, not by each thread
+                for kernel, *_ in self._asked.values():
+                    _ = kernel.device_caches[number]  # of two that threads make at once one is lost, with its variants
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         with ThreadPoolExecutor(threads, thread_name_prefix="triton") as pool:
             for one in self._asked.values():
@@ -96,8 +101,9 @@ def compile_side_by_side() -> bool:
     return find_spec("triton.runtime._async_compile") is not None
 
 
-def _kind(value: Any) -> Hashable:
-    """What Triton distinguishes of an argument: types, and integers that are 1, multiples of 16 or of 64 bits."""
+def _kind(value: Any, general: bool) -> Hashable:
+    """What Triton distinguishes of an argument: types, and integers of more than 32 bits; of those that it specialises,
+    as it does unless ``general``, also which are 1 and which multiples of 16."""
     if isinstance(value, int):
-        return value == 1, value % 16 == 0, abs(value) < 1 << 31
+        return (not general and value == 1), (not general and value % 16 == 0), abs(value) < 1 << 31
     return str(value) if isinstance(value, torch.dtype) else type(value).__name__

@@ -8,6 +8,8 @@ up in a fixed order: no atomics, so equal inputs give equal bits.
 
 Mean and variance are Welford's (Welford, Technometrics 1962), slots and groups are merged as in Chan, Golub & LeVeque
 (COMPSTAT 1982), so that maps whose mean is far from 0 lose nothing, and they need one reading.
+
+Counts of rows and groups are not specialised: a variant serves every batch size, and what is aligned follows from C.
 """
 
 import triton
@@ -68,7 +70,7 @@ def _write_moments(means, squares, mean, square, count, column, C: tl.constexpr,
     tl.store(squares + place, tl.sum(square + numbers * away * away, axis=0), mask=column < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "splits", "length"])
 def statistics_kernel(
     maps, means, squares, size, splits, length, C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr
 ):
@@ -84,7 +86,7 @@ def statistics_kernel(
     _write_moments(means, squares, mean, square, count, column, C, R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups", "size", "splits", "length", "rows"])
 def merge_statistics_kernel(
     means, squares, mean_out, inverse_std_out, running_mean, running_var, counter,
     groups, size, splits, length, rows, momentum, eps,
@@ -148,7 +150,7 @@ def _slopes(slope, column, C: tl.constexpr, ACTIVATION: tl.constexpr, SUM: tl.co
     return below
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "splits", "length", "pixels", "height", "width"])
 def normalise_kernel(
     maps, made, mean, inverse_std, weight, bias, slope, gate, shortcut, next_means, next_squares,
     size, splits, length, pixels, height, width, by_image, by_line, by_pixel,
@@ -188,7 +190,7 @@ def normalise_kernel(
         _write_moments(next_means, next_squares, next_mean, next_square, count, column, C, R)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "splits", "length", "groups"])
 def gradient_sums_kernel(
     maps, gradient, mean, inverse_std, weight, bias, slope, sums,
     size, splits, length, groups,
@@ -222,7 +224,7 @@ def gradient_sums_kernel(
         tl.store(sums + 2 * groups * C + place, tl.sum(sloped, axis=0), mask=column < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups", "kinds"])
 def merge_sums_kernel(
     sums, inverse_std, totals, groups, kinds, C: tl.constexpr, RG: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr
 ):
@@ -241,7 +243,7 @@ def merge_sums_kernel(
         tl.store(totals + kinds * C + column, result * spread, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "splits", "length", "pixels", "height", "width", "rows"])
 def map_gradient_kernel(
     maps, gradient, made, mean, inverse_std, weight, bias, slope, totals, gate, pooled, bypass,
     size, splits, length, pixels, height, width, rows,
