@@ -69,9 +69,10 @@ def decoded(paths: list[str], size: int) -> Iterator[NDArray[np.uint8]]:
 
 def onnx_loop(folder: Path, paths: list[str], size: int) -> None:
     """The plain loop around ONNX Runtime."""
-    import onnxruntime
-
+    from hrfr_fast.runtime.optional import require_export
     from hrfr_fast.runtime.system import cores
+
+    onnxruntime = require_export("onnxruntime", "the loop")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
@@ -126,11 +127,12 @@ def turn(folder: Path, way: str, size: int) -> None:
     Libraries are imported and kernels compiled before the clocks start.
     """
     import cv2  # noqa: F401
-    import onnxruntime  # noqa: F401
     import torch  # noqa: F401
 
     from hrfr_fast.deployment.pictures import framed_batch
+    from hrfr_fast.runtime.optional import require_export
 
+    require_export("onnxruntime", "embedding")
     framed_batch([np.zeros((size + 4, size + 4, 3), np.uint8)], size)  # numba compiles the kernel, or loads it
     paths = (folder / "list.txt").read_text(encoding="utf-8").split("\n")
     began, cpu_began = time.perf_counter(), time.process_time()

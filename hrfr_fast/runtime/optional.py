@@ -1,9 +1,12 @@
 """Optional libraries: imported where they are used, with an error that says how to install a missing one."""
 
+import os
 from importlib import import_module
 from types import ModuleType
 
 from hrfr_fast.runtime.errors import UsageError
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 def require_bcolz(what: str) -> ModuleType:
@@ -18,7 +21,12 @@ def require_bcolz(what: str) -> ModuleType:
 
 
 def require_export(module: str, what: str) -> ModuleType:
-    """The module ``onnx`` or ``onnxruntime``. Raises UsageError saying that ``what`` needs it, and how to install."""
+    """The module ``onnx`` or ``onnxruntime``. Raises UsageError saying that ``what`` needs it, and how to install.
+
+    Since 1.29 ONNX Runtime sends facts about the machine, names of model files and error messages to Microsoft, unless
+    this variable is set before it is imported. A value of the user's own stays.
+    """
+    os.environ.setdefault(NO_TELEMETRY, "1")
     return _required(module, what, "export")
 
 

@@ -1,7 +1,11 @@
 """ONNX files of other people: what must be said about them, what they compute then, and what is refused."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -186,3 +190,21 @@ def test_names_in_a_graph_do_not_reach_the_terminal_by_themselves(tmp_path, capf
     with pytest.raises(UsageError, match="cannot run it"):
         refuse_other_embeddings(tmp_path / "a.onnx", torch.nn.Flatten(), 16, takes_pixels=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_onnx_runtime_sends_and_keeps_nothing(tmp_path):
+    """Since 1.29 it makes a number for the machine, and a file of what it sends to its makers, when it is imported."""
+    linear_onnx(tmp_path / "m.onnx")
+    program = (
+        "import numpy as np\n"
+        "from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder, OnnxFlags\n"
+        "embedder = OnnxEmbedder('m.onnx', OnnxFlags(normalisation='0.5'))\n"
+        "embedder.embed(np.zeros((2, 8, 8, 3), np.uint8))\n"
+    )
+    # Where CI is set it keeps silent by itself.
+    removed = {"CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    environment |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    (tmp_path / "home").mkdir()
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, check=True)
+    assert not list((tmp_path / "home").rglob("*onnxruntime*"))

@@ -20,7 +20,7 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.training.adopt import adopt
 
 try:
-    import onnxruntime  # opens files of its own when it is imported: before the tests, which may leave none open
+    import onnxruntime
 except ImportError:
     onnxruntime = None
 
