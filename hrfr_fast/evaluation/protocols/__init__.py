@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from hrfr_fast.format.manifest import NAME as MANIFEST
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few
 
@@ -79,5 +80,7 @@ def _found(place: Path) -> str:
     """What is at ``place``, as the end of a sentence."""
     if place.is_file():
         return "it is a file"
+    if (place / MANIFEST).is_file():
+        return "it holds packed faces, whose pairs `hrfr-fast evaluate RUN --pairs` takes"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in place.iterdir())
     return f"there is {few(names)}" if names else "it is empty"
