@@ -101,7 +101,10 @@ def test_what_was_given_in_the_place_of_something_else_is_told(tiny_packed, tmp_
         (lambda: weights_path(tiny_packed), "packed holds packed faces: give a run directory"),
         (lambda: weights_path(tmp_path / "runs"), "there are the runs .*runs/mine: give a run directory"),
         (lambda: open_packed(run), "runs/mine is the directory of a training run, not packed faces"),
-        (lambda: protocol_at(None, tiny_packed), "it holds packed faces, whose pairs `hrfr-fast evaluate RUN --pairs`"),
+        (
+            lambda: protocol_at(None, tiny_packed),
+            "packed holds packed faces, and no public test set: `hrfr-fast evaluate RUN --pairs /",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             call()

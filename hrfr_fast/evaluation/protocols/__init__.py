@@ -62,6 +62,11 @@ def protocol_at(name: str | None, place: Path) -> ProtocolFile:
     """
     if not place.exists():
         raise UsageError(f"{place}: no such file or folder")
+    if (place / MANIFEST).is_file():
+        raise UsageError(
+            f"{place} holds packed faces, and no public test set: `hrfr-fast evaluate RUN --pairs {place}` judges by"
+            " their pairs"
+        )
     protocol = protocol_named(name) if name else _recognised(place)
     if not protocol.recognises(place):
         raise UsageError(f"{place} is not laid out as {protocol.NAME}: expected {protocol.LAYOUT}; {_found(place)}")
@@ -80,7 +85,5 @@ def _found(place: Path) -> str:
     """What is at ``place``, as the end of a sentence."""
     if place.is_file():
         return "it is a file"
-    if (place / MANIFEST).is_file():
-        return "it holds packed faces, whose pairs `hrfr-fast evaluate RUN --pairs` takes"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in place.iterdir())
     return f"there is {few(names)}" if names else "it is empty"
