@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from hrfr_fast.format.manifest import NAME as MANIFEST
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few
 
@@ -62,6 +61,8 @@ def protocol_at(name: str | None, place: Path) -> ProtocolFile:
     """
     if not place.exists():
         raise UsageError(f"{place}: no such file or folder")
+    from hrfr_fast.format.manifest import NAME as MANIFEST  # NumPy: not for a help text
+
     if (place / MANIFEST).is_file():
         raise UsageError(
             f"{place} holds packed faces, and no public test set: `hrfr-fast evaluate RUN --pairs {place}` judges by"
