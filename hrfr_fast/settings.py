@@ -386,10 +386,20 @@ class TrainSettings(Checked):
         values = {field.name: field.of(self) for field in flat_fields()}
         return values | {table: dict(getattr(self, table)) for table in TABLES}
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Flat names of the settings that were given a value, be it the default; TABLES aside."""
+        return frozenset(
+            field.name
+            for field in flat_fields()
+            if field.name in (getattr(self, field.group) if field.group else self).model_fields_set
+        )
+
     def replaced(self, /, **values: Any) -> Self:
         """A copy with some values (flat names) replaced, checked again. Raises UsageError."""
         tables = {table: dict(getattr(self, table)) | _table(table, values.get(table, {})) for table in TABLES}
-        return type(self)(**self.flat() | values | tables)
+        known = {name: value for name, value in self.flat().items() if name in self.given}
+        return type(self)(**known | values | tables)
 
     def updated(self, values: Mapping[str, Any], origin: str) -> Self:
         """These settings with some (flat names) replaced. Raises UsageError naming ``origin`` for a value that does not

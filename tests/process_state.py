@@ -24,8 +24,9 @@ from numba.np.ufunc import parallel
 
 from hrfr_fast.packing.decode import opencv_logging
 
-with suppress(ImportError):
-    import matplotlib  # now, so that no test is the one whose import sets it up
+with suppress(ImportError):  # now, so that no test is the one whose import sets something up
+    import matplotlib
+    import sklearn  # noqa: F401 (KMP_ variables of the environment)
 
 # torch's DataLoader sets its own handler of SIGCHLD once and keeps it.
 SIGNALS = {str(number): number for number in sorted(signal.valid_signals() - {signal.SIGCHLD})}

@@ -6,9 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from model_cases import write_run
 
 from hrfr_fast.cli import failing
+from hrfr_fast.evaluation.protocols import protocol_at
 from hrfr_fast.format.reader import open_packed
+from hrfr_fast.model.backbone import BackboneSettings
+from hrfr_fast.model.checkpoint import weights_path
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.ranks import Ranks
 
@@ -79,6 +83,7 @@ def test_damage_is_named_with_exit_code_4(tiny_packed, tmp_path):
         (["pack", ".", "--size", "lowres"], 2, "SPLIT=PIXELS"),
         (["inspect", "."], 2, "no manifest.json here"),
         (["synth", "x", "--scale", "huge"], 2, "huge"),
+        (["train", "--config", "none.toml"], 2, "none.toml: cannot be read as settings: No such file or directory"),
     ],
 )
 def test_a_mistake_ends_in_one_message_and_its_code(tmp_path, arguments, code, message):
@@ -86,6 +91,23 @@ def test_a_mistake_ends_in_one_message_and_its_code(tmp_path, arguments, code, m
     assert done.returncode == code, done.stderr
     assert message in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "nothing was left behind"
+
+
+def test_what_was_given_in_the_place_of_something_else_is_told(tiny_packed, tmp_path):
+    """A folder of runs, packed faces and a run each for another one, as when arguments are swapped."""
+    run = tmp_path / "runs/mine"
+    write_run(run, BackboneSettings(32, 8, 16), tiny_packed)
+    for call, message in (
+        (lambda: weights_path(tiny_packed), "packed holds packed faces: give a run directory"),
+        (lambda: weights_path(tmp_path / "runs"), "there are the runs .*runs/mine: give a run directory"),
+        (lambda: open_packed(run), "runs/mine is the directory of a training run, not packed faces"),
+        (
+            lambda: protocol_at(None, tiny_packed),
+            "packed holds packed faces, and no public test set: `hrfr-fast evaluate RUN --pairs /",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            call()
 
 
 HEAVY = ("torch", "numba", "nvidia.dali", "cv2", "matplotlib", "scipy")

@@ -99,6 +99,14 @@ def test_the_settings_of_the_tutorial_can_be_loaded(tmp_path):
     assert load_settings(tmp_path / "small.toml").model.width == 8
 
 
+def test_the_loop_of_the_how_to_page_runs(tiny_packed, tmp_path):
+    (tmp_path / "packed").symlink_to(tiny_packed)
+    loop = ROOT / "docs" / "assets" / "own_loop.py"
+    done = subprocess.run([sys.executable, str(loop)], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^loss \d+\.\d\d of \d+ people\nhres: \d+\.\d%, AUC 0\.\d{3}$", done.stdout, re.MULTILINE)
+
+
 def test_the_regime_of_the_how_to_page_can_be_loaded(tmp_path):
     page = (ROOT / "docs" / "how-to" / "regime.md").read_text(encoding="utf-8")
     block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)

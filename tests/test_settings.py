@@ -20,6 +20,12 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     assert load_settings(tmp_path / "mine.toml").sampling.batch_size is None
 
 
+def test_what_was_given_is_known_be_it_the_default():
+    given = TrainSettings(log_every=10, regime="lowres32").updated({"engine": "auto"}, "test")
+    assert given.given == {"log_every", "regime", "engine"} and given.logging.log_every == 10
+    assert given.replaced(augment={"flip": 0.1}).augment.flip == 0.1
+
+
 @pytest.mark.parametrize(
     "text,message",
     [

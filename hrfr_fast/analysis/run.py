@@ -11,7 +11,7 @@ from hrfr_fast.analysis.embedding_cache import EmbeddingCache, why_no_faces
 from hrfr_fast.analysis.finding import Finding
 from hrfr_fast.analysis.models import Model, model_names, read_model
 from hrfr_fast.format.reader import Packed, open_packed
-from hrfr_fast.model.lineage import changed_training_splits, data_note, find_data
+from hrfr_fast.model.lineage import data_note, find_data, holds_training_data
 from hrfr_fast.runtime.errors import CannotWrite, HrfrError, Interrupted, UsageError
 from hrfr_fast.runtime.files import write_bytes, write_json, writing
 from hrfr_fast.runtime.lock import directory_lock
@@ -181,7 +181,7 @@ def _chosen(questions: list[str] | None) -> list[str]:
 def _data_of(models: list[Model]) -> Packed:
     """The packed data all models were trained on."""
     packed = open_packed(find_data(models[0].metadata, models[0].weights, "--data"))
-    if len(models) > 1 and any(changed_training_splits(model.metadata, packed.manifest) for model in models):
+    if len(models) > 1 and not all(holds_training_data(model.metadata, packed.manifest) for model in models):
         raise UsageError("the runs were trained on different data; say with --data whose faces to use")
     return packed
 

@@ -118,8 +118,11 @@ app.command()(bench)
 
 
 def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
+    from hrfr_fast.regimes import regime_named
+    from hrfr_fast.runtime.progress import console
     from hrfr_fast.runtime.words import counted
     from hrfr_fast.settings import TrainSettings, load_settings
+    from hrfr_fast.training.advice import without_effect
     from hrfr_fast.training.resuming import refuse_changes
     from hrfr_fast.training.trainer import train
 
@@ -129,6 +132,10 @@ def _train(config: Path | None, resume: bool, flags: dict[str, Any]) -> None:
     settings = settings.updated(flags, "command line")
     if resume:
         refuse_changes(settings, flags)
+    else:
+        regime = regime_named(settings.regime)
+        for name in without_effect(settings, regime, flags):
+            console.print(f"warning: --{name.replace('_', '-')} has no effect on regime {regime.name} as it is set")
     result = train(settings, resume=resume)
     print_results(result.results)
     if math.isfinite(result.loss):  # steps were taken now, and not all before it was resumed

@@ -29,15 +29,20 @@ def align(
     strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when a photograph gave no face")] = False,
 ) -> None:
     """Align photographs to a template. Run again to continue, or to add new photographs."""
+    from hrfr_fast.preparation.align import IncompleteAlignment
     from hrfr_fast.preparation.align import align as run
     from hrfr_fast.runtime.errors import StrictRefusal
     from hrfr_fast.runtime.signals import StopFlag
 
-    with StopFlag() as stop:
-        result = run(
-            photographs, out, landmarks=landmarks, template=template, size=size, face=face,  # type: ignore[arg-type]
-            smallest_face=smallest_face, keep_names=keep_names, workers=workers, stop=stop,
-        )  # fmt: skip
+    try:
+        with StopFlag() as stop:
+            result = run(
+                photographs, out, landmarks=landmarks, template=template, size=size, face=face,  # type: ignore[arg-type]
+                smallest_face=smallest_face, keep_names=keep_names, workers=workers, stop=stop,
+            )  # fmt: skip
+    except IncompleteAlignment as error:
+        echo("\n".join(error.result.lines()))
+        raise
     for line in result.lines():
         echo(line)
     if strict and result.rejected:

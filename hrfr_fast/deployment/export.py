@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,10 +119,7 @@ def export(
     if not isinstance(model, BackboneEmbedder):
         raise UsageError(f"{run}: it is exported already; give a run directory or a .safetensors checkpoint")
     limit = choose_domain(model, domain)
-    path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
-    if path.is_dir() or path.resolve() == model.weights.resolve():
-        what = "a folder" if path.is_dir() else "the checkpoint that is exported"
-        raise UsageError(f"--out {path} is {what}; name another file")
+    path = _path(out, model, format)
     packed = data_of(model.metadata, model.weights, data)
     given = [Path(path) for path in check]
     faces = faces_to_check(model.size, given, packed)
@@ -136,6 +134,17 @@ def export(
         path, description, faces.origin, len(cosines), float(cosines.min()), float(cosines.mean()), cost,
         _notes(format, description, calibration),
     )  # fmt: skip
+
+
+def _path(out: str | Path | None, model: "BackboneEmbedder", format: str) -> Path:
+    """The file to write. Raises UsageError for a folder, the checkpoint, and the ending of another format."""
+    path = Path(out) if out else Path(f"{model.name}{DEFAULT_ENDINGS[format]}")
+    if path.is_dir() or path.resolve() == model.weights.resolve():
+        what = "a folder" if path.is_dir() else "the checkpoint that is exported"
+        raise UsageError(f"--out {path} is {what}; name another file")
+    if path.suffix in set(SUFFIXES.values()) - {SUFFIXES[format]}:
+        raise UsageError(f"--out {path} has the ending of another format than --format {format} writes")
+    return path
 
 
 def _alignment(metadata: Mapping[str, Any], packed: Packed | None) -> str:
@@ -165,6 +174,7 @@ class _Task:
     ) -> tuple[EmbedderDescription, NDArray[np.float64], Int8Cost | None]:
         """Write the file under another name, check it, and move it into place: the description as it was written, the
         cosines with the model's embeddings, and what int8 costs."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}{SUFFIXES[self.format]}")
         pixels = self.calibration.pixels if self.calibration else None
         cost = None
@@ -177,13 +187,17 @@ class _Task:
             os.replace(temporary, self.path)
             fsync_directory(self.path.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only file system refuses even this: what failed was said
+                temporary.unlink()
         return description, cosines, cost
 
 
 def _notes(format: str, description: EmbedderDescription, calibration: CheckFaces | None) -> list[str]:
     notes = in_words(description.domain, description.domain_limit)
-    notes += [f"opset {_opset()}"] if format == "onnx" else []
+    if format == "onnx":
+        from hrfr_fast.deployment.onnx_writer import OPSET
+
+        notes.append(f"opset {OPSET}")
     if calibration:
         notes.append(f"calibrated on {len(calibration.pixels)} faces ({calibration.origin})")
     if description.thresholds:
@@ -191,12 +205,6 @@ def _notes(format: str, description: EmbedderDescription, calibration: CheckFace
     if description.domain == LOW:
         return [*notes, "no thresholds: those of the run are of its pairs' own resolution, not of low-resolution faces"]
     return [*notes, "no thresholds: the run has not been evaluated, and its pairs are not here"]
-
-
-def _opset() -> int:
-    from hrfr_fast.deployment.onnx_writer import OPSET
-
-    return OPSET
 
 
 def _refuse_unknown(format: str, input: str, precision: str, flip_sum: bool) -> None:
@@ -216,7 +224,7 @@ def _thresholds(model: "BackboneEmbedder", packed: Packed | None, precision: str
         return NO_THRESHOLDS
     if recorded := recorded_thresholds(model.weights):
         return recorded
-    pairs = best_pairs(packed) if packed else None
+    pairs = best_pairs(packed, model.metadata) if packed else None
     return measured_thresholds(model, pairs, show_progress=show_progress) if pairs else NO_THRESHOLDS
 
 
@@ -282,7 +290,7 @@ def _with_cost(
     from hrfr_fast.deployment.onnx_writer import write_onnx
     from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder
 
-    pairs = best_pairs(packed)
+    pairs = best_pairs(packed, model.metadata)
     if pairs is None:
         return description, None
     cost, thresholds = int8_cost(model, OnnxEmbedder(path, device="cpu"), pairs, show_progress=show_progress)

@@ -15,7 +15,8 @@ from hrfr_fast.format import manifest
 from hrfr_fast.format.reader import Split, open_packed
 from hrfr_fast.packing.decode import decode_whole
 from hrfr_fast.packing.picture_files import Rejected, read_file
-from hrfr_fast.packing.sources.left_out import EXTENSIONS
+from hrfr_fast.packing.sources.left_out import EXTENSIONS, FORMAT, PICTURE
+from hrfr_fast.preparation.photographs import pictures_below
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.names import few, one_line
 from hrfr_fast.runtime.untrusted import lines_of
@@ -45,7 +46,8 @@ class PictureFiles:
     """Picture files: given by name, found in folders (recursively, sorted) or listed in text files.
 
     Args:
-        paths: pictures, folders, and ``.txt`` or ``.lst`` files with one path a line, relative to the file's folder;
+        paths: pictures, folders (links in them are followed, hidden files and folders left out), and ``.txt`` or
+        ``.lst`` files with one path a line, relative to the file's folder;
             what follows a tab is ignored.
 
     Raises:
@@ -148,9 +150,8 @@ def open_pictures(paths: Sequence[str | Path], split: str | None = None) -> Pict
 
 def _files(path: Path) -> Iterator[str]:
     if path.is_dir():
-        for place, folders, names in os.walk(path, onerror=_raise):
-            folders.sort()
-            yield from (os.path.join(place, name) for name in sorted(names) if name.lower().endswith(EXTENSIONS))
+        # Formats that are not read, too: each is listed with this reason among the rejected.
+        yield from (os.path.join(path, name) for name in pictures_below(path, (PICTURE, FORMAT)))
     elif not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     elif path.suffix.lower() in (".txt", ".lst"):
@@ -172,10 +173,6 @@ def _listed(path: Path) -> Iterator[str]:
                 yield str(place)
         except ValueError as error:
             raise UsageError(f"{path}: no list of pictures: {error}") from None
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def framed_batch(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:

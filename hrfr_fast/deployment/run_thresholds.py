@@ -11,7 +11,7 @@ from hrfr_fast.evaluation.onnx_embedder import OnnxEmbedder
 from hrfr_fast.evaluation.thresholds import Threshold, threshold_from_json, thresholds_at_fars
 from hrfr_fast.evaluation.verification import why_too_few_pairs
 from hrfr_fast.format.reader import Packed, PairSet, open_packed
-from hrfr_fast.model.lineage import changed_training_splits, find_data, run_directory_of
+from hrfr_fast.model.lineage import find_data, holds_training_data, pairs_as_known_to, run_directory_of
 from hrfr_fast.runtime.errors import HrfrError
 from hrfr_fast.runtime.untrusted import parsed_json
 
@@ -42,7 +42,7 @@ def thresholds_of(embedder: Embedder, *, show_progress: bool = True) -> RunThres
     if found := recorded_thresholds(embedder.weights):
         return found
     packed = data_of(embedder.metadata, embedder.weights)
-    pairs = best_pairs(packed) if packed else None
+    pairs = best_pairs(packed, embedder.metadata) if packed else None
     return measured_thresholds(embedder, pairs, show_progress=show_progress) if pairs else NO_THRESHOLDS
 
 
@@ -72,11 +72,13 @@ def measured_thresholds(embedder: Embedder, pairs: PairSet, *, show_progress: bo
     return RunThresholds(in_words(pairs.name, pairs.kind, len(pairs)), tuple(found))
 
 
-def best_pairs(packed: Packed) -> PairSet | None:
-    """The pair set that thresholds are taken from, None where none has pairs enough."""
-    kinds = {name: pairs.kind for name, pairs in packed.pairs.items() if not why_too_few_pairs(pairs.same)}
-    name = _preferred(kinds)
-    return packed.pairs[name] if name else None
+def best_pairs(packed: Packed, metadata: Mapping[str, Any]) -> PairSet | None:
+    """The pair set that thresholds of the checkpoint with this metadata are taken from, None where none has pairs
+    enough."""
+    known = [pairs_as_known_to(metadata, pairs, packed) for pairs in packed.pairs.values()]
+    usable = {pairs.name: pairs for pairs in known if not why_too_few_pairs(pairs.same)}
+    name = _preferred({name: pairs.kind for name, pairs in usable.items()})
+    return usable[name] if name else None
 
 
 def data_of(metadata: Mapping[str, Any], weights: Path, given: str | Path | None = None) -> Packed | None:
@@ -90,12 +92,13 @@ def data_of(metadata: Mapping[str, Any], weights: Path, given: str | Path | None
         packed = open_packed(find_data(metadata, weights, "--data"))
     except (HrfrError, KeyError):  # KeyError: a checkpoint that was not trained here records no data
         return None
-    return None if changed_training_splits(metadata, packed.manifest) else packed
+    return packed if holds_training_data(metadata, packed.manifest) else None
 
 
 def in_words(name: str, kind: str, count: int) -> str:
     """A pair set in words: ``1,000 validation pairs dev-highres``."""
-    return f"{count:,} {'validation' if kind == 'development' else kind} pairs {name}"
+    words = {"development": "validation ", "unknown": ""}  # unknown: perhaps of people it was trained on
+    return f"{count:,} {words.get(kind, f'{kind} ')}pairs {name}"
 
 
 def _preferred(kinds: Mapping[str, str]) -> str | None:

@@ -184,7 +184,14 @@ def evaluate(
         UsageError: no such checkpoint, pairs or pair set, a carray whose channels are in the other order.
     """
     from hrfr_fast.model.checkpoint import weights_path
-    from hrfr_fast.model.lineage import find_data, pairs_as_known_to, unknown_people_note
+    from hrfr_fast.model.lineage import (
+        ADOPTED,
+        find_data,
+        holds_training_data,
+        pairs_as_known_to,
+        trained_on,
+        unknown_people_note,
+    )
     from hrfr_fast.runtime.device import choose_compute
 
     compute = choose_compute(device, precision)
@@ -194,9 +201,14 @@ def evaluate(
     path = Path(pairs) if pairs else find_data(metadata, weights, "--pairs")
     with opened_pairs(path, names, trained, carray_channels) as packed:
         found = [pairs_as_known_to(metadata, pair_set, packed) for pair_set in pair_sets_named(packed, names)]
-        if pairs and trained is None:
-            notes = (unknown_people_note(metadata),)
-            found = [replace(one, notes=tuple(dict.fromkeys(one.notes + notes))) for one in found]
+        if pairs and (
+            ADOPTED in trained_on(metadata) or not (trained or holds_training_data(metadata, packed.manifest))
+        ):
+            note = unknown_people_note(metadata)
+            found = [
+                one if any(text.startswith(note) for text in one.notes) else replace(one, notes=(*one.notes, note))
+                for one in found
+            ]
         pair_sets = verifiable(found, console.print)
         if not pair_sets:
             raise UsageError(f"{packed.path}: there are no pairs to verify on; give others with --pairs")
@@ -207,13 +219,13 @@ def evaluate(
 
 def training_data(metadata: Mapping[str, Any], weights: Path) -> Packed | None:
     """The packed data that a checkpoint was trained on, None where they are gone or were changed."""
-    from hrfr_fast.model.lineage import changed_training_splits, find_data
+    from hrfr_fast.model.lineage import find_data, holds_training_data
 
     try:
         packed = open_packed(find_data(metadata, weights, "--pairs"))
     except HrfrError:
         return None
-    return None if changed_training_splits(metadata, packed.manifest) else packed
+    return packed if holds_training_data(metadata, packed.manifest) else None
 
 
 @contextmanager

@@ -204,6 +204,8 @@ def _nothing_packed(directory: Path) -> str:
     """Message about a directory that holds no finished pack: what it is, and what to do."""
     if not directory.exists():
         return f"{directory}: no such directory; make it with {command(directory)}"
+    if (directory / "checkpoints").is_dir():
+        return f"{directory} is the directory of a training run, not packed faces: give what `hrfr-fast pack` wrote"
     if any((directory / name).is_dir() for name in SPLITS):
         return (
             f"{directory} is a data tree, not packed faces: run `hrfr-fast pack {shlex.quote(str(directory))} --out"
@@ -243,6 +245,9 @@ def _flags(provenance: Mapping[str, Any]) -> list[str]:
         flags += ["--shard-samples", str(settings["shard_samples"])]
     for name, size in settings.get("sizes", {}).items():
         flags += ["--size", f"{name}={size}"]
+    for name, order in settings.get("carray_channels", {}).items():
+        if name or order != "bgr":
+            flags += ["--carray-channels", f"{name}={order}" if name else order]
     return flags
 
 

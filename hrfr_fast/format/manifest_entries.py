@@ -120,8 +120,9 @@ class Provenance(Checked):
 
 def _check_provenance(found: Mapping[str, Any]) -> None:
     known = Provenance(**found)
-    if not isinstance(known.settings.get("sizes", {}), Mapping):
-        raise UsageError("settings.sizes is no table")
+    for name in ("sizes", "carray_channels"):
+        if not isinstance(known.settings.get(name, {}), Mapping):
+            raise UsageError(f"settings.{name} is no table")
     if isinstance(known.synthetic, Mapping) and not {"scale", "seed"} <= known.synthetic.keys():
         raise UsageError("synthetic has no scale or no seed")
 

@@ -65,6 +65,25 @@ def _is_whole(path: Path) -> bool:
 
 def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
     """Numbers of files (added, removed, changed) since the listing at ``path`` was saved."""
+    before = _saved_lines(path)
+    added = changed = 0
+    for text in lines:
+        name, _, rest = os.fsencode(text).partition(b"\t")
+        old = before.pop(name, None)
+        added += old is None
+        changed += old is not None and old != rest
+    return added, len(before), changed
+
+
+def any_unchanged(path: Path, lines: Iterator[str]) -> bool:
+    """Whether one of the files in the listing at ``path`` is among ``lines`` as it was."""
+    before = _saved_lines(path)
+    split = (os.fsencode(text).partition(b"\t") for text in lines)
+    return any(before.get(name) == rest for name, _, rest in split)
+
+
+def _saved_lines(path: Path) -> dict[bytes, bytes]:
+    """Name -> the rest of its line in the listing at ``path``; empty where that cannot be read."""
     before: dict[bytes, bytes] = {}
     try:
         with gzip.open(path) as file:
@@ -74,13 +93,7 @@ def changes(path: Path, lines: Iterator[str]) -> tuple[int, int, int]:
                 before[name] = rest
     except (OSError, EOFError, zlib.error):
         pass
-    added = changed = 0
-    for text in lines:
-        name, _, rest = os.fsencode(text).partition(b"\t")
-        old = before.pop(name, None)
-        added += old is None
-        changed += old is not None and old != rest
-    return added, len(before), changed
+    return before
 
 
 def files_of(content: dict[str, Any]) -> set[str]:

@@ -41,6 +41,10 @@ class Split:
     several: tuple[Part, ...] = field(repr=False, default=())  # the files, where there are more than one
     tables_digest: str = field(repr=False, default="")  # of the file, where there is one; "" where it is not known
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: all but the map, which the workers of a ``DataLoader`` make anew at first use."""
+        return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """The file, or the files in the order of their records."""

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import torch
 from torch import nn
 
+from hrfr_fast.format import manifest
 from hrfr_fast.model.checkpoint_metadata import metadata_of
 from hrfr_fast.model.heads import MarginHead
 from hrfr_fast.model.lora import merged_state_dict
@@ -22,6 +23,7 @@ from hrfr_fast.model.sealed_files import read_header, what_helps
 from hrfr_fast.model.torch_files import check_parts
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import atomic_write
+from hrfr_fast.runtime.names import few
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -164,9 +166,17 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def weights_path(run_or_checkpoint: str | os.PathLike[str]) -> Path:
     """The weights file of a run directory (its ``last``), or the checkpoint itself."""
-    path = Path(run_or_checkpoint)
+    given = path = Path(run_or_checkpoint)
     if path.is_dir():
         path = path / "checkpoints" / "last.safetensors"
     if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint; give a run directory or a .safetensors file")
+        raise UsageError(f"{path}: no such checkpoint; {_what_it_is(given)}give a run directory or a .safetensors file")
     return path
+
+
+def _what_it_is(folder: Path) -> str:
+    """What ``folder`` is where it is no run, as the middle of a sentence; "" where that is not known."""
+    if (folder / manifest.NAME).is_file():
+        return f"{folder} holds packed faces: "
+    runs = sorted(str(path.parents[1]) for path in folder.glob("*/checkpoints/last.safetensors"))
+    return f"there are the runs {few(runs)}: " if runs else ""

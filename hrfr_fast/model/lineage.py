@@ -66,6 +66,14 @@ def changed_training_splits(metadata: Mapping[str, Any], content: Mapping[str, A
     return [name for name, digests in trained_on(metadata).items() if set(digests) != {current.get(name)}]
 
 
+def holds_training_data(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether the pack with the manifest ``content`` has the training splits of a checkpoint and its parents; the
+    unknown faces of a public checkpoint among them are left aside, since no pack has those."""
+    changed = set(changed_training_splits(metadata, content))
+    known = trained_on(metadata).keys() - {ADOPTED}
+    return bool(known and set(SPLITS) & set(content["splits"])) and changed <= {ADOPTED}
+
+
 def changed_run_data(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     """Data that decide a run's result and are not the same in the manifest ``content``: its own training splits, and
     the development pairs that choose its best checkpoint."""

@@ -86,7 +86,7 @@ def encoding_in_words(found: list[Candidates], settings: PackSettings) -> str:
         choices.append(
             f"{candidates.name} {candidates.encoding} ({candidates.raw_bytes / 1e9:.3g} GB of pixels, {limit} 8 GB)"
         )
-    return "encoding auto: " + ", ".join(choices)
+    return "encoding auto: " + ", ".join(choices) if choices else ""
 
 
 def settled(found: list[Candidates], settings: PackSettings) -> list[Candidates]:

@@ -11,13 +11,15 @@ from hrfr_fast.format import beton, manifest
 from hrfr_fast.format.manifest import entries_of
 from hrfr_fast.format.names import listing_file
 from hrfr_fast.format.quarantine import QUARANTINE, read_quarantine
-from hrfr_fast.format.saved_listing import changes, saved_key
+from hrfr_fast.format.saved_listing import any_unchanged, changes, saved_key
 from hrfr_fast.format.shard_files import check_shard_files
 from hrfr_fast.packing.pack_settings import PackSettings
 from hrfr_fast.packing.sources.candidates import Candidates
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
+from hrfr_fast.runtime.names import few, one_line
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.system import cores
+from hrfr_fast.runtime.words import counted
 
 DAMAGED = "the packed files are missing or damaged"
 
@@ -75,6 +77,29 @@ class PreviousPack:
         if self.manifest is None or not all("defects" in entry for entry in self.manifest["pairs"].values()):
             return False
         return self.quarantine is not None and not self.stale and self.keys.keys() == self.entries().keys()
+
+    def refuse_other_set(self, data: Path, wanted: Sequence[Candidates]) -> None:
+        """Raise UsageError where packing ``data``, which has another name than what the pack was made of, would delete
+        a split, or would keep no file. What it was packed from may be gone."""
+        source = self.manifest["provenance"].get("source") if self.manifest else None
+        if self.manifest is None or source == data.resolve().name:
+            return
+        entries, splits = self.entries(), self.manifest["splits"].keys()
+        if splits <= self.keys.keys() and (
+            self.current
+            or any(
+                any_unchanged(self.out / listing_file(candidates.name), candidates.listing_lines())
+                for candidates in wanted
+                if candidates.name in entries
+            )
+        ):
+            return
+        held = few([f"{name} ({counted(entry['samples'], 'face')})" for name, entry in entries.items()])
+        made_of = f", packed from {one_line(source)}" if isinstance(source, str) else ""
+        raise UsageError(
+            f"{self.out} holds another set{made_of}: {held}. Packing {data} there would replace it: choose another"
+            f" --out, or delete {self.out} if it is no longer needed"
+        )
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """Manifest entries by shard name; none without a manifest."""

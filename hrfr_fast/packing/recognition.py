@@ -15,6 +15,7 @@ from hrfr_fast.packing.sources.left_out import is_data_tree, split_folders, subf
 from hrfr_fast.packing.sources.list_files import ListSource
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.untrusted import lines_of
+from hrfr_fast.synthetic.directory import refuse_interrupted
 
 TREE, PAIRS = "tree", "pairs"
 TITLES = {
@@ -55,7 +56,7 @@ def recognise(path: Path, format: str = "", options: SourceOptions | None = None
 
     Raises:
         UsageError: there is no such path or format, nothing that can be packed, or an option of another format; or
-            ``derive`` or ``align`` was interrupted there.
+            ``derive``, ``align`` or ``synth`` was interrupted there.
     """
     options = options or SourceOptions()
     if format and format not in TITLES:
@@ -64,6 +65,7 @@ def recognise(path: Path, format: str = "", options: SourceOptions | None = None
         raise UsageError(f"{path}: no such file or directory")
     for folder in (path, options.root or path):
         refuse_unfinished(folder)
+        refuse_interrupted(folder)
     found = format or _format_of(path)
     if options.root is not None and found != ListSource.format:
         raise UsageError(f"--root {options.root}: it is for list files; {path} is taken for {TITLES[found]}")

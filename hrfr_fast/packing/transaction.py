@@ -9,7 +9,7 @@ commit the old output is whole, after the renames the new one is.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ def locked(out: Path) -> Iterator[Path]:
     with directory_lock(out):
         work = out / manifest.WORK
         work.mkdir(exist_ok=True)
-        yield work
+        try:
+            yield work
+        finally:
+            with suppress(OSError):  # what is unfinished stays, and is continued
+                work.rmdir()
 
 
 def commit(out: Path, content: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ class OutputUpdate:
         with disk_errors(self.out), transaction.locked(self.out) as work:
             transaction.complete(self.out)  # A pack may have been killed after its commit.
             previous = PreviousPack.compare(self.out, self.candidates, self.settings, self.show_progress)
+            previous.refuse_other_set(self.data, self.candidates)
             alignment = read_record(self.data)
             if alignment is None and self.source_format:  # a file: the record lies beside it, or in a list's root
                 alignment = read_record(self.candidates[0].root)

@@ -29,6 +29,14 @@ JOB_PHOTOGRAPHS, INLINE_PHOTOGRAPHS = 16, 200  # of a worker at a time; below th
 ADVICE = "what is aligned is kept, and the same `hrfr-fast align` continues it"
 
 
+class IncompleteAlignment(HrfrError):
+    """Some files could not be read; everything else is aligned, and ``result`` describes it."""
+
+    def __init__(self, message: str, result: AlignedFolder) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 def align(
     photographs: str | Path,
     out: str | Path,
@@ -62,7 +70,7 @@ def align(
     Raises:
         UsageError: nothing to align, a wrong setting or list, the detector is not installed, ``out`` holds faces of
             other settings.
-        HrfrError: after everything else is aligned, if a few files could not be read.
+        IncompleteAlignment: after everything else is aligned, if a few files could not be read.
         CannotWrite: a full disk; what is aligned is kept.
         Interrupted: stopped; calling again continues.
     """
@@ -137,9 +145,10 @@ def _tasks(folder: Path, paths: list[str], listed: Mapping[str, Sequence[Landmar
 def _raise_if_unreadable(result: AlignedFolder, rejected: Sequence[Aligned]) -> None:
     if result.unreadable:
         first = next(one for one in rejected if one.unreadable)
-        raise HrfrError(
+        raise IncompleteAlignment(
             f"{result.unreadable:,} files could not be read, such as {one_line(first.path)} ({first.reason}); the"
-            " others are aligned. Mend that, and run the same command again"
+            " others are aligned. Mend that, and run the same command again",
+            result,
         )
 
 

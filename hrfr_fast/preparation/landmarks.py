@@ -53,7 +53,8 @@ def read_landmarks(path: Path) -> dict[str, list[Landmarks]]:
                     continue
                 faces.setdefault(row[0].strip().removeprefix("./"), []).append(_landmarks_of(row, path, number))
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as a list of landmarks: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: cannot be read as a list of landmarks: {reason}") from error
     return faces
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hrfr_fast.packing.sources.left_out import PICTURE, kind_of
@@ -14,7 +14,7 @@ MOST_LISTED = 1000
 
 
 def list_photographs(folder: Path) -> list[str]:
-    """Paths of all pictures below ``folder``, relative to it and sorted; links are followed, hidden folders are not.
+    """Paths of all pictures below ``folder``, as ``pictures_below`` gives them.
 
     Raises:
         UsageError: no such folder, or no picture in it; links that lead to one folder again and again.
@@ -22,16 +22,29 @@ def list_photographs(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such directory of photographs")
-    try:
-        found = sorted(_below(folder, "", frozenset(), Counter()))
-    except OSError as error:
-        raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
+    found = pictures_below(folder)
     if not found:
         raise UsageError(f"{folder}: there are no pictures in it, nor in the folders below")
     return found
 
 
-def _below(folder: Path, shown: str, above: frozenset[str], times: Counter[str]) -> Iterator[str]:
+def pictures_below(folder: Path, kinds: Collection[str] = (PICTURE,)) -> list[str]:
+    """Paths of all files below ``folder`` that are of these ``kinds`` by their names (``kind_of``), relative to it and
+    sorted; links are followed, hidden files and folders are not.
+
+    Raises:
+        UsageError: links that lead to one folder again and again.
+        HrfrError: a folder that cannot be listed.
+    """
+    try:
+        return sorted(_below(folder, "", frozenset(), Counter(), kinds))
+    except OSError as error:
+        raise HrfrError(f"{error.filename}: cannot be listed: {error.strerror}; mend or remove it") from error
+
+
+def _below(
+    folder: Path, shown: str, above: frozenset[str], times: Counter[str], kinds: Collection[str]
+) -> Iterator[str]:
     """``above``: the folders that hold this one; ``times``: how often each folder was listed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
@@ -45,8 +58,8 @@ def _below(folder: Path, shown: str, above: frozenset[str], times: Counter[str])
         for entry in entries:
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    yield from _below(folder / entry.name, f"{shown}{entry.name}/", above | {real}, times)
-            elif kind_of(entry.name) == PICTURE:
+                    yield from _below(folder / entry.name, f"{shown}{entry.name}/", above | {real}, times, kinds)
+            elif kind_of(entry.name) in kinds:
                 yield shown + entry.name
 
 

@@ -83,7 +83,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         reason = REFUSED.get(error.errno or 0, f"cannot be written: {error.strerror or error}")
         raise CannotWrite(f"{path}: {reason}", "Nothing was changed there") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only file system even of a file that is not there: what failed was said
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path, name: str = "*", *, below: bool = False) -> None:

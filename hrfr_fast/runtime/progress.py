@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -12,6 +12,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -64,10 +65,26 @@ class PlainColumn(ProgressColumn):
         return Text(printable(self._of(task)), style=self._style)
 
 
+class Bars(Progress):
+    """A display that begins with its first task: without one nothing is printed, not even an empty line."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
+        task = super().add_task(*arguments, **options)
+        self.start()
+        return task
+
+    def stop(self) -> None:
+        if self.tasks:
+            super().stop()
+
+
 @contextmanager
 def progress_bar(show: bool = True) -> Iterator[Progress]:
     """A rich progress display with rate and time left; ``add_task(name, total=..., note="")`` on it."""
-    with Progress(
+    with Bars(
         PlainColumn(lambda task: task.description, "bold"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),

@@ -1,6 +1,7 @@
 """Tables on standard output without truncated cells, whatever the width of the terminal."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from textwrap import indent
 from typing import Any
 
 from hrfr_fast.runtime.names import printable
@@ -86,8 +87,9 @@ def print_values(title: str, values: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> str:
     """Numbers with thousands separators, mappings and lists without brackets and quotes."""
     if isinstance(value, dict):
-        entries = [f"{key}: {_plain(entry)}" for key, entry in value.items()]
-        return ("\n" if any(isinstance(entry, dict) for entry in value.values()) else ", ").join(entries)
+        in_lines = any(isinstance(entry, dict) for entry in value.values())
+        entries = [f"{key}: {_plain(entry)}" if key else _plain(entry) for key, entry in value.items()]
+        return "\n".join(indent(entry, "  ").strip() for entry in entries) if in_lines else ", ".join(entries) or "none"
     if isinstance(value, list):
-        return "\n".join(map(_plain, value))
+        return "\n".join(map(_plain, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -34,7 +34,9 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-8-sig", "surrogateescape"))
     except RecursionError:
         raise UsageError(f"{path}: cannot be read as {what}: its values are nested too deeply") from None
-    except (OSError, ValueError) as error:  # numbers of thousands of digits are a ValueError of Python's own
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read as {what}: {error.strerror}") from None
+    except ValueError as error:  # numbers of thousands of digits are a ValueError of Python's own
         raise UsageError(f"{path}: cannot be read as {what}: {error}") from None
 
 

@@ -158,6 +158,9 @@ def _analyse(plan: StudyPlan, show_progress: bool) -> tuple[list[Finding], dict[
         other_questions, kernels, spheres = ["resolution_gap", "failures"], [], []
     findings: list[Finding] = []
     unanswered: dict[str, str] = {}
+    if len(chosen) < 2 and "drift" in other_questions:
+        other_questions.remove("drift")
+        unanswered["drift"] = "it compares two models, and one of this study's is analysed"
     for runs, folder, questions in (
         (chosen, "analysis", other_questions),
         (kernels, "analysis/kernels", ["kernels"]),

@@ -34,3 +34,11 @@ def claim(root: Path, settings: dict[str, Any]) -> None:
         raise UsageError(f"{root} is not empty and not a tree of synthetic faces; choose an empty directory")
     write_json(marker, settings)
     (root / PARTIAL).mkdir(exist_ok=True)
+
+
+def refuse_interrupted(root: Path) -> None:
+    """Raise UsageError where ``synth`` was interrupted in ``root``: a part of a tree looks like a smaller one."""
+    if (root / MARKER).is_file() and (root / PARTIAL).is_dir():
+        raise UsageError(
+            f"{root} is incomplete: `hrfr-fast synth` was interrupted there. Run the same command again to complete it"
+        )

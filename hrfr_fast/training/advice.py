@@ -1,7 +1,9 @@
 """What to try when a run goes wrong or would take days: only what this run can still change."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from hrfr_fast.regimes import Regime
 from hrfr_fast.runtime.system import gib, peak_memory
 from hrfr_fast.settings import TrainSettings
 
@@ -26,6 +28,23 @@ def after_divergence(settings: TrainSettings) -> str:
         else ""
     )
     return f"Try {', '.join(tries[:-1])} or {tries[-1]}{last}."
+
+
+def without_effect(settings: TrainSettings, regime: Regime, asked: Iterable[str]) -> list[str]:
+    """Those of the settings ``asked`` for by name that change nothing in a run of ``regime``."""
+    native = regime.degradation == "native"
+    tune = regime.tune if settings.tuning.tune == "regime" else settings.tuning.tune
+    distillation = settings.loss.distillation
+    taught = regime.distillation if distillation is None else distillation
+    used = {
+        "highres_share": len(regime.sources) > 1,
+        "highres_identities": "highres" in regime.sources,
+        "degradation": regime.second_view and native,
+        **dict.fromkeys(("degrade_min", "degrade_max", "kernels"), regime.second_view and not native),
+        **dict.fromkeys(("lora_rank", "lora_alpha", "lora_layers"), tune == "lora"),
+        "teacher": bool(taught),
+    }
+    return [name for name in asked if not used.get(name, True)]
 
 
 def after_out_of_memory(settings: TrainSettings) -> str:

@@ -24,8 +24,8 @@ PLACES = ("data", "init", "teacher", "out")
 
 
 def resumed_settings(given: TrainSettings) -> TrainSettings:
-    """The settings the run in ``given.run_directory`` was started with; of ``SPEED_ONLY`` those given now, where they
-    are not the defaults, and data and parents where they are now.
+    """The settings the run in ``given.run_directory`` was started with; of ``SPEED_ONLY`` those given now,
+    and data and parents where they are now.
 
     A regime of the user's is read from the copy in the run directory.
 
@@ -35,7 +35,7 @@ def resumed_settings(given: TrainSettings) -> TrainSettings:
     saved, run = _saved(given), given.run_directory
     regime = str(run / "regime.toml") if saved.regime.endswith(".toml") else saved.regime
     now, defaults = given.flat(), TrainSettings().flat()
-    changed = {name: now[name] for name in SPEED_ONLY if now[name] != defaults[name]}
+    changed = {name: now[name] for name in SPEED_ONLY if name in given.given}
     last = run / "checkpoints" / "last.safetensors"
     known = checkpoint.read_metadata(last) if last.exists() else {}
     data = [given.data] if given.data != defaults["data"] else [*_data_places(saved, known, run), given.data]

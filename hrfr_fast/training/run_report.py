@@ -23,7 +23,8 @@ FIGURES = (
     ("roc.png", "Receiver operating characteristic",
      "True accept rate (up) against false accept rate (right). The dot is the equal error rate."),
     ("scores.png", "Scores of same and different people",
-     "Cosine similarity of the two faces of a pair. Where the two histograms overlap the model errs."),
+     "Cosine similarity of the two faces of a pair. Where the two histograms overlap the model errs. The dashed line is"
+     " the threshold that is best on all pairs."),
 )  # fmt: skip
 
 

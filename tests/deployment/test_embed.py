@@ -91,6 +91,20 @@ def test_pictures_that_are_none_have_no_row_and_are_listed(model, tmp_path):
         run(model, [tmp_path / "faces"], tmp_path / "e.npz", strict=True)
 
 
+def test_a_folder_is_searched_as_pack_and_align_do(model, tmp_path):
+    """Links to folders of people are followed, what macOS leaves is not seen, formats that are not read are told."""
+    folder_of(tmp_path, 5)
+    (tmp_path / "faces" / "p1" / "._03.png").write_bytes(b"of macOS")
+    write(tmp_path / "faces" / ".thumbnails" / "03.png")
+    (tmp_path / "faces" / "p1" / "x.heic").write_bytes(b"of a telephone")
+    (tmp_path / "faces" / "p2").symlink_to("p0")
+    result = run(model, [tmp_path / "faces"], tmp_path / "e.npz")
+    assert [name[-9:] for name in read_embeddings(tmp_path / "e.npz").names] == [
+        *(f"p0/{i:02d}.png" for i in range(3)), "p1/03.png", "p1/04.png", *(f"p2/{i:02d}.png" for i in range(3)),
+    ]  # fmt: skip
+    assert [name[-6:] for name in result.rejected] == ["x.heic"]
+
+
 def test_files_that_cannot_be_read_end_in_an_error_after_all_others(model, tmp_path):
     folder_of(tmp_path, 3)
     os.symlink("nowhere", tmp_path / "faces" / "p0" / "link.png")

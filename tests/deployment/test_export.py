@@ -178,12 +178,19 @@ def test_thresholds_come_from_the_pairs_of_the_data_where_nothing_is_recorded(ti
         ({"precision": "int8", "format": "safetensors"}, "safetensors has fp32, fp16"),
         ({"flip_sum": True, "format": "safetensors"}, "weights alone"),
         ({"data": "nowhere"}, "no such directory"),
+        ({"out": "m.pt2"}, "ending of another format than --format onnx"),
+        ({"out": "m.onnx", "format": "safetensors"}, "ending of another format than --format safetensors"),
     ],
 )
 def test_what_cannot_be_exported_is_told(run, tmp_path, options, message):
+    out = tmp_path / options.pop("out", "model")
     with pytest.raises(UsageError, match=message):
-        export(run[0], tmp_path / "model", show_progress=False, **options)
+        export(run[0], out, show_progress=False, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_the_file_is_made(run, tmp_path):
+    assert export(run[0], tmp_path / "new/m.safetensors", format="safetensors", show_progress=False).out.is_file()
 
 
 def test_int8_without_real_faces_is_refused(tmp_path):

@@ -195,9 +195,11 @@ def test_without_its_training_data_nobody_can_tell_what_a_run_has_seen(run, tiny
     tiny_packed.rename(hidden)
     try:
         result = evaluate(run, pairs=folder, device="cpu")["mine"].to_json()
+        moved = evaluate(run, pairs=hidden, names=["hres"], device="cpu")["hres"].to_json()
     finally:
         hidden.rename(tiny_packed)
     assert any("whether it has seen these people is unknown" in note for note in result["notes"])
+    assert not any("unknown" in note for note in moved["notes"]), "these are its training data, at another place"
 
 
 def test_channels_in_the_other_order_are_refused_in_a_folder_of_pairs_too(run, tiny_packed, tmp_path):

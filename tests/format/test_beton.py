@@ -1,4 +1,5 @@
 import errno
+import pickle
 import zlib
 
 import numpy as np
@@ -213,3 +214,12 @@ def test_nothing_there_names_the_command_that_makes_it(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UsageError, match="hrfr-fast pack"):
             open_packed(path)
+
+
+def test_a_split_in_use_can_be_sent_to_another_process(tiny_packed):
+    """As torch's DataLoader does where it starts its workers anew (spawn, forkserver)."""
+    split = open_packed(tiny_packed).splits["lowres"]
+    for used in (split, split.first(3)):
+        expected = used.read([0, 5])
+        sent = pickle.loads(pickle.dumps(used))
+        assert (sent.read([0, 5]) == expected).all() and sent.labels.tolist() == used.labels.tolist()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_cases import write_run
 from public_checkpoints import picture, public_state_dict
 from torch import nn
 
@@ -138,6 +139,23 @@ def test_files_that_are_no_checkpoints(tmp_path):
             adopt(tmp_path / name, tmp_path / "run")
     with pytest.raises(UsageError, match="no such file"):
         adopt(tmp_path / "none.pth", tmp_path / "run")
+
+
+def test_what_hrfr_fast_has_written_needs_no_adoption(tmp_path):
+    write_run(tmp_path / "own", BackboneSettings(32, 8, 16))
+    with pytest.raises(
+        UsageError, match="hrfr-fast has written it; evaluate, train --init and export take it as it is"
+    ):
+        adopt(tmp_path / "own/checkpoints/last.safetensors", tmp_path / "run")
+
+
+def test_a_torchscript_archive_is_told_what_it_is(tmp_path, recwarn):
+    """torch.load's own message advises to read it with weights_only=False."""
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "model.pt")
+    recwarn.clear()
+    with pytest.raises(UsageError, match=r"model.pt: a TorchScript archive.*torch.jit.load\('.*model.pt'\).state_dict"):
+        adopt(tmp_path / "model.pt", tmp_path / "run")
+    assert not len(recwarn)
 
 
 def flipped(content, at, bit):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pair_cases import eval_pictures, rejections, run, write_bcolz
 
+from hrfr_fast.format.manifest import repair
 from hrfr_fast.format.reader import open_packed
 from hrfr_fast.packing.sources.bcolz_pairs import BcolzPairs
 from hrfr_fast.runtime.errors import UsageError
@@ -79,6 +80,7 @@ def test_channels_in_the_other_order_are_refused_and_read_rightly_with_the_optio
         assert packed.pairs[name].identity_coverage == 1.0
         assert packed.manifest["pairs"][name]["source"]["channels"] == channels
     assert run(tree, tmp_path / "out", carray_channels={"other": "rgb"}).nothing_to_do
+    assert "--carray-channels other=rgb`" in repair(tmp_path / "out"), "or the repair would read it in the other order"
     with pytest.raises(
         UsageError, match="--carray-channels list: no bcolz carray is called so; there are other, usual"
     ):

@@ -156,6 +156,28 @@ def test_a_removed_split_leaves_no_files(tree, tmp_path):
     assert check_packed(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize("other", ["a set of another name", "its pairs alone"])
+def test_a_pack_is_not_replaced_by_another_set(tree, tmp_path, make_picture, make_jpeg, other):
+    """With the default --out two projects in one folder share it; of the first the pictures may be gone."""
+    (tree / "hres_eval_pairs").mkdir()
+    (tree / "hres_eval_pairs/one.csv").write_text("../highres_eval/e000/0.jpg,../highres_eval/e001/0.jpg,0\n" * 2)
+    run(tree, tmp_path / "out")
+    before = open_packed(tmp_path / "out").digest
+    data = tree / "hres_eval_pairs"
+    if other != "its pairs alone":
+        data = tmp_path / "others"
+        for name in ("l000", "p"):
+            (data / name).mkdir(parents=True)
+            (data / name / "0.jpg").write_bytes(make_jpeg(make_picture(9, 112)))
+    with pytest.raises(
+        UsageError, match=r"out holds another set, packed from data: lowres \(60 faces\), .*another --out"
+    ):
+        run(data, tmp_path / "out")
+    assert open_packed(tmp_path / "out").digest == before and not (tmp_path / "out" / ".packing").exists()
+    renamed = tree.rename(tree.with_name("renamed"))
+    assert run(renamed, tmp_path / "out").nothing_to_do
+
+
 def test_damaged_output_is_packed_again(tree, tmp_path):
     run(tree, tmp_path / "out")
     before = content(tmp_path / "out")

@@ -6,6 +6,7 @@ from picture_trees import aligned_set, picture
 from typer.testing import CliRunner
 
 from hrfr_fast.cli import app
+from hrfr_fast.preparation.align import IncompleteAlignment
 from hrfr_fast.runtime.errors import StrictRefusal, UsageError
 
 
@@ -45,3 +46,7 @@ def test_align(tmp_path):
         f"1 face aligned (1 of them in an earlier run): {tmp_path / 'out'}",
         f"1 photograph without an aligned face; files and reasons: {tmp_path / 'out' / 'rejected.jsonl'}",
     ]
+    (tmp_path / "photographs" / "c.jpg").symlink_to("nowhere")
+    incomplete = run("align", *wanted, "--keep-names")
+    assert isinstance(incomplete.exception, IncompleteAlignment)
+    assert incomplete.stdout.splitlines()[0] == again.stdout.splitlines()[0], "what was done is told before the error"

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def test_what_does_not_fit_is_told_and_the_earlier_file_stays(tmp_path, write, s
     assert [one.name for one in tmp_path.iterdir()] == ["file"] and path.read_bytes() == b"earlier"
     write(path)
     assert path.stat().st_size > size
+
+
+def test_a_read_only_file_system_is_told_by_the_name_of_the_file(tmp_path, monkeypatch):
+    """It refuses to delete a temporary file, too, even one that was never made."""
+
+    def refused(path, *args, **more):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(CannotWrite, match=r"^\S*/sheet.png: the file system is read-only;.*Nothing was changed there"):
+        write_bytes(tmp_path / "sheet.png", b"x")
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EIO", "EACCES"])

@@ -15,6 +15,7 @@ from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.checkpoint import save_weights
 from hrfr_fast.reporting.figures import figure_file
+from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.terminal import print_rows
 from hrfr_fast.runtime.words import counted
 from hrfr_fast.training.run_report import _results_table
@@ -93,6 +94,15 @@ def test_benchmarks_name_who_was_measured(width, monkeypatch, capsys):
 )  # fmt: skip
 def test_numbers_have_the_right_nouns(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_bars_without_a_task_print_nothing(capsys):
+    with progress_bar():
+        pass
+    assert capsys.readouterr().err == ""
+    with progress_bar() as bars:
+        bars.add_task("pictures", total=2, note="")
+    assert "pictures" in capsys.readouterr().err
 
 
 def test_a_curve_of_one_point_can_be_seen(tmp_path):

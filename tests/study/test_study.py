@@ -24,6 +24,7 @@ from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.lock import NAME as LOCK
 from hrfr_fast.runtime.lock import directory_lock
+from hrfr_fast.study import run as study_run
 from hrfr_fast.study.collect import own_results
 from hrfr_fast.study.compare import Dose, doses_of
 from hrfr_fast.study.cost import estimates
@@ -204,6 +205,22 @@ def test_dry_run_prints_plan_and_time_and_changes_nothing(packed, preset, tmp_pa
     for word in ("highlow144", "highlow144-identities25", "highlow144-share20", "minutes", "12 of 12"):
         assert word in printed.output
     assert not out.exists()
+
+
+def test_a_question_about_two_models_is_not_asked_of_one(packed, tmp_path, monkeypatch):
+    """It was asked and failed, and the command told its user to give two runs, which a study does not take."""
+    asked = []
+
+    def analyze(runs, out, *, questions, **more):
+        asked.extend(questions)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "index.json").write_text('{"left_out": {}, "failed": {}}')
+        return []
+
+    monkeypatch.setattr("hrfr_fast.analysis.run.analyze", analyze)
+    plan = planned(["lowres32", "highres32"], packed, tmp_path / "study", preset="cpu-small", device="cpu")
+    _, unanswered = study_run._analyse(plan, False)
+    assert "distances" in asked and "drift" not in asked and "one of this study's" in unanswered["drift"]
 
 
 def test_a_regime_from_a_checkpoint_is_timed_however_short_its_phases(packed, preset, done, tmp_path):

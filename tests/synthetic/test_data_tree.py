@@ -135,6 +135,8 @@ def test_a_stopped_run_continues_to_the_same_tree(tree, tmp_path, monkeypatch):
         synthesize(tmp_path / "d", "tiny", seed=5, workers=1, show_progress=False, stop=stop)
     assert raised.value.exit_code == 143
     assert len(list((tmp_path / "d" / "lowres").iterdir())) == 8
+    with pytest.raises(UsageError, match="incomplete: `hrfr-fast synth` was interrupted"):
+        pack(tmp_path / "d", tmp_path / "p", workers=1, show_progress=False)
     synthesize(tmp_path / "d", "tiny", seed=5, workers=1, show_progress=False)
     assert not {i for chunk in written[:2] for i in chunk.identities} & {i for c in written[2:6] for i in c.identities}
     assert content(tree) == content(tmp_path / "d")

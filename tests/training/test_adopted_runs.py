@@ -6,7 +6,9 @@ from public_checkpoints import public_state_dict
 from typer.testing import CliRunner
 
 from hrfr_fast.cli import app
+from hrfr_fast.deployment.run_thresholds import best_pairs, data_of
 from hrfr_fast.evaluation.evaluate import evaluate
+from hrfr_fast.format.reader import open_packed
 from hrfr_fast.model.checkpoint import read_metadata
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import TrainSettings
@@ -63,7 +65,12 @@ def test_training_goes_on_from_it(project, tmp_path):
         train(settings.replaced(out=str(folder / "run")), show_progress=False)
     again = evaluate(result.run, device="cpu", precision="fp32")["hres"]
     assert again.verification.accuracy == result.results["hres"].verification.accuracy
-    assert any("it stems from a public checkpoint" in note for note in again.to_json()["notes"])
+    assert sum("it stems from a public checkpoint" in note for note in again.to_json()["notes"]) == 1
+    own = data_of(metadata, result.run / "checkpoints/last.safetensors")
+    assert own and own.digest == open_packed(packed).digest, (
+        "what it was fine-tuned on is known: exports are checked on it"
+    )
+    assert best_pairs(own, metadata).name == "hres"
 
 
 def test_folded_statistics_cannot_move(project, tmp_path):

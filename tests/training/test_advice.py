@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from hrfr_fast.regimes import REGIMES
 from hrfr_fast.settings import TrainSettings
 from hrfr_fast.training import advice
 
@@ -55,3 +56,19 @@ def test_flags_that_change_nothing_are_not_advised(changed, left_out):
 
 def test_a_precision_that_this_cpu_emulates_is_named():
     assert "--precision fp32" in slow(precision="bf16") and "--precision bf16" in slow(fastest="bf16")
+
+
+@pytest.mark.parametrize(
+    "regime,given,unused",
+    [
+        ("lowres32", {"lora_rank": 4, "degradation": {"blur": 0.5}, "highres_share": 0.2, "width": 8}, 3),
+        ("lowres144-finetuned", {"lora_rank": 4, "tune": "lora"}, 0),
+        ("crossres144", {"degradation": {"blur": 0.5}, "kernels": "box", "highres_share": 0.2}, 1),
+        ("matched-views", {"degradation": {"blur": 0.5}, "kernels": "box", "highres_identities": 0.5}, 1),
+        ("highlow144", {"teacher": "runs/highres144", "degrade_min": 20}, 2),
+        ("remedy-distillation", {"teacher": "runs/highres144"}, 0),
+    ],
+)
+def test_settings_that_change_nothing_are_found(regime, given, unused):
+    found = advice.without_effect(TrainSettings(regime=regime, **given), REGIMES[regime], given)
+    assert len(found) == unused and set(found) <= given.keys() - {"width", "tune"}

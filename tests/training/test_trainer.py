@@ -60,6 +60,7 @@ def test_a_resumed_run_keeps_its_settings_and_says_so(settings):
         refuse_changes(given, ["dropout"])
     going_on = resumed_settings(given)
     assert (going_on.budget.steps, going_on.logging.log_every, going_on.execution.device) == (7, 3, "cpu")
+    assert resumed_settings(TrainSettings(out=settings.out, log_every=10)).logging.log_every == 10, "the default, asked"
 
 
 def interrupted(settings, after):

@@ -61,6 +61,13 @@ def protocol_at(name: str | None, place: Path) -> ProtocolFile:
     """
     if not place.exists():
         raise UsageError(f"{place}: no such file or folder")
+    from hrfr_fast.format.manifest import NAME as MANIFEST  # NumPy: not for a help text
+
+    if (place / MANIFEST).is_file():
+        raise UsageError(
+            f"{place} holds packed faces, and no public test set: `hrfr-fast evaluate RUN --pairs {place}` judges by"
+            " their pairs"
+        )
     protocol = protocol_named(name) if name else _recognised(place)
     if not protocol.recognises(place):
         raise UsageError(f"{place} is not laid out as {protocol.NAME}: expected {protocol.LAYOUT}; {_found(place)}")

@@ -1,7 +1,9 @@
 """Tensors of a public checkpoint: from what torch.save or safetensors wrote, without running any code in the file."""
 
+import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hrfr_fast.model.adoption.layouts import CONTAINERS
+from hrfr_fast.model.checkpoint import FORMAT
+from hrfr_fast.model.checkpoint_metadata import MOST_BYTES
 from hrfr_fast.model.torch_files import check_parts, is_zip
 from hrfr_fast.runtime.errors import UsageError
 
@@ -31,6 +35,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     if path.suffix not in PICKLED:
         raise UsageError(f"{path}: a checkpoint ends in {', '.join((*PICKLED, '.safetensors'))} or .onnx")
+    _refuse_script(path)
     content = _unpickled(path)
     _refuse_damage(path)
     tensors = _state_dict(content)
@@ -53,9 +58,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        content = path.read_bytes()
+        if json.dumps(FORMAT).encode() in content[:MOST_BYTES]:  # in its header
+            raise UsageError(f"{path}: hrfr-fast has written it; evaluate, train --init and export take it as it is")
+        return load(content)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _refuse_script(path: Path) -> None:
+    """Raise UsageError for what torch.jit.save wrote, which torch.load would advise to read with all the code in it."""
+    try:
+        if not is_zip(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            is_script = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # zipfile raises many classes for what it did not write; reading says what is wrong
+        return
+    if is_script:
+        raise UsageError(
+            f"{path}: a TorchScript archive, which holds code. Where you trust it, save its weights alone: "
+            f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
+        )
 
 
 def _unpickled(path: Path) -> Any:
