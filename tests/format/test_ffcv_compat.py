@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from hrfr_fast.packing.pack import pack
+
+if find_spec("ffcv") is None:
+    pytest.skip("FFCV is not installed", allow_module_level=True)
 
 # In a process of its own: FFCV sets the threads of torch and numba, and changes a type that numba's kernels share.
 SCRIPT = """

@@ -136,7 +136,8 @@ def test_landmarks_from_a_list_give_the_same_faces(photographs, tmp_path):
     )
     for path in (tmp_path / "found").rglob("*.png"):
         other = tmp_path / "listed" / path.relative_to(tmp_path / "found")
-        assert np.abs(read(path).astype(int) - read(other)).max() <= 1  # The list has a thousandth of a pixel.
+        # The list has a thousandth of a pixel; OpenCV 4 interpolates more coarsely than 5.
+        assert np.abs(read(path).astype(int) - read(other)).max() <= 2
     assert listed.record.aligner == "landmarks of landmarks.csv" and listed.aligned == 6
 
 
