@@ -1,8 +1,8 @@
 """Writing of ONNX files: the graph, half precision, eight-bit integers, and the description in the metadata.
 
-The exporter is torch's older one, which traces (TorchScript). Both are in every torch from 2.6 to 2.13 and gave the
-same numbers; the newer one (``dynamo=True``) took 13 to 24 s for these networks where this one takes 1 to 2 s, and
-before torch 2.9 it was not the default. What was written is checked in ONNX Runtime in any case.
+The exporter is torch's older one, which traces (TorchScript). Both are in every torch from 2.9 to 2.13 and gave the
+same numbers; the newer one (``dynamo=True``) took 13 to 24 s for these networks where this one takes 1 to 2 s. What
+was written is checked in ONNX Runtime in any case.
 """
 
 import io

@@ -50,8 +50,6 @@ class Peers:
         """[...]: of ``tensor`` [ranks, ...], one part for each rank, the sum over ranks of this rank's part."""
         if self.count == 1:
             return tensor[0].clone()
-        if distributed.get_backend(self.group) == "gloo":  # before torch 2.8 it has no reduce_scatter
-            return self.sum(tensor.contiguous().clone())[self.rank]
         own = torch.empty_like(tensor[0])
         distributed.reduce_scatter(own, list(tensor.contiguous().unbind()), group=self.group)
         return own

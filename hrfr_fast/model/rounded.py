@@ -5,17 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
-
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in float32, whatever their type.
 
-    On CUDA tensor cores multiply 16-bit matrices so from torch 2.8 on; elsewhere they are converted to float32 first.
+    On CUDA tensor cores multiply 16-bit matrices so; elsewhere they are converted to float32 first.
     """
     if a.dtype == b.dtype == torch.float32:
         return a @ b
-    if a.is_cuda and TORCH >= (2, 8):
+    if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 

@@ -102,9 +102,7 @@ def _clear_up(graph: "torch.cuda.CUDAGraph", pool: "tuple[int, int]", device: in
         graph.pool()  # there only after a capture that ended; the graph's destructor gives it back
     except RuntimeError:
         _failed.append(graph)
-        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
-        end = end or torch._C._cuda_endAllocateCurrentStreamToPool  # type: ignore[attr-defined]  # before torch 2.8
-        for give_back in (end, torch._C._cuda_releasePool):
+        for give_back in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
             with suppress(RuntimeError):  # what did not begin, or has ended
                 give_back(device, pool)
     generator = torch.cuda.default_generators[device]
