@@ -112,6 +112,8 @@ def test_trial_steps_leave_no_trace(steps_before):
 
 def test_a_compiled_step_is_the_eager_step(monkeypatch):
     """torch.compile of network and head on the CPU: same losses and weights but for the order of sums."""
+    if " " in torch.__file__:
+        pytest.skip("torch's compiler for CPUs does not find its libraries in a folder whose name has a space")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"hrfr-fast-tests-{build_name()}"))
     said: list[str] = []
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no pool of processes for a few kernels
