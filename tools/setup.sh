@@ -57,4 +57,4 @@ fi
 # In place of pip's own compiling, which uses one core and does the libraries' tests, too. What only older or newer
 # Pythons can read is no error here.
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-"$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests?/' "$packages" >/dev/null || true
+PYTHONWARNINGS=ignore "$venv/bin/python" -m compileall -q -j 0 -x 'site-packages/.*/tests?/' "$packages" >/dev/null || true

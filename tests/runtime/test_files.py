@@ -126,7 +126,7 @@ def test_no_module_syncs_or_locks_on_its_own():
     found = subprocess.run(
         ["grep", "-rlE", r"os\.fsync|fcntl\.", package, "--include=*.py"], capture_output=True, text=True, check=True
     )
-    assert {os.path.basename(line) for line in found.stdout.split()} == {"files.py", "lock.py"}
+    assert {os.path.basename(line) for line in found.stdout.splitlines()} == {"files.py", "lock.py"}
 
 
 def test_an_unexplained_error_says_what_was_being_done():
