@@ -24,8 +24,9 @@ def networks_for_kernels(parts: "Iterable[nn.Module]") -> "list[ImprovedResNetBa
 def use_on_cpu(network: "nn.Module") -> None:
     """Have the CPU's kernels compute what they can of ``network``, and say so where they have to be compiled first.
 
-    In evaluation a face takes 0.6 to 0.75 of the time in bfloat16, and 0.8 to 0.95 in float32
-    (``benchmarks/results/cpu_steps.md``); a bfloat16 embedding is as far from the float32 one as with torch's layers.
+    In evaluation in bfloat16 a face takes 0.48 to 0.98 of the time, the least in narrow networks, and in float32 as
+    long (``benchmarks/results/cpu_steps.md``): there they are used so that a run's own verification and a later
+    evaluation have the same bits.
     """
     networks = networks_for_kernels([network])
     for one in networks:
