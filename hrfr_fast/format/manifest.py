@@ -13,6 +13,7 @@ from hrfr_fast.format.writer import ShardInfo
 from hrfr_fast.runtime.errors import DamageFound, HrfrError, UsageError
 from hrfr_fast.runtime.files import write_json
 from hrfr_fast.runtime.untrusted import parsed_json
+from hrfr_fast.runtime.words import counted
 
 FORMAT, VERSION = "hrfr-fast packed", 1
 WITH_PARTS = 2  # the version where a split has several files, which readers of version 1 cannot take
@@ -270,7 +271,7 @@ def incomplete(directory: Path, content: dict[str, Any]) -> str:
     if not unreadable:
         return ""
     again = f"{command(directory, content)} tries them again"
-    return f"incomplete: {unreadable:,} files could not be read when it was packed; {again}"
+    return f"incomplete: {counted(unreadable, 'file')} could not be read when it was packed; {again}"
 
 
 def entries_of(content: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -191,9 +191,9 @@ def _raise_if_incomplete(summary: PackSummary, retries: str = "") -> None:
         lines = map(json.loads, (summary.out / QUARANTINE).read_bytes().splitlines())
         first = next(line for line in lines if line.get("retry"))
         raise IncompletePack(
-            f"{summary.unreadable:,} files could not be read, such as {one_line(first['file'])} ({first['reason']}), so"
-            " the pack is incomplete; mend that (rights, links, the disk) or remove them, and run the same command"
-            f" again{retries}",
+            f"{counted(summary.unreadable, 'file')} could not be read, such as {one_line(first['file'])}"
+            f" ({first['reason']}), so the pack is incomplete; mend that (rights, links, the disk) or remove them, and"
+            f" run the same command again{retries}",
             summary,
         )
 

@@ -29,6 +29,7 @@ from hrfr_fast.packing.workers import Decoders
 from hrfr_fast.runtime.files import write_bytes
 from hrfr_fast.runtime.progress import progress_bar
 from hrfr_fast.runtime.signals import StopFlag
+from hrfr_fast.runtime.words import counted
 from hrfr_fast.synthetic.directory import MARKER
 
 LIBRARIES = ("numpy", "simplejpeg", "opencv-python")
@@ -174,4 +175,8 @@ def _lost_warnings(candidates: Candidates, split: Split) -> list[str]:
     """A warning where identities of ``split`` lost every picture."""
     listed = 0 if candidates.pictures_listed is None else np.count_nonzero(candidates.pictures_listed)
     lost = int(listed) - split.identities
-    return [f"{split.name}: of {lost} identities every picture was rejected; they get no label"] if lost > 0 else []
+    return (
+        [f"{split.name}: no label for {counted(lost, 'identity')} of which every picture was rejected"]
+        if lost > 0
+        else []
+    )

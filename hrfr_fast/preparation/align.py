@@ -146,8 +146,8 @@ def _raise_if_unreadable(result: AlignedFolder, rejected: Sequence[Aligned]) -> 
     if result.unreadable:
         first = next(one for one in rejected if one.unreadable)
         raise IncompleteAlignment(
-            f"{result.unreadable:,} files could not be read, such as {one_line(first.path)} ({first.reason}); the"
-            " others are aligned. Mend that, and run the same command again",
+            f"{counted(result.unreadable, 'file')} could not be read, such as {one_line(first.path)} ({first.reason});"
+            " the others are aligned. Mend that, and run the same command again",
             result,
         )
 

@@ -93,7 +93,7 @@ def test_a_file_that_vanishes_while_it_is_packed_is_left_out_and_said(tree, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(workers.Candidates, "in_workers", False)
         patch.setattr("hrfr_fast.packing.chunks.FileReaders.__init__", _reading_by(vanishing))
-        with pytest.raises(IncompletePack, match=r"1 files could not be read, such as lowres/l003/2\.jpg"):
+        with pytest.raises(IncompletePack, match=r"1 file could not be read, such as lowres/l003/2\.jpg"):
             run(tree, tmp_path / "out")
     assert check_packed(tmp_path / "out") == []
     run(tree, tmp_path / "out")

@@ -109,7 +109,7 @@ def test_what_a_list_names_in_vain_is_counted_by_line(folder, listed, tmp_path):
     summary = run(listed, tmp_path / "out", root=folder)
     assert summary.warnings == [
         f"{listed}: 2 lines cannot be used, such as line 6: ../set/n01/face 0.jpg leads out of the root; see --root",
-        f"{listed}: 1 files are not there, such as line 5: n00/none.jpg",
+        f"{listed}: 1 file cannot be found, such as line 5: n00/none.jpg",
         f"{listed}: 1 lines name a file again, 1 of them as another person, who then has the same face; they are packed"
         f" as they are, such as lines 2 and 27: {folder}/n00/face 0.jpg",
         "faces: 1 pictures equal another one of a different identity byte for byte, such as records 0 and 20: labels"

@@ -96,8 +96,8 @@ def test_little_that_is_left_out_is_warned_about_each_with_its_place(tree, tmp_p
         "1 pictures lie outside the identities' folders, lowres/<identity>/, such as lowres/x.PNG",
         "2 pictures are hidden (their names, or their folders', begin with a dot), such as lowres/.cache/x.jpg",
         "1 pictures have a format that is not read",
-        "data/other: 1 pictures, such as",
-        "data: 1 pictures, such as x.jpg, are in no split",
+        "data/other: 1 picture in no split, such as",
+        "data: 1 picture in no split, such as x.jpg",
         "1 archives, such as faces.tar.gz, are not opened",
     ):
         assert sum(said in warning for warning in summary.warnings) == 1, said

@@ -90,7 +90,7 @@ def test_bad_files_are_quarantined_and_labels_stay_contiguous(tree, tmp_path, ma
     assert packed.identities == 10 and packed.labels.tolist() == [i // 5 for i in range(50)]
     assert "l000" not in packed.identity_names and "l005" not in packed.identity_names
     warnings = "\n".join(summary.warnings)
-    assert "identities without pictures" in warnings and "every picture was rejected" in warnings
+    assert "no label for 1 identity without pictures" in warnings and "every picture was rejected" in warnings
     assert "1 files are not pictures by their names, such as lowres/l006/notes.txt" in warnings
     assert "5 pictures lie in 1 folders deeper than lowres/<identity>/<picture>, such as lowres/l000/4.jpg/" in warnings
 

@@ -56,13 +56,13 @@ def test_what_cannot_be_read_is_tried_again_until_it_can(tree, tmp_path, failing
     (tree / "lowres/l000/0.jpg").write_bytes(b"a bad picture, whoever reads it")
     failing["no.jpg"] = number
     for action in ("packed", "unchanged"):  # the second time it still cannot be read
-        with pytest.raises(IncompletePack, match=r"1 files could not be read, such as lowres/l001/no.jpg") as found:
+        with pytest.raises(IncompletePack, match=r"1 file could not be read, such as lowres/l001/no.jpg") as found:
             run(tree, out)
         assert found.value.exit_code == 1 and found.value.summary.shards["lowres"].action == action
         assert "nothing to do" not in "\n".join(found.value.summary.lines())
         assert retried(out) == {"lowres/l001/no.jpg": f"cannot be read: {os.strerror(number)}"}
     assert inspect_packed(out)["splits"]["lowres"]["unreadable"] == 1 and samples(out) == 58
-    assert check_packed(out) == [] and "incomplete: 1 files" in "\n".join(describe_check(out))
+    assert check_packed(out) == [] and "incomplete: 1 file could" in "\n".join(describe_check(out))
     failing.clear()
     summary = run(tree, out)
     assert summary.shards["lowres"].why == "files can be read now that could not"

@@ -223,7 +223,7 @@ def test_names_of_faces_are_unique():
 def test_files_that_cannot_be_read_are_tried_again(photographs, tmp_path):
     lost = photographs / "anna" / "9.png"
     lost.symlink_to(tmp_path / "lost disk")
-    with pytest.raises(HrfrError, match=r"1 files could not be read, such as anna/9\.png .* the others are aligned"):
+    with pytest.raises(HrfrError, match=r"1 file could not be read, such as anna/9\.png .* the others are aligned"):
         align(photographs, tmp_path / "out", detector=Fake(FACES), show_progress=False)
     assert lines(tmp_path / "out" / "rejected.jsonl")[0]["retry"]
     lost.unlink()

@@ -16,6 +16,7 @@ from hrfr_fast.packing.sources.identity_source import NO_OPTIONS, IdentitySource
 from hrfr_fast.packing.sources.left_out import EXTENSIONS, LOOSE, PICTURE, LeftOut, holds_identities, kind_of
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import few, one_line
+from hrfr_fast.runtime.words import counted
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Listing:
         warnings = []
         empty = [one_line(name) for name, n in zip(self.identities, self.counts, strict=True) if not n]
         if empty:
-            warnings.append(f"{split}: {len(empty)} identities without pictures get no label ({few(empty)})")
+            warnings.append(f"{split}: no label for {counted(len(empty), 'identity')} without pictures ({few(empty)})")
         return warnings + [f"{split}: {line}; they are not packed" for line in self.left_out.lines(split)]
 
     def fingerprint(self, times: bool) -> str:

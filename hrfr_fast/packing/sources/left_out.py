@@ -14,6 +14,7 @@ from hrfr_fast.format.manifest import NAME
 from hrfr_fast.format.names import FACES, PAIR_FOLDER, SPLITS
 from hrfr_fast.runtime.errors import HrfrError, UsageError
 from hrfr_fast.runtime.names import one_line
+from hrfr_fast.runtime.words import counted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OTHER_PICTURES = (".jpe", ".jfif", ".tif", ".tiff", ".gif", ".heic", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pnm")
@@ -170,7 +171,7 @@ def _elsewhere(data: Path, folders: list[str]) -> str:
     if not count:
         return ""
     return (
-        f"; it holds {_number(count)} pictures elsewhere, such as {one_line(first)} (expected:"
+        f"; it holds {_pictures(count)} elsewhere, such as {one_line(first)} (expected:"
         f" {data}/{SPLITS[0]}/<identity>/<picture>)"
     )
 
@@ -191,16 +192,16 @@ def outside_splits(data: Path, out: Path, of_pairs: Collection[str] = ()) -> lis
         count, first = _count(folder)
         if count:
             warnings.append(
-                f"{folder}: {_number(count)} pictures, such as {one_line(first)}, are in no split; they are only packed"
-                " where a pair list names them"
+                f"{folder}: {_pictures(count)} in no split, such as {one_line(first)}; only what a pair list names is"
+                " packed"
             )
     with os.scandir(data) as entries:
         files = sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
     loose = [name for name in files if kind_of(name) in (PICTURE, FORMAT)]
     if loose:
         warnings.append(
-            f"{data}: {len(loose):,} pictures, such as {one_line(loose[0])}, are in no split;"
-            " they are only packed where a pair list names them"
+            f"{data}: {_pictures(len(loose))} in no split, such as {one_line(loose[0])}; only what a pair list names is"
+            " packed"
         )
     archives = [name for name in files if name.lower().endswith(ARCHIVES)]
     if archives:
@@ -223,5 +224,5 @@ def _count(folder: Path) -> tuple[int, str]:
     return count, first
 
 
-def _number(count: int) -> str:
-    return f"{count:,}" if count < COUNTED else f"more than {COUNTED:,}"
+def _pictures(count: int) -> str:
+    return counted(count, "picture") if count < COUNTED else f"more than {COUNTED:,} pictures"

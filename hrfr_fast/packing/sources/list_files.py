@@ -108,7 +108,7 @@ class ListSource(IdentitySource):
                 f"{self.path}: {len(missing):,} of its {len(self):,} files are not there, such as {example}; relative"
                 f" paths were taken from {self.root}: give another folder with --root"
             )
-        return [f"{self.path}: {len(missing):,} files are not there, such as {example}"]
+        return [f"{self.path}: {counted(len(missing), 'file')} cannot be found, such as {example}"]
 
     def _repeated(self) -> list[str]:
         """A warning where lines name a file that an earlier line names: as another person, too, perhaps."""
