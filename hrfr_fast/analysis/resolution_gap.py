@@ -287,8 +287,8 @@ def _draw_planes(cache: EmbeddingCache, model: Model, probes: dict[str, Probe], 
         for panel, (name, points) in zip(axes[0], planes(hr, lr, cache.seed).items(), strict=True):
             half = len(points) // 2
             for colour, label, part in (
-                (drawing.HIGH, "144 px", points[:half]),
-                (drawing.LOW, "144 to 36 px and back", points[half:]),
+                (drawing.HIGH, f"{cache.faces.size} px", points[:half]),
+                (drawing.LOW, f"{cache.faces.size} to 36 px and back", points[half:]),
             ):
                 panel.scatter(*part.T, s=10, color=colour, alpha=0.6, linewidths=0, label=label)
             panel.set(title=f"{model.label}: {name}", xlabel=f"{name} axis 1", ylabel=f"{name} axis 2")

@@ -151,7 +151,8 @@ def _draw_metrics(cache: EmbeddingCache, numbers: dict[str, Any], path: Path) ->
 
 
 def _draw_sphere(cache: EmbeddingCache, model: Model, numbers: dict[str, Any], path: Path) -> CaptionedFigure:
-    views = (("144 px", drawing.HIGH, HR), ("144 to 36 px and back", drawing.LOW, LR36))
+    stored = cache.faces.size
+    views = ((f"{stored} px", drawing.HIGH, HR), (f"{stored} to 36 px and back", drawing.LOW, LR36))
     trained = _trained_on(cache, model)
     with drawing.figure_grid(path, 1 + bool(trained), 2, cell=(4.6, 4.2), subplot_kw={"projection": "3d"}) as axes:
         directions, lengths = axes[0]
@@ -163,7 +164,8 @@ def _draw_sphere(cache: EmbeddingCache, model: Model, numbers: dict[str, Any], p
         directions.set_title(f"{model.label}, unseen people:\nuniform: {p_text(test['uniform_p'])}", fontsize=10)
         directions.legend(fontsize=8, loc="upper left", markerscale=2)
         lengths.set_title(
-            f"with their norms\n{norms['HR']['mean']:.1f} at 144 px, {norms['LR36']['mean']:.1f} at 36 px", fontsize=10
+            f"with their norms\n{norms['HR']['mean']:.1f} at {stored} px, {norms['LR36']['mean']:.1f} at 36 px",
+            fontsize=10,
         )
         _globe(directions)
         if trained:
