@@ -145,8 +145,10 @@ def gradient_kernel(
         if HALVES == 2:
             cosines = tl.dot(own_second, tl.trans(other_second), cosines, input_precision="ieee")
         if BY_CLASS:
+            # As numbers of the tile: the interpreter of Triton 3.9 makes no mask of a mask and a truth value.
+            in_batch = there & (tl.full([BN], tile, tl.int32) < end)
             label, sums, by_total, by_target = _numbers(
-                labels, total, total_gradient, target_gradient, other_index, there & (tile < end), 0
+                labels, total, total_gradient, target_gradient, other_index, in_batch, 0
             )
             is_target = label == own_index[:, None]
         else:
