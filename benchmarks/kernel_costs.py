@@ -24,8 +24,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
 from benchmarks.roofline import step_operations  # noqa: E402
@@ -34,7 +34,6 @@ from hrfr_fast.model.backbone import BackboneSettings, build_backbone  # noqa: E
 from hrfr_fast.model.kernels import gate_triton, head, head_triton, norm_triton  # noqa: E402
 
 ARCHITECTURES = (80, 90)
-PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 BATCH, CLASSES, DIMENSIONS = 1024, 52_500, 512
 
 
@@ -126,7 +125,12 @@ def need(name: str, code: Any) -> Need:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        command = [str(PTXAS), "-v", f"-arch=sm_{architecture}{'a' if architecture == 90 else ''}", file.name]
+        command = [
+            get_ptxas(architecture).path,
+            "-v",
+            f"-arch=sm_{architecture}{'a' if architecture == 90 else ''}",
+            file.name,
+        ]
         report = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, encoding="utf-8", check=True).stderr
     registers = int(re.findall(r"Used (\d+) registers", report)[0])
     spilled = sum(int(number) for number in re.findall(r"(\d+) bytes spill", report))
