@@ -111,6 +111,13 @@ def _numbers(labels, total, total_gradient, target_gradient, index, there, AXIS:
 
 
 @triton.jit
+def _before(tile, end, there, BN: tl.constexpr):
+    """``there`` in tiles before ``end``, else nothing: compared as BN numbers, for the interpreter of Triton 3.9 makes
+    no mask of a mask and one truth value."""
+    return there & (tl.full([BN], tile, tl.int32) < end)
+
+
+@triton.jit
 def gradient_kernel(
     own_rows, other_rows, labels, total, total_gradient, target_gradient, lengths, gradient,
     own_count, other_count, scale, tiles_each,
@@ -145,10 +152,8 @@ def gradient_kernel(
         if HALVES == 2:
             cosines = tl.dot(own_second, tl.trans(other_second), cosines, input_precision="ieee")
         if BY_CLASS:
-            # As numbers of the tile: the interpreter of Triton 3.9 makes no mask of a mask and a truth value.
-            in_batch = there & (tl.full([BN], tile, tl.int32) < end)
             label, sums, by_total, by_target = _numbers(
-                labels, total, total_gradient, target_gradient, other_index, in_batch, 0
+                labels, total, total_gradient, target_gradient, other_index, _before(tile, end, there, BN), 0
             )
             is_target = label == own_index[:, None]
         else:
