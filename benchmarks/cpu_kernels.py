@@ -31,8 +31,6 @@ from benchmarks.record import record  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-
     from hrfr_fast.model.backbone import BackboneSettings
     from hrfr_fast.runtime.device import Compute
 
@@ -67,20 +65,22 @@ def our_step(
 
 
 def evaluation(
-    settings: "BackboneSettings", compute: "Compute", batch: int, kernels: bool, layout: "torch.memory_format"
+    settings: "BackboneSettings", compute: "Compute", batch: int, *, kernels: bool = False, by_pixel: bool = True
 ) -> "Callable[[], Any]":
-    """The embedding of one random batch, without its mirror image."""
+    """The embedding of one random batch, without its mirror image. ``by_pixel``: channels-last, as ours, or NCHW."""
     import torch
 
     from hrfr_fast.model.backbone import build_backbone
     from hrfr_fast.model.kernels.cpu_use import use_on_cpu
 
     torch.manual_seed(0)
-    backbone = build_backbone(settings).to(memory_format=layout).eval()  # type: ignore[call-overload]
+    backbone = build_backbone(settings).eval()
+    backbone = compute.place(backbone) if by_pixel else backbone
     if kernels:
         use_on_cpu(backbone)
     images = torch.rand(batch, 3, settings.input_size, settings.input_size).mul(2).sub(1)
-    images = images.to(compute.image_dtype).to(memory_format=layout)
+    images = images.to(compute.image_dtype)
+    images = images.to(memory_format=torch.channels_last) if by_pixel else images
 
     def embed() -> None:
         with torch.inference_mode(), compute.autocast():
@@ -91,14 +91,12 @@ def evaluation(
 
 def evaluations(settings: "BackboneSettings", compute: "Compute", batch: int) -> "dict[str, Callable[[], Any]]":
     """The ways to evaluate; the eager one in NCHW and float32."""
-    import torch
-
     from hrfr_fast.runtime.device import choose_compute
 
     return {
-        "kernels": evaluation(settings, compute, batch, True, torch.channels_last),
-        "without": evaluation(settings, compute, batch, False, torch.channels_last),
-        "eager": evaluation(settings, choose_compute("cpu", "fp32"), batch, False, torch.contiguous_format),
+        "kernels": evaluation(settings, compute, batch, kernels=True),
+        "without": evaluation(settings, compute, batch),
+        "eager": evaluation(settings, choose_compute("cpu", "fp32"), batch, by_pixel=False),
     }
 
 

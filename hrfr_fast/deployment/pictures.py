@@ -47,8 +47,7 @@ class PictureFiles:
 
     Args:
         paths: pictures, folders (links in them are followed, hidden files and folders left out), and ``.txt`` or
-        ``.lst`` files with one path a line, relative to the file's folder;
-            what follows a tab is ignored.
+            ``.lst`` files with one path a line, relative to the file's folder; what follows a tab is ignored.
 
     Raises:
         UsageError: a path that does not exist, or no picture anywhere.

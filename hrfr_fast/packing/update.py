@@ -175,8 +175,6 @@ def _lost_warnings(candidates: Candidates, split: Split) -> list[str]:
     """A warning where identities of ``split`` lost every picture."""
     listed = 0 if candidates.pictures_listed is None else np.count_nonzero(candidates.pictures_listed)
     lost = int(listed) - split.identities
-    return (
-        [f"{split.name}: no label for {counted(lost, 'identity')} of which every picture was rejected"]
-        if lost > 0
-        else []
-    )
+    if lost <= 0:
+        return []
+    return [f"{split.name}: no label for {counted(lost, 'identity')} of which every picture was rejected"]

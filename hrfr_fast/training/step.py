@@ -333,4 +333,4 @@ class TrainStep:
 def _first_line(error: Exception) -> str:
     """What an error says first; where it says nothing, its name."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith("raised:") else lines[0]  # so torch 2.6 begins a compiler's error
+    return " ".join(lines[:2]) if lines[0].endswith("raised:") else lines[0]  # so torch begins a compiler's error

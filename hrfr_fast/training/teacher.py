@@ -84,9 +84,9 @@ def _refuse_unfit(teacher: Parent, regime: Regime, settings: TrainSettings) -> N
         )
 
 
-def build_teacher(teacher: Parent, compute: Compute) -> nn.Module:
-    """The frozen network on the device."""
-    backbone, _ = load_backbone(teacher.weights, compute)
+def build_teacher(teacher: Parent, compute: Compute, *, kernels: bool = True) -> nn.Module:
+    """The frozen network on the device; ``kernels`` as in ``load_backbone``."""
+    backbone, _ = load_backbone(teacher.weights, compute, kernels=kernels)
     return backbone
 
 

@@ -89,7 +89,9 @@ def reference_networks(
     if _weight(loss.contrast, regime.contrast):
         dimension = settings.model.embedding_size
         copy = MovingCopy(backbone, loss.contrast_ema, loss.contrast_queue, dimension, compute.device)
-    return copy, build_teacher(teacher, compute) if teacher is not None else None
+    if teacher is None:
+        return copy, None
+    return copy, build_teacher(teacher, compute, kernels=settings.execution.fused_kernels != "off")
 
 
 def objective_and_references(

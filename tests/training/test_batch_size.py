@@ -103,7 +103,7 @@ def test_networks_beside_the_trained_one_count(search):
 def test_a_run_tries_its_batch_beside_all_that_it_holds(monkeypatch):
     """The average of the weights, the moving copy and the teacher are on the device while it is tried."""
     held, teacher = [], nn.Linear(1, 1, device="meta")
-    monkeypatch.setattr(two_views, "build_teacher", lambda parent, compute: teacher)
+    monkeypatch.setattr(two_views, "build_teacher", lambda parent, compute, kernels: teacher)
     copies = []
     original = averaging.WeightAverage.__init__
 

@@ -49,7 +49,7 @@ def channels_last(maps: Tensor) -> Tensor:
 def flat(rows: Tensor) -> NDArray[np.generic]:
     """The numbers of a contiguous tensor; those of a bfloat16 one as their bits, uint16."""
     if rows.dtype == torch.bfloat16:
-        return rows.view(torch.int16).numpy().view(np.uint16).reshape(-1)  # torch has had uint16 since 2.3 only
+        return rows.view(torch.uint16).numpy().reshape(-1)
     return rows.numpy().reshape(-1)
 
 
