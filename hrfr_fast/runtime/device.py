@@ -20,6 +20,11 @@ from hrfr_fast.runtime.system import threads_per_rank
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+CONVOLUTION_PLANS = 10
+"""How many of cuDNN's algorithms are timed for each convolution, in the order that it expects them to be fast; 0: all.
+Of all, some take seconds on large maps: at 144 px timing them took 65 s with 256 images, and more than 170 s with 1,024,
+on an H200."""
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -75,7 +80,7 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if on_cuda:
         # Shapes are static: let cuDNN time its algorithms once, unless the choice has to be the same every time.
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        torch.backends.cudnn.benchmark_limit = 0  # all of them, not the first ten
+        torch.backends.cudnn.benchmark_limit = CONVOLUTION_PLANS
     else:
         keep_freed_memory()
     if precision == "auto":
