@@ -98,6 +98,15 @@ def test_two_classes_and_the_longest_exponents():
     assert total.tolist() == [-64.0, 64.0] and target.tolist() == [1.0, -1.0]
 
 
+@pytest.mark.parametrize("tiles", [1, 3, 8, 16, 32, 131, 132, 133, 500])
+def test_programs_run_at_a_time(tiles):
+    """Shares cover all classes, none is empty, and no program waits for another, unless tiles of rows do."""
+    for classes in (2, 128, 52_500, 1_000_000):
+        rows, shares, each = launch._shares(torch.device("cpu"), tiles, classes, 128)
+        assert rows == tiles and shares * tiles <= max(launch.PROGRAMS, tiles)
+        assert (shares - 1) * each * 128 < classes <= shares * each * 128
+
+
 def test_where_the_kernels_can_be_used(monkeypatch):
     card, cpu = torch.device("cuda"), torch.device("cpu")
     for capability, right in (((9, 0), True), ((8, 0), True), ((8, 6), False), ((12, 0), False)):

@@ -25,7 +25,7 @@ BACKWARD_TILES = {(9, 0): (64, 2), (8, 0): (32, 2)}
 many as fit into a multiprocessor's shared memory (228 and 164 KiB) and whose products need no registers that there are
 not, see ``benchmarks/kernel_costs.py``. Other cards have 100 KiB, too few for 512 dimensions."""
 PROGRAMS = 132
-"""That there should be at least: classes are divided into shares where rows are few."""
+"""That run at a time, one a multiprocessor, where there is no card to ask: an H100 has so many."""
 
 
 def computes(device: torch.device, dtype: torch.dtype, size: int) -> bool:
@@ -63,7 +63,7 @@ class _OtherClasses(torch.autograd.Function):
         )  # fmt: skip
         rounded, labels = directions.to(dtype).contiguous(), labels.contiguous()
         depth = min(DEPTH, max(16, wide))
-        tiles, shares, each = _shares(triton.cdiv(batch, ROWS), classes, CLASSES)
+        tiles, shares, each = _shares(weight.device, triton.cdiv(batch, ROWS), classes, CLASSES)
         partial = torch.empty((2, shares, batch), dtype=torch.float32, device=weight.device)
         launch(
             kernels.softmax_kernel, (tiles, shares),
@@ -90,7 +90,7 @@ class _OtherClasses(torch.autograd.Function):
         by_directions: Tensor | None = None
         by_weight: Tensor | None = None
         if context.needs_input_grad[0]:
-            tiles, shares, each = _shares(triton.cdiv(batch, OWN), classes, other)
+            tiles, shares, each = _shares(unit.device, triton.cdiv(batch, OWN), classes, other)
             parts = torch.empty((shares, batch, size), dtype=torch.float32, device=unit.device)
             launch(
                 kernels.gradient_kernel,
@@ -117,8 +117,13 @@ class _OtherClasses(torch.autograd.Function):
         return by_directions, by_weight, None, None, None
 
 
-def _shares(tiles: int, classes: int, tile: int) -> tuple[int, int, int]:
-    """``tiles``, the shares that the classes are divided into for each of them, and the class tiles of a share."""
+def _shares(device: torch.device, tiles: int, classes: int, tile: int) -> tuple[int, int, int]:
+    """``tiles``, the shares that the classes are divided into for each of them, and the class tiles of a share.
+
+    Together no more programs than run at a time: one more would take as long as all of them. Only where there are more
+    ``tiles`` than multiprocessors the classes stay whole, and programs follow one another.
+    """
+    at_a_time = PROGRAMS if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
     class_tiles = triton.cdiv(classes, tile)
-    each = triton.cdiv(class_tiles, min(class_tiles, triton.cdiv(PROGRAMS, tiles)))
+    each = triton.cdiv(class_tiles, min(class_tiles, max(1, at_a_time // tiles)))
     return tiles, triton.cdiv(class_tiles, each), each
