@@ -21,8 +21,10 @@ DEVICES = [
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that few classes and rows are several of them, in several shares, the last ones in part."""
-    for name, value in (("ROWS", 16), ("CLASSES", 16), ("DEPTH", 16), ("OWN", 32), ("PROGRAMS", 4)):
-        monkeypatch.setattr(launch, name, value)
+    tiles = launch.Tiles(rows=16, classes=32, dimensions=16, depth=16)
+    monkeypatch.setattr(launch, "TILES", dict.fromkeys(launch.TILES, tiles))
+    monkeypatch.setattr(launch, "PROGRAMS", 12)
+    monkeypatch.setattr(launch, "CHUNK_BYTES", 4096)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_every_margin(name, small_tiles):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("size", [40, 300], ids=["one piece", "two halves"])
+@pytest.mark.parametrize("size", [40, 300], ids=["one tile", "five tiles"])
 def test_products_of_16_bits(size, device, bf16_products):
     """bf16 unit vectors are off by 2^-9, and a cosine by less. (The interpreter cuts bits off, which is 2^-8.)"""
     exact = build_head("arcface", size, 70, scale=16.0).to(device)
@@ -98,13 +100,13 @@ def test_two_classes_and_the_longest_exponents():
     assert total.tolist() == [-64.0, 64.0] and target.tolist() == [1.0, -1.0]
 
 
-@pytest.mark.parametrize("tiles", [1, 3, 8, 16, 32, 131, 132, 133, 500])
-def test_programs_run_at_a_time(tiles):
-    """Shares cover all classes, none is empty, and no program waits for another, unless tiles of rows do."""
-    for classes in (2, 128, 52_500, 1_000_000):
-        rows, shares, each = launch._shares(torch.device("cpu"), tiles, classes, 128)
-        assert rows == tiles and shares * tiles <= max(launch.PROGRAMS, tiles)
-        assert (shares - 1) * each * 128 < classes <= shares * each * 128
+@pytest.mark.parametrize("products", [1, 3, 8, 16, 32, 131, 132, 133, 500])
+def test_programs_run_at_a_time(products):
+    """Shares cover all steps, none is empty, and no program waits for another, unless there are too many products."""
+    for steps in (1, 2, 206, 411, 7813):
+        shares, each = launch._shares(torch.device("cpu"), products, steps)
+        assert shares * products <= max(launch.PROGRAMS, products)
+        assert (shares - 1) * each < steps <= shares * each
 
 
 def test_where_the_kernels_can_be_used(monkeypatch):
@@ -113,5 +115,5 @@ def test_where_the_kernels_can_be_used(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert launch.computes(card, torch.bfloat16, 512) == right, capability
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert not launch.computes(card, torch.float32, 512) and not launch.computes(card, torch.bfloat16, 513)
+    assert not launch.computes(card, torch.float32, 512) and not launch.computes(card, torch.bfloat16, 5000)
     assert launch.computes(cpu, torch.float32, 24)
