@@ -19,7 +19,8 @@ from hrfr_fast.model.kernels.launching import launch
 
 
 class Tiles(NamedTuple):
-    """Tiles of the kernels' products, all of powers of 2, and what runs them; see ``benchmarks/kernel_costs.py``.
+    """Tiles of the kernels' products, powers of 2 and whole multiples of ``depth``, ``classes`` of ``rows``, and what runs
+    them; ``benchmarks/kernel_costs.py`` says whether they fit.
 
     As large as sums fit into registers: the larger, the less a product reads of the second-level cache, its bound.
     """
@@ -27,7 +28,7 @@ class Tiles(NamedTuple):
     rows: int = 128
     """Of the batch."""
     classes: int = 256
-    """Of a tile of cosines; a tile of the gradient by class vectors has as many classes as others rows."""
+    """Of a tile of cosines; a tile of the gradient by class vectors has as many classes as others have rows."""
     dimensions: int = 256
     """Of a tile of a gradient, at most."""
     depth: int = 64
@@ -37,13 +38,15 @@ class Tiles(NamedTuple):
     warps: int = 8
 
 
-TILES = {(9, 0): Tiles(stages=4), (8, 0): Tiles()}
-"""Compute capability -> its tiles: multiprocessors with 227 and 163 KiB of shared memory. Others have 99, too few."""
+TILES = {(9, 0): Tiles(stages=4), (8, 0): Tiles(classes=128, dimensions=128)}
+"""Compute capability -> its tiles. Without wgmma more registers hold what is multiplied, and fewer sums fit."""
 FLAT_SOFTMAX = True
 """Whether the forward pass loads the first operands of a tile of classes while the exponentials of the last are taken,
-by one loop over both: then each step of a product waits for the one before."""
-CHUNK_BYTES = 32 << 20
+by one loop over both. A branch in it would make the compiler wait for every product."""
+CHUNK_BYTES = 34 << 20
 """Of the gradient by the cosines of a chunk, at most: the second-level cache of an H100 has 50 MB, an A100's 40."""
+TARGETS = 4
+"""Rows of the batch whose targets' cosines a program computes."""
 PROGRAMS = 132
 """That run at a time, one a multiprocessor, where there is no card to ask: an H100 has so many."""
 LARGEST_EMBEDDING = 4096
@@ -79,13 +82,18 @@ class _OtherClasses(torch.autograd.Function):
         labels = labels.contiguous()
         row_tiles = len(rounded) // tiles.rows
         shares, each = _shares(weight.device, row_tiles, triton.cdiv(classes, tiles.classes))
-        partial = torch.empty((2, shares, batch), dtype=torch.float32, device=weight.device)
+        partial = torch.empty((shares, batch), dtype=torch.float32, device=weight.device)
         launch(
             kernels.softmax_kernel, (row_tiles, shares),
-            rounded, unit, labels, partial[0], partial[1], batch, classes, scale, each,
+            rounded, unit, labels, partial, batch, classes, scale, each,
             D=unit.shape[1], BM=tiles.rows, BN=tiles.classes, BK=tiles.depth, FLAT=FLAT_SOFTMAX, **_runs(tiles),
         )  # fmt: skip
-        total, target = partial[0].logsumexp(0), partial[1].sum(0)
+        total, target = partial.logsumexp(0), torch.empty(batch, dtype=torch.float32, device=weight.device)
+        launch(
+            kernels.target_kernel, (triton.cdiv(batch, TARGETS),),
+            rounded, unit, labels, target, batch,
+            D=unit.shape[1], BM=TARGETS, BD=triton.next_power_of_2(unit.shape[1]), num_warps=4,
+        )  # fmt: skip
         context.save_for_backward(rounded, unit, lengths, labels, total)
         context.scale, context.weight_shape = scale, weight.shape
         return total, target
@@ -96,7 +104,7 @@ class _OtherClasses(torch.autograd.Function):
         (classes, size), (rows, wide), device = context.weight_shape, rounded.shape, unit.device
         tiles, by_directions, by_weight = tiles_of(device), None, None
         given = (rounded, unit, labels, total, gradients[0].contiguous(), gradients[1].contiguous())
-        chunk = min(len(unit), max(1, CHUNK_BYTES // (unit.element_size() * rows * tiles.classes)) * tiles.classes)
+        chunk = _chunk(unit, rows, tiles)
         scratch = torch.empty(rows * chunk, dtype=unit.dtype, device=device)
         along = torch.empty(rows // tiles.rows * chunk, dtype=torch.float32, device=device)
         if context.needs_input_grad[0]:
@@ -107,7 +115,7 @@ class _OtherClasses(torch.autograd.Function):
             width = min(chunk, len(unit) - begin)
             launch(
                 kernels.cosine_gradient_kernel, (rows // tiles.rows, width // tiles.classes),
-                *given, scratch, along, len(labels), context.scale, begin, width,
+                *given, scratch, along, len(labels), classes, context.scale, begin, width,
                 D=wide, BM=tiles.rows, BN=tiles.classes // 2, BK=tiles.depth, BY_CLASS=by_weight is not None,
                 **_runs(tiles),
             )  # fmt: skip
@@ -158,6 +166,16 @@ def _dimensions(tiles: Tiles, wide: int) -> int:
     return min(tiles.dimensions, wide & -wide)
 
 
+def _chunk(unit: Tensor, rows: int, tiles: Tiles) -> int:
+    """Classes of a chunk: whole tiles, as many as leave no multiprocessor idle in the product of the class gradient.
+
+    Once that, or as often as CHUNK_BYTES allows.
+    """
+    together = _at_a_time(unit.device) // (unit.shape[1] // _dimensions(tiles, unit.shape[1])) * tiles.rows
+    together = max(1, together // tiles.classes) * tiles.classes
+    return min(len(unit), max(1, CHUNK_BYTES // (unit.element_size() * rows * together)) * together)
+
+
 def _up(number: int, tile: int) -> int:
     """``number``, rounded up to whole tiles."""
     return triton.cdiv(number, tile) * tile
@@ -191,6 +209,10 @@ def _shares(device: torch.device, products: int, steps: int) -> tuple[int, int]:
     Together no more programs than run at a time: one more would take as long as all of them. Only where there are more
     ``products`` than multiprocessors the steps stay together, and programs follow one another.
     """
-    at_a_time = PROGRAMS if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
-    each = triton.cdiv(steps, min(steps, max(1, at_a_time // products)))
+    each = triton.cdiv(steps, min(steps, max(1, _at_a_time(device) // products)))
     return triton.cdiv(steps, each), each
+
+
+def _at_a_time(device: torch.device) -> int:
+    """Programs that run at a time: each takes a whole multiprocessor's registers."""
+    return PROGRAMS if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count

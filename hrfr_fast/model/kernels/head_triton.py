@@ -49,54 +49,74 @@ def _cosines(left, right, D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, B
     return cosines
 
 
+@triton.jit
+def target_kernel(directions, unit, labels, target, batch, D: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
+    """The cosines of targets, float32 [batch], held to 1 and -1 for margins: rounding may go past."""
+    row, column = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
+    known = row < batch
+    inside, label = known[:, None] & (column < D)[None, :], tl.load(labels + row, mask=known, other=0).to(tl.int64)
+    left = tl.load(directions + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    right = tl.load(unit + label[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    cosine = tl.sum(left * right, axis=1)
+    tl.store(target + row, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=known)
+
+
+@triton.jit
+def _next_tile(most, total, cosines, own, beyond, factor, WHOLE: tl.constexpr):
+    """The running maximum of cosines and the sum of exponentials less it, with those of a tile without ``own``, and
+    unless it is WHOLE, without the columns ``beyond`` the classes."""
+    others = tl.where(own, -float("inf"), cosines)
+    if not WHOLE:
+        others = tl.where(beyond[None, :], -float("inf"), others)
+    larger = tl.maximum(most, tl.max(others, axis=1))
+    # Where nothing was seen but the target both are -inf, and their difference would be no number.
+    base = tl.where(larger == -float("inf"), 0.0, larger) * factor
+    return larger, total * tl.exp2(most * factor - base) + tl.sum(tl.exp2(others * factor - base[:, None]), axis=1)
+
+
 @triton.jit(do_not_specialize=["batch", "classes", "tiles_each"])
 def softmax_kernel(
-    directions, unit, labels, partial_total, partial_target, batch, classes, scale, tiles_each,
+    directions, unit, labels, partial_total, batch, classes, scale, tiles_each,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FLAT: tl.constexpr,
 ):  # fmt: skip
-    """log sum exp(scale * cosine) over one share of the classes without the target's, and the target's cosine.
+    """log sum exp(scale * cosine) over one share of the classes without the target's: float32 [shares, batch].
 
-    ``directions``: [R, D], ``unit``: [N, D], of one type. Results are [shares, batch]; the cosine is 0 where the target
-    is in another share. Where rounding goes past 1 the target's is held to it, for margins; others are off as any is.
+    ``directions``: [R, D], ``unit``: [N, D], of one type. Only the last tile may have columns beyond the classes.
+    With FLAT one loop goes over tiles and pieces of D, which is why the loop has no branch of its own.
     """
     row, within, depth = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     known = row < batch
     label = tl.load(labels + row, mask=known, other=-1).to(tl.int32)
     most, total = tl.full([BM], -float("inf"), tl.float32), tl.zeros([BM], tl.float32)
-    target = tl.zeros([BM], tl.float32)
     factor = scale * LOG2_E
     left = directions + row[:, None] * D + depth[None, :]
+    right = unit + (within * D)[None, :] + depth[:, None]
     first = tl.program_id(1) * tiles_each
     end = tl.minimum(first + tiles_each, (classes + BN - 1) // BN)
-    for tile in tl.range(first, end, flatten=FLAT):
-        right = unit + tl.cast(tile, tl.int64) * (BN * D) + (within * D)[None, :] + depth[:, None]
-        cosines = _cosines(left, right, D, BK, BM, BN)
-        others, column = cosines, label - tile * BN
-        # Most tiles of few rows are no one's target: the comparisons take as long as the exponentials.
-        special = tl.max(((column >= 0) & (column < BN)).to(tl.int32), axis=0)
-        if (special > 0) | ((tile + 1) * BN > classes):
-            own = column[:, None] == within[None, :]
-            target += tl.sum(tl.where(own, cosines, 0.0), axis=1)
-            others = tl.where(own | (within >= classes - tile * BN)[None, :], -float("inf"), cosines)
-        larger = tl.maximum(most, tl.max(others, axis=1))
-        # Where nothing was seen but the target both are -inf, and their difference would be no number.
-        base = tl.where(larger == -float("inf"), 0.0, larger) * factor
-        total = total * tl.exp2(most * factor - base) + tl.sum(tl.exp2(others * factor - base[:, None]), axis=1)
-        most = larger
-    place = tl.program_id(1) * batch + row
-    tl.store(partial_total + place, most * scale + tl.log(total), mask=known)
-    tl.store(partial_target + place, tl.minimum(tl.maximum(target, -1.0), 1.0), mask=known)
+    whole = tl.minimum(end, classes // BN)
+    for tile in tl.range(first, whole, flatten=FLAT):
+        cosines = _cosines(left, right + tl.cast(tile, tl.int64) * (BN * D), D, BK, BM, BN)
+        own = (label - tile * BN)[:, None] == within[None, :]
+        most, total = _next_tile(most, total, cosines, own, within, factor, True)
+    for tile in range(whole, end):
+        cosines = _cosines(left, right + tl.cast(tile, tl.int64) * (BN * D), D, BK, BM, BN)
+        own = (label - tile * BN)[:, None] == within[None, :]
+        most, total = _next_tile(most, total, cosines, own, within >= classes - tile * BN, factor, False)
+    tl.store(partial_total + tl.program_id(1) * batch + row, most * scale + tl.log(total), mask=known)
 
 
 @triton.jit
 def _cosine_gradient(
-    cosines, label, sums, by_total, by_target, factor, gradient, along, first, width, BY_CLASS: tl.constexpr
+    cosines, limit, label, sums, by_total, by_target, factor, gradient, along, first, width, BY_CLASS: tl.constexpr
 ):
-    """Of one tile of cosines, from column ``first``: rounded to memory, and the sums over rows of it times cosines."""
+    """Of the tile of cosines from column ``first``: rounded to memory, 0 from column ``limit``, where exponentials know no
+    bound; and the sums over rows of it times cosines."""
     rows: tl.constexpr = cosines.shape[0]
     within = tl.arange(0, cosines.shape[1])
     by_cosine = tl.exp2(cosines * factor - sums[:, None]) * by_total[:, None]
     by_cosine = tl.where((label - first)[:, None] == within[None, :], by_target[:, None], by_cosine)
+    if first + cosines.shape[1] > limit:  # in the last tiles alone
+        by_cosine = tl.where((within < limit - first)[None, :], by_cosine, 0.0)
     rounded = by_cosine.to(gradient.dtype.element_ty)
     start = gradient + first + tl.cast(tl.program_id(0), tl.int64) * rows * width
     tl.store(start + tl.arange(0, rows)[:, None] * width + within[None, :], rounded)
@@ -105,15 +125,16 @@ def _cosine_gradient(
         tl.store(along + tl.program_id(0) * width + first + within, products)
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["batch", "classes"])
 def cosine_gradient_kernel(
-    directions, unit, labels, total, total_gradient, target_gradient, gradient, along, batch, scale, begin, width,
+    directions, unit, labels, total, total_gradient, target_gradient, gradient, along, batch, classes, scale, begin,
+    width,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BY_CLASS: tl.constexpr,
 ):  # fmt: skip
     """The gradient by the cosines of the chunk of ``width`` classes from ``begin``: two tiles a program.
 
-    ``gradient``: [R, width] of 16 bits; beside the batch and the classes it means nothing, but is finite. ``along``:
-    float32 [row tiles, width], with BY_CLASS the sum over a tile's rows of the gradients times the cosines.
+    ``gradient``: [R, width], rounded, 0 beside the batch and the classes. ``along``: float32 [row tiles, width],
+    with BY_CLASS the sum over a tile's rows of the gradients times the cosines.
 
     The tiles, of BM rows and BN classes, have the same rows, which are read once; one of as many cosines would need
     more registers than there are, for the cosines are needed until their gradients are.
@@ -131,9 +152,11 @@ def cosine_gradient_kernel(
     sums = tl.load(total + row, mask=known, other=float("inf")) * LOG2_E
     by_total = tl.load(total_gradient + row, mask=known, other=0.0) * scale
     by_target = tl.load(target_gradient + row, mask=known, other=0.0)
-    factor = scale * LOG2_E
-    _cosine_gradient(cosines, label, sums, by_total, by_target, factor, gradient, along, first, width, BY_CLASS)
-    _cosine_gradient(second, label, sums, by_total, by_target, factor, gradient, along, first + BN, width, BY_CLASS)
+    factor, limit = scale * LOG2_E, classes - begin
+    _cosine_gradient(cosines, limit, label, sums, by_total, by_target, factor, gradient, along, first, width, BY_CLASS)
+    _cosine_gradient(
+        second, limit, label, sums, by_total, by_target, factor, gradient, along, first + BN, width, BY_CLASS
+    )
 
 
 @triton.jit(do_not_specialize=["row_tiles", "classes"])
