@@ -19,8 +19,9 @@ from hrfr_fast.model.kernels.launching import launch
 
 
 class Tiles(NamedTuple):
-    """Tiles of the kernels' products, powers of 2 and whole multiples of ``depth``, ``classes`` of ``rows``, and what runs
-    them; ``benchmarks/kernel_costs.py`` says whether they fit.
+    """Tiles of the kernels' products, and what runs them; ``benchmarks/kernel_costs.py`` says whether they fit.
+
+    Powers of 2, none less than ``depth``, and ``classes`` no less than ``rows``.
 
     As large as sums fit into registers: the larger, the less a product reads of the second-level cache, its bound.
     """

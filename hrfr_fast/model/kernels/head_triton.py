@@ -109,8 +109,10 @@ def softmax_kernel(
 def _cosine_gradient(
     cosines, limit, label, sums, by_total, by_target, factor, gradient, along, first, width, BY_CLASS: tl.constexpr
 ):
-    """Of the tile of cosines from column ``first``: rounded to memory, 0 from column ``limit``, where exponentials know no
-    bound; and the sums over rows of it times cosines."""
+    """Of the tile of cosines from column ``first``: rounded to memory, and the sums over rows of it times cosines.
+
+    0 from column ``limit``, where exponentials know no bound.
+    """
     rows: tl.constexpr = cosines.shape[0]
     within = tl.arange(0, cosines.shape[1])
     by_cosine = tl.exp2(cosines * factor - sums[:, None]) * by_total[:, None]
