@@ -152,9 +152,9 @@ def take_step(size: int, batch: int = BATCH) -> None:
 
 def take_head_step(batch: int = BATCH, classes: int = CLASSES, dimensions: int = DIMENSIONS) -> None:
     """The head's forward and backward pass on the meta device."""
-    tiles = head.BACKWARD_TILES
+    tiles = head.TILES
     major = driver.active.get_current_device() // 10
-    head.BACKWARD_TILES = {(8, 0): tiles[(major, 0)]}  # what it takes where there is no card
+    head.TILES = {(8, 0): tiles[(major, 0)]}  # what it takes where there is no card
     try:
         with torch.device("meta"):
             directions, weight = torch.empty(batch, dimensions), torch.empty(classes, dimensions)
@@ -164,7 +164,7 @@ def take_head_step(batch: int = BATCH, classes: int = CLASSES, dimensions: int =
             )
             (found[0].sum() + found[1].sum()).backward()
     finally:
-        head.BACKWARD_TILES = tiles
+        head.TILES = tiles
 
 
 def compiled(architectures: tuple[int, ...], size: int = 32) -> list[Need]:

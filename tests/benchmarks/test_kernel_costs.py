@@ -16,8 +16,10 @@ VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 HEAVIEST = {
     "normalise C=64 gated added next",
     "map_gradient C=64 gated pooled batch",
-    "softmax C=512",
-    "gradient C=512 by_class",
+    "softmax C=512 flat",
+    "cosine_gradient C=512 by_class",
+    "class_gradient C=512",
+    "direction_gradient C=512",
 }
 """Of each kind the variant with most to hold; the others take as long to compile, and ``kernel_costs.py`` does."""
 SCRIPT = """
@@ -49,7 +51,7 @@ def test_a_step_with_kernels_launches_less_than_torch():
     """At 32 px each launch of a captured step counts; a gate of a dozen small operations would show here."""
     ours, torchs = launches_of_a_step()
     blocks, norms = 8, 29
-    assert ours["kernels of our own"] == 5 * norms - 9 + 2 * blocks + 4 + norms, "nine norms are measured before"
+    assert ours["kernels of our own"] == 5 * norms - 9 + 2 * blocks + 6 + norms, "nine norms are measured before"
     assert ours["convolutions"] == 20 + 2 * 20 - 1
     assert ours["casts"] < 10 and ours[OTHER] < 60 and ours["torch's BatchNorm"] == 2
     assert sum(ours.values()) < 0.7 * sum(torchs.values())
@@ -63,10 +65,10 @@ def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):
     found = json.loads(done.stdout)
     needs = {name: more for name, _, *more in found["needs"]}
     assert needs.keys() == HEAVIEST
-    if VERSION < (3, 9):  # that one's compiler spills 72 and 168 bytes of the head's gradients
+    if VERSION < (3, 9):
         assert all(spilled == 0 for _, spilled, _, _ in needs.values())
     assert all(shared <= 227 << 10 for _, _, shared, _ in needs.values())
     assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "four run at a time"
-    assert all(needs[name][3] == "wgmma" for name in needs if name.startswith(("softmax", "gradient C")))
+    assert all(needs[name][3] == "wgmma" for name in needs if "C=512" in name)
     # Two BNs of 8 passes, one of which adds the shortcut's gradient, and the gated sum's 4 + 5; sums beside: 5 % here.
     assert 8 + 1 + 8 + 9 < found["maps"] < 1.1 * 26
