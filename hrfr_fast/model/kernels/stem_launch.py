@@ -15,6 +15,8 @@ LEAST, WIDEST = 16, 128
 """Channels of a tile: as few as a product of matrices takes, as many as leave it rows enough for as many values."""
 LEAST_ROWS = 32
 """Of a tile; of more channels a program has more warps, so that each thread holds 16 values of a map."""
+MOST_REGISTERS = 128
+"""A thread, so that as many programs run at a time as there are groups; the gradient's sums would take more."""
 PADDED = 256
 """Pixels that a program pads."""
 
@@ -91,7 +93,7 @@ def gradient_sums(
     sums = convolution.parts(3 if activation == "prelu" else 2, groups, len(convolution.taps))
     _launch(
         kernels.stem_gradient_sums_kernel, convolution, gradient, *norm, norm.mean if slope is None else slope, sums,
-        after=(groups,), ACTIVATION=ACTIVATIONS[activation],
+        after=(groups,), ACTIVATION=ACTIVATIONS[activation], **_kept_small(convolution),
     )  # fmt: skip
     return sums
 
@@ -112,6 +114,12 @@ def weight_gradient(
 def _empty_statistics(convolution: Convolution) -> Statistics:
     both = convolution.parts(2, convolution.groups.number, len(convolution.taps))
     return Statistics(both[0], both[1], convolution.groups)
+
+
+def _kept_small(convolution: Convolution) -> dict[str, int]:
+    """Options of a launch; products of wider types than 16 bits, which only tests ask for, take what they need."""
+    fits = convolution.padded.element_size() == 2 and _tile(len(convolution.taps))[1] >= 64
+    return {"maxnreg": MOST_REGISTERS} if fits else {}
 
 
 def _tile(channels: int) -> tuple[int, int]:

@@ -18,15 +18,14 @@ import triton.language as tl
 from hrfr_fast.model.kernels.norm_triton import (
     NO_ACTIVATION,
     PRELU,
-    _add_moments,
-    _normalisation_of_rows,
     _slopes,
     _write_moments,
+    normalisation,
 )
 
 PATCH = tl.constexpr(64)
 """Values of a patch: 9 pixels of 4, and zeros up to a power of two."""
-INTERPRETED = tl.constexpr(not isinstance(_add_moments, triton.JITFunction))
+INTERPRETED = tl.constexpr(not isinstance(normalisation, triton.JITFunction))
 
 
 @triton.jit(do_not_specialize=["pixels", "by_image", "by_channel", "by_line", "by_pixel"])
@@ -85,6 +84,29 @@ def _convolved(patches, weights, R: tl.constexpr, BC: tl.constexpr, SUM: tl.cons
     return _product(patches, weights, tl.zeros([R, BC], SUM), SUM)
 
 
+@triton.jit
+def _add_moments(mean, square, values, inside, number):
+    """``norm_triton.add_moments`` without a choice a value: the shares of what is outside are 0, a row at a time."""
+    share = tl.where(inside, 1.0 / number, 0.0)[:, None]
+    rest = tl.where(inside, 1.0 - 1.0 / number, 0.0)[:, None]
+    delta = values - mean
+    return mean + delta * share, square + delta * delta * rest
+
+
+@triton.jit
+def _rows(maps, row, column, begin, count, C: tl.constexpr):
+    """[R, BC]: of a group's maps the rows from ``begin`` on; zeros past its ``count``."""
+    place = tl.cast(begin, tl.int64) * C + row[:, None] * C + column[None, :]
+    return tl.load(maps + place, mask=(row < count - begin)[:, None] & (column < C)[None, :], other=0.0)
+
+
+@triton.jit
+def _scaled(mean, inverse_std, scale, bias, column, C: tl.constexpr, SUM: tl.constexpr):
+    """Mean, factor and offset of channels, [1, BC] each: what BN makes of x is x * factor + offset."""
+    centre, factor, shift = normalisation(mean, inverse_std, scale, bias, column, C, SUM)
+    return centre[None, :], factor[None, :], (shift - centre * factor)[None, :]
+
+
 @triton.jit(do_not_specialize=["pixels", "length"])
 def stem_statistics_kernel(
     padded, weight, means, squares, pixels, length,
@@ -100,7 +122,7 @@ def stem_statistics_kernel(
         inside = row < count - begin
         patches = _patches(padded, first + begin + row, inside, H, W)
         value = _convolved(patches, weights, R, BC, SUM)
-        mean, square = _add_moments(mean, square, value, inside[:, None], begin // R + 1)
+        mean, square = _add_moments(mean, square, value, inside, begin // R + 1)
     _write_moments(means, squares, mean, square, count, column, C, R)
 
 
@@ -118,22 +140,20 @@ def stem_kernel(
     count = tl.minimum(length, pixels - first)
     row, column = tl.arange(0, R), tl.arange(0, BC)
     weights = _weights(weight, column, padded.dtype.element_ty, C)
-    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, scale, bias, column, C, SUM)
+    centre, factor, offset = _scaled(mean, inverse_std, scale, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     next_mean, next_square = tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM)
     for begin in range(0, count, R):
         inside = row < count - begin
         patches = _patches(padded, first + begin + row, inside, H, W)
-        value = (_convolved(patches, weights, R, BC, SUM) - centre) * factor + shift
+        value = _convolved(patches, weights, R, BC, SUM) * factor + offset
         if ACTIVATION != NO_ACTIVATION:
             value = tl.where(value > 0, value, value * below)
         rounded = value.to(made.dtype.element_ty)
         place = (first + begin).to(tl.int64) * C + row[:, None] * C + column[None, :]
         tl.store(made + place, rounded, mask=inside[:, None] & (column < C)[None, :])
         if NEXT:
-            next_mean, next_square = _add_moments(
-                next_mean, next_square, rounded.to(SUM), inside[:, None], begin // R + 1
-            )
+            next_mean, next_square = _add_moments(next_mean, next_square, rounded.to(SUM), inside, begin // R + 1)
     if NEXT:
         _write_moments(next_means, next_squares, next_mean, next_square, count, column, C, R)
 
@@ -144,28 +164,33 @@ def stem_gradient_sums_kernel(
     C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, R: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr,
     SUM: tl.constexpr,
 ):  # fmt: skip
-    """What ``norm_triton.gradient_sums_kernel`` gives, [3 (PReLU) or 2, groups, C], of the convolution."""
+    """What ``norm_triton.gradient_sums_kernel`` gives, [3 (PReLU) or 2, groups, C], of the convolution.
+
+    Triton reads ahead only what meets a product, so here the gradient's next rows are asked for by hand.
+    """
     first = tl.program_id(0) * length
     count = tl.minimum(length, pixels - first)
     row, column = tl.arange(0, R), tl.arange(0, BC)
     known = column < C
     weights = _weights(weight, column, padded.dtype.element_ty, C)
-    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, scale, bias, column, C, SUM)
+    centre, factor, offset = _scaled(mean, inverse_std, scale, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     plain, centred, sloped = tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM), tl.zeros([R, BC], SUM)
+    gradient += first.to(tl.int64) * C
+    ahead = _rows(gradient, row, column, 0, count, C)
     for begin in range(0, count, R):
         inside = row < count - begin
-        place = (first + begin).to(tl.int64) * C + row[:, None] * C + column[None, :]
-        passed = tl.load(gradient + place, mask=inside[:, None] & known[None, :], other=0.0).to(SUM)
+        passed = ahead.to(SUM)
+        ahead = _rows(gradient, row, column, begin + R, count, C)
         patches = _patches(padded, first + begin + row, inside, H, W)
-        away = _convolved(patches, weights, R, BC, SUM) - centre
+        maps = _convolved(patches, weights, R, BC, SUM)
         if ACTIVATION != NO_ACTIVATION:
-            value = away * factor + shift
+            value = maps * factor + offset
             if ACTIVATION == PRELU:
                 sloped += passed * tl.minimum(value, 0.0)
             passed = tl.where(value > 0, passed, passed * below)
         plain += passed
-        centred += passed * away
+        centred += passed * (maps - centre)
     place = tl.program_id(0) * C + column
     tl.store(sums + place, tl.sum(plain, axis=0), mask=known)
     tl.store(sums + groups * C + place, tl.sum(centred, axis=0), mask=known)
@@ -189,25 +214,27 @@ def stem_weight_gradient_kernel(
     row, column = tl.arange(0, R), tl.arange(0, BC)
     known = column < C
     weights = _weights(weight, column, padded.dtype.element_ty, C)
-    centre, factor, shift = _normalisation_of_rows(mean, inverse_std, scale, bias, column, C, SUM)
+    centre, factor, offset = _scaled(mean, inverse_std, scale, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     level, tilt = tl.zeros([1, BC], SUM), tl.zeros([1, BC], SUM)
     if BATCH:
         spread = tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)[None, :]
         level = tl.load(totals + column, mask=known, other=0.0)[None, :] / pixels
-        tilt = tl.load(totals + C + column, mask=known, other=0.0)[None, :] / pixels * spread * spread
+        tilt = tl.load(totals + C + column, mask=known, other=0.0)[None, :] / pixels * spread * spread * factor
+        level = level * factor - centre * tilt
+    gradient += first.to(tl.int64) * C
     total = tl.zeros([BC, PATCH], SUM)
     for begin in range(0, count, R):
         inside = row < count - begin
-        place = (first + begin).to(tl.int64) * C + row[:, None] * C + column[None, :]
-        passed = tl.load(gradient + place, mask=inside[:, None] & known[None, :], other=0.0).to(SUM)
+        passed = _rows(gradient, row, column, begin, count, C).to(SUM)
         patches = _patches(padded, first + begin + row, inside, H, W)
-        away = _convolved(patches, weights, R, BC, SUM) - centre
+        maps = _convolved(patches, weights, R, BC, SUM)
         if ACTIVATION != NO_ACTIVATION:
-            passed = tl.where(away * factor + shift > 0, passed, passed * below)
+            passed = tl.where(maps * factor + offset > 0, passed, passed * below)
+        passed *= factor
         if BATCH:
-            passed -= level + away * tilt
-        rounded = (passed * factor).to(padded.dtype.element_ty)  # what is outside meets patches of zeros
+            passed -= level + maps * tilt
+        rounded = passed.to(padded.dtype.element_ty)  # what is outside meets patches of zeros
         total = _product(tl.trans(rounded), patches, total, SUM)
     place = tl.arange(0, PATCH)
     there = (place < 36) & (place % 4 < 3)
