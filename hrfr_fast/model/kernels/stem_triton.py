@@ -1,6 +1,6 @@
 """GPU kernels for a stem: a 3x3 convolution of images, BatchNorm and activation, whose maps before BN nobody writes.
 
-A stem's convolution has 27 products a value, fewer than reading the value from memory costs: so each of the four
+A stem's convolution has 27 products a value, which take less time than the value's way from memory: so each of the four
 kernels that need it computes it again on the tensor cores, from images that stay in the caches. Memory sees what the
 stem makes, once, and the gradient by that, twice; not the maps before BN (written once and read four times else), nor
 their gradient (written and read once), and no activation but the images is kept for the backward pass.
@@ -80,7 +80,7 @@ def _product(one, other, total, SUM: tl.constexpr):
 
 @triton.jit
 def _convolved(patches, weights, R: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr):
-    """[R, BC], not rounded: the same bits in every kernel, so that all see the same sign before the activation."""
+    """[R, BC], not rounded: every kernel takes the same products, so that all see the same sign at the activation."""
     return _product(patches, weights, tl.zeros([R, BC], SUM), SUM)
 
 
