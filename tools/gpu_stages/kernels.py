@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone
 from hrfr_fast.model.heads import MarginHead, build_head
-from hrfr_fast.model.kernels import gate
+from hrfr_fast.model.kernels import gate, stem_launch
 from hrfr_fast.model.kernels import norm_launch as launch
 from hrfr_fast.model.kernels.head import computes
 from hrfr_fast.model.kernels.launching import only_compiled
@@ -110,7 +110,7 @@ def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -
     found = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
     norm = launch.Norm(*launch.merged(found, 1e-5, None), weight, bias)
     groups, totals = launch.groups_of_batch(rows, launch.GROUPS), torch.rand(2, channels, device=compute.device)
-    cases: dict[str, tuple[int, Callable[[], object]]] = {
+    cases: dict[str, tuple[float, Callable[[], object]]] = {
         "copy": (2, lambda: shortcut.copy_(rows)),
         "statistics": (1, lambda: launch.statistics(rows, found.groups)),
         "merge": (0, lambda: launch.merged(found, 1e-5, None)),
@@ -122,7 +122,8 @@ def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -
         "map gradient, PReLU": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, "prelu", slope)),
         "map gradient, gate": (3, lambda: launch.map_gradient(rows, gradient, norm, totals, gate=share, pooled=share)),
     }  # fmt: skip
-    for name, (maps, work) in (cases | gate_cases(rows, norm)).items():
+    others = gate_cases(rows, norm) | stem_cases(gradient, norm, slope)
+    for name, (maps, work) in (cases | others).items():
         taken = seconds_captured(work, compute)
         report.add(f"{size} px: {name}", seconds=taken, gigabytes_per_second=maps * rows.nbytes / taken / 1e9)
 
@@ -140,7 +141,7 @@ def seconds_captured(work: Callable[[], object], compute: Compute) -> float:
     return seconds(graph.replay, compute) / CALLS
 
 
-def gate_cases(rows: Tensor, norm: launch.Norm) -> dict[str, tuple[int, Callable[[], object]]]:
+def gate_cases(rows: Tensor, norm: launch.Norm) -> dict[str, tuple[float, Callable[[], object]]]:
     """The kernels of squeeze-and-excitation, by the maps that each reads or writes."""
     channels, groups = rows.shape[-1], launch.groups_of_images(rows)
     found, sums = launch.statistics(rows, groups), launch.gradient_sums(rows, rows, norm, groups)
@@ -155,6 +156,32 @@ def gate_cases(rows: Tensor, norm: launch.Norm) -> dict[str, tuple[int, Callable
         ),
         "gradient sums of images": (2, lambda: launch.gradient_sums(rows, rows, norm, groups)),
         "merge of sums": (0, lambda: launch.totals_of(sums, norm.inverse_std)),
+    }  # fmt: skip
+
+
+def stem_cases(gradient: Tensor, norm: launch.Norm, slope: Tensor) -> dict[str, tuple[float, Callable[[], object]]]:
+    """The kernels of the stem, by the maps that each reads or writes; the images, small, are part of one."""
+    count, height, width, channels = gradient.shape
+    images = torch.randn(count, 3, height, width, device=gradient.device).to(gradient.dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(channels, 3, 3, 3, device=gradient.device)
+    stem = stem_launch.Convolution(stem_launch.padded(images, gradient.dtype), stem_launch.taps(weight))
+    totals, share = torch.rand(3, channels, device=gradient.device), 4 / channels
+
+    def forward(activation: str, measure: bool) -> object:
+        return stem_launch.normalised(stem, norm, activation, slope, measure=measure)
+
+    return {
+        "stem: padding": (2 * share, lambda: stem_launch.padded(images, gradient.dtype)),
+        "stem: statistics": (share, lambda: stem_launch.statistics(stem)),
+        "stem: maps, ReLU": (1 + share, lambda: forward("relu", False)),
+        "stem: maps, PReLU, next statistics": (1 + share, lambda: forward("prelu", True)),
+        "stem: gradient sums, PReLU": (
+            1 + share, lambda: stem_launch.gradient_sums(stem, gradient, norm, "prelu", slope),
+        ),
+        "stem: weight gradient, PReLU": (
+            1 + share, lambda: stem_launch.weight_gradient(stem, gradient, norm, totals, "prelu", slope),
+        ),
     }  # fmt: skip
 
 

@@ -17,25 +17,27 @@ from hrfr_fast.model.kernels.batch_norm import as_tensors
 from hrfr_fast.model.kernels.norm import gated_sum, normalise
 from hrfr_fast.model.kernels.norm_launch import Statistics
 from hrfr_fast.model.kernels.rounded_weights import rounded_weights
+from hrfr_fast.model.kernels.stem import computes, stem
+
+STEM_KERNELS = True
+"""Whether the stem's convolution is computed by our kernels where they can; off to compare, and cuDNN's is used."""
 
 
 def embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
     """[B, embedding_size] of normalised images [B, 3, S, S]: what ``Backbone.forward`` computes."""
     if backbone.activation_checkpointing and backbone.training:
         return _embed(backbone, images)  # blocks are computed again in the backward pass, with the weights of then
-    gates = {layer for part in backbone.modules() if isinstance(part, SqueezeExcite) for layer in part.modules()}
-    with rounded_weights((layer for layer in backbone.modules() if layer not in gates), images.device):
+    others = {layer for part in backbone.modules() if isinstance(part, SqueezeExcite) for layer in part.modules()}
+    if _computes_stem(backbone, images):
+        others.add(cast(nn.Sequential, backbone.stem)[0])  # its kernels round as they read
+    with rounded_weights((layer for layer in backbone.modules() if layer not in others), images.device):
         return _embed(backbone, images)
 
 
 def _embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
-    convolution, norm, activation = cast(nn.Sequential, backbone.stem)
     blocks = cast("list[IRBlock]", list(backbone.body))
     norms = [block.residual[0] for block in blocks] + [cast(nn.Sequential, backbone.output)[0]]
-    slope: Any = activation.weight if isinstance(activation, nn.PReLU) else None
-    maps, _, known = normalise(
-        convolution(images), as_tensors(norm), "relu" if slope is None else "prelu", slope, measure=norms[0].training
-    )
+    maps, known = _run_stem(backbone, images, norms[0].training)
     for number, block in enumerate(blocks):
         measure, factors = norms[number + 1].training, backbone.branch_factors(number, maps)
         if backbone.activation_checkpointing and backbone.training:
@@ -47,6 +49,21 @@ def _embed(backbone: ImprovedResNetBackbone, images: Tensor) -> Tensor:
             maps, known = run_block(block, maps, known, measure, *factors)
     maps = normalise(maps, as_tensors(norms[-1]), known=known)[0]
     return cast(Tensor, cast(nn.Sequential, backbone.output)[1:](maps))
+
+
+def _run_stem(backbone: ImprovedResNetBackbone, images: Tensor, measure: bool) -> tuple[Tensor, Statistics | None]:
+    """What the stem makes of ``images``; with ``measure`` its statistics."""
+    convolution, norm, activation = cast(nn.Sequential, backbone.stem)
+    slope: Any = activation.weight if isinstance(activation, nn.PReLU) else None
+    kind = "relu" if slope is None else "prelu"
+    if _computes_stem(backbone, images):
+        return stem(images, cast(Tensor, convolution.weight), as_tensors(norm), kind, slope, measure=measure)
+    maps, _, known = normalise(convolution(images), as_tensors(norm), kind, slope, measure=measure)
+    return maps, known
+
+
+def _computes_stem(backbone: ImprovedResNetBackbone, images: Tensor) -> bool:
+    return STEM_KERNELS and computes(cast(nn.Sequential, backbone.stem)[0], images)
 
 
 def run_block(

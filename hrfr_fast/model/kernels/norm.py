@@ -84,7 +84,7 @@ class _Normalise(torch.autograd.Function):
         rows = as_rows(maps)
         if known is None and norm.training:
             known = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
-        numbers = _numbers(norm, known)
+        numbers = numbers_of(norm, known)
         made, following = launch.normalised(rows, numbers, activation, slope, measure=measure)
         context.save_for_backward(rows, *numbers, slope)
         context.activation, context.training, context.step = activation, norm.training, bypass
@@ -131,7 +131,7 @@ class _GatedSum(torch.autograd.Function):
         gated = squeeze is not None or factor is not None
         groups = launch.groups_of_images(rows) if gated else launch.groups_of_batch(rows, launch.GROUPS)
         found = launch.statistics(rows, groups) if norm.training or squeeze is not None else None
-        numbers = _numbers(norm, found)
+        numbers = numbers_of(norm, found)
         gate: Tensor | None = None
         inside: tuple[Tensor, ...] = ()
         if squeeze is not None and excite is not None and found is not None:
@@ -176,7 +176,7 @@ class _GatedSum(torch.autograd.Function):
         return by_maps, *by_norm, gradients[0] if wanted[3] else None, *by_gate, None, None, None
 
 
-def _numbers(norm: BatchNorm, found: Statistics | None) -> Norm:
+def numbers_of(norm: BatchNorm, found: Statistics | None) -> Norm:
     """What the batch is normalised with: its own statistics in training, which move the running ones."""
     if norm.training and found is not None:
         running = Running(norm.running_mean, norm.running_var, norm.counter, norm.momentum)
