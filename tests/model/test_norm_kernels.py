@@ -95,6 +95,7 @@ def test_norm_and_activation(shape, dtype, activation, training, step, device):
     [
         pytest.param((3, 24, 5, 5), torch.float32, True, True, True, id="gate and stochastic depth"),
         pytest.param((3, 24, 5, 5), torch.bfloat16, True, False, True, id="gate, bf16"),
+        pytest.param((3, 64, 8, 4), torch.bfloat16, True, True, True, id="images of whole tiles"),
         pytest.param((4, 8, 3, 3), torch.float32, False, False, True, id="no gate"),
         pytest.param((3, 8, 1, 1), torch.float32, False, True, False, id="stochastic depth, frozen statistics"),
         pytest.param((3, 24, 5, 5), torch.bfloat16, True, False, False, id="gate, frozen statistics"),
@@ -137,13 +138,15 @@ def test_gate_and_sum(shape, dtype, gated, factored, training, device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_groups_and_tails(device, monkeypatch):
     """Maps with more channels than a tile, groups of several tiles (the last in part), images of three groups."""
-    sizes = {"TILE": 16, "WIDEST": 4, "GROUPS": 6, "STATISTICS_GROUPS": 6, "TILES_EACH": 2, "MERGED_ROWS": 4}
+    sizes = {"TILE": 16, "SUM_TILE": 16, "WIDEST": 4, "SPAN": 8, "PROGRAMS": 12, "MOST_TILES": 2, "LEAST_PROGRAMS": 8}
+    sizes |= {"MERGED_ROWS": 4, "MERGED_EACH": 8}  # two slots of two rows each, six groups in two readings
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
     monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
     maps, weight, bias, slope, mean, variance = tensors((2, 8, 5, 7), torch.float32, device, offset=1000.0)
     rows = norm_launch.as_rows(maps)
-    assert norm_launch.groups_of_batch(rows, 6)[2:] == (6, 12), "70 rows in groups of three tiles of 4"
+    assert norm_launch.groups_of_batch(rows, 12)[2:] == (6, 12), "70 rows in groups of three tiles of 4"
+    assert norm_launch.groups_of_batch(rows, 0)[2:] == (9, 8), "of two tiles"
     assert norm_launch.groups_of_images(rows)[2:] == (3, 12)
     wanted_from = doubled(maps, weight, bias, slope, mean, variance)
     norm, gradient = layer(weight, bias, mean, variance, True), torch.randn(maps.shape, device=device)
