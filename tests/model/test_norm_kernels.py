@@ -165,6 +165,31 @@ def test_many_groups_and_tails(device, monkeypatch):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_gates_of_many_images(device, monkeypatch):
+    """In programs of four, the last of two; matrices of several tiles, their gradients from three shares of a batch."""
+    for name, value in {"TILE": 512, "ROWS": 16, "COLUMNS": 16, "IMAGES_EACH": 16, "MOST_SHARES": 3}.items():
+        monkeypatch.setattr(gate_launch, name, value)
+    maps, weight, bias, _, mean, variance = tensors((70, 40, 2, 1), torch.float32, device)
+    squeeze, excite = (torch.randn(shape, device=device).requires_grad_() for shape in ((20, 40), (40, 20)))
+    wanted_from = doubled(weight, bias, squeeze, excite)
+    made, _ = gated_sum(maps, layer(weight, bias, mean, variance, True), maps, squeeze, excite)
+    gradient = torch.randn(maps.shape, device=device)
+    found = torch.autograd.grad(made, (weight, bias, squeeze, excite), gradient)
+    residual = functional.batch_norm(maps.detach().double(), None, None, *wanted_from[:2], True)
+    gate = ((residual.mean((2, 3)) @ wanted_from[2].t()).relu() @ wanted_from[3].t()).sigmoid()
+    wanted = residual * gate[:, :, None, None] + maps.detach().double()
+    close(made, wanted, SUMS)
+    for value, right in zip(found, torch.autograd.grad(wanted, wanted_from, gradient.double()), strict=True):
+        close(value, right, 10 * SUMS)
+    measured = norm_launch.statistics(rows := norm_launch.as_rows(maps), norm_launch.groups_of_images(rows))
+    numbers = norm_launch.Norm(*norm_launch.merged(measured, 1e-5, None), weight, bias)
+    whole = gate_launch.gates(measured, numbers, squeeze, excite)
+    few = norm_launch.Statistics(measured.means[3:8], measured.squares[3:8], measured.groups._replace(images=5))
+    for value, right in zip(gate_launch.gates(few, numbers, squeeze, excite), whole, strict=True):
+        assert torch.equal(value, right[3:8]), "an image's gate does not depend on the others"
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_gradcheck(device):
     maps, weight, bias, slope, mean, variance = tensors((2, 3, 2, 2), torch.float64, device)
     norm = layer(weight, bias, mean, variance, True)
