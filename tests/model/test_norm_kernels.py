@@ -137,9 +137,12 @@ def test_gate_and_sum(shape, dtype, gated, factored, training, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_groups_and_tails(device, monkeypatch):
-    """Maps with more channels than a tile, groups of several tiles (the last in part), images of three groups."""
-    sizes = {"TILE": 16, "SUM_TILE": 16, "WIDEST": 4, "SPAN": 8, "PROGRAMS": 12, "MOST_TILES": 2, "LEAST_PROGRAMS": 8}
-    sizes |= {"MERGED_ROWS": 4, "MERGED_EACH": 8}  # two slots of two rows each, six groups in two readings
+    """Maps with more channels than a tile, groups of several tiles (the last in part), images of three groups.
+
+    A tile has two slots of two rows each; six groups are read in two goes.
+    """
+    sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 16) | {"WIDEST": 4, "SPAN": 8, "PROGRAMS": 12}
+    sizes |= {"MOST_TILES": 2, "LEAST_PROGRAMS": 8, "MERGED_ROWS": 4, "MERGED_EACH": 8}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
     monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time

@@ -19,6 +19,8 @@ TILE = 2048
 to four maps."""
 SUM_TILE = 1024
 """Of a program that sums up, which is one warp: 32 a thread, four loads of 16 bytes from each map at a time."""
+STATISTICS_TILE = 2048
+"""Of a program that reads one map and nothing else: as many loads underway as of two maps."""
 WIDEST = 64
 """Channels of a tile, where that leaves no rows without work: 128 bytes of bfloat16."""
 SPAN = 256
@@ -115,7 +117,7 @@ def groups_of_images(rows: Tensor) -> Groups:
 def statistics(rows: Tensor, groups: Groups) -> Statistics:
     """Of maps [B, H, W, C]."""
     found = empty_statistics(rows, groups)
-    _launch(kernels.statistics_kernel, rows, groups, rows, found.means, found.squares, summing=True)
+    _launch(kernels.statistics_kernel, rows, groups, rows, found.means, found.squares, summing=STATISTICS_TILE)
     return found
 
 
@@ -158,7 +160,8 @@ def normalised(
         kernels.normalise_kernel, rows, groups, rows, made, *norm, _or(slope, spare), _or(gate, spare),
         _or(shortcut, spare), following.means if following else spare, following.squares if following else spare,
         after=(rows.shape[1] * rows.shape[2], *rows.shape[1:3], *steps), ACTIVATION=ACTIVATIONS[activation],
-        GATED=gate is not None, ADDED=shortcut is not None, STRIDED=strided, NEXT=measure, summing=measure,
+        GATED=gate is not None, ADDED=shortcut is not None, STRIDED=strided, NEXT=measure,
+        summing=SUM_TILE if measure else 0,
     )  # fmt: skip
     return made, following
 
@@ -171,7 +174,7 @@ def gradient_sums(
     sums = torch.empty((kinds, groups.number, rows.shape[-1]), dtype=sum_type(rows), device=rows.device)
     _launch(
         kernels.gradient_sums_kernel, rows, groups, rows, gradient, *norm, _or(slope, norm.mean), sums,
-        after=(groups.number,), ACTIVATION=ACTIVATIONS[activation], summing=True,
+        after=(groups.number,), ACTIVATION=ACTIVATIONS[activation], summing=SUM_TILE,
     )  # fmt: skip
     return sums
 
@@ -241,11 +244,11 @@ def _or(tensor: Tensor | None, spare: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, rows: Tensor, groups: Groups, *given: Tensor, after: tuple[int, ...] = (), summing: bool = False,
+    kernel: Any, rows: Tensor, groups: Groups, *given: Tensor, after: tuple[int, ...] = (), summing: int = 0,
     **constants: Any,
 ) -> None:  # fmt: skip
     channels = rows.shape[-1]
-    tall, wide = _tile(channels, groups.length, SUM_TILE if summing else TILE)
+    tall, wide = _tile(channels, groups.length, summing or TILE)
     if summing or kernel is kernels.normalise_kernel:
         constants["S"] = min(tall, max(1, SPAN // wide))
     if "GATED" in constants:

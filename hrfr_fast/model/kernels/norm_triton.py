@@ -188,7 +188,8 @@ def normalise_kernel(
     for begin in range(0, count, R):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         start = (first + begin) * C
-        value = (tl.load(maps + start + within, mask=inside, other=0.0).to(SUM) - centre) * factor + shift
+        read = tl.load(maps + start + within, mask=inside, other=0.0, eviction_policy="evict_first").to(SUM)
+        value = (read - centre) * factor + shift
         if ACTIVATION != NO_ACTIVATION:
             value = tl.where(value > 0, value, value * below)
         if GATED:
