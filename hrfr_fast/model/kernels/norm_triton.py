@@ -20,6 +20,8 @@ Counts of rows and groups are not specialised: a variant serves every batch size
 import triton
 import triton.language as tl
 
+from hrfr_fast.model.kernels.slots_triton import add_moments_of_tile, sums_of_slots, write_moments_of
+
 NO_ACTIVATION, RELU, PRELU = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
@@ -57,11 +59,12 @@ def _of_image(values, first, row, column, inside, pixels, C: tl.constexpr, WHOLE
     number = first.to(tl.int32)
     image = number // pixels
     if WHOLE:
-        place, there = image.to(tl.int64) * C + column[None, :], (column < C)[None, :]
+        found = tl.load(values + image.to(tl.int64) * C + column, mask=column < C, other=0.0).to(SUM)[None, :]
     else:
         image += (number - image * pixels + row) // pixels
-        place, there = image.to(tl.int64)[:, None] * C + column[None, :], inside
-    return tl.load(values + place, mask=there, other=0.0).to(SUM)
+        place = image.to(tl.int64)[:, None] * C + column[None, :]
+        found = tl.load(values + place, mask=inside, other=0.0).to(SUM)
+    return found
 
 
 @triton.jit
@@ -82,44 +85,9 @@ def _add_moments(mean, square, values, inside, number):
 
 
 @triton.jit
-def _sums_of_slots(values, R: tl.constexpr, S: tl.constexpr):
-    """[S, BC] of a tile [R, BC]: the sums of its slots."""
-    return tl.sum(tl.reshape(values, [R // S, S, values.shape[1]]), axis=0)
-
-
-@triton.jit
-def _add_moments_of_tile(mean, square, values, begin, count, R: tl.constexpr, S: tl.constexpr):
-    """Merge a tile [R, BC] of rows from ``begin`` on, 0 from row ``count`` on, into what the tiles before it left.
-
-    ``mean`` and ``square``: [S, BC], of every slot.
-    """
-    EACH: tl.constexpr = R // S
-    slot = tl.arange(0, S)
-    number = tl.minimum(tl.maximum((count - begin - slot + S - 1) // S, 0), EACH)
-    rows = tl.reshape(values, [EACH, S, values.shape[1]])
-    here, before = number.to(values.dtype)[:, None], 1.0 * (begin // S)
-    middle = tl.sum(rows, axis=0) * (1.0 / tl.maximum(here, 1.0))
-    inside = tl.arange(0, EACH)[:, None, None] < number[None, :, None]
-    away = tl.where(inside, rows - middle[None, :, :], 0.0)
-    share, delta = here / tl.maximum(before + here, 1.0), middle - mean
-    return mean + delta * share, square + tl.sum(away * away, axis=0) + delta * delta * (before * share)
-
-
-@triton.jit
 def _write_moments(means, squares, mean, square, count, column, C: tl.constexpr, R: tl.constexpr):
-    """``_write_moments_of`` the group that is this program's number."""
-    _write_moments_of(tl.program_id(0), means, squares, mean, square, count, column, C, R)
-
-
-@triton.jit
-def _write_moments_of(group, means, squares, mean, square, count, column, C: tl.constexpr, R: tl.constexpr):
-    """Merge R slots, of every R-th row each: the group's mean, and its sum of squared differences from it."""
-    numbers = tl.maximum((count - tl.arange(0, R) + R - 1) // R, 0).to(mean.dtype)[:, None]
-    whole = tl.sum(numbers * mean, axis=0) * (1.0 / count)
-    away = mean - whole[None, :]
-    place = group.to(tl.int64) * C + column
-    tl.store(means + place, whole, mask=column < C)
-    tl.store(squares + place, tl.sum(square + numbers * away * away, axis=0), mask=column < C)
+    """``write_moments_of`` the group that is this program's number."""
+    write_moments_of(tl.program_id(0), means, squares, mean, square, count, column, C, R)
 
 
 @triton.jit(do_not_specialize=["size", "splits", "length"])
@@ -135,8 +103,8 @@ def statistics_kernel(
     for begin in range(0, count, R):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         values = tl.load(maps + (first + begin) * C + within, mask=inside, other=0.0).to(SUM)
-        mean, square = _add_moments_of_tile(mean, square, values, begin, count, R, S)
-    _write_moments_of(group, means, squares, mean, square, count, column, C, S)
+        mean, square = add_moments_of_tile(mean, square, values, begin, count, R, S)
+    write_moments_of(group, means, squares, mean, square, count, column, C, S)
 
 
 @triton.jit
@@ -188,25 +156,27 @@ def normalise_kernel(
     for begin in range(0, count, R):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         start = (first + begin) * C
-        read = tl.load(maps + start + within, mask=inside, other=0.0, eviction_policy="evict_first").to(SUM)
-        value = (read - centre) * factor + shift
+        read = tl.load(maps + start + within, mask=inside, other=0.0, eviction_policy="evict_first")
+        if STRIDED:
+            image, y, x = _position(first + begin, row, height, width)
+            place = (image * by_image + y * by_line + x * by_pixel)[:, None] + column[None, :]
+            more = tl.load(shortcut + place, mask=inside, other=0.0)
+        elif ADDED:
+            more = tl.load(shortcut + start + within, mask=inside, other=0.0)
+        value = (read.to(SUM) - centre) * factor + shift
         if ACTIVATION != NO_ACTIVATION:
             value = tl.where(value > 0, value, value * below)
         if GATED:
             value *= _of_image(gate, first + begin, row, column, inside, pixels, C, WHOLE, SUM)
-        if STRIDED:
-            image, y, x = _position(first + begin, row, height, width)
-            place = (image * by_image + y * by_line + x * by_pixel)[:, None] + column[None, :]
-            value += tl.load(shortcut + place, mask=inside, other=0.0).to(SUM)
-        elif ADDED:
-            value += tl.load(shortcut + start + within, mask=inside, other=0.0).to(SUM)
+        if ADDED:
+            value += more.to(SUM)
         rounded = value.to(made.dtype.element_ty)
         tl.store(made + start + within, rounded, mask=inside)
         if NEXT:
             rounded = tl.where(inside, rounded.to(SUM), 0.0)
-            next_mean, next_square = _add_moments_of_tile(next_mean, next_square, rounded, begin, count, R, S)
+            next_mean, next_square = add_moments_of_tile(next_mean, next_square, rounded, begin, count, R, S)
     if NEXT:
-        _write_moments_of(group, next_means, next_squares, next_mean, next_square, count, column, C, S)
+        write_moments_of(group, next_means, next_squares, next_mean, next_square, count, column, C, S)
 
 
 @triton.jit(do_not_specialize=["size", "splits", "length", "groups"])
@@ -233,10 +203,10 @@ def gradient_sums_kernel(
         if ACTIVATION != NO_ACTIVATION:
             value = away * factor + shift
             if ACTIVATION == PRELU:
-                sloped += _sums_of_slots(passed * tl.minimum(value, 0.0), R, S)
+                sloped += sums_of_slots(passed * tl.minimum(value, 0.0), R, S)
             passed = tl.where(value > 0, passed, passed * below)
-        plain += _sums_of_slots(passed, R, S)
-        centred += _sums_of_slots(passed * away, R, S)
+        plain += sums_of_slots(passed, R, S)
+        centred += sums_of_slots(passed * away, R, S)
     place = group.to(tl.int64) * C + column
     tl.store(sums + place, tl.sum(plain, axis=0), mask=column < C)
     tl.store(sums + groups * C + place, tl.sum(centred, axis=0), mask=column < C)
@@ -276,7 +246,16 @@ def map_gradient_kernel(
         passed = tl.load(gradient + start + within, mask=inside, other=0.0).to(SUM)
         away = tl.zeros([R, BC], SUM)
         if BATCH or ACTIVATION != NO_ACTIVATION:
-            away = tl.load(maps + start + within, mask=inside, other=0.0).to(SUM) - centre
+            read = tl.load(maps + start + within, mask=inside, other=0.0, eviction_policy="evict_first")
+            away = read.to(SUM) - centre
+        if BYPASSED and STEP > 1:
+            image, y, x = _position(first + begin, row, height, width)
+            lines, places = (height + STEP - 1) // STEP, (width + STEP - 1) // STEP
+            place = ((image * lines + y // STEP) * places + x // STEP) * C
+            there = inside & ((y % STEP == 0) & (x % STEP == 0))[:, None]
+            more = tl.load(bypass + place[:, None] + column[None, :], mask=there, other=0.0)
+        elif BYPASSED:
+            more = tl.load(bypass + start + within, mask=inside, other=0.0)
         if ACTIVATION != NO_ACTIVATION:
             passed = tl.where(away * factor + shift > 0, passed, passed * below)
         if GATED:
@@ -286,12 +265,6 @@ def map_gradient_kernel(
         if BATCH:
             passed -= level + away * tilt
         passed *= factor
-        if BYPASSED and STEP > 1:
-            image, y, x = _position(first + begin, row, height, width)
-            lines, places = (height + STEP - 1) // STEP, (width + STEP - 1) // STEP
-            place = ((image * lines + y // STEP) * places + x // STEP) * C
-            there = inside & ((y % STEP == 0) & (x % STEP == 0))[:, None]
-            passed += tl.load(bypass + place[:, None] + column[None, :], mask=there, other=0.0).to(SUM)
-        elif BYPASSED:
-            passed += tl.load(bypass + start + within, mask=inside, other=0.0).to(SUM)
+        if BYPASSED:
+            passed += more.to(SUM)
         tl.store(made + start + within, passed.to(made.dtype.element_ty), mask=inside)
