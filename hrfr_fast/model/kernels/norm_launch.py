@@ -32,6 +32,9 @@ them."""
 MOST_TILES, LEAST_PROGRAMS = 8, 1024
 """Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles. Fewer
 where that would leave multiprocessors without work."""
+STAGES, STAGED_TILES = 2, 4
+"""A program of so many tiles or more has the next one copied into shared memory while it computes, so that loads are
+underway at all times and take no registers; with 1 stage none does."""
 MERGED_ROWS, MERGED_COLUMNS, MERGED_EACH = 2048, 4, 512
 """Groups and channels that one program merges at a time, and how many of these values make it a warp wider."""
 ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2}
@@ -258,6 +261,7 @@ def _launch(
     launch(
         kernel, (groups.number * triton.cdiv(channels, wide),),
         *given, groups.size, groups.splits, groups.length, *after,
-        C=channels, R=tall, BC=wide, SUM=triton_type(rows), **constants,
+        C=channels, R=tall, BC=wide, STAGES=STAGES if groups.length >= STAGED_TILES * tall else 1,
+        SUM=triton_type(rows), **constants,
         **({"num_warps": 1, "maxnreg": REGISTERS} if summing else {"num_warps": 4}),
     )  # fmt: skip

@@ -93,14 +93,14 @@ def _write_moments(means, squares, mean, square, count, column, C: tl.constexpr,
 @triton.jit(do_not_specialize=["size", "splits", "length"])
 def statistics_kernel(
     maps, means, squares, size, splits, length,
-    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, SUM: tl.constexpr,
+    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared differences of each channel in each group: [groups, C] each."""
     group, column = _group_and_columns(C, BC)
     first, count = _rows_of(group, size, splits, length)
     row, within = _within(column, C, R)
     mean, square = tl.zeros([S, BC], SUM), tl.zeros([S, BC], SUM)
-    for begin in range(0, count, R):
+    for begin in tl.range(0, count, R, num_stages=STAGES):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         values = tl.load(maps + (first + begin) * C + within, mask=inside, other=0.0).to(SUM)
         mean, square = add_moments_of_tile(mean, square, values, begin, count, R, S)
@@ -139,7 +139,8 @@ def normalise_kernel(
     maps, made, mean, inverse_std, weight, bias, slope, gate, shortcut, next_means, next_squares,
     size, splits, length, pixels, height, width, by_image, by_line, by_pixel,
     C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
-    WHOLE: tl.constexpr, ADDED: tl.constexpr, STRIDED: tl.constexpr, NEXT: tl.constexpr, SUM: tl.constexpr,
+    WHOLE: tl.constexpr, ADDED: tl.constexpr, STRIDED: tl.constexpr, NEXT: tl.constexpr, STAGES: tl.constexpr,
+    SUM: tl.constexpr,
 ):  # fmt: skip
     """activation(BN(maps)) * gate + shortcut, each where there is one; and the statistics of what it wrote (NEXT).
 
@@ -153,7 +154,7 @@ def normalise_kernel(
     centre, factor, shift = _normalisation_of_rows(mean, inverse_std, weight, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     next_mean, next_square = tl.zeros([S, BC], SUM), tl.zeros([S, BC], SUM)
-    for begin in range(0, count, R):
+    for begin in tl.range(0, count, R, num_stages=STAGES):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         start = (first + begin) * C
         read = tl.load(maps + start + within, mask=inside, other=0.0, eviction_policy="evict_first")
@@ -183,7 +184,8 @@ def normalise_kernel(
 def gradient_sums_kernel(
     maps, gradient, mean, inverse_std, weight, bias, slope, sums,
     size, splits, length, groups,
-    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr, SUM: tl.constexpr,
+    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr,
+    STAGES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Partial sums of the backward pass, [3 (PReLU) or 2, groups, C]: of g, of g (x - mean), and of PReLU's slope.
 
@@ -195,7 +197,7 @@ def gradient_sums_kernel(
     centre, factor, shift = _normalisation_of_rows(mean, inverse_std, weight, bias, column, C, SUM)
     below = _slopes(slope, column, C, ACTIVATION, SUM)
     plain, centred, sloped = tl.zeros([S, BC], SUM), tl.zeros([S, BC], SUM), tl.zeros([S, BC], SUM)
-    for begin in range(0, count, R):
+    for begin in tl.range(0, count, R, num_stages=STAGES):
         inside = (row < count - begin)[:, None] & (column < C)[None, :]
         start = (first + begin) * C
         away = tl.load(maps + start + within, mask=inside, other=0.0).to(SUM) - centre
@@ -220,7 +222,7 @@ def map_gradient_kernel(
     size, splits, length, pixels, height, width, rows,
     C: tl.constexpr, R: tl.constexpr, BC: tl.constexpr, ACTIVATION: tl.constexpr, GATED: tl.constexpr,
     POOLED: tl.constexpr, WHOLE: tl.constexpr, BYPASSED: tl.constexpr, STEP: tl.constexpr, BATCH: tl.constexpr,
-    SUM: tl.constexpr,
+    STAGES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """The gradient by the maps, from the one by what ``normalise_kernel`` made.
 
@@ -240,7 +242,7 @@ def map_gradient_kernel(
         spread = tl.load(inverse_std + column, mask=known, other=0.0).to(SUM)[None, :]
         level = tl.load(totals + column, mask=known, other=0.0)[None, :] / rows
         tilt = tl.load(totals + C + column, mask=known, other=0.0)[None, :] / rows * spread * spread
-    for begin in range(0, count, R):
+    for begin in tl.range(0, count, R, num_stages=STAGES):
         inside = (row < count - begin)[:, None] & known[None, :]
         start = (first + begin) * C
         passed = tl.load(gradient + start + within, mask=inside, other=0.0).to(SUM)

@@ -1,4 +1,4 @@
-"""Sums, and means with sums of squared differences, over the slots of a tile: the parts of GPU kernels that add rows up.
+"""Sums, and means with sums of squared differences, over the slots of a tile: parts of GPU kernels that add rows up.
 
 Row r of a tile [R, BC] belongs to slot r % S. See ``norm_triton`` for how S is chosen, and where the formulas are from.
 """
