@@ -141,7 +141,7 @@ def test_many_groups_and_tails(device, monkeypatch):
 
     A tile has two slots of two rows each; six groups are read in two goes.
     """
-    sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 16) | {"WIDEST": 4, "SPAN": 8, "PROGRAMS": 12}
+    sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 32) | {"WIDEST": 4, "SPAN": 16, "PROGRAMS": 12}
     sizes |= {"MOST_TILES": 2, "LEAST_PROGRAMS": 8, "MERGED_ROWS": 4, "MERGED_EACH": 8}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)

@@ -15,8 +15,8 @@ from hrfr_fast.model.kernels import norm_triton as kernels
 from hrfr_fast.model.kernels.launching import launch
 
 TILE = 2048
-"""Values of a tile of a program that sums nothing up: with 4 warps 16 a thread, two loads of 16 bytes from each of up
-to four maps."""
+"""Values of two bytes of a tile of a program that sums nothing up, half as many of four: with 4 warps 16 a thread, two
+loads of 16 bytes from each of up to four maps."""
 SUM_TILE = 1024
 """Of a program that sums up, which is one warp: 32 a thread, four loads of 16 bytes from each map at a time."""
 STATISTICS_TILE = 2048
@@ -24,7 +24,7 @@ STATISTICS_TILE = 2048
 WIDEST = 64
 """Channels of a tile, where that leaves no rows without work: 128 bytes of bfloat16."""
 SPAN = 256
-"""Values that a warp reads at a time, 16 bytes of bfloat16 a thread: what is further apart is one thread's."""
+"""Values of two bytes that a warp reads at a time, 16 bytes a thread: what is further apart is one thread's."""
 PROGRAMS, REGISTERS = 2048, 128
 """Programs that sum up: 16 on each of 132 multiprocessors, which run at the same time at up to so many registers a
 thread. There are as many groups where maps have 64 channels, and fewer where they have more; a second launch merges
@@ -97,7 +97,7 @@ def groups_of_batch(rows: Tensor, programs: int) -> Groups:
     """The whole batch as one image, for about so many programs; 0: for kernels that sum nothing up."""
     channels = rows.shape[-1]
     count = rows.numel() // channels
-    tall, columns = _tile(channels, count, SUM_TILE if programs else TILE)
+    tall, columns = _tile(rows, count, SUM_TILE if programs else TILE)
     across = triton.cdiv(channels, columns)
     if programs:
         tiles = triton.cdiv(triton.cdiv(count, max(1, programs // across)), tall)
@@ -111,7 +111,7 @@ def groups_of_images(rows: Tensor) -> Groups:
     """Every image by itself, in more than one group where there are few images."""
     (images, *sides), channels = rows.shape[:3], rows.shape[-1]
     size = sides[0] * sides[1]
-    tall, columns = _tile(channels, size, SUM_TILE)
+    tall, columns = _tile(rows, size, SUM_TILE)
     splits = max(1, PROGRAMS // (images * triton.cdiv(channels, columns)))
     length = min(triton.cdiv(triton.cdiv(size, splits), tall) * tall, size)
     return Groups(images, size, triton.cdiv(size, length), length)
@@ -219,10 +219,10 @@ def sum_type(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _tile(channels: int, length: int, values: int) -> tuple[int, int]:
-    """Rows and columns of a tile of so many values: few rows more than a group of ``length`` has."""
-    most = triton.next_power_of_2(channels)
-    columns = min(WIDEST, most)
+def _tile(rows: Tensor, length: int, values: int) -> tuple[int, int]:
+    """Rows and columns of a tile of so many values of two bytes: few rows more than a group of ``length`` has."""
+    most = triton.next_power_of_2(rows.shape[-1])
+    columns, values = min(WIDEST, most), 2 * values // rows.element_size()
     tall = min(values // columns, triton.next_power_of_2(length))
     return tall, min(most, values // tall)
 
@@ -251,9 +251,9 @@ def _launch(
     **constants: Any,
 ) -> None:  # fmt: skip
     channels = rows.shape[-1]
-    tall, wide = _tile(channels, groups.length, summing or TILE)
+    tall, wide = _tile(rows, groups.length, summing or TILE)
     if summing or kernel is kernels.normalise_kernel:
-        constants["S"] = min(tall, max(1, SPAN // wide))
+        constants["S"] = min(tall, max(1, 2 * SPAN // (rows.element_size() * wide)))
     if "GATED" in constants:
         constants["WHOLE"] = (
             constants["GATED"] and groups.length % tall == 0 and rows.shape[1] * rows.shape[2] % tall == 0
