@@ -32,7 +32,14 @@ from triton.runtime import driver  # noqa: E402
 from benchmarks.roofline import step_operations  # noqa: E402
 from benchmarks.step_launches import by_kind, operations_of_a_step  # noqa: E402
 from hrfr_fast.model.backbone import BackboneSettings, build_backbone  # noqa: E402
-from hrfr_fast.model.kernels import gate_triton, head, head_triton, norm_triton, stem_triton  # noqa: E402
+from hrfr_fast.model.kernels import (  # noqa: E402
+    gate_triton,
+    head,
+    head_triton,
+    merge_triton,
+    norm_triton,
+    stem_triton,
+)
 
 ARCHITECTURES = (80, 90)
 BATCH, CLASSES, DIMENSIONS = 1024, 52_500, 512
@@ -108,7 +115,7 @@ def counted(
     moved: list[tuple[str, int]] = []
     kernels = [
         (module, name)
-        for module in (norm_triton, gate_triton, head_triton, stem_triton)
+        for module in (norm_triton, merge_triton, gate_triton, head_triton, stem_triton)
         for name in dir(module)
         if name[-7:] == "_kernel"
     ]

@@ -14,8 +14,8 @@ from benchmarks.step_launches import OTHER  # noqa: E402
 
 VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 HEAVIEST = {
-    "normalise C=64 gated added next",
-    "map_gradient C=64 gated pooled batch",
+    "normalise C=64 gated added next whole",
+    "map_gradient C=64 gated pooled batch whole",
     "stem C=64 next",
     "stem_gradient_sums C=64",
     "stem_weight_gradient C=64 batch",
@@ -44,7 +44,7 @@ with kernel_costs.counted(needs, sys.argv[1:]) as moved:
         block = IRBlock(64, 64, 1, IR_VARIANTS["adaface"], squeeze_excite=True, first=False)
         for convolution in (block.residual[1], block.residual[4]):
             convolution.bfloat16()
-        maps = torch.empty(64, 64, 16, 16, dtype=torch.bfloat16, memory_format=torch.channels_last)
+        maps = torch.empty(1024, 64, 16, 16, dtype=torch.bfloat16, memory_format=torch.channels_last)
         run_block(block, maps.requires_grad_(), None, True)[0].sum().backward()
     network = sum(number for _, number in moved)
     with torch.device("meta"):
@@ -61,7 +61,7 @@ def test_a_step_with_kernels_launches_less_than_torch():
     """At 32 px each launch of a captured step counts; a gate of a dozen small operations would show here."""
     ours, torchs = launches_of_a_step()
     blocks, norms = 8, 29
-    assert ours["kernels of our own"] == 5 * norms - 9 + 2 * blocks + 6 + norms + 1, "nine norms are measured before"
+    assert ours["kernels of our own"] == 5 * norms - 9 + 4 * blocks + 6 + norms + 1, "nine norms are measured before"
     assert ours["convolutions"] == 19 + 2 * 19, "all but the stem's, whose images are padded"
     assert ours["casts"] < 10 and ours[OTHER] < 60 and ours["torch's BatchNorm"] == 2
     assert sum(ours.values()) < 0.7 * sum(torchs.values())
@@ -78,7 +78,7 @@ def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):
     if VERSION < (3, 9):
         assert all(spilled == 0 for _, spilled, _, _ in needs.values())
     assert all(shared <= 227 << 10 for _, _, shared, _ in needs.values())
-    assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "four run at a time"
+    assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "16 warps run at a time"
     assert all(needs[name][3] == "wgmma" for name in needs if "C=512" in name)
     # Two BNs of 8 passes, one of which adds the shortcut's gradient, and the gated sum's 4 + 5; sums beside: 5 % here.
     assert 8 + 1 + 8 + 9 < found["maps"] < 1.1 * 26

@@ -95,6 +95,7 @@ def test_norm_and_activation(shape, dtype, activation, training, step, device):
     [
         pytest.param((3, 24, 5, 5), torch.float32, True, True, True, id="gate and stochastic depth"),
         pytest.param((3, 24, 5, 5), torch.bfloat16, True, False, True, id="gate, bf16"),
+        pytest.param((3, 64, 8, 4), torch.bfloat16, True, True, True, id="images of whole tiles"),
         pytest.param((4, 8, 3, 3), torch.float32, False, False, True, id="no gate"),
         pytest.param((3, 8, 1, 1), torch.float32, False, True, False, id="stochastic depth, frozen statistics"),
         pytest.param((3, 24, 5, 5), torch.bfloat16, True, False, False, id="gate, frozen statistics"),
@@ -136,14 +137,19 @@ def test_gate_and_sum(shape, dtype, gated, factored, training, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_groups_and_tails(device, monkeypatch):
-    """Maps with more channels than a tile, groups of several tiles (the last in part), images of three groups."""
-    sizes = {"TILE": 16, "WIDEST": 4, "GROUPS": 6, "STATISTICS_GROUPS": 6, "TILES_EACH": 2, "MERGED_ROWS": 4}
+    """Maps with more channels than a tile, groups of several tiles (the last in part), images of three groups.
+
+    A tile has two slots of two rows each; six groups are read in two goes.
+    """
+    sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 32) | {"WIDEST": 4, "SPAN": 16, "PROGRAMS": 12}
+    sizes |= {"MOST_TILES": 2, "LEAST_PROGRAMS": 8, "MERGED_ROWS": 4, "MERGED_EACH": 8}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
     monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
     maps, weight, bias, slope, mean, variance = tensors((2, 8, 5, 7), torch.float32, device, offset=1000.0)
     rows = norm_launch.as_rows(maps)
-    assert norm_launch.groups_of_batch(rows, 6)[2:] == (6, 12), "70 rows in groups of three tiles of 4"
+    assert norm_launch.groups_of_batch(rows, 12)[2:] == (6, 12), "70 rows in groups of three tiles of 4"
+    assert norm_launch.groups_of_batch(rows, 0)[2:] == (9, 8), "of two tiles"
     assert norm_launch.groups_of_images(rows)[2:] == (3, 12)
     wanted_from = doubled(maps, weight, bias, slope, mean, variance)
     norm, gradient = layer(weight, bias, mean, variance, True), torch.randn(maps.shape, device=device)
@@ -159,6 +165,31 @@ def test_many_groups_and_tails(device, monkeypatch):
     residual = functional.batch_norm(wanted_from[0], None, None, *wanted_from[1:3], True)
     gate = ((residual.mean((2, 3)) @ squeeze.double().t()).relu() @ excite.double().t()).sigmoid()
     close(made, residual * gate[:, :, None, None] + wanted_from[0], SUMS)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gates_of_many_images(device, monkeypatch):
+    """In programs of four, the last of two; matrices of several tiles, their gradients from three shares of a batch."""
+    for name, value in {"TILE": 512, "ROWS": 16, "COLUMNS": 16, "IMAGES_EACH": 16, "MOST_SHARES": 3}.items():
+        monkeypatch.setattr(gate_launch, name, value)
+    maps, weight, bias, _, mean, variance = tensors((70, 40, 2, 1), torch.float32, device)
+    squeeze, excite = (torch.randn(shape, device=device).requires_grad_() for shape in ((20, 40), (40, 20)))
+    wanted_from = doubled(weight, bias, squeeze, excite)
+    made, _ = gated_sum(maps, layer(weight, bias, mean, variance, True), maps, squeeze, excite)
+    gradient = torch.randn(maps.shape, device=device)
+    found = torch.autograd.grad(made, (weight, bias, squeeze, excite), gradient)
+    residual = functional.batch_norm(maps.detach().double(), None, None, *wanted_from[:2], True)
+    gate = ((residual.mean((2, 3)) @ wanted_from[2].t()).relu() @ wanted_from[3].t()).sigmoid()
+    wanted = residual * gate[:, :, None, None] + maps.detach().double()
+    close(made, wanted, SUMS)
+    for value, right in zip(found, torch.autograd.grad(wanted, wanted_from, gradient.double()), strict=True):
+        close(value, right, 10 * SUMS)
+    measured = norm_launch.statistics(rows := norm_launch.as_rows(maps), norm_launch.groups_of_images(rows))
+    numbers = norm_launch.Norm(*norm_launch.merged(measured, 1e-5, None), weight, bias)
+    whole = gate_launch.gates(measured, numbers, squeeze, excite)
+    few = norm_launch.Statistics(measured.means[3:8], measured.squares[3:8], measured.groups._replace(images=5))
+    for value, right in zip(gate_launch.gates(few, numbers, squeeze, excite), whole, strict=True):
+        assert torch.equal(value, right[3:8]), "an image's gate does not depend on the others"
 
 
 @pytest.mark.parametrize("device", DEVICES)

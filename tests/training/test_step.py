@@ -277,9 +277,9 @@ def fused_step(**more):
 
 def compiled_variants():
     """Of all kernels of the step, in this process."""
-    from hrfr_fast.model.kernels import gate_triton, head_triton, norm_triton, stem_triton
+    from hrfr_fast.model.kernels import gate_triton, head_triton, merge_triton, norm_triton, stem_triton
 
-    modules = (gate_triton, head_triton, norm_triton, stem_triton)
+    modules = (gate_triton, head_triton, merge_triton, norm_triton, stem_triton)
     named = ((module, name) for module in modules for name in vars(module))
     kernels = [getattr(module, name) for module, name in named if name.endswith("_kernel")]
     return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())

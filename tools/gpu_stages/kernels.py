@@ -107,9 +107,9 @@ def time_kernels(report: StageReport, compute: Compute, size: int, batch: int) -
     )
     weight, bias, slope = (torch.rand(channels, device=compute.device) for _ in range(3))
     share = torch.rand(batch, channels, device=compute.device)
-    found = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
+    found = launch.statistics(rows, launch.groups_of_batch(rows, launch.PROGRAMS))
     norm = launch.Norm(*launch.merged(found, 1e-5, None), weight, bias)
-    groups, totals = launch.groups_of_batch(rows, launch.GROUPS), torch.rand(2, channels, device=compute.device)
+    groups, totals = launch.groups_of_batch(rows, launch.PROGRAMS), torch.rand(2, channels, device=compute.device)
     cases: dict[str, tuple[float, Callable[[], object]]] = {
         "copy": (2, lambda: shortcut.copy_(rows)),
         "statistics": (1, lambda: launch.statistics(rows, found.groups)),

@@ -46,7 +46,7 @@ def normalise(
     made, passed, means, squares = _Normalise.apply(
         maps, norm.weight, norm.bias, slope, norm, activation, known, measure, bypass
     )
-    following = Statistics(means, squares, launch.groups_of_batch(_shaped(made), launch.GROUPS)) if measure else None
+    following = Statistics(means, squares, launch.groups_of_batch(_shaped(made), launch.PROGRAMS)) if measure else None
     return made, passed if bypass else maps, following
 
 
@@ -71,7 +71,7 @@ def gated_sum(
     made, means, squares = _GatedSum.apply(
         maps, norm.weight, norm.bias, shortcut, squeeze, excite, factor, norm, measure
     )
-    groups = launch.groups_of_batch(_shaped(made), launch.GROUPS)
+    groups = launch.groups_of_batch(_shaped(made), launch.PROGRAMS)
     return made, Statistics(means, squares, groups) if measure else None
 
 
@@ -83,7 +83,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         rows = as_rows(maps)
         if known is None and norm.training:
-            known = launch.statistics(rows, launch.groups_of_batch(rows, launch.STATISTICS_GROUPS))
+            known = launch.statistics(rows, launch.groups_of_batch(rows, launch.PROGRAMS))
         numbers = numbers_of(norm, known)
         made, following = launch.normalised(rows, numbers, activation, slope, measure=measure)
         context.save_for_backward(rows, *numbers, slope)
@@ -104,7 +104,7 @@ class _Normalise(torch.autograd.Function):
         bypass = None if gradients[1] is None else as_rows(gradients[1])
         wanted, sums = context.needs_input_grad, None
         if any(wanted[1:4]) or context.training:
-            groups = launch.groups_of_batch(rows, launch.GROUPS)
+            groups = launch.groups_of_batch(rows, launch.PROGRAMS)
             partial = launch.gradient_sums(rows, gradient, numbers, groups, activation, slope)
             sums = launch.totals_of(partial, inverse_std)
         by_maps = None
@@ -129,7 +129,7 @@ class _GatedSum(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         rows = as_rows(maps)
         gated = squeeze is not None or factor is not None
-        groups = launch.groups_of_images(rows) if gated else launch.groups_of_batch(rows, launch.GROUPS)
+        groups = launch.groups_of_images(rows) if gated else launch.groups_of_batch(rows, launch.PROGRAMS)
         found = launch.statistics(rows, groups) if norm.training or squeeze is not None else None
         numbers = numbers_of(norm, found)
         gate: Tensor | None = None

@@ -10,23 +10,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hrfr_fast.model.kernels import merge_triton
 from hrfr_fast.model.kernels import norm_triton as kernels
 from hrfr_fast.model.kernels.launching import launch
 
 TILE = 2048
-"""Values of a tile: with 4 warps 16 a thread, two loads of 16 bytes from each of up to four maps."""
-WIDEST = 512
-"""Channels of a tile at most."""
-GROUPS = 512
-"""Groups that are summed up: four programs on each of 132 multiprocessors, which run at the same time at up to 128
-registers a thread; a second launch merges them."""
-STATISTICS_GROUPS = 1024
-"""Of the kernel that reads one map and nothing else: it needs more programs for as many loads underway, and has 64
-registers a thread, so that eight run at the same time."""
-TILES_EACH = 8
-"""Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles."""
-MERGED_ROWS, MERGED_COLUMNS = 256, 8
-"""Groups and channels that one program merges at a time."""
+"""Values of two bytes of a tile of a program that sums nothing up, half as many of four: with 4 warps 16 a thread, two
+loads of 16 bytes from each of up to four maps."""
+SUM_TILE = 1024
+"""Of a program that sums up, which is one warp: 32 a thread, four loads of 16 bytes from each map at a time."""
+STATISTICS_TILE = 2048
+"""Of a program that reads one map and nothing else: as many loads underway as of two maps."""
+WIDEST = 64
+"""Channels of a tile, where that leaves no rows without work: 128 bytes of bfloat16."""
+SPAN = 256
+"""Values of two bytes that a warp reads at a time, 16 bytes a thread: what is further apart is one thread's."""
+PROGRAMS, REGISTERS = 2048, 128
+"""Programs that sum up: 16 on each of 132 multiprocessors, which run at the same time at up to so many registers a
+thread. There are as many groups where maps have 64 channels, and fewer where they have more; a second launch merges
+them."""
+MOST_TILES, LEAST_PROGRAMS = 8, 1024
+"""Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles. Fewer
+where that would leave multiprocessors without work."""
+STAGES, STAGED_TILES = 2, 4
+"""A program of so many tiles or more has the next one copied into shared memory while it computes, so that loads are
+underway at all times and take no registers; with 1 stage none does."""
+MERGED_ROWS, MERGED_COLUMNS, MERGED_EACH = 2048, 4, 512
+"""Groups and channels that one program merges at a time, and how many of these values make it a warp wider."""
 ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2}
 
 
@@ -83,26 +93,34 @@ def as_rows(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).contiguous()
 
 
-def groups_of_batch(rows: Tensor, groups: int) -> Groups:
-    """The whole batch as one image, in about so many groups; 0: in many small ones, for kernels that sum nothing up."""
-    count, tile = rows.numel() // rows.shape[-1], _tile(rows.shape[-1])[0]
-    tiles = triton.cdiv(triton.cdiv(count, groups), tile) if groups else TILES_EACH
-    length = min(tile * tiles, count)
+def groups_of_batch(rows: Tensor, programs: int) -> Groups:
+    """The whole batch as one image, for about so many programs; 0: for kernels that sum nothing up."""
+    channels = rows.shape[-1]
+    count = rows.numel() // channels
+    tall, columns = _tile(rows, count, SUM_TILE if programs else TILE)
+    across = triton.cdiv(channels, columns)
+    if programs:
+        tiles = triton.cdiv(triton.cdiv(count, max(1, programs // across)), tall)
+    else:
+        tiles = max(1, min(MOST_TILES, triton.cdiv(count, tall) * across // LEAST_PROGRAMS))
+    length = min(tall * tiles, count)
     return Groups(1, count, triton.cdiv(count, length), length)
 
 
 def groups_of_images(rows: Tensor) -> Groups:
     """Every image by itself, in more than one group where there are few images."""
-    images, size = rows.shape[0], rows.shape[1] * rows.shape[2]
-    tile = _tile(rows.shape[-1])[0]
-    length = min(triton.cdiv(triton.cdiv(size, max(1, GROUPS // images)), tile) * tile, size)
+    (images, *sides), channels = rows.shape[:3], rows.shape[-1]
+    size = sides[0] * sides[1]
+    tall, columns = _tile(rows, size, SUM_TILE)
+    splits = max(1, PROGRAMS // (images * triton.cdiv(channels, columns)))
+    length = min(triton.cdiv(triton.cdiv(size, splits), tall) * tall, size)
     return Groups(images, size, triton.cdiv(size, length), length)
 
 
 def statistics(rows: Tensor, groups: Groups) -> Statistics:
     """Of maps [B, H, W, C]."""
     found = empty_statistics(rows, groups)
-    _launch(kernels.statistics_kernel, rows, groups, rows, found.means, found.squares)
+    _launch(kernels.statistics_kernel, rows, groups, rows, found.means, found.squares, summing=STATISTICS_TILE)
     return found
 
 
@@ -118,13 +136,13 @@ def merged(found: Statistics, eps: float, running: Running | None) -> tuple[Tens
     mean, inverse_std = (found.means.new_empty(channels) for _ in range(2))
     counter = running.counter if running else None
     launch(
-        kernels.merge_statistics_kernel, (triton.cdiv(channels, MERGED_COLUMNS),),
+        merge_triton.merge_statistics_kernel, (triton.cdiv(channels, MERGED_COLUMNS),),
         found.means, found.squares, mean, inverse_std, running.mean if running else mean,
         running.var if running else mean, mean if counter is None else counter,
         groups.number, groups.size, groups.splits, groups.length, groups.rows,
         running.momentum if running else 0.0, eps,
-        C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups.number)), BC=MERGED_COLUMNS,
-        RUNNING=running is not None, COUNTED=counter is not None, SUM=triton_type(mean), num_warps=4,
+        C=channels, RUNNING=running is not None, COUNTED=counter is not None, SUM=triton_type(mean),
+        **_merging(groups.number),
     )  # fmt: skip
     return mean, inverse_std
 
@@ -134,7 +152,7 @@ def normalised(
     shortcut: Tensor | None = None, *, measure: bool = False,
 ) -> tuple[Tensor, Statistics | None]:  # fmt: skip
     """activation(BN(rows)) * gate + shortcut, [B, H, W, C] of the type of ``rows``; with ``measure`` its statistics."""
-    groups, made = groups_of_batch(rows, GROUPS if measure else 0), torch.empty_like(rows)
+    groups, made = groups_of_batch(rows, PROGRAMS if measure else 0), torch.empty_like(rows)
     strided = shortcut is not None and not shortcut.is_contiguous()
     if strided and shortcut is not None and shortcut.stride(-1) != 1:
         shortcut, strided = shortcut.contiguous(), False
@@ -146,6 +164,7 @@ def normalised(
         _or(shortcut, spare), following.means if following else spare, following.squares if following else spare,
         after=(rows.shape[1] * rows.shape[2], *rows.shape[1:3], *steps), ACTIVATION=ACTIVATIONS[activation],
         GATED=gate is not None, ADDED=shortcut is not None, STRIDED=strided, NEXT=measure,
+        summing=SUM_TILE if measure else 0,
     )  # fmt: skip
     return made, following
 
@@ -158,7 +177,7 @@ def gradient_sums(
     sums = torch.empty((kinds, groups.number, rows.shape[-1]), dtype=sum_type(rows), device=rows.device)
     _launch(
         kernels.gradient_sums_kernel, rows, groups, rows, gradient, *norm, _or(slope, norm.mean), sums,
-        after=(groups.number,), ACTIVATION=ACTIVATIONS[activation],
+        after=(groups.number,), ACTIVATION=ACTIVATIONS[activation], summing=SUM_TILE,
     )  # fmt: skip
     return sums
 
@@ -168,10 +187,9 @@ def totals_of(sums: Tensor, inverse_std: Tensor) -> Tensor:
     kinds, groups, channels = sums.shape
     totals = sums.new_empty(kinds + 1, channels)
     launch(
-        kernels.merge_sums_kernel, (triton.cdiv(channels, MERGED_COLUMNS), kinds),
+        merge_triton.merge_sums_kernel, (triton.cdiv(channels, MERGED_COLUMNS), kinds),
         sums, inverse_std, totals, groups, kinds,
-        C=channels, RG=min(MERGED_ROWS, triton.next_power_of_2(groups)), BC=MERGED_COLUMNS, SUM=triton_type(sums),
-        num_warps=4,
+        C=channels, SUM=triton_type(sums), **_merging(groups),
     )  # fmt: skip
     return totals
 
@@ -201,10 +219,22 @@ def sum_type(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _tile(channels: int) -> tuple[int, int]:
-    """Rows and columns of a tile."""
-    columns = min(WIDEST, triton.next_power_of_2(channels))
-    return TILE // columns, columns
+def _tile(rows: Tensor, length: int, values: int) -> tuple[int, int]:
+    """Rows and columns of a tile of so many values of two bytes: few rows more than a group of ``length`` has."""
+    most = triton.next_power_of_2(rows.shape[-1])
+    columns, values = min(WIDEST, most), 2 * values // rows.element_size()
+    tall = min(values // columns, triton.next_power_of_2(length))
+    return tall, min(most, values // tall)
+
+
+def _merging(groups: int) -> dict[str, int]:
+    """The tile of a merging program, and its warps."""
+    tall = min(MERGED_ROWS, triton.next_power_of_2(groups))
+    return {
+        "RG": tall,
+        "BC": MERGED_COLUMNS,
+        "num_warps": max(1, min(8, tall * MERGED_COLUMNS // MERGED_EACH)),
+    }
 
 
 def triton_type(tensor: Tensor) -> Any:
@@ -217,13 +247,21 @@ def _or(tensor: Tensor | None, spare: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, rows: Tensor, groups: Groups, *given: Tensor, after: tuple[int, ...] = (), **constants: Any
-) -> None:
+    kernel: Any, rows: Tensor, groups: Groups, *given: Tensor, after: tuple[int, ...] = (), summing: int = 0,
+    **constants: Any,
+) -> None:  # fmt: skip
     channels = rows.shape[-1]
-    tall, wide = _tile(channels)
-    tall = min(tall, triton.next_power_of_2(groups.length))
+    tall, wide = _tile(rows, groups.length, summing or TILE)
+    if summing or kernel is kernels.normalise_kernel:
+        constants["S"] = min(tall, max(1, 2 * SPAN // (rows.element_size() * wide)))
+    if "GATED" in constants:
+        constants["WHOLE"] = (
+            constants["GATED"] and groups.length % tall == 0 and rows.shape[1] * rows.shape[2] % tall == 0
+        )
     launch(
-        kernel, (groups.number, triton.cdiv(channels, wide)),
+        kernel, (groups.number * triton.cdiv(channels, wide),),
         *given, groups.size, groups.splits, groups.length, *after,
-        C=channels, R=tall, BC=wide, SUM=triton_type(rows), **constants, num_warps=4,
+        C=channels, R=tall, BC=wide, STAGES=STAGES if groups.length >= STAGED_TILES * tall else 1,
+        SUM=triton_type(rows), **constants,
+        **({"num_warps": 1, "maxnreg": REGISTERS} if summing else {"num_warps": 4}),
     )  # fmt: skip

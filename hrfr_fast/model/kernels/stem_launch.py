@@ -15,8 +15,9 @@ LEAST, WIDEST = 16, 128
 """Channels of a tile: as few as a product of matrices takes, as many as leave it rows enough for as many values."""
 LEAST_ROWS = 32
 """Of a tile; of more channels a program has more warps, so that each thread holds 16 values of a map."""
-MOST_REGISTERS = 128
-"""A thread, so that as many programs run at a time as there are groups; the gradient's sums would take more."""
+GROUPS, MOST_REGISTERS = 512, 128
+"""Groups, a program each: four on each of 132 multiprocessors, which run at the same time at up to so many registers a
+thread; the gradient's sums would take more."""
 PADDED = 256
 """Pixels that a program pads."""
 
@@ -40,7 +41,7 @@ class Convolution(NamedTuple):
         """The pixels of its maps, as every kernel divides them."""
         count, height, width, channels = self.shape
         pixels, tall = count * height * width, _tile(channels)[0]
-        length = min(triton.cdiv(triton.cdiv(pixels, norms.GROUPS), tall) * tall, pixels)
+        length = min(triton.cdiv(triton.cdiv(pixels, GROUPS), tall) * tall, pixels)
         return Groups(1, pixels, triton.cdiv(pixels, length), length)
 
     def parts(self, *shape: int) -> Tensor:

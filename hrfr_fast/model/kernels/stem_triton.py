@@ -19,9 +19,9 @@ from hrfr_fast.model.kernels.norm_triton import (
     NO_ACTIVATION,
     PRELU,
     _slopes,
-    _write_moments,
     normalisation,
 )
+from hrfr_fast.model.kernels.slots_triton import write_moments_of
 
 PATCH = tl.constexpr(64)
 """Values of a patch: 9 pixels of 4, and zeros up to a power of two."""
@@ -123,7 +123,7 @@ def stem_statistics_kernel(
         patches = _patches(padded, first + begin + row, inside, H, W)
         value = _convolved(patches, weights, R, BC, SUM)
         mean, square = _add_moments(mean, square, value, inside, begin // R + 1)
-    _write_moments(means, squares, mean, square, count, column, C, R)
+    write_moments_of(tl.program_id(0), means, squares, mean, square, count, column, C, R)
 
 
 @triton.jit(do_not_specialize=["pixels", "length"])
@@ -155,7 +155,7 @@ def stem_kernel(
         if NEXT:
             next_mean, next_square = _add_moments(next_mean, next_square, rounded.to(SUM), inside, begin // R + 1)
     if NEXT:
-        _write_moments(next_means, next_squares, next_mean, next_square, count, column, C, R)
+        write_moments_of(tl.program_id(0), next_means, next_squares, next_mean, next_square, count, column, C, R)
 
 
 @triton.jit(do_not_specialize=["pixels", "length", "groups"])
