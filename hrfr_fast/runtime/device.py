@@ -22,8 +22,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 CONVOLUTION_PLANS = 10
 """How many of cuDNN's algorithms are timed for each convolution, in the order that it expects them to be fast; 0: all.
-Of all, some take seconds on large maps: at 144 px timing them took 65 s with 256 images, and more than 170 s with 1,024,
-on an H200."""
+Of all, some take seconds on large maps: at 144 px timing them took 65 s with 256 images, and more than 170 s with
+1,024, on an H200."""
 
 
 @dataclass(frozen=True)

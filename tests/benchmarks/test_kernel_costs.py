@@ -53,7 +53,7 @@ with kernel_costs.counted(needs, sys.argv[1:]) as moved:
         stem(images, weight, as_tensors(norm), "prelu", slope, measure=True)[0].sum().backward()
     own = sum(number for _, number in moved) - network
     kernel_costs.take_head_step(128, 500)
-print(json.dumps({"needs": list(needs.values()), "maps": network / maps.nbytes, "stem": own / maps.nbytes / 16}))
+print(json.dumps({"needs": list(needs.values()), "maps": network / maps.nbytes, "stem": own / maps.nbytes}))
 """
 
 

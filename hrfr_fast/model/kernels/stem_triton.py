@@ -86,7 +86,7 @@ def _convolved(patches, weights, R: tl.constexpr, BC: tl.constexpr, SUM: tl.cons
 
 @triton.jit
 def _add_moments(mean, square, values, inside, number):
-    """``norm_triton._add_moments`` without a choice a value: the shares of what is outside are 0, a row at a time."""
+    """Welford's update of every slot by its ``number``-th value, but where a row is outside: there its share is 0."""
     share = tl.where(inside, 1.0 / number, 0.0)[:, None]
     rest = tl.where(inside, 1.0 - 1.0 / number, 0.0)[:, None]
     delta = values - mean
