@@ -32,9 +32,10 @@ them."""
 MOST_TILES, LEAST_PROGRAMS = 8, 1024
 """Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles. Fewer
 where that would leave multiprocessors without work."""
-STAGES, STAGED_TILES = 2, 4
+STAGES, STAGED_TILES, STAGED_REGISTERS = 2, 4, 80
 """A program of so many tiles or more has the next one copied into shared memory while it computes, so that loads are
-underway at all times and take no registers; with 1 stage none does."""
+underway at all times and take no registers; with 1 stage none does. So many registers a thread are enough for a
+gradient's then, and six programs run at the same time."""
 MERGED_ROWS, MERGED_COLUMNS, MERGED_EACH = 2048, 4, 512
 """Groups and channels that one program merges at a time, and how many of these values make it a warp wider."""
 ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2}
@@ -252,16 +253,17 @@ def _launch(
 ) -> None:  # fmt: skip
     channels = rows.shape[-1]
     tall, wide = _tile(rows, groups.length, summing or TILE)
+    staged = STAGES > 1 and groups.length >= STAGED_TILES * tall
+    options = {"num_warps": 1, "maxnreg": REGISTERS} if summing else {"num_warps": 4}
+    if kernel is kernels.map_gradient_kernel and staged:
+        options["maxnreg"] = STAGED_REGISTERS
     if summing or kernel is kernels.normalise_kernel:
         constants["S"] = min(tall, max(1, 2 * SPAN // (rows.element_size() * wide)))
     if "GATED" in constants:
-        constants["WHOLE"] = (
-            constants["GATED"] and groups.length % tall == 0 and rows.shape[1] * rows.shape[2] % tall == 0
-        )
+        whole = groups.length % tall == 0 and rows.shape[1] * rows.shape[2] % tall == 0
+        constants["WHOLE"] = constants["GATED"] and whole
     launch(
         kernel, (groups.number * triton.cdiv(channels, wide),),
         *given, groups.size, groups.splits, groups.length, *after,
-        C=channels, R=tall, BC=wide, STAGES=STAGES if groups.length >= STAGED_TILES * tall else 1,
-        SUM=triton_type(rows), **constants,
-        **({"num_warps": 1, "maxnreg": REGISTERS} if summing else {"num_warps": 4}),
+        C=channels, R=tall, BC=wide, STAGES=STAGES if staged else 1, SUM=triton_type(rows), **constants, **options,
     )  # fmt: skip
