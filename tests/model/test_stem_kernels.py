@@ -95,7 +95,7 @@ def against_torch(shape, channels, dtype, activation, training, device, sums=SUM
     ],
 )
 def test_against_torch(shape, channels, dtype, activation, training, device, monkeypatch):
-    monkeypatch.setattr(norm_launch, "GROUPS", 2)
+    monkeypatch.setattr(stem_launch, "GROUPS", 2)
     against_torch(shape, channels, dtype, activation, training, device)
 
 
@@ -108,14 +108,14 @@ def test_many_tiles_of_a_card(channels, activation, training, groups, monkeypatc
 
     Of 2.6 million values a few are so near 0 that rounding decides their sign, each 4e-4 of a bias's gradient.
     """
-    monkeypatch.setattr(norm_launch, "GROUPS", groups)
+    monkeypatch.setattr(stem_launch, "GROUPS", groups)
     against_torch((40, 3, 33, 31), channels, torch.bfloat16, activation, training, "cuda", sums=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_groups_any_strides_and_equal_bits(device, monkeypatch):
     """Groups of several tiles, the last in part; images that are a view, not channels-last; the same bits twice."""
-    monkeypatch.setattr(norm_launch, "GROUPS", 3)
+    monkeypatch.setattr(stem_launch, "GROUPS", 3)
     monkeypatch.setattr(norm_launch, "TILE", 32 * 16)
     monkeypatch.setattr(stem_launch, "PADDED", 32)
     images, convolution, weight, bias, slope, mean, variance = tensors((3, 3, 7, 5), 16, torch.float32, device)
