@@ -142,7 +142,7 @@ def test_many_groups_and_tails(device, monkeypatch):
     A tile has two slots of two rows each; six groups are read in two goes.
     """
     sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 32) | {"WIDEST": 4, "SPAN": 16, "PROGRAMS": 12}
-    sizes |= {"MOST_TILES": 2, "LEAST_PROGRAMS": 8, "MERGED_ROWS": 4, "MERGED_EACH": 8}
+    sizes |= {"MOST_TILES": 2, "WAVE": 18, "MERGED_ROWS": 4, "MERGED_EACH": 8}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
     monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
@@ -171,7 +171,7 @@ def test_many_groups_and_tails(device, monkeypatch):
 @pytest.mark.parametrize("sides", [(16, 20), (15, 20)], ids=["tiles of one image", "tiles of several"])
 def test_programs_of_many_tiles(sides, device, monkeypatch):
     """As large maps have them: the next tile is copied while one is computed. Equal inputs give equal bits."""
-    for name, value in {"PROGRAMS": 4, "LEAST_PROGRAMS": 3}.items():
+    for name, value in {"PROGRAMS": 4, "WAVE": 3}.items():
         monkeypatch.setattr(norm_launch, name, value)
     maps, weight, bias, slope, mean, variance = tensors((2, 64, *sides), torch.bfloat16, device)
     rows, staged = norm_launch.as_rows(maps), norm_launch.STAGED_TILES
