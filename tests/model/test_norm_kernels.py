@@ -142,7 +142,7 @@ def test_many_groups_and_tails(device, monkeypatch):
     A tile has two slots of two rows each; six groups are read in two goes.
     """
     sizes = dict.fromkeys(("TILE", "SUM_TILE", "STATISTICS_TILE"), 32) | {"WIDEST": 4, "SPAN": 16, "PROGRAMS": 12}
-    sizes |= {"MOST_TILES": 2, "LEAST_PROGRAMS": 8, "MERGED_ROWS": 4, "MERGED_EACH": 8}
+    sizes |= {"MOST_TILES": 2, "WAVE": 18, "MERGED_ROWS": 4, "MERGED_EACH": 8}
     for name, value in sizes.items():
         monkeypatch.setattr(norm_launch, name, value)
     monkeypatch.setattr(gate_launch, "TILE", 8)  # two hidden values, one at a time
@@ -165,6 +165,42 @@ def test_many_groups_and_tails(device, monkeypatch):
     residual = functional.batch_norm(wanted_from[0], None, None, *wanted_from[1:3], True)
     gate = ((residual.mean((2, 3)) @ squeeze.double().t()).relu() @ excite.double().t()).sigmoid()
     close(made, residual * gate[:, :, None, None] + wanted_from[0], SUMS)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sides", [(16, 20), (15, 20)], ids=["tiles of one image", "tiles of several"])
+def test_programs_of_many_tiles(sides, device, monkeypatch):
+    """As large maps have them: the next tile is copied while one is computed. Equal inputs give equal bits."""
+    for name, value in {"PROGRAMS": 4, "WAVE": 3}.items():
+        monkeypatch.setattr(norm_launch, name, value)
+    maps, weight, bias, slope, mean, variance = tensors((2, 64, *sides), torch.bfloat16, device)
+    rows, staged = norm_launch.as_rows(maps), norm_launch.STAGED_TILES
+    assert norm_launch.groups_of_batch(rows, 4).length >= staged * norm_launch.STATISTICS_TILE // 64
+    assert norm_launch.groups_of_batch(rows, 0).length >= staged * norm_launch.TILE // 64
+    squeeze, excite = (torch.randn(shape, device=device).requires_grad_() for shape in ((4, 64), (64, 4)))
+    given = (maps, weight, bias, slope, squeeze, excite)
+    gradient = torch.randn(maps.shape, device=device).to(torch.bfloat16)
+
+    def results():
+        norm = layer(weight, bias, mean.clone(), variance.clone(), True)
+        made, passed, known = normalise(maps, norm, "prelu", slope, measure=True, bypass=1)
+        whole, following = gated_sum(made, norm, passed, squeeze, excite, measure=True)
+        measured = [norm_launch.merged(one, 1e-5, None) for one in (known, following)]
+        return [made, whole, *measured[0], *measured[1], *torch.autograd.grad(whole, given, gradient)]
+
+    found = results()
+    assert all(torch.equal(one, other) for one, other in zip(found, results(), strict=True))
+    exact = doubled(*given)
+    made = reference(*exact[:4], None, None, "prelu", True)
+    residual = functional.batch_norm(made, None, None, *exact[1:3], True)
+    gate = ((residual.mean((2, 3)) @ exact[4].t()).relu() @ exact[5].t()).sigmoid()
+    whole = residual * gate[:, :, None, None] + exact[0]
+    for value, right in zip(found[:2], (made, whole), strict=True):
+        close(value, right, 2 * ROUNDING[torch.bfloat16])
+    for place, value in enumerate(found[:2]):
+        close(found[2 + 2 * place], value.double().mean((0, 2, 3)), SUMS)
+    for value, right in zip(found[6:], torch.autograd.grad(whole, exact, gradient.double()), strict=True):
+        close(value, right, 0.02)  # through two maps of bfloat16
 
 
 @pytest.mark.parametrize("device", DEVICES)

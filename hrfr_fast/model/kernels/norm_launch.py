@@ -29,9 +29,10 @@ PROGRAMS, REGISTERS = 2048, 128
 """Programs that sum up: 16 on each of 132 multiprocessors, which run at the same time at up to so many registers a
 thread. There are as many groups where maps have 64 channels, and fewer where they have more; a second launch merges
 them."""
-MOST_TILES, LEAST_PROGRAMS = 8, 1024
-"""Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles. Fewer
-where that would leave multiprocessors without work."""
+MOST_TILES, WAVE = 8, 792
+"""Tiles of a program that sums nothing up: what it reads of each channel then costs little beside its tiles. Up to
+twice as many, or fewer, where so many programs do all the work: six on each of 132 multiprocessors, which run at the
+same time, so that none is left to run by itself."""
 STAGES, STAGED_TILES, STAGED_REGISTERS = 2, 4, 80
 """A program of so many tiles or more has the next one copied into shared memory while it computes, so that loads are
 underway at all times and take no registers; with 1 stage none does. So many registers a thread are enough for a
@@ -103,7 +104,8 @@ def groups_of_batch(rows: Tensor, programs: int) -> Groups:
     if programs:
         tiles = triton.cdiv(triton.cdiv(count, max(1, programs // across)), tall)
     else:
-        tiles = max(1, min(MOST_TILES, triton.cdiv(count, tall) * across // LEAST_PROGRAMS))
+        tiles = triton.cdiv(triton.cdiv(count, tall) * across, WAVE)
+        tiles = tiles if tiles <= 2 * MOST_TILES else MOST_TILES
     length = min(tall * tiles, count)
     return Groups(1, count, triton.cdiv(count, length), length)
 
