@@ -37,7 +37,7 @@ def test_the_trial_is_for_runs_that_pay_for_it_and_models_that_they_compute() ->
     network, head = build_backbone(SHAPE), build_head("arcface", 4, 5)
     assert worth_trying(network, head, 1e20, 1e15) and not worth_trying(network, head, 1e15, 1e15)
     assert not worth_trying(network, head, 1e20, None), "a device whose speed is not known"
-    other, large = build_backbone(BackboneSettings(32, 8, 4, name="mobilefacenet")), build_head("arcface", 1024, 5)
+    other, large = build_backbone(BackboneSettings(32, 8, 4, name="mobilefacenet")), build_head("arcface", 8192, 5)
     assert worth_trying(other, head, 1e20, 1e15) and not worth_trying(other, large, 1e20, 1e15)
 
 
