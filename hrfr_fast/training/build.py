@@ -23,7 +23,7 @@ from hrfr_fast.training.batch_size import found_in_words, largest_batch, most_sa
 from hrfr_fast.training.compiling import compile_choice
 from hrfr_fast.training.cuda_graph import graphs_choice
 from hrfr_fast.training.data_parallel import is_sharded, synchronise
-from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels, worth_trying
+from hrfr_fast.training.fused_kernels import kernels_choice, replace_compiled, with_kernels, worth_trying
 from hrfr_fast.training.inputs import RunInputs, find_inputs
 from hrfr_fast.training.models import build_classifier, build_embedder
 from hrfr_fast.training.phases import ScheduledPhase, schedule_phases
@@ -208,4 +208,6 @@ def _execution(inputs: RunInputs, kernels: str, model: Model, stream: BatchStrea
     compiled = from_main(inputs.ranks, compiled)  # ranks that measure different rates still take the same steps
     if not on_gpu or (kernels == "auto" and not worth_trying(backbone, head, whole_run, peak)):
         kernels = "off"
+    if kernels == compiled == "auto" and replace_compiled(compute, backbone):
+        compiled = "off"
     return Execution(compiled, graphs_choice(asked.graphs, compute), kernels, flops, peak)

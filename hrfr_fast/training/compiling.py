@@ -9,7 +9,8 @@ from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import UsageError
 
 # Share of a GPU's matrix rate that an eager channels-last bf16 step reaches: a prediction. On an H200 it is 0.06 at 32
-# px (32,162 images/s of 1.42 GFLOP, of 790 TFLOP/s), so there a run compiles that would train for 13 minutes or more.
+# px (32,162 images/s of 1.42 GFLOP, of 790 TFLOP/s) and 0.17 at 144 px (5,303 of 25.7 GFLOP), so there a run of small
+# images compiles that would train for 13 minutes or more, one of large images for 4.
 EAGER_UTILISATION = 0.15
 PAYS_AFTER = 300.0  # seconds of eager training: on an H200 at 32 px compiling took 39 s and saved two fifths of a step
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from hrfr_fast.model.heads import MarginHead
     from hrfr_fast.runtime.device import Compute
 
-PAY_AFTER = 200.0  # seconds of eager training: their first compilation takes half a minute, and a captured step with
-# them took 0.64 times one without on an H200 at 32 px, which itself took less than half of an eager one
+PAY_AFTER = 60.0  # seconds of eager training: their first compilation takes up to 15 s, and a captured step with them
+# took 0.43 times one without on an H200, at 32 and at 144 px
+FASTER_THAN_COMPILED = {(9, 0)}
+"""Compute capabilities of cards on which a captured step with them was measured to be faster than a compiled and
+captured one: 1.34 times on an H200 at 32 px. There compiling, which takes a minute or more, is not tried."""
 
 
 def kernels_choice(
@@ -57,6 +60,15 @@ def worth_trying(backbone: "nn.Module", head: "nn.Module", training_flops: float
     """
     long_enough = peak is not None and eager_seconds(training_flops, peak) > PAY_AFTER
     return long_enough and any(_users([backbone, head]))
+
+
+def replace_compiled(compute: "Compute", backbone: "nn.Module") -> bool:
+    """Whether a step of this network with kernels was measured on such a GPU to be faster than a compiled one."""
+    import torch
+
+    if compute.device.type != "cuda" or not networks_for_kernels([backbone]):
+        return False
+    return torch.cuda.get_device_capability(compute.device) in FASTER_THAN_COMPILED
 
 
 def _obstacle(compute: "Compute", shape: "BackboneSettings | FusedSettings", compile: str, synchronised: bool) -> str:

@@ -55,11 +55,19 @@ def small_by_the_cpu(source, augmentation):
     return low_resolution_images(source.ravel(), np.arange(len(source)) * size * size * 3, size, augmentation)
 
 
-def share_that_differs(source, augmentation, pictures):
-    """Of the small pictures' values."""
+def differences(source, augmentation, pictures):
+    """Of the small pictures' values from those of the CPU's kernel, in levels."""
     wanted = small_by_the_cpu(source, augmentation)
-    pairs = [(one, pictures[row, : len(one), : len(one)]) for row, one in enumerate(wanted)]
-    return np.mean(np.concatenate([(one != other).ravel() for one, other in pairs]))
+    found = [pictures[row, : len(one), : len(one)] for row, one in enumerate(wanted)]
+    return np.concatenate([np.abs(one - other.astype(float)).ravel() for one, other in zip(wanted, found, strict=True)])
+
+
+def share_that_differs(source, augmentation, pictures):
+    return np.mean(differences(source, augmentation, pictures) > 0)
+
+
+def furthest_off(source, augmentation, pictures):
+    return differences(source, augmentation, pictures).max()
 
 
 def pictures_of(size, count):
@@ -93,7 +101,10 @@ def test_every_filter_both_ways(filter, device):
     settings = DegradationSettings(side_min=0.25, side_max=0.5, noise=0, jpeg=0, blur=0.5, down=filter, up=filter)
     source, augmentation = pictures_of(48, 4), drawn(settings, still, 48, 4)
     values, pictures = made(source, 48, still, settings, device)
-    assert share_that_differs(source, augmentation, pictures) < 0.01, "ties"
+    # Means of three pixels are no binary fractions: on a card, which cuts sums off, many fall short of a tie.
+    ties = 0.1 if filter == "box" and device == "cuda" else 0.01
+    assert share_that_differs(source, augmentation, pictures) < ties
+    assert furthest_off(source, augmentation, pictures) <= 1
     expected = np.stack([execute(picture, augmentation, row, 48) for row, picture in enumerate(source)])
     assert np.abs(values - expected).max() <= 1.5
 

@@ -10,7 +10,7 @@ from hrfr_fast.runtime.device import Compute
 from hrfr_fast.runtime.errors import UsageError
 from hrfr_fast.settings import SPEED_ONLY, TrainSettings
 from hrfr_fast.training.compiling import compile_choice
-from hrfr_fast.training.fused_kernels import kernels_choice, with_kernels, worth_trying
+from hrfr_fast.training.fused_kernels import kernels_choice, replace_compiled, with_kernels, worth_trying
 
 CPU = Compute(torch.device("cpu"), None, scaled=False)
 CUDA = Compute(torch.device("cuda"), torch.bfloat16, scaled=False)
@@ -39,6 +39,16 @@ def test_the_trial_is_for_runs_that_pay_for_it_and_models_that_they_compute() ->
     assert not worth_trying(network, head, 1e20, None), "a device whose speed is not known"
     other, large = build_backbone(BackboneSettings(32, 8, 4, name="mobilefacenet")), build_head("arcface", 8192, 5)
     assert worth_trying(other, head, 1e20, 1e15) and not worth_trying(other, large, 1e20, 1e15)
+
+
+def test_on_a_hopper_they_stand_in_for_compiled_steps_of_networks_that_they_compute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, other = build_backbone(SHAPE), build_backbone(BackboneSettings(32, 8, 4, name="mobilefacenet"))
+    for capability, replaces in (((9, 0), True), ((8, 0), False)):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device, found=capability: found)
+        assert replace_compiled(CUDA, network) == replaces and not replace_compiled(CUDA, other)
+    assert not replace_compiled(CPU, network)
 
 
 def test_on_says_what_it_cannot_be_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
