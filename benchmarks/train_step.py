@@ -179,6 +179,7 @@ def main(
     precision: Annotated[str, typer.Option(help="auto | bf16 | fp16 | fp32, of our step")] = "auto",
     compile: Annotated[str, typer.Option(help="auto | on | off; auto compiles on CUDA")] = "auto",
     graphs: Annotated[str, typer.Option(help="auto | on | off")] = "auto",
+    fused_kernels: Annotated[str, typer.Option(help="auto | on | off")] = "auto",
     width: Annotated[int, typer.Option(help="0: 64 on a GPU, 16 on a CPU")] = 0,
     batch_size: Annotated[int, typer.Option(help="0: 1024 on a GPU; 64 (32 px) or 16 (144 px) on a CPU")] = 0,
     rounds: Annotated[int, typer.Option(help="rounds of each; 0: 5, 2 with --quick")] = 0,
@@ -198,7 +199,7 @@ def main(
         size = regime_named(name).input_size
         settings = TrainSettings(
             regime=name, data=str(packed), steps=ENDLESS, device=device, precision=precision, compile=compile,
-            graphs=graphs, width=width or (64 if on_cuda else 16),
+            graphs=graphs, fused_kernels=fused_kernels, width=width or (64 if on_cuda else 16),
             batch_size=batch_size or (1024 if on_cuda else 64 if size <= 64 else 16),
         )  # fmt: skip
         results.append(measure(settings, engines, rounds or (2 if quick else 5), seconds or (0.5 if quick else 1.5)))
