@@ -138,7 +138,7 @@ def need(name: str, code: Any) -> Need:
         command = [
             get_ptxas(architecture).path,
             "-v",
-            f"-arch=sm_{architecture}{'a' if architecture == 90 else ''}",
+            f"-arch=sm_{architecture}{'a' if architecture >= 90 else ''}",
             file.name,
         ]
         report = subprocess.run([*command, "-o", "/dev/null"], capture_output=True, encoding="utf-8", check=True).stderr

@@ -173,7 +173,8 @@ def test_programs_run_at_a_time(products):
 
 def test_where_the_kernels_can_be_used(monkeypatch):
     card, cpu = torch.device("cuda"), torch.device("cpu")
-    for capability, right in (((9, 0), True), ((8, 0), True), ((8, 6), False), ((12, 0), False)):
+    known = {(9, 0): True, (8, 0): True, (8, 6): True, (12, 0): True, (7, 5): False, (10, 0): False}
+    for capability, right in known.items():
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert launch.computes(card, torch.bfloat16, 512) == right, capability
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
