@@ -14,6 +14,19 @@ from hrfr_fast.runtime.philox import BOOTSTRAP, philox
 LEVEL = 0.95
 RESAMPLES = 2000
 BLOCK = 100  # resamples computed at a time: bounds memory to BLOCK x pairs floats
+NO_IDENTITIES = "no identities known: the interval treats pairs as independent and is too narrow"
+FEW_PEOPLE = 10
+"""A bootstrap over fewer units gives intervals that are clearly too narrow (Cameron, Gelbach & Miller,
+"Bootstrap-based improvements for inference with clustered errors", Review of Economics and Statistics 90(3), 2008)."""
+
+
+def interval_caveats(people: int | None) -> list[str]:
+    """What to say beside an interval over so many people; None: they are not known, and pairs were the units."""
+    if people is None:
+        return [NO_IDENTITIES]
+    if people == 1:
+        return ["all pictures are of one person: the interval says nothing of other people"]
+    return [f"only {people} people: the interval is too narrow"] if people < FEW_PEOPLE else []
 
 
 def pair_weights(

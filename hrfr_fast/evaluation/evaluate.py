@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hrfr_fast.evaluation.bootstrap import interval_caveats
 from hrfr_fast.evaluation.embedding import pair_scores
 from hrfr_fast.evaluation.thresholds import Threshold, thresholds_at_fars
 from hrfr_fast.evaluation.verification import Verification, verify, why_too_few_pairs
@@ -62,9 +65,9 @@ class PairResult:
 def caveats(pairs: PairSet) -> list[str]:
     """Caveats of a pair set that belong beside every accuracy on it."""
     notes = [*pairs.notes, *pair_warnings(pairs)]
-    if pairs.identities is None:
-        notes.append("no identities known: the interval treats pairs as independent and is too narrow")
-    elif pairs.identity_coverage < 1:
+    people = None if pairs.identities is None else len(np.unique(pairs.identities))
+    notes += interval_caveats(people)
+    if people is not None and pairs.identity_coverage < 1:
         notes.append(f"identities known for {pairs.identity_coverage:.1%} of its pictures")
     return notes
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from hrfr_fast.evaluation.bootstrap import accuracy_interval, balanced_mean, pair_weights, paired_difference
+from hrfr_fast.evaluation.bootstrap import (
+    NO_IDENTITIES,
+    accuracy_interval,
+    balanced_mean,
+    interval_caveats,
+    pair_weights,
+    paired_difference,
+)
 
 
 def test_a_genuine_pair_weighs_w_i_and_an_impostor_pair_w_i_w_j():
@@ -72,3 +79,8 @@ def test_a_paired_difference_cancels_what_is_hard_for_both():
     alone_low, alone_high = accuracy_interval(a.astype(float), same, identities)
     assert high - low < (alone_high - alone_low) / 2
     assert paired_difference(a, a, same, identities) == (0.0, 0.0, 0.0)
+
+
+def test_intervals_over_few_people_say_so():
+    assert interval_caveats(None) == [NO_IDENTITIES] and interval_caveats(10) == []
+    assert "one person" in interval_caveats(1)[0] and interval_caveats(9)[0].startswith("only 9 people")

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import RESAMPLES
+from hrfr_fast.evaluation.bootstrap import RESAMPLES, interval_caveats
 from hrfr_fast.evaluation.pair_rates import PAIRS, RESAMPLING, PairRates, Pairs, pair_rates
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
 from hrfr_fast.evaluation.protocols.results import Decisions, Measure, PartResult
@@ -16,7 +16,6 @@ from hrfr_fast.evaluation.verification import FEWEST_FALSE_ACCEPTS
 
 COMPARED_FAR = 1e-4
 """The FAR at which two models are compared pair by pair, or the next looser one that enough impostors decide."""
-NO_SUBJECTS = "no identities known: the interval treats pairs as independent and is too narrow"
 
 
 def pooled_templates(pictures: Pictures, batches: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.float32]:
@@ -70,10 +69,9 @@ def template_pair_part(
     measures.append(Measure("AUC", rates.auc, rates.interval("auc")))
     counts = {"pairs": len(pairs), "genuine": rates.genuine}
     warnings = list(rates.warnings)
-    if subjects is None:
-        warnings.append(NO_SUBJECTS)
-    else:
+    if subjects is not None:
         counts["people"] = rates.unit_count
+    warnings += interval_caveats(counts.get("people"))
     level: Literal["identity", "pair"] = "pair" if subjects is None else "identity"
     decisions = _decisions(rates, pairs, subjects)
     return PartResult("", "verification", counts, tuple(measures), level, tuple(warnings), decisions)

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hrfr_fast.evaluation.bootstrap import RESAMPLES, accuracy_interval, percentile_interval, resampled_means
+from hrfr_fast.evaluation.bootstrap import (
+    RESAMPLES,
+    accuracy_interval,
+    interval_caveats,
+    percentile_interval,
+    resampled_means,
+)
 from hrfr_fast.evaluation.protocols.form import Pictures, VerificationPairs
 from hrfr_fast.evaluation.protocols.results import Decisions, Level, Measure, PartResult
 from hrfr_fast.evaluation.published_folds import PublishedAccuracy, fold_warning, published_accuracy, squared_distances
@@ -17,7 +23,6 @@ PUBLISHED_GRID = "list's folds, grid 0.01"
 """As published accuracies are computed."""
 PUBLISHED_EXACT = "list's folds, exact"
 STRATIFIED = "stratified folds, exact"
-NO_IDENTITIES = "no identities known: the interval treats pairs as independent and is too narrow"
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,10 @@ def _part(name: str, pairs: _ScoredPairs, resamples: int) -> PartResult:
             warnings.append(warning)
     measures.append(Measure("accuracy", ours.accuracy, ours.accuracy_ci, float(np.std(ours.folds)), STRATIFIED))
     measures += _rate_measures(ours, pairs, resamples)
-    if pairs.identities is None:
-        warnings.append(NO_IDENTITIES)
     counts = {"pairs": len(pairs.same), "genuine": int(pairs.same.sum())}
     if pairs.identities is not None:
         counts["people"] = len(np.unique(pairs.identities))
+    warnings += interval_caveats(counts.get("people"))
     decisions = Decisions(ours.correct, pairs.same, pairs.identities, "accuracy")
     level: Level = "pair" if pairs.identities is None else "identity"
     return PartResult(name, "verification", counts, tuple(measures), level, tuple(warnings), decisions)
