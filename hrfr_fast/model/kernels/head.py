@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hrfr_fast.model.kernels import head_triton as kernels
@@ -102,6 +103,7 @@ class _OtherClasses(torch.autograd.Function):
         return total, target
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rounded, unit, lengths, labels, total = context.saved_tensors
         (classes, size), (rows, wide), device = context.weight_shape, rounded.shape, unit.device
