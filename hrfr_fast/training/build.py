@@ -208,6 +208,7 @@ def _execution(inputs: RunInputs, kernels: str, model: Model, stream: BatchStrea
     compiled = from_main(inputs.ranks, compiled)  # ranks that measure different rates still take the same steps
     if not on_gpu or (kernels == "auto" and not worth_trying(backbone, head, whole_run, peak)):
         kernels = "off"
-    if kernels == compiled == "auto" and replace_compiled(compute, backbone):
+    graphs = graphs_choice(asked.graphs, compute)
+    if kernels == compiled == "auto" and replace_compiled(compute, backbone, graphs):
         compiled = "off"
-    return Execution(compiled, graphs_choice(asked.graphs, compute), kernels, flops, peak)
+    return Execution(compiled, graphs, kernels, flops, peak)

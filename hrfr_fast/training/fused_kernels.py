@@ -62,11 +62,14 @@ def worth_trying(backbone: "nn.Module", head: "nn.Module", training_flops: float
     return long_enough and any(_users([backbone, head]))
 
 
-def replace_compiled(compute: "Compute", backbone: "nn.Module") -> bool:
-    """Whether a step of this network with kernels was measured on such a GPU to be faster than a compiled one."""
+def replace_compiled(compute: "Compute", backbone: "nn.Module", graphs: str) -> bool:
+    """Whether a step of this network with kernels was measured on such a GPU to be faster than a compiled one.
+
+    ``graphs``: ``auto | on | off``. Steps that are not captured were not compared: off leaves compiled ones open.
+    """
     import torch
 
-    if compute.device.type != "cuda" or not networks_for_kernels([backbone]):
+    if compute.device.type != "cuda" or graphs == "off" or not networks_for_kernels([backbone]):
         return False
     return torch.cuda.get_device_capability(compute.device) in FASTER_THAN_COMPILED
 

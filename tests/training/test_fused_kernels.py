@@ -47,8 +47,10 @@ def test_on_a_hopper_they_stand_in_for_compiled_steps_of_networks_that_they_comp
     network, other = build_backbone(SHAPE), build_backbone(BackboneSettings(32, 8, 4, name="mobilefacenet"))
     for capability, replaces in (((9, 0), True), ((8, 0), False)):
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda device, found=capability: found)
-        assert replace_compiled(CUDA, network) == replaces and not replace_compiled(CUDA, other)
-    assert not replace_compiled(CPU, network)
+        for graphs in ("auto", "on"):
+            assert replace_compiled(CUDA, network, graphs) == replaces and not replace_compiled(CUDA, other, graphs)
+        assert not replace_compiled(CUDA, network, "off"), "only captured steps were compared"
+    assert not replace_compiled(CPU, network, "auto")
 
 
 def test_on_says_what_it_cannot_be_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

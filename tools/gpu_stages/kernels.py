@@ -191,7 +191,7 @@ def compare_heads(report: StageReport, compute: Compute) -> None:
     chunked = build_head("arcface", size, classes).to(compute.device)
     chunked.matmul_dtype = torch.float32 if report.dry else torch.bfloat16
     if not computes(compute.device, chunked.matmul_dtype, size):
-        report.add("head", left_out="this card has too little shared memory for the fused softmax")
+        report.add("head", left_out="the fused softmax has no tiles for this card")
         return
     fused = copy.deepcopy(chunked)
     fused.gpu_kernels, chunked.chunk_entries = True, 16 if report.dry else chunked.chunk_entries

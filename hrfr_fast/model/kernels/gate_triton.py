@@ -61,7 +61,7 @@ def gate_kernel(
     excited = tl.zeros([IM, BC], SUM)
     for begin in range(0, H, BH):
         row, down, up = _matrices(squeeze, excite, begin, column, C, H, BH, SUM)
-        inner = tl.maximum(_to_hidden(down, normalised), 0.0)
+        inner = tl.maximum(_to_hidden(down, normalised), 0.0, propagate_nan=tl.PropagateNan.ALL)
         inside = (image < images)[:, None] & (row < H)[None, :]
         tl.store(hidden + image[:, None] * H + row[None, :], inner, mask=inside)
         excited += _from_hidden(up, inner)

@@ -51,14 +51,14 @@ def _cosines(left, right, D: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, B
 
 @triton.jit
 def target_kernel(directions, unit, labels, target, batch, D: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr):
-    """The cosines of targets, float32 [batch], held to 1 and -1 for margins: rounding may go past."""
+    """The cosines of targets, float32 [batch], held to 1 and -1 for margins: rounding may go past. NaN stays NaN."""
     row, column = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BD)
     known = row < batch
     inside, label = known[:, None] & (column < D)[None, :], tl.load(labels + row, mask=known, other=0).to(tl.int64)
     left = tl.load(directions + row[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
     right = tl.load(unit + label[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
-    cosine = tl.sum(left * right, axis=1)
-    tl.store(target + row, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=known)
+    cosine = tl.maximum(tl.sum(left * right, axis=1), -1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(target + row, tl.minimum(cosine, 1.0, propagate_nan=tl.PropagateNan.ALL), mask=known)
 
 
 @triton.jit

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hrfr_fast.model.kernels import norm_launch as launch
 from hrfr_fast.model.kernels.batch_norm import BatchNorm
@@ -95,6 +96,7 @@ class _Normalise(torch.autograd.Function):
         return _maps(made), maps[:, :, ::bypass, ::bypass] if bypass else None, *found
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, mean, inverse_std, weight, bias, slope = context.saved_tensors
         if gradients[0] is None:
@@ -150,6 +152,7 @@ class _GatedSum(torch.autograd.Function):
         return _maps(made), *measured
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         rows, mean, inverse_std, weight, bias, squeeze, excite, factor, gate, *inside = context.saved_tensors
         if gradients[0] is None:

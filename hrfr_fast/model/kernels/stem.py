@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hrfr_fast.model.kernels import stem_launch as launch
 from hrfr_fast.model.kernels.batch_norm import BatchNorm
@@ -84,6 +85,7 @@ class _Stem(torch.autograd.Function):
         return made.permute(0, 3, 1, 2), *measured
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         padded, by, mean, inverse_std, weight, bias, slope = context.saved_tensors
         if gradients[0] is None:
