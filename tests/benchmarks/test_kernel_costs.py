@@ -75,7 +75,7 @@ def test_a_block_and_the_head_compile_for_hopper_without_spills(tmp_path):
     found = json.loads(done.stdout)
     needs = {name: more for name, _, *more in found["needs"]}
     assert needs.keys() == HEAVIEST
-    if VERSION < (3, 9):
+    if VERSION < (3, 9):  # that one's compiler spills 8 bytes of the head's softmax
         assert all(spilled == 0 for _, spilled, _, _ in needs.values())
     assert all(shared <= 227 << 10 for _, _, shared, _ in needs.values())
     assert all(registers <= 128 for name, (registers, *_) in needs.items() if "C=64" in name), "16 warps run at a time"
