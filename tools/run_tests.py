@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ("training", "study", "cluster", "model")
+FIRST = ("training", "study", "cluster", "model", "benchmarks", "resampling", "sampling")
 """Folders of the first process, which take about as long as all others."""
 NOTHING_RUN = 5  # pytest's exit code where no test was chosen
 
