@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernel_cases import close, norm_and_activation
 from torch.nn import functional
 
 pytest.importorskip("triton", reason="Triton exists for Linux only")
@@ -38,18 +39,6 @@ def layer(weight, bias, mean, variance, training, counter=None):
     return BatchNorm(weight, bias, mean, variance, counter, 0.1, 1e-5, training)
 
 
-def reference(maps, weight, bias, slope, mean, variance, activation, training):
-    made = functional.batch_norm(maps, mean, variance, weight, bias, training, 0.1, 1e-5)
-    return {"none": made, "relu": made.relu(), "prelu": functional.prelu(made, slope)}[activation]
-
-
-def close(found, wanted, tolerance):
-    wanted = wanted.to(found.device)
-    assert found.shape == wanted.shape
-    error = (found.double() - wanted).norm() / wanted.norm().clamp(min=1e-3 * wanted.numel() ** 0.5)
-    assert error < tolerance, float(error)
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "shape,dtype,activation,training,step",
@@ -73,7 +62,7 @@ def test_norm_and_activation(shape, dtype, activation, training, step, device):
     assert torch.equal(passed, maps[:, :, ::step, ::step])
     gradients = [torch.randn(one.shape, device=device).to(dtype) for one in (made, passed)]
     found = torch.autograd.grad([made, passed], given, gradients, retain_graph=True)
-    wanted = reference(*wanted_from, activation, training)
+    wanted = norm_and_activation(*wanted_from, activation, training)
     ways = [wanted, wanted_from[0][:, :, ::step, ::step]]
     expected = torch.autograd.grad(ways, wanted_from[: len(given)], [one.double() for one in gradients])
     (alone,) = torch.autograd.grad(passed, maps, gradients[1])
@@ -154,7 +143,7 @@ def test_many_groups_and_tails(device, monkeypatch):
     wanted_from = doubled(maps, weight, bias, slope, mean, variance)
     norm, gradient = layer(weight, bias, mean, variance, True), torch.randn(maps.shape, device=device)
     made = normalise(maps, norm, "prelu", slope)[0]
-    wanted = reference(*wanted_from, "prelu", True)
+    wanted = norm_and_activation(*wanted_from, "prelu", True)
     close(made, wanted, 1e-4)  # a float32 near 1000 is rounded by 3e-5
     close(variance, wanted_from[5], SUMS)
     found = torch.autograd.grad(made, (maps, slope), gradient)
@@ -191,7 +180,7 @@ def test_programs_of_many_tiles(sides, device, monkeypatch):
     found = results()
     assert all(torch.equal(one, other) for one, other in zip(found, results(), strict=True))
     exact = doubled(*given)
-    made = reference(*exact[:4], None, None, "prelu", True)
+    made = norm_and_activation(*exact[:4], None, None, "prelu", True)
     residual = functional.batch_norm(made, None, None, *exact[1:3], True)
     gate = ((residual.mean((2, 3)) @ exact[4].t()).relu() @ exact[5].t()).sigmoid()
     whole = residual * gate[:, :, None, None] + exact[0]

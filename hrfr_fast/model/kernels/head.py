@@ -44,9 +44,6 @@ WITHOUT_WGMMA = Tiles(classes=128, dimensions=128)
 """Then more registers hold what is multiplied, and fewer sums fit; 66 KiB of shared memory of the 99 there are."""
 TILES = {(9, 0): Tiles(stages=4), **dict.fromkeys(((8, 0), (8, 6), (8, 9), (12, 0)), WITHOUT_WGMMA)}
 """Compute capability -> its tiles. All compile without spills; only the first has been on a card."""
-FLAT_SOFTMAX = True
-"""Whether the forward pass loads the first operands of a tile of classes while the exponentials of the last are taken,
-by one loop over both. A branch in it would make the compiler wait for every product."""
 CHUNK_BYTES = 34 << 20
 """Of the gradient by the cosines of a chunk: the second-level cache of an H100 has 50 MB, an A100's 40. More only where
 less would leave multiprocessors idle, at large batches (``_chunk``): 69 MB at 4,096, 554 MB at 32,768."""
@@ -91,7 +88,7 @@ class _OtherClasses(torch.autograd.Function):
         launch(
             kernels.softmax_kernel, (row_tiles, shares),
             rounded, unit, labels, partial, batch, classes, scale, each,
-            D=unit.shape[1], BM=tiles.rows, BN=tiles.classes, BK=tiles.depth, FLAT=FLAT_SOFTMAX, **_runs(tiles),
+            D=unit.shape[1], BM=tiles.rows, BN=tiles.classes, BK=tiles.depth, **_runs(tiles),
         )  # fmt: skip
         total, target = partial.logsumexp(0), torch.empty(batch, dtype=torch.float32, device=weight.device)
         launch(

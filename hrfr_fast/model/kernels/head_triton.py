@@ -77,12 +77,13 @@ def _next_tile(most, total, cosines, own, beyond, factor, WHOLE: tl.constexpr):
 @triton.jit(do_not_specialize=["batch", "classes", "tiles_each"])
 def softmax_kernel(
     directions, unit, labels, partial_total, batch, classes, scale, tiles_each,
-    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FLAT: tl.constexpr,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """log sum exp(scale * cosine) over one share of the classes without the target's: float32 [shares, batch].
 
     ``directions``: [R, D], ``unit``: [N, D], of one type. Only the last tile may have columns beyond the classes.
-    With FLAT one loop goes over tiles and pieces of D, which is why the loop has no branch of its own.
+    One loop goes over tiles and pieces of D (flatten), so that the first operands of a tile are loaded while the
+    exponentials of the last are taken. A branch in it would make the compiler wait for every product.
     """
     row, within, depth = tl.program_id(0) * BM + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     known = row < batch
@@ -94,7 +95,7 @@ def softmax_kernel(
     first = tl.program_id(1) * tiles_each
     end = tl.minimum(first + tiles_each, (classes + BN - 1) // BN)
     whole = tl.minimum(end, classes // BN)
-    for tile in tl.range(first, whole, flatten=FLAT):
+    for tile in tl.range(first, whole, flatten=True):
         cosines = _cosines(left, right + tl.cast(tile, tl.int64) * (BN * D), D, BK, BM, BN)
         own = (label - tile * BN)[:, None] == within[None, :]
         most, total = _next_tile(most, total, cosines, own, within, factor, True)
